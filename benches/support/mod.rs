@@ -1,0 +1,262 @@
+//! What the benchmarks of the egress plane share: a client and a server that block, so that they cost little themselves, and
+//! the way into a bottle.
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bb::api::{Auth, AuthScheme, ExecFrame, Launch, Limit, Mount, Route, Upstream};
+use bb::client::Client;
+use bb::home::Home;
+use bb::types::Api;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
+
+/// The server's name.
+pub const HOST: &str = "api.anthropic.com";
+
+/// Events of a streamed answer between its first and its last ones.
+pub const CHUNKS: usize = 300;
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// A connection of the client's.
+pub type Stream = BufReader<StreamOwned<ClientConnection, TcpStream>>;
+
+/// Makes a client's configuration that trusts one authority.
+pub fn trusting(ca: &str) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Arc::new(config)
+}
+
+/// Connects to the server, or to what catches connections to it.
+pub fn connect(address: &str, config: &Arc<ClientConfig>) -> Stream {
+    let tcp = TcpStream::connect(address).unwrap();
+    tcp.set_nodelay(true).unwrap();
+    secure(tcp, HOST, config)
+}
+
+/// Connects to the server through a proxy that is asked to.
+pub fn connect_through(proxy: &str, address: &str, config: &Arc<ClientConfig>) -> Stream {
+    let mut tcp = TcpStream::connect(proxy).unwrap();
+    tcp.set_nodelay(true).unwrap();
+    let (_, port) = address.split_once(':').unwrap();
+    write!(tcp, "CONNECT localhost:{port} HTTP/1.1\r\nHost: localhost:{port}\r\n\r\n").unwrap();
+    // Byte by byte: what follows the head is not for us.
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        tcp.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head);
+    assert!(head.contains(" 200 "), "{head}");
+    secure(tcp, "localhost", config)
+}
+
+fn secure(tcp: TcpStream, name: &str, config: &Arc<ClientConfig>) -> Stream {
+    let tls = ClientConnection::new(Arc::clone(config), ServerName::try_from(name.to_owned()).unwrap()).unwrap();
+    BufReader::new(StreamOwned::new(tls, tcp))
+}
+
+/// Sends a request of the usual kind; for an answer in chunks with how many milliseconds there are to be between two.
+pub fn send(stream: &mut Stream, host: &str, pace: Option<u64>) {
+    let (streaming, pace) = (pace.is_some(), pace.unwrap_or(0));
+    let body = format!(
+        r#"{{"model":"m","max_tokens":16,"stream":{streaming},"messages":[{{"role":"user","content":"pace {pace} {}"}}]}}"#,
+        "x".repeat(400)
+    );
+    let request = format!(
+        "POST /v1/messages HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.get_mut().write_all(request.as_bytes()).unwrap();
+}
+
+/// Reads a head and gives its length of body, or `None` where it is chunked.
+pub fn head(stream: &mut Stream) -> Option<usize> {
+    let mut length = None;
+    let mut status = String::new();
+    stream.read_line(&mut status).unwrap();
+    assert!(status.contains(" 200 "), "{status}");
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        if line == "\r\n" {
+            return length;
+        }
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok();
+        }
+    }
+}
+
+/// Sends a request and reads its answer.
+pub fn exchange(stream: &mut Stream, host: &str) {
+    send(stream, host, None);
+    let length = head(stream).unwrap();
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).unwrap();
+}
+
+/// Starts the server; gets its address and the authority that its certificate needs.
+pub fn server() -> (String, String) {
+    let issued = rcgen::generate_simple_self_signed([HOST, "localhost"].map(str::to_owned)).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(issued.signing_key.serialize_der()));
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![issued.cert.der().clone()], key)
+        .unwrap();
+    let config = Arc::new(config);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for tcp in listener.incoming().flatten() {
+            let config = Arc::clone(&config);
+            std::thread::spawn(move || serve(tcp, &config));
+        }
+    });
+    (address, issued.cert.pem())
+}
+
+fn serve(tcp: TcpStream, config: &Arc<ServerConfig>) {
+    tcp.set_nodelay(true).unwrap();
+    let tls = ServerConnection::new(Arc::clone(config)).unwrap();
+    let mut stream = BufReader::new(StreamOwned::new(tls, tcp));
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            match stream.read_line(&mut line) {
+                Ok(n) if n > 0 => {}
+                _ => return,
+            }
+            if line == "\r\n" {
+                break;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        if stream.read_exact(&mut body).is_err() {
+            return;
+        }
+        let body = String::from_utf8_lossy(&body);
+        let pace = body.split("pace ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        if answer(stream.get_mut(), pace.filter(|_| body.contains("\"stream\":true"))).is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(out: &mut impl Write, pace: Option<u64>) -> std::io::Result<()> {
+    const USAGE: &str = r#""usage":{"input_tokens":10,"output_tokens":2}"#;
+    let Some(pace) = pace else {
+        let body = format!(
+            r#"{{"id":"msg_{}","type":"message","role":"assistant","model":"m","content":[{{"type":"text","text":"{}"}}],"stop_reason":"end_turn",{USAGE}}}"#,
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos(),
+            "y".repeat(900)
+        );
+        return out.write_all(
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .as_bytes(),
+        );
+    };
+    out.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")?;
+    let mut event = |name: &str, data: &str| -> std::io::Result<()> {
+        let text = format!("event: {name}\ndata: {data}\n\n");
+        out.write_all(format!("{:x}\r\n{text}\r\n", text.len()).as_bytes())
+    };
+    let id = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+    event(
+        "message_start",
+        &format!(r#"{{"type":"message_start","message":{{"id":"msg_{id}","model":"m",{USAGE}}}}}"#),
+    )?;
+    for _ in 0..CHUNKS {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+        event(
+            "content_block_delta",
+            &format!(
+                r#"{{"type":"content_block_delta","index":0,"delta":{{"type":"text_delta","text":"@@{now}@@"}}}}"#
+            ),
+        )?;
+        std::thread::sleep(Duration::from_millis(pace));
+    }
+    event("message_delta", &format!(r#"{{"type":"message_delta","delta":{{"stop_reason":"end_turn"}},{USAGE}}}"#))?;
+    event("message_stop", r#"{"type":"message_stop"}"#)?;
+    out.write_all(b"0\r\n\r\n")
+}
+
+/// Starts a controller with a home of its own; gets the home and its directory, to be removed in the end.
+pub fn controller(name: &str) -> (Home, PathBuf) {
+    let dir = std::env::temp_dir().join(format!("bb-bench-{name}-{}", std::process::id()));
+    let home = Home::open(&dir, None).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bb"));
+    let started = command.arg("__controller").env("BB_HOME", &dir).env_remove("XDG_RUNTIME_DIR").status().unwrap();
+    assert!(started.success());
+    (home, dir)
+}
+
+/// Runs this executable in a bottle, with `args`, the server's name and port and a file with the authority to trust; gets what
+/// it prints.
+pub fn in_bottle(address: &str, ca: &str, args: &[&str]) -> String {
+    let (home, dir) = controller("plane");
+    let exe = std::env::current_exe().unwrap().display().to_string();
+    let inside = "/run/bb/bench";
+    let there = format!("{HOST}:443");
+    let argv = [inside].iter().chain(args).chain(&[there.as_str(), "/etc/bb/ca.pem"]).map(|&a| a.to_owned()).collect();
+    let route = Route {
+        host: HOST.into(),
+        auth: Some(Auth { scheme: AuthScheme::Header, header: Some("x-api-key".into()), credential: "key".into() }),
+        api: Some(Api::Anthropic),
+        ..Route::default()
+    };
+    let launch = Launch {
+        id: format!("bench-{}", std::process::id()),
+        label: "bench".into(),
+        provider: "bench".into(),
+        argv,
+        mounts: vec![Mount { source: exe, target: Some(inside.into()), rw: false }],
+        routes: vec![route],
+        credentials: [("key".to_owned(), "k".to_owned())].into(),
+        budget: vec![Limit { provider: "*".into(), tokens: Some(1 << 50), hard: true }],
+        upstreams: [(HOST.to_owned(), Upstream { address: address.into(), ca_pem: Some(ca.into()) })].into(),
+        ..Launch::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let text = runtime.block_on(async {
+        let client = Client::connect(&home).await.unwrap().expect("a controller");
+        let bottle = client.launch(&launch).await.unwrap();
+        let ended = client.wait(&bottle.slug, None).await.unwrap().unwrap();
+        let mut logs = client.logs(&bottle.slug, 0, false).await.unwrap();
+        let mut text = String::new();
+        while let Some(frame) = logs.next().await {
+            if let Ok(ExecFrame::Output { text: more, .. }) = frame {
+                text.push_str(&more);
+            }
+        }
+        client.stop().await.unwrap();
+        assert_eq!(ended.exit_code, Some(0), "{text}");
+        text
+    });
+    let _ = std::fs::remove_dir_all(dir);
+    text
+}

@@ -1,0 +1,26 @@
+-- The user's own command line: no routes, no credentials, nothing but what the launch names. What the keys mean stands
+-- at the head of claude.lua.
+
+return {
+  name = "command",
+
+  argv = function(ctx)
+    if #ctx.command == 0 then
+      error("provider command needs a command: bb.launch{command = {\"make\", \"test\"}}", 0)
+    end
+    local argv, put = {}, false
+    for i, word in ipairs(ctx.command) do
+      if word == "{prompt}" and ctx.prompt then
+        word, put = ctx.prompt, true
+      end
+      argv[i] = word
+    end
+    if ctx.prompt and not put then
+      error("the command has no word {prompt} for the prompt", 0)
+    end
+    for _, arg in ipairs(ctx.args) do
+      argv[#argv + 1] = arg
+    end
+    return argv
+  end,
+}

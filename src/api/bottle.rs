@@ -1,0 +1,112 @@
+//! How a bottle stands, and what can be done to it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Book, CutScope};
+
+/// A bottle as the controller shows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Bottle {
+    /// Its name.
+    pub slug: String,
+    /// The launch's client id.
+    pub id: String,
+    /// Provider and budget key.
+    pub provider: String,
+    /// Agent name for reports.
+    pub agent: String,
+    /// Run it belongs to.
+    pub run: Option<String>,
+    /// The book it is entered in.
+    pub book: Book,
+    /// `planned | starting | running | stopping | ended`.
+    pub state: State,
+    /// Why it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+    /// `closed | open | cut`.
+    pub egress: Egress,
+    /// Exit code of the agent, `128 + signal` when killed by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// One sentence about the end or the cut, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The workspace's path, on the host and in the bottle.
+    pub workspace: String,
+    /// Milliseconds since the epoch.
+    pub started: i64,
+    /// Milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<i64>,
+    /// Whether a front end must stay for it to live.
+    pub attached: bool,
+}
+
+/// Where a bottle's process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Row written.
+    Planned,
+    /// Keeper up.
+    Starting,
+    /// The agent runs.
+    Running,
+    /// Being taken down.
+    Stopping,
+    /// Over; see [`Bottle::ended`].
+    Ended,
+}
+
+/// Why a bottle ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// The agent came to its own end.
+    Exited,
+    /// An operator or recipe killed it.
+    Killed,
+    /// A budget's `kill`.
+    Budget,
+    /// A policy's `kill`.
+    Policy,
+    /// Its time was up.
+    Timeout,
+    /// Its front end went away.
+    LeaseLost,
+    /// It never came up.
+    StartFailed,
+    /// Out of memory.
+    Oom,
+    /// Keeper gone without a word.
+    Lost,
+    /// The host was restarted.
+    HostRestart,
+}
+
+/// What a bottle's way out is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Egress {
+    /// Nothing passes: not started, ended, or no controller.
+    Closed,
+    /// The allow-list holds.
+    Open,
+    /// Cut by a budget, a policy or the operator.
+    Cut,
+}
+
+/// Body of `POST /v1/bottles/S/cut` and `/kill`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Act {
+    /// Chosen by the client.
+    pub id: String,
+    /// Said in the audit row and to the agent.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// For a cut: what it takes away.
+    #[serde(default)]
+    pub scope: Option<CutScope>,
+}

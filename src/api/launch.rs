@@ -1,0 +1,302 @@
+//! What a launch asks for: routes, limits, upstreams, files, mounts, credentials.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{Api, Book, CutScope, CutoffPolicy};
+
+/// One entry of the allow-list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// A host name, exact, without port.
+    pub host: String,
+    /// Ports; 443 and 80 when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<u16>,
+    /// What of the host is allowed; everything when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matches: Vec<Match>,
+    /// The credential put in, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+    /// The model API that this host speaks; makes the route a metered one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api: Option<Api>,
+    /// Features by which the provider may reach out for the agent, allowed by name (decision 9).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub server_tools: Vec<String>,
+    /// Paths (prefixes) refused without noise: telemetry and side endpoints.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quiet: Vec<String>,
+}
+
+impl Route {
+    /// Gets what to write instead, where the host is one of the things that people write for a host name and that are none: an
+    /// address of a page, a name with a port, a pattern.
+    pub fn advice(&self) -> Option<String> {
+        let host = self.host.as_str();
+        let bare = host.split_once("://").map_or(host, |(_, rest)| rest);
+        let (name, path) = bare.split_once('/').map_or((bare, ""), |(name, path)| (name, path));
+        let (name, port) = match name.rsplit_once(':') {
+            Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => (name, Some(port)),
+            _ => (name, None),
+        };
+        if host.contains('*') {
+            return Some("a route is for one host, by its exact name: list each one".to_owned());
+        }
+        if name == host || name.is_empty() || name.contains(':') {
+            return None;
+        }
+        let mut parts = vec![format!("host = \"{name}\"")];
+        parts.extend(port.map(|port| format!("ports = {{ {port} }}")));
+        if !path.is_empty() {
+            parts.push(format!("matches = {{ {{ paths = {{ {{ type = \"prefix\", value = \"/{path}\" }} }} }} }}"));
+        }
+        let alone = parts.len() == 1;
+        Some(if alone {
+            format!("write the host alone: \"{name}\"")
+        } else {
+            format!("write {{ {} }}", parts.join(", "))
+        })
+    }
+}
+
+/// Methods and paths of a route. Both lists empty = everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Match {
+    /// Upper-case methods; any when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<String>,
+    /// Paths; any when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PathRule>,
+}
+
+/// One path of a match.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PathRule {
+    /// How `value` is compared.
+    #[serde(rename = "type")]
+    pub kind: PathKind,
+    /// The path, starting with `/`, in normal form.
+    pub value: String,
+}
+
+/// How a path is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PathKind {
+    /// The whole path.
+    Exact,
+    /// The path or anything below it.
+    Prefix,
+}
+
+/// Which credential a route puts in, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    /// `Bearer` and `token` write `Authorization: SCHEME VALUE`; `header` writes `header: VALUE`.
+    pub scheme: AuthScheme,
+    /// The header of scheme `header`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header: Option<String>,
+    /// The name of the credential in [`Launch::credentials`].
+    pub credential: String,
+}
+
+/// How a credential is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AuthScheme {
+    /// `Authorization: Bearer VALUE`.
+    #[serde(rename = "Bearer", alias = "bearer")]
+    Bearer,
+    /// `Authorization: token VALUE`.
+    #[serde(rename = "token")]
+    Token,
+    /// A header of its own, such as `x-api-key`.
+    #[serde(rename = "header")]
+    Header,
+}
+
+/// One limit of a budget. Unit: counted tokens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Limit {
+    /// The provider it is for; `*` = all together.
+    pub provider: String,
+    /// The amount; `None` = `unlimited`, said aloud.
+    pub tokens: Option<u64>,
+    /// Binds even where a nearer node has a limit.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hard: bool,
+}
+
+/// Where to dial a name instead of resolving it (settings.yml `upstreams`, and rehearsals).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// `IP:PORT`.
+    pub address: String,
+    /// PEM of the authority that signed its certificate; the host's roots when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_pem: Option<String>,
+}
+
+/// A file put into the bottle before the agent starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Absolute, or beginning with `~/` for the bottle's home.
+    pub path: String,
+    /// Its text. Never a secret: everything in a bottle can be read by the agent.
+    pub text: String,
+    /// Permission bits; 0600 when absent. Setuid and setgid bits are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+}
+
+/// A directory or file of the host shown in the bottle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Path on the host.
+    pub source: String,
+    /// Path in the bottle; the same when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Writable; read-only when absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rw: bool,
+}
+
+/// Real credentials by name: written to the socket and into a keeper's sealed memory, never to a log. Overwritten when
+/// dropped.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Credentials(BTreeMap<String, String>);
+
+impl std::ops::Deref for Credentials {
+    type Target = BTreeMap<String, String>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Credentials {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
+impl<const N: usize> From<[(String, String); N]> for Credentials {
+    fn from(list: [(String, String); N]) -> Credentials {
+        Credentials(list.into())
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Drop for Credentials {
+    fn drop(&mut self) {
+        for value in self.0.values_mut() {
+            zeroize::Zeroize::zeroize(value);
+        }
+    }
+}
+
+/// Body of `POST /v1/bottles`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Launch {
+    /// Chosen by the client; the same id launches once, however often it is sent.
+    pub id: String,
+    /// Wanted name; the slug is made from it and made unique.
+    pub label: String,
+    /// The run that this bottle belongs to, if any ([`Run::id`]).
+    #[serde(default)]
+    pub run: Option<String>,
+    /// The lease it lives by; `None` = detached.
+    #[serde(default)]
+    pub lease: Option<String>,
+    /// Which book it is entered in.
+    #[serde(default)]
+    pub book: Book,
+    /// The provider: budget key, and `provider` in reports.
+    pub provider: String,
+    /// The agent's name in reports; the provider's when absent.
+    #[serde(default)]
+    pub agent: Option<String>,
+    /// The command line; `argv[0]` is looked up in the bottle's PATH.
+    pub argv: Vec<String>,
+    /// Variables set in the bottle beside the ones bb sets. Never a secret.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Files put in before the agent starts.
+    #[serde(default)]
+    pub files: Vec<File>,
+    /// Directory of the host mounted read-write at its own path; a scratch directory when absent.
+    #[serde(default)]
+    pub workspace: Option<String>,
+    /// More mounts.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+    /// The allow-list. Empty = nothing.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// Resolved credentials by name. They go to controller and keeper and no further.
+    #[serde(default)]
+    pub credentials: Credentials,
+    /// Limits on the bottle itself.
+    #[serde(default)]
+    pub budget: Vec<Limit>,
+    /// What to do when the budget is spent; the host's setting when absent.
+    #[serde(default)]
+    pub shutdown: Option<CutoffPolicy>,
+    /// What a cut takes away; the host's setting when absent.
+    #[serde(default)]
+    pub cutoff_scope: Option<CutScope>,
+    /// The bottle is killed after this many milliseconds.
+    #[serde(default)]
+    pub timeout_ms: Option<u64>,
+    /// Names dialled elsewhere (rehearsals); wins over settings.yml.
+    #[serde(default)]
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// The PATH that `argv[0]` and the agent's tools are looked up in, from the front end's environment.
+    #[serde(default)]
+    pub host_path: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_people_write_for_a_host_name_is_answered_with_what_to_write() {
+        let advice = |host: &str| Route { host: host.to_owned(), ..Route::default() }.advice();
+        for (host, want) in [
+            ("https://docs.rs", "write the host alone: \"docs.rs\""),
+            ("docs.rs/", "write the host alone: \"docs.rs\""),
+            ("db.example:5432", "write { host = \"db.example\", ports = { 5432 } }"),
+            (
+                "https://x.example:8443/api",
+                "write { host = \"x.example\", ports = { 8443 }, matches = { { paths = { { type = \"prefix\", value = \"/api\" } } } } }",
+            ),
+            ("*.example", "a route is for one host, by its exact name: list each one"),
+        ] {
+            assert_eq!(advice(host).as_deref(), Some(want), "{host}");
+        }
+        for host in ["docs.rs", "::1", "[::1]", "", "a_b", "user@host"] {
+            assert_eq!(advice(host), None, "{host}");
+        }
+    }
+}

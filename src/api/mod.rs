@@ -1,0 +1,40 @@
+//! What is said on the controller's socket: API v1, as types (docs/controller-api.md is the contract).
+//!
+//! Shared by [`crate::client`] and [`crate::controller`]. Plain data with serde; no I/O and no decisions.
+//!
+//! * [`launch`]: what a launch asks for. [`bottle`]: how a bottle stands, and what can be done to it.
+//! * [`exec`]: commands in a bottle, and output. [`books`]: events, usage, accounts, runs.
+
+use serde::{Deserialize, Serialize};
+
+pub mod books;
+pub mod bottle;
+pub mod exec;
+pub mod launch;
+
+pub use books::{Account, Event, Run, UsageQuery, UsageReport, UsageRow, UsageTotal};
+pub use bottle::{Act, Bottle, Egress, Ended, State};
+pub use exec::{Exec, ExecFrame, Signal, SignalName};
+pub use launch::{
+    Auth, AuthScheme, Credentials, File, Launch, Limit, Match, Mount, PathKind, PathRule, Route, Upstream,
+};
+
+/// The major version of this API. Same number = front end and controller talk.
+pub const API_MAJOR: u32 = 1;
+
+/// Answer of `GET /v1/version`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Version {
+    /// [`API_MAJOR`] of the controller.
+    pub api: u32,
+    /// The crate's version.
+    pub version: String,
+    /// Process id of the controller.
+    pub pid: u32,
+    /// The `BB_HOME` it serves.
+    pub home: String,
+    /// Milliseconds since the epoch.
+    pub started: i64,
+    /// Bottles whose process lives.
+    pub running: u32,
+}

@@ -1,0 +1,494 @@
+//! The keeper: a small host process that holds one bottle for its whole life.
+//!
+//! It is the parent of the bottle's pid 1 and holds what must outlive a controller: the listeners, the sealed part of
+//! the spec, the output streams, the exit record. It never reads the sealed part, never accepts a connection and decides
+//! nothing. While no controller is connected, connections wait in the listeners: the bottle's way out is paused, not open.
+//!
+//! Single-threaded, so that it may fork; one poll loop; no runtime.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command as Process, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket as sock;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::caller::Caller;
+use super::linux::launch::{self, Up};
+use super::linux::watch::Watch;
+use super::linux::{enter, listeners, sys};
+use super::output::{MAX_FRAME, Stream, Writer};
+use super::plan::Plan;
+use super::wire::{self, ExecRecord, Listener, Reply, Request};
+use crate::error::{Error, Kind, Result};
+
+/// How long a keeper waits for a controller to come back by itself before it starts one.
+const GRACE: Duration = Duration::from_millis(300);
+
+/// Longest pause between two attempts to start one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Most execs that one bottle may have had; a bound on the record.
+const MOST_EXECS: usize = 4096;
+
+/// Most frames that are still read from a pipe after its exec's end: somebody may hold it open and write for ever. It
+/// holds more than a pipe does.
+const MOST_LEFT_OVER: usize = 64;
+
+/// An exec that still runs or still has output.
+struct Exec {
+    id: String,
+    pid: i32,
+    /// Gone once the process has been reaped.
+    pidfd: Option<OwnedFd>,
+    code: Option<i32>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
+struct Keeper {
+    plan: Plan,
+    sealed: OwnedFd,
+    log: Writer,
+    /// Where controllers that come back connect.
+    door: OwnedFd,
+    /// The controller, if one is connected.
+    controller: Option<Caller>,
+    /// The bottle; `None` once it has ended.
+    up: Option<Up>,
+    /// Its mounts; `None` once it has ended, or one of them is gone.
+    watch: Option<Watch>,
+    /// The guard that is gone.
+    guard_lost: Option<String>,
+    /// What controllers want each other to know.
+    note: Option<String>,
+    /// Listeners are kept even after the end: a hello must not differ.
+    listeners: Vec<(Listener, OwnedFd)>,
+    execs: BTreeMap<u32, Exec>,
+    /// When to try to start a controller next, and the pause after that.
+    start_at: Option<(Instant, Duration)>,
+    /// Asked to go.
+    leaving: bool,
+}
+
+/// Runs the keeper; descriptor 0 is the controller's packet socket, on which the first packet is a `start`.
+pub fn main() -> u8 {
+    // SAFETY: by the contract of `bb __keeper`, descriptor 0 is the socket, and nothing else uses it.
+    let controller = unsafe { OwnedFd::from_raw_fd(0) };
+    let Ok(controller) = move_up(controller) else { return 1 };
+    let _ = nix::unistd::setsid();
+    let _ = nix::unistd::chdir("/");
+    match start(&controller) {
+        Ok(mut keeper) => {
+            keeper.controller = Caller::new(controller).ok();
+            keeper.run();
+            0
+        }
+        Err(error) => {
+            let _ = wire::send(&controller, &Reply::Failed { error }, &[]);
+            1
+        }
+    }
+}
+
+/// Frees descriptors 0 to 2 for what children expect there.
+fn move_up(fd: OwnedFd) -> io::Result<OwnedFd> {
+    let raw = nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_DUPFD_CLOEXEC(10))?;
+    drop(fd);
+    let null = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    if null.as_raw_fd() != 0 {
+        nix::unistd::dup2_stdin(&null)?;
+    } else {
+        std::mem::forget(null);
+    }
+    // SAFETY: fcntl has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+fn failed(step: &str, e: impl std::fmt::Display) -> Error {
+    Error::new(Kind::BackendUnavailable, format!("keeper: {step}: {e}"))
+}
+
+/// Reads the start packet, builds the bottle and says so.
+fn start(controller: &OwnedFd) -> Result<Keeper> {
+    let Some((Request::Start, fds)) = wire::receive(controller).map_err(|e| failed("start", e))? else {
+        return Err(failed("start", "the first packet was no start"));
+    };
+    let [plan, sealed]: [OwnedFd; 2] =
+        fds.try_into().map_err(|_| failed("start", "the start packet lacks its descriptors"))?;
+    let plan: Plan = serde_json::from_slice(&wire::read_sealed(&plan).map_err(|e| failed("plan", e))?)
+        .map_err(|e| failed("plan", e))?;
+    sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;
+    let mut up = launch::up(&plan)?;
+    let guards = plan.guards.iter().map(|guard| plan.workspace.join(&guard.path));
+    let watch = Watch::new(up.pid, guards).map_err(|e| failed("mounts", e))?;
+    let log = Writer::create(&plan.log).map_err(|e| failed("log", e))?;
+    let door = open_door(&plan.socket).map_err(|e| failed("socket", e))?;
+    let listeners = std::mem::take(&mut up.listeners);
+    let fds: Vec<RawFd> = listeners.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
+    let kinds = listeners.iter().map(|(kind, _)| *kind).collect();
+    wire::send(controller, &Reply::Up { pid: up.pid, listeners: kinds }, &fds).map_err(|e| failed("report", e))?;
+    Ok(Keeper {
+        plan,
+        sealed,
+        log,
+        door,
+        controller: None,
+        up: Some(up),
+        watch: Some(watch),
+        guard_lost: None,
+        note: None,
+        listeners,
+        execs: BTreeMap::new(),
+        start_at: None,
+        leaving: false,
+    })
+}
+
+fn open_door(path: &std::path::Path) -> io::Result<OwnedFd> {
+    let _ = std::fs::remove_file(path);
+    let flags = sock::SockFlag::SOCK_CLOEXEC | sock::SockFlag::SOCK_NONBLOCK;
+    let door = sock::socket(sock::AddressFamily::Unix, sock::SockType::SeqPacket, flags, None)?;
+    sock::bind(door.as_raw_fd(), &sock::UnixAddr::new(path)?)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    sock::listen(&door, sock::Backlog::new(8)?)?;
+    Ok(door)
+}
+
+/// What became readable.
+enum Ready {
+    Door,
+    Controller,
+    Mounts,
+    Init,
+    Ended(u32),
+    Output(u32, Stream),
+}
+
+impl Keeper {
+    fn run(&mut self) {
+        while !(self.leaving && self.up.is_none()) {
+            for ready in self.wait() {
+                match ready {
+                    Ready::Door => self.accept(),
+                    Ready::Controller => self.serve(),
+                    Ready::Mounts => self.mounts_changed(),
+                    Ready::Init => self.bottle_ended(),
+                    Ready::Ended(exec) => self.exec_ended(exec),
+                    Ready::Output(exec, stream) => {
+                        self.copy_output(exec, stream);
+                    }
+                }
+            }
+            self.start_controller_if_due();
+        }
+        let _ = std::fs::remove_file(&self.plan.socket);
+        self.say(Reply::Ended);
+    }
+
+    /// Waits for whatever comes first.
+    fn wait(&self) -> Vec<Ready> {
+        let mut what = Vec::new();
+        let mut fds = Vec::new();
+        let mut watch = |ready, fd, flags| {
+            what.push(ready);
+            fds.push(PollFd::new(fd, flags));
+        };
+        // A lost guard first: nothing else matters more.
+        if let Some(mounts) = &self.watch {
+            watch(Ready::Mounts, mounts.as_fd(), PollFlags::POLLPRI);
+        }
+        watch(Ready::Door, self.door.as_fd(), PollFlags::POLLIN);
+        if let Some(controller) = &self.controller {
+            let room = if controller.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
+            watch(Ready::Controller, controller.as_fd(), PollFlags::POLLIN | room);
+        }
+        if let Some(up) = &self.up {
+            watch(Ready::Init, up.pidfd.as_fd(), PollFlags::POLLIN);
+        }
+        for (&n, exec) in &self.execs {
+            // Output first: what was written before the end is logged before the end is told.
+            for (fd, stream) in [(&exec.stdout, Stream::Out), (&exec.stderr, Stream::Err)] {
+                if let Some(fd) = fd {
+                    watch(Ready::Output(n, stream), fd.as_fd(), PollFlags::POLLIN);
+                }
+            }
+            if let Some(fd) = &exec.pidfd {
+                watch(Ready::Ended(n), fd.as_fd(), PollFlags::POLLIN);
+            }
+        }
+        let timeout = self.start_at.map_or(PollTimeout::NONE, |(at, _)| {
+            let left = at.saturating_duration_since(Instant::now()).as_millis().min(60_000) as u16;
+            PollTimeout::from(left.saturating_add(1))
+        });
+        match poll(&mut fds, timeout) {
+            Ok(n) if n > 0 => what
+                .into_iter()
+                .zip(fds)
+                .filter(|(_, fd)| fd.revents().is_some_and(|r| !r.is_empty()))
+                .map(|(ready, _)| ready)
+                .collect(),
+            _ => vec![],
+        }
+    }
+
+    /// A controller that comes back takes the place of the one before.
+    fn accept(&mut self) {
+        let Ok(fd) = sock::accept4(self.door.as_raw_fd(), sock::SockFlag::SOCK_CLOEXEC) else { return };
+        // SAFETY: accept4 has just made this descriptor for us.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let same_user = sock::getsockopt(&fd, sock::sockopt::PeerCredentials)
+            .is_ok_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw());
+        if same_user && let Ok(caller) = Caller::new(fd) {
+            self.controller = Some(caller);
+            self.start_at = None;
+        }
+    }
+
+    /// Tells the controller, if there is one.
+    fn say(&mut self, reply: Reply) {
+        self.say_with(reply, &[]);
+    }
+
+    fn say_with(&mut self, reply: Reply, fds: &[RawFd]) {
+        if let Some(controller) = &mut self.controller
+            && controller.say(reply, fds).is_err()
+        {
+            self.lost_controller();
+        }
+    }
+
+    fn lost_controller(&mut self) {
+        self.controller = None;
+        self.start_at = Some((Instant::now() + GRACE, GRACE));
+    }
+
+    /// Answers one request.
+    fn serve(&mut self) {
+        let Some(controller) = &mut self.controller else { return };
+        let request = match controller.flush().and_then(|()| controller.request()) {
+            Ok(Some(request)) => request,
+            Ok(None) => return,
+            Err(_) => return self.lost_controller(),
+        };
+        match request {
+            Request::Start => self.say(Reply::Failed { error: Error::new(Kind::Usage, "the bottle is up") }),
+            Request::Hello => self.hello(),
+            Request::Listeners => {
+                let (kinds, fds) = self.listener_list();
+                self.say_with(Reply::Listeners { listeners: kinds }, &fds);
+            }
+            Request::Listen { port } => self.listen(port),
+            Request::Exec(command) => self.exec(&command),
+            Request::Signal { exec, signal } => {
+                let reply = match (self.execs.get(&exec), Signal::try_from(signal)) {
+                    (Some(e), Ok(signal)) if e.pidfd.is_some() => {
+                        let _ = kill(Pid::from_raw(-e.pid), signal);
+                        Reply::Done
+                    }
+                    _ => Reply::Failed { error: Error::new(Kind::Usage, "no such exec, or no such signal") },
+                };
+                self.say(reply);
+            }
+            Request::Resize { .. } => self.say(Reply::Done),
+            Request::Note { note } => self.note = Some(note),
+            Request::Kill => self.kill_all(),
+            Request::Exit => {
+                self.leaving = true;
+                self.kill_all();
+            }
+        }
+    }
+
+    fn listener_list(&self) -> (Vec<Listener>, Vec<RawFd>) {
+        self.listeners.iter().map(|(kind, fd)| (*kind, fd.as_raw_fd())).unzip()
+    }
+
+    fn hello(&mut self) {
+        let execs: Vec<ExecRecord> =
+            self.execs.iter().map(|(&exec, e)| ExecRecord { exec, id: e.id.clone(), code: e.code }).collect();
+        let record = serde_json::to_vec(&execs).map_err(io::Error::from).and_then(|text| wire::sealed("execs", &text));
+        let record = match record {
+            Ok(record) => record,
+            Err(e) => return self.say(Reply::Failed { error: failed("record", e) }),
+        };
+        let (listeners, mut fds) = self.listener_list();
+        fds.splice(0..0, [self.sealed.as_raw_fd(), record.as_raw_fd()]);
+        let reply = Reply::Hello {
+            slug: self.plan.slug.clone(),
+            keeper: nix::unistd::getpid().as_raw(),
+            pid: self.up.as_ref().map(|up| up.pid),
+            listeners,
+            note: self.note.clone(),
+            guard_lost: self.guard_lost.clone(),
+        };
+        self.say_with(reply, &fds);
+    }
+
+    /// Opens a listener in the gate.
+    fn listen(&mut self, port: u16) {
+        let made = match &self.up {
+            Some(up) => listeners::one_more(up, self.plan.as_root, port),
+            None => Err(failed("listen", "the bottle has ended")),
+        };
+        match made {
+            Ok(fd) => {
+                self.say_with(Reply::Listeners { listeners: vec![Listener::Tcp { port }] }, &[fd.as_raw_fd()]);
+                self.listeners.push((Listener::Tcp { port }, fd));
+            }
+            Err(error) => self.say(Reply::Failed { error }),
+        }
+    }
+
+    fn exec(&mut self, command: &wire::Command) {
+        if let Some((&exec, e)) = self.execs.iter().find(|(_, e)| e.id == command.id) {
+            let (id, code) = (e.id.clone(), e.code);
+            self.say(Reply::Started { exec, id });
+            if let Some(code) = code {
+                self.say(Reply::Exited { exec, code });
+            }
+            return;
+        }
+        let result = match &self.up {
+            _ if self.execs.len() >= MOST_EXECS => {
+                Err(Error::new(Kind::Usage, format!("a bottle may run {MOST_EXECS} commands")))
+            }
+            Some(up) => enter::run(up, self.plan.as_root, command),
+            None => Err(Error::new(Kind::NoSuchBottle, "the bottle has ended")),
+        };
+        match result {
+            Ok(running) => {
+                let exec = self.execs.len() as u32;
+                let record = Exec {
+                    id: command.id.clone(),
+                    pid: running.pid,
+                    pidfd: Some(running.pidfd),
+                    code: None,
+                    stdout: Some(running.stdout),
+                    stderr: Some(running.stderr),
+                };
+                self.execs.insert(exec, record);
+                self.say(Reply::Started { exec, id: command.id.clone() });
+            }
+            Err(error) => self.say(Reply::Failed { error }),
+        }
+    }
+
+    /// Copies one piece of output into the log. Returns whether there may be more.
+    fn copy_output(&mut self, exec: u32, stream: Stream) -> bool {
+        let Some(e) = self.execs.get_mut(&exec) else { return false };
+        let slot = if stream == Stream::Out { &mut e.stdout } else { &mut e.stderr };
+        let Some(fd) = slot.take() else { return false };
+        let mut file = std::fs::File::from(fd);
+        let mut buffer = [0u8; MAX_FRAME];
+        let read = file.read(&mut buffer);
+        let keep = !matches!(&read, Ok(0)) && !matches!(&read, Err(e) if e.kind() != io::ErrorKind::WouldBlock);
+        if keep {
+            *slot = Some(file.into());
+        }
+        match read {
+            Ok(n) if n > 0 => {
+                // A full disk loses output, never the bottle.
+                if let Ok(n) = self.log.append(exec, stream, &buffer[..n]) {
+                    self.say(Reply::Output { n });
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn exec_ended(&mut self, exec: u32) {
+        if exec == 0 {
+            // The agent's end is the bottle's end: nothing that it left behind goes on.
+            self.kill_all();
+        }
+        let Some(e) = self.execs.get_mut(&exec) else { return };
+        e.pidfd = None;
+        let code = reap(e.pid);
+        e.code = Some(code);
+        for stream in [Stream::Out, Stream::Err] {
+            for _ in 0..MOST_LEFT_OVER {
+                if !self.copy_output(exec, stream) {
+                    break;
+                }
+            }
+        }
+        self.say(Reply::Exited { exec, code });
+    }
+
+    /// The table of mounts has changed, which nothing in the bottle can do: the host has replaced a guarded file. What an
+    /// agent may have written there since, nobody can tell, so the bottle goes.
+    fn mounts_changed(&mut self) {
+        let lost = match self.watch.as_mut().map(Watch::fallen) {
+            Some(Ok(None)) | None => return,
+            Some(Ok(Some(path))) => path.display().to_string(),
+            Some(Err(e)) => format!("the table of mounts ({e})"),
+        };
+        self.kill_all();
+        self.watch = None;
+        self.guard_lost = Some(lost.clone());
+        self.say(Reply::GuardLost { path: lost });
+    }
+
+    fn kill_all(&mut self) {
+        if let Some(up) = &self.up {
+            let _ = kill(Pid::from_raw(up.pid), Signal::SIGKILL);
+        }
+    }
+
+    /// Pid 1 is dead, and with it every process of the bottle.
+    fn bottle_ended(&mut self) {
+        let Some(up) = self.up.take() else { return };
+        reap(up.pid);
+        drop(up);
+        self.watch = None;
+        let running: Vec<u32> = self.execs.iter().filter(|(_, e)| e.pidfd.is_some()).map(|(&n, _)| n).collect();
+        for exec in running {
+            self.exec_ended(exec);
+        }
+        if !self.leaving {
+            self.say(Reply::Ended);
+        }
+    }
+
+    /// Starts a controller when none has come back: the bottle shall not stay without a way out for want of a reader.
+    fn start_controller_if_due(&mut self) {
+        let Some((at, pause)) = self.start_at else { return };
+        if Instant::now() < at {
+            return;
+        }
+        let next = (pause * 2).min(LONGEST_PAUSE);
+        self.start_at = Some((Instant::now() + next, next));
+        let starter = &self.plan.controller;
+        if starter.stopped.exists() {
+            return;
+        }
+        let mut process = Process::new(&starter.exe);
+        process.arg("__controller").env_clear();
+        process.envs(starter.env.iter().filter_map(|v| v.split_once('=')));
+        process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Ok(mut child) = process.spawn() {
+            // It makes itself a daemon and the first process ends at once.
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Reaps a child and gives its exit code, `128 + signal` when a signal ended it.
+fn reap(pid: i32) -> i32 {
+    loop {
+        return match waitpid(Pid::from_raw(pid), None) {
+            Ok(WaitStatus::Exited(_, code)) => code,
+            Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
+            Ok(_) | Err(nix::errno::Errno::EINTR) => continue,
+            Err(_) => 255,
+        };
+    }
+}

@@ -1,0 +1,18 @@
+//! Bottles: what may be shown ([`places`], [`toolchain`]) and what is guarded ([`guard`], [`repository`]), the plan ([`plan`]), the
+//! process that holds one ([`keeper`]), what is said between keeper and controller ([`wire`], [`caller`]), and what an agent wrote ([`output`]).
+//!
+//! Only [`linux`] and the keeper know that they run on Linux (and [`crate::os`]). Nothing here decides about egress or budgets.
+
+pub mod caller;
+pub mod guard;
+pub mod keeper;
+pub mod linux;
+pub mod output;
+pub mod places;
+pub mod plan;
+pub mod repository;
+pub mod toolchain;
+pub mod wire;
+
+/// What the rest of bb asks of the embedded backend.
+pub use linux::{AGENT_ID, RESERVED_ID, forbidden};

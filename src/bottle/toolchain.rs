@@ -1,0 +1,253 @@
+//! What of the host's programs a bottle shows: the system's directories, and toolchains that live in a home.
+//!
+//! An allow-list. Looks at directories, runs nothing.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+use super::plan::Bind;
+
+/// Directories of the system, shown whole; where the host has a link, the bottle has the same link.
+const SYSTEM: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt", "/nix/store"];
+
+/// What of `/etc` programs need. No accounts, no keys, no host's name resolution.
+const ETC: &[&str] = &[
+    "alternatives",
+    "ca-certificates",
+    "ca-certificates.conf",
+    "crypto-policies",
+    "debian_version",
+    "default/locale",
+    "fonts",
+    "gai.conf",
+    "inputrc",
+    "ld.so.cache",
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "locale.alias",
+    "locale.conf",
+    "localtime",
+    "lsb-release",
+    "magic",
+    "mime.types",
+    "os-release",
+    "perl",
+    "pki",
+    "protocols",
+    "python3",
+    "services",
+    "shells",
+    "ssl",
+    "terminfo",
+    "timezone",
+    "xml",
+];
+
+/// Toolchains below a home: when PATH has the first, the rest is shown too (relative to the home). With the variable
+/// that tells the toolchain where it lives, since the bottle's home is another one.
+type InHome = (&'static str, &'static [&'static str], Option<(&'static str, &'static str)>);
+const IN_HOME: &[InHome] = &[
+    (".cargo/bin", &[".cargo/bin", ".rustup/toolchains", ".rustup/settings.toml"], Some(("RUSTUP_HOME", ".rustup"))),
+    (".pyenv", &[".pyenv"], Some(("PYENV_ROOT", ".pyenv"))),
+    (".nvm", &[".nvm"], Some(("NVM_DIR", ".nvm"))),
+    (".volta", &[".volta"], Some(("VOLTA_HOME", ".volta"))),
+    (".bun", &[".bun/bin", ".bun/install/global"], None),
+    (".deno", &[".deno/bin"], None),
+    (".asdf", &[".asdf"], Some(("ASDF_DIR", ".asdf"))),
+    (".rbenv", &[".rbenv"], Some(("RBENV_ROOT", ".rbenv"))),
+    (".sdkman", &[".sdkman/candidates"], None),
+    (".local/share/mise", &[".local/share/mise"], None),
+    (".local/share/fnm", &[".local/share/fnm"], None),
+    (".local/bin", &[".local/bin", ".local/share/claude", ".local/share/uv", ".local/share/pipx", ".local/lib"], None),
+    ("go/bin", &["go/bin"], None),
+    (".npm-global", &[".npm-global"], None),
+];
+
+/// What is shown beside the workspace.
+#[derive(Debug, Default)]
+pub struct Toolchains {
+    /// Mounts.
+    pub binds: Vec<Bind>,
+    /// Links of the root: (target, path).
+    pub links: Vec<(String, PathBuf)>,
+    /// Directories of PATH that can be seen in the bottle, in order.
+    pub path: Vec<PathBuf>,
+    /// Variables that tell toolchains where they live.
+    pub env: Vec<(String, String)>,
+}
+
+/// Collects the system's directories.
+fn system(found: &mut Toolchains) {
+    for path in SYSTEM {
+        let path = Path::new(path);
+        match fs::symlink_metadata(path) {
+            Ok(meta) if meta.is_symlink() => {
+                if let Ok(target) = fs::read_link(path) {
+                    found.links.push((target.display().to_string(), path.to_owned()));
+                }
+            }
+            Ok(meta) if meta.is_dir() => found.binds.push(Bind::read_only(path)),
+            _ => {}
+        }
+    }
+    let java = fs::read_dir("/etc").into_iter().flatten().flatten().map(|e| e.file_name());
+    let java = java.filter_map(|n| n.into_string().ok()).filter(|n| n.starts_with("java"));
+    for name in ETC.iter().map(|n| (*n).to_owned()).chain(java) {
+        let path = Path::new("/etc").join(&name);
+        match fs::symlink_metadata(&path) {
+            // A link is made again, so that it points into the bottle's own tree.
+            Ok(meta) if meta.is_symlink() => {
+                if let Ok(target) = fs::read_link(&path) {
+                    found.links.push((target.display().to_string(), path));
+                }
+            }
+            Ok(_) => found.binds.push(Bind::read_only(path).optional()),
+            Err(_) => {}
+        }
+    }
+    for device in ["null", "zero", "full", "random", "urandom", "tty"] {
+        let path = Path::new("/dev").join(device);
+        let mut bind = Bind::read_only(path).optional();
+        bind.device = true;
+        found.binds.push(bind);
+    }
+}
+
+/// Collects what a bottle shows for a front end whose PATH is `host_path`, whose home is `user_home`, and whose agent is
+/// run as `argv0`. `allowed` says of a directory whether it may be shown at all. What lies in `writable`, the agent's own
+/// places, is shown by them and by nothing else: an agent could have put a link to elsewhere there.
+pub fn collect(
+    host_path: &str,
+    user_home: Option<&Path>,
+    argv0: &str,
+    writable: &[PathBuf],
+    allowed: impl Fn(&Path) -> bool,
+) -> Toolchains {
+    let mut found = Toolchains::default();
+    system(&mut found);
+    let agents_own = |dir: &Path| {
+        !writable.is_empty() && dir.ancestors().any(|a| a.canonicalize().is_ok_and(|a| writable.contains(&a)))
+    };
+    let allowed = |dir: &Path| !agents_own(dir) && allowed(dir);
+    for dir in host_path.split(':').map(Path::new).filter(|d| is_plain(d) && d.is_dir()) {
+        if agents_own(dir) {
+            found.path.push(dir.to_owned());
+            continue;
+        }
+        if !covered(&found, dir) {
+            let in_home = user_home.and_then(|h| dir.strip_prefix(h).ok());
+            let known = in_home.and_then(|d| IN_HOME.iter().find(|(mark, ..)| d.starts_with(mark)));
+            match (known, user_home) {
+                (Some((_, shown, variable)), Some(home)) => {
+                    for part in shown.iter().map(|p| home.join(p)).filter(|p| p.exists() && allowed(p)) {
+                        found.binds.push(Bind::read_only(part).optional());
+                    }
+                    if let Some((name, place)) = variable {
+                        found.env.push(((*name).to_owned(), home.join(place).display().to_string()));
+                    }
+                }
+                _ if allowed(dir) => found.binds.push(Bind::read_only(dir).optional()),
+                _ => continue,
+            }
+        }
+        if covered(&found, dir) && !found.path.iter().any(|p| p == dir) {
+            found.path.push(dir.to_owned());
+        }
+    }
+    for dir in ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(Path::new) {
+        if !found.path.iter().any(|p| p == dir) {
+            found.path.push(dir.to_owned());
+        }
+    }
+    if let Some(program) = find(argv0, host_path)
+        && let Ok(real) = program.canonicalize()
+    {
+        for place in [package_of(&real), program.parent().map(Path::to_owned)].into_iter().flatten() {
+            if !covered(&found, &place) && allowed(&place) {
+                found.binds.push(Bind::read_only(place).optional());
+            }
+        }
+    }
+    found
+}
+
+/// Absolute and without `..`.
+fn is_plain(dir: &Path) -> bool {
+    dir.is_absolute() && dir.components().all(|c| !matches!(c, Component::ParentDir))
+}
+
+/// Tells whether a path can be seen already: below something shown, or through one of the system's links.
+fn covered(found: &Toolchains, path: &Path) -> bool {
+    found.binds.iter().any(|b| path.starts_with(&b.target))
+        || found.links.iter().any(|(_, link)| path.starts_with(link))
+}
+
+/// Finds a program as a shell would, in absolute directories only.
+pub fn find(name: &str, path: &str) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let runs = |p: &Path| fs::metadata(p).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    if name.contains('/') {
+        return Some(PathBuf::from(name)).filter(|p| p.is_absolute() && runs(p));
+    }
+    path.split(':').map(Path::new).filter(|d| is_plain(d)).map(|d| d.join(name)).find(|p| runs(p))
+}
+
+/// Gets the directory that a program needs around it: the outermost `node_modules` it lies in, else its own directory.
+fn package_of(real: &Path) -> Option<PathBuf> {
+    let mut at = PathBuf::new();
+    for part in real.components() {
+        at.push(part);
+        if part.as_os_str() == "node_modules" {
+            return Some(at);
+        }
+    }
+    real.parent().map(Path::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_from_npm_brings_its_whole_tree() {
+        let real = Path::new("/home/a/agents/node_modules/@x/cli/node_modules/y/bin/cli");
+        assert_eq!(package_of(real), Some(PathBuf::from("/home/a/agents/node_modules")));
+        assert_eq!(package_of(Path::new("/home/a/.local/bin/tool")), Some(PathBuf::from("/home/a/.local/bin")));
+    }
+
+    #[test]
+    fn a_toolchain_is_shown_without_the_credentials_beside_it() {
+        let home = std::env::temp_dir().join(format!("bb-toolchain-{}", std::process::id()));
+        for dir in [".cargo/bin", ".rustup/toolchains", "private/bin"] {
+            fs::create_dir_all(home.join(dir)).unwrap();
+        }
+        fs::write(home.join(".cargo/credentials.toml"), "secret").unwrap();
+        let path = format!("{0}/.cargo/bin:relative:{0}/private/bin:{0}/missing", home.display());
+        let found = collect(&path, Some(&home), "true", &[], |p| !p.ends_with("private/bin"));
+        let sources: Vec<_> = found.binds.iter().map(|b| b.source.clone()).collect();
+        assert!(sources.contains(&home.join(".cargo/bin")) && sources.contains(&home.join(".rustup/toolchains")));
+        assert!(!sources.iter().any(|s| home.join(".cargo/credentials.toml").starts_with(s)), "{sources:?}");
+        assert!(!found.path.iter().any(|p| p.ends_with("private/bin") || p.is_relative()));
+        fs::remove_dir_all(home).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_path_that_an_agent_could_have_turned_elsewhere_is_not_followed() {
+        let base = std::env::temp_dir().join(format!("bb-toolchain-own-{}", std::process::id()));
+        fs::create_dir_all(base.join("project/node_modules")).unwrap();
+        fs::create_dir_all(base.join("letters")).unwrap();
+        std::os::unix::fs::symlink(base.join("letters"), base.join("project/node_modules/.bin")).unwrap();
+        std::os::unix::fs::symlink(base.join("project"), base.join("p")).unwrap();
+        let project = base.join("project").canonicalize().unwrap();
+        for way in ["project", "p"] {
+            let bin = base.join(way).join("node_modules/.bin");
+            let shown = |writable: &[PathBuf]| {
+                let found = collect(&bin.display().to_string(), None, "true", writable, |_| true);
+                (found.binds.iter().any(|b| b.source == bin), found.path.contains(&bin))
+            };
+            assert_eq!(shown(&[]), (true, true), "the allowed twin");
+            assert_eq!(shown(std::slice::from_ref(&project)), (false, true), "{way}");
+        }
+        fs::remove_dir_all(base).unwrap();
+    }
+}

@@ -1,0 +1,83 @@
+//! Tests that hold the pages on errors, denials and exit codes equal to the code.
+
+use std::collections::BTreeMap;
+
+use crate::egress::deny::Denial;
+use crate::error::Kind;
+
+const ERRORS: &str = include_str!("../../docs/errors.md");
+const DENIALS: &str = include_str!("../../docs/denials.md");
+const EXIT_CODES: &str = include_str!("../../docs/exit-codes.md");
+
+/// Gets the rows of a page's tables whose first cell is code: the cells without their backquotes.
+fn rows(page: &str) -> Vec<Vec<String>> {
+    let cells = |line: &str| -> Vec<String> {
+        line.trim().trim_matches('|').split(" | ").map(|c| c.trim().to_owned()).collect()
+    };
+    page.lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(cells)
+        .map(|mut row| {
+            row[0] = row[0].trim_matches('`').to_owned();
+            row
+        })
+        .collect()
+}
+
+/// Gets every kind that the code knows, from the one place that must name each of them.
+fn kinds() -> Vec<Kind> {
+    let source = include_str!("../error.rs");
+    let words = source
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Kind::")?.split_once(" => \"")?.1.strip_suffix("\","));
+    words.map(|word| serde_json::from_value(word.into()).unwrap()).collect()
+}
+
+/// Gets the exit codes that commands can end with.
+pub(super) fn codes() -> Vec<u8> {
+    let mut codes: Vec<u8> = kinds().into_iter().map(Kind::exit_code).chain([0]).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    codes
+}
+
+#[test]
+fn every_error_is_documented_with_its_exit_code() {
+    let code: Vec<(String, String)> = kinds().iter().map(|k| (k.as_str().into(), k.exit_code().to_string())).collect();
+    assert!(code.len() > 20, "the kinds are not where this test looks");
+    let page: Vec<(String, String)> = rows(ERRORS).into_iter().map(|r| (r[0].clone(), r[1].clone())).collect();
+    assert_eq!(page, code);
+    assert!(rows(ERRORS).iter().all(|r| r.len() == 4 && r.iter().all(|c| !c.is_empty())), "a cell is empty");
+}
+
+#[test]
+fn every_denial_is_documented_with_its_status_and_meaning() {
+    let code: Vec<Vec<String>> = Denial::ALL
+        .iter()
+        .map(|d| vec![d.as_str().to_owned(), d.status().as_u16().to_string(), d.meaning().to_owned()])
+        .collect();
+    let page: Vec<Vec<String>> = rows(DENIALS).iter().map(|r| r[..3].to_vec()).collect();
+    assert_eq!(page, code);
+    assert!(rows(DENIALS).iter().all(|r| r.len() == 4 && !r[3].is_empty()), "a remedy is missing");
+}
+
+#[test]
+fn every_exit_code_is_documented_with_its_kinds() {
+    let mut of_code: BTreeMap<u8, Vec<&str>> = codes().into_iter().map(|c| (c, vec![])).collect();
+    for kind in kinds() {
+        of_code.entry(kind.exit_code()).or_default().push(kind.as_str());
+    }
+    let page: BTreeMap<u8, Vec<String>> = rows(EXIT_CODES)
+        .into_iter()
+        .map(|r| {
+            (
+                r[0].parse().unwrap(),
+                r[2].split(", ").filter(|k| *k != "-").map(|k| k.trim_matches('`').to_owned()).collect(),
+            )
+        })
+        .collect();
+    for (code, kinds) in of_code {
+        assert_eq!(page.get(&code).map(Vec::as_slice).unwrap_or_default(), kinds, "exit code {code}");
+        assert!(page.contains_key(&code), "exit code {code} is not documented");
+    }
+}

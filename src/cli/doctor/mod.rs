@@ -1,0 +1,322 @@
+//! `bb doctor`: can this machine run a bottle, and if not, why and what to do.
+//!
+//! Each check really tries what a launch would need. Nothing is changed but that a controller runs afterwards.
+
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::client::Client;
+use crate::controller::ledger_error;
+use crate::error::{Error, Kind, Result};
+use crate::home::Home;
+use crate::ledger::Ledger;
+use crate::ledger::sqlite::{Options, SqliteLedger};
+use crate::settings::{Settings, joined};
+
+use super::out;
+
+mod bottle;
+
+/// Less free space than this is worth a warning: ledgers, logs and scratch workspaces share it. Unit: bytes.
+const LITTLE_SPACE: u64 = 512 << 20;
+
+/// Find out whether this machine can run bottles, by trying; exit code 0 or 5.
+///
+/// With --json one object a line, {"v": 1, "type": "check", "name", "level": "ok"|"warn"|"error", "message", "hint"?},
+/// and at the end {"v": 1, "type": "result", "ok", "errors", "warnings"}.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Write NDJSON on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    Ok,
+    /// Bottles run, but something that may be wanted does not work.
+    Warn,
+    /// Bottles cannot run.
+    Error,
+}
+
+impl Level {
+    fn as_str(self) -> &'static str {
+        match self {
+            Level::Ok => "ok",
+            Level::Warn => "warn",
+            Level::Error => "error",
+        }
+    }
+}
+
+/// One line of the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Check {
+    name: &'static str,
+    level: Level,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Check {
+    fn ok(name: &'static str, message: impl Into<String>) -> Check {
+        Check { name, level: Level::Ok, message: message.into(), hint: None }
+    }
+
+    fn failed(name: &'static str, error: &Error) -> Check {
+        let place = error.place.as_ref().map(|p| format!(" ({p})")).unwrap_or_default();
+        Check { name, level: Level::Error, message: format!("{}{place}", error.message), hint: error.hint.clone() }
+    }
+
+    fn warn(name: &'static str, message: impl Into<String>, hint: impl Into<String>) -> Check {
+        Check { name, level: Level::Warn, message: message.into(), hint: Some(hint.into()) }
+    }
+
+    fn into_warning(mut self) -> Check {
+        self.level = Level::Warn;
+        self
+    }
+
+    fn rendered(&self, colour: bool) -> String {
+        let code = match self.level {
+            Level::Ok => "32",
+            Level::Warn => "33",
+            Level::Error => "31",
+        };
+        let word = format!("{:<5}", self.level.as_str());
+        let word = if colour { format!("\x1b[{code}m{word}\x1b[0m") } else { word };
+        let safe = |text: &str| crate::lua::log::printable(text, false).replace('\n', "\n         ");
+        let mut text = format!("{word}  {:<20}  {}", self.name, safe(&self.message));
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("\n         hint: {}", safe(hint)));
+        }
+        text
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let mut line = json!({
+            "v": 1, "type": "check", "name": self.name, "level": self.level.as_str(), "message": self.message,
+        });
+        if let Some(hint) = &self.hint {
+            line["hint"] = hint.as_str().into();
+        }
+        line
+    }
+}
+
+/// Prints checks as they are made and counts them.
+struct Sheet {
+    json: bool,
+    colour: bool,
+    errors: usize,
+    warnings: usize,
+}
+
+impl Sheet {
+    fn add(&mut self, check: &Check) -> Result<()> {
+        match check.level {
+            Level::Ok => {}
+            Level::Warn => self.warnings += 1,
+            Level::Error => self.errors += 1,
+        }
+        if self.json { out::json(&check.json()) } else { out::print(&check.rendered(self.colour)) }
+    }
+
+    fn close(&self) -> Result<u8> {
+        let ok = self.errors == 0;
+        if self.json {
+            let (errors, warnings) = (self.errors, self.warnings);
+            out::json(&json!({"v": 1, "type": "result", "ok": ok, "errors": errors, "warnings": warnings}))?;
+        } else if ok {
+            out::note("this machine can run bottles");
+        } else {
+            out::note("this machine cannot run bottles yet; do what the hints say and run `bb doctor` again");
+        }
+        Ok(self.code())
+    }
+
+    fn code(&self) -> u8 {
+        if self.errors == 0 { 0 } else { Kind::BackendUnavailable.exit_code() }
+    }
+}
+
+/// Runs the command; returns its exit code.
+pub fn run(args: Args) -> u8 {
+    out::block_on(work(args))
+}
+
+async fn work(args: Args) -> Result<u8> {
+    let mut sheet = Sheet { json: args.json, colour: out::colour(), errors: 0, warnings: 0 };
+    sheet.add(&system())?;
+    match Home::from_env() {
+        Ok(home) => {
+            sheet.add(&space(&home))?;
+            sheet.add(&settings(&home))?;
+            sheet.add(&ledger(&home).await)?;
+            sheet.add(&controller(&home).await)?;
+        }
+        Err(error) => sheet.add(&Check::failed("home", &error))?,
+    }
+    bottle::checks(async |check: Check| sheet.add(&check)).await?;
+    sheet.close()
+}
+
+/// Says what machine this is.
+fn system() -> Check {
+    let name = nix::sys::utsname::uname();
+    let text = |part: Option<&std::ffi::OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();
+    let (kernel, release, machine) = match &name {
+        Ok(name) => (text(Some(name.sysname())), text(Some(name.release())), text(Some(name.machine()))),
+        Err(_) => Default::default(),
+    };
+    let user = if nix::unistd::geteuid().is_root() { "root" } else { "an ordinary user" };
+    Check::ok("system", format!("{kernel} {release}, {machine}, as {user}"))
+}
+
+/// Checks the file system of the home for space.
+fn space(home: &Home) -> Check {
+    let place = home.root.display();
+    match nix::sys::statvfs::statvfs(&home.root) {
+        Ok(stat) => {
+            let free = stat.blocks_available() * stat.fragment_size();
+            let message = format!("{place}, {} free", size(free));
+            if free < LITTLE_SPACE {
+                Check::warn(
+                    "home",
+                    message,
+                    "free some space: when the ledger cannot be written, metered requests are refused",
+                )
+            } else {
+                Check::ok("home", message)
+            }
+        }
+        Err(e) => Check::failed("home", &Error::new(Kind::FsUnsupported, e.to_string()).at(place.to_string())),
+    }
+}
+
+/// Writes a number of bytes for people.
+fn size(bytes: u64) -> String {
+    if bytes >= 1 << 30 {
+        format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
+    } else {
+        format!("{} MiB", bytes >> 20)
+    }
+}
+
+/// Reads the host's settings: with a wrong file no bottle is launched.
+fn settings(home: &Home) -> Check {
+    match Settings::load(home) {
+        Ok(settings) if let Some(unknown) = unknown_provider(home, &settings) => unknown,
+        Ok(_) if home.settings().exists() => Check::ok("settings", home.settings().display().to_string()),
+        Ok(_) => Check::ok("settings", "no settings.yml; the defaults hold"),
+        Err(problems) => {
+            let mut error = joined(problems);
+            let hint = error.hint.take().map(|hint| format!("; {hint}")).unwrap_or_default();
+            Check::failed("settings", &error.hint(format!("edit {}{hint}", home.settings().display())))
+        }
+    }
+}
+
+/// Finds a limit of a provider that does not exist: it would never bind.
+fn unknown_provider(home: &Home, settings: &Settings) -> Option<Check> {
+    let known = crate::provider::names(home);
+    let limits = settings.budget.iter().map(|limit| limit.provider.as_str());
+    let unknown = limits.into_iter().find(|p| *p != "*" && !known.iter().any(|k| k == p))?;
+    let nearest = crate::error::nearest(unknown, known.iter().map(String::as_str));
+    let hint = match nearest {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None => format!("the providers are {}", known.join(", ")),
+    };
+    Some(Check::warn("settings", format!("`budget` limits `{unknown}`, and no provider is called so"), hint))
+}
+
+/// Makes a ledger beside the real one, which only a controller opens, and removes it again.
+async fn ledger(home: &Home) -> Check {
+    let path = home.root.join("run").join(format!("doctor-{}.db", std::process::id()));
+    let result = try_ledger(&path).await;
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.clone().into_os_string();
+        name.push(suffix);
+        let _ = std::fs::remove_file(name);
+    }
+    match result {
+        Ok(()) => Check::ok("ledger", format!("SQLite {} writes and syncs in this home", rusqlite::version())),
+        Err(error) => Check::failed("ledger", &error),
+    }
+}
+
+async fn try_ledger(path: &Path) -> Result<()> {
+    let opened = tokio::task::spawn_blocking({
+        let path = path.to_owned();
+        move || SqliteLedger::open(&path, Options::default())
+    });
+    let opened = opened.await.map_err(|e| Error::internal(e.to_string()))?;
+    let ledger = opened.map_err(|e| ledger_error(&e, path))?;
+    ledger.close().await.map_err(|e| ledger_error(&e, path))
+}
+
+/// Reaches the controller, starting one if need be: it opens the real ledger.
+async fn controller(home: &Home) -> Check {
+    let reached = async {
+        let started = Client::connect(home).await?.is_none();
+        let version = Client::connect_or_start(home).await?.version().await?;
+        Ok::<_, Error>((started, version))
+    };
+    match reached.await {
+        Ok((started, version)) => {
+            let how = if started { "started" } else { "runs" };
+            Check::ok("controller", format!("{how}, pid {}; it has opened {}", version.pid, home.ledger().display()))
+        }
+        Err(error) => Check::failed("controller", &error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_says_what_and_one_thing_to_do() {
+        let error = Error::new(Kind::UsernsForbidden, "unshare: EPERM").at("kernel.x = 0").hint("run: sudo y");
+        let check = Check::failed("user namespaces", &error);
+        assert_eq!(
+            check.rendered(false),
+            "error  user namespaces       unshare: EPERM (kernel.x = 0)\n         hint: run: sudo y"
+        );
+        assert_eq!(
+            check.json().to_string(),
+            "{\"v\":1,\"type\":\"check\",\"name\":\"user namespaces\",\"level\":\"error\",\
+             \"message\":\"unshare: EPERM (kernel.x = 0)\",\"hint\":\"run: sudo y\"}"
+        );
+    }
+
+    #[test]
+    fn warnings_do_not_fail_and_errors_do() {
+        let sheet = |errors| Sheet { json: false, colour: false, errors, warnings: 3 };
+        assert_eq!(sheet(0).code(), 0);
+        assert_eq!(sheet(1).code(), 5);
+    }
+
+    #[tokio::test]
+    async fn the_ledger_is_tried_and_leaves_nothing() {
+        let dir = std::env::temp_dir().join(format!("bb-doctor-ledger-{}", std::process::id()));
+        let home = Home::open(&dir, None).unwrap();
+        let check = ledger(&home).await;
+        assert_eq!(check.level, Level::Ok, "{check:?}");
+        assert_eq!(
+            std::fs::read_dir(home.root.join("run")).unwrap().filter(|e| e.as_ref().unwrap().path().is_file()).count(),
+            0
+        );
+        assert!(!home.ledger().exists());
+        std::fs::write(home.settings(), "bugdet: {claude: 5}\n").unwrap();
+        let check = settings(&home);
+        assert!(check.level == Level::Error && check.message.contains("bugdet"), "{check:?}");
+        std::fs::write(home.settings(), "budget: {cluade: 5M}\n").unwrap();
+        let check = settings(&home);
+        assert_eq!((check.level, check.hint.as_deref()), (Level::Warn, Some("did you mean `claude`?")), "{check:?}");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

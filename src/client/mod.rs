@@ -1,0 +1,305 @@
+//! The typed client of the controller's socket: one method for each call of docs/controller-api.md.
+//!
+//! Every front end goes through it; there is no other way to a controller. It starts one where none runs, and takes up
+//! again what a dying controller interrupted: every call is safe to send twice (POSTs carry an id of the client's), and
+//! streams go on where they stopped. It must not decide anything about bottles or budgets, and must not print.
+
+mod start;
+mod stream;
+mod wire;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Method;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::api::{self, Account, Act, Bottle, Launch, Run, UsageQuery, UsageReport, Version};
+use crate::error::{Error, Result};
+use crate::home::Home;
+use crate::types::Book;
+
+pub use stream::{Events, ExecFrames, Lease};
+use wire::{Failure, Request};
+
+/// How long an interrupted call is taken up again before its error is shown.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// An attempt that lasted as long as this had a controller; what breaks it is a new fault.
+const UNDER_WAY: Duration = Duration::from_millis(100);
+
+/// How long an ordinary call may take to be answered.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long a launch may take: the keeper, the namespaces and the agent's process.
+const LAUNCH: Duration = Duration::from_secs(60);
+
+/// One leg of a wait; longer waits are made of several.
+const WAIT_LEG: Duration = Duration::from_secs(20);
+
+/// A client of one home's controller. Cheap to clone; every call has a connection of its own.
+#[derive(Clone, Debug)]
+pub struct Client {
+    home: Home,
+    /// Whether a controller may be started when there is none.
+    may_start: bool,
+}
+
+/// Which events to read; see [`Client::events`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    /// The book.
+    pub book: Book,
+    /// Only `seq > since`; from now on when absent.
+    pub since: Option<u64>,
+    /// One bottle's slug.
+    pub bottle: Option<String>,
+    /// One run.
+    pub run: Option<String>,
+    /// Stay and wait for more.
+    pub follow: bool,
+}
+
+impl Client {
+    /// Connects to the controller of `home`; returns `None` where none runs. Never starts one.
+    ///
+    /// # Errors
+    /// `controller_silent` where one holds the lock but does not answer, `controller_version` where it speaks another
+    /// API.
+    pub async fn connect(home: &Home) -> Result<Option<Client>> {
+        match start::probe(home).await {
+            Ok(version) => {
+                start::check_major(&version)?;
+                Ok(Some(Client { home: home.clone(), may_start: false }))
+            }
+            Err(Failure::Unreachable(_)) if start::lock_is_held(home) => Err(start::silent(home)),
+            Err(Failure::Unreachable(_)) => Ok(None),
+            Err(Failure::TimedOut) => Err(start::silent(home)),
+            Err(failure) => Err(failure.into_error(home)),
+        }
+    }
+
+    /// Connects to the controller of `home`, starting one if none answers.
+    ///
+    /// # Errors
+    /// As [`Client::connect`], and what kept a new controller from starting.
+    pub async fn connect_or_start(home: &Home) -> Result<Client> {
+        start::ensure(home).await?;
+        Ok(Client { home: home.clone(), may_start: true })
+    }
+
+    /// Gets the home whose controller this is.
+    pub fn home(&self) -> &Home {
+        &self.home
+    }
+
+    /// `GET /v1/version`.
+    ///
+    /// # Errors
+    /// What the controller answers, or that it does not.
+    pub async fn version(&self) -> Result<Version> {
+        self.call(Request::get("/v1/version")).await
+    }
+
+    /// `GET /v1/bottles`: the running ones, or all that are known.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn bottles(&self, all: bool) -> Result<Vec<Bottle>> {
+        let path = if all { "/v1/bottles?all=1" } else { "/v1/bottles" };
+        self.call_field(Request::get(path), "bottles").await
+    }
+
+    /// `GET /v1/bottles/S`, with S a slug or a unique prefix of one.
+    ///
+    /// # Errors
+    /// `no_such_bottle`, `ambiguous_slug`, or as [`Client::version`].
+    pub async fn bottle(&self, slug: &str) -> Result<Bottle> {
+        self.call(Request::get(format!("/v1/bottles/{}", wire::encode(slug)))).await
+    }
+
+    /// `POST /v1/bottles`: launches; returns when the agent's process runs.
+    ///
+    /// # Errors
+    /// What kept it from starting.
+    pub async fn launch(&self, launch: &Launch) -> Result<Bottle> {
+        self.call(Request::post("/v1/bottles", launch)?.within(LAUNCH)).await
+    }
+
+    /// Waits until a bottle has ended, or `deadline` has passed: then returns `None`.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn wait(&self, slug: &str, deadline: Option<Instant>) -> Result<Option<Bottle>> {
+        let slug = wire::encode(slug);
+        loop {
+            let left = deadline.map_or(WAIT_LEG, |d| d.saturating_duration_since(Instant::now()).min(WAIT_LEG));
+            let path = format!("/v1/bottles/{slug}/wait?ms={}", left.as_millis());
+            let bottle: Bottle = self.call(Request::get(path).within(left + ANSWER)).await?;
+            if bottle.state == api::State::Ended {
+                return Ok(Some(bottle));
+            }
+            if deadline.is_some_and(|d| Instant::now() >= d) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// `POST /v1/bottles/S/cut`.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn cut(&self, slug: &str, act: &Act) -> Result<Bottle> {
+        self.call(Request::post(format!("/v1/bottles/{}/cut", wire::encode(slug)), act)?).await
+    }
+
+    /// `POST /v1/bottles/S/kill`.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn kill(&self, slug: &str, act: &Act) -> Result<Bottle> {
+        self.call(Request::post(format!("/v1/bottles/{}/kill", wire::encode(slug)), act)?).await
+    }
+
+    /// `POST /v1/bottles/S/exec`: its output as it comes; the last frame is the exit.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn exec(&self, slug: &str, exec: &api::Exec) -> Result<ExecFrames> {
+        let request = Request::post(format!("/v1/bottles/{}/exec", wire::encode(slug)), exec)?;
+        ExecFrames::open(self, stream::Frames::Exec(request)).await
+    }
+
+    /// `POST /v1/bottles/S/signal`: one that has ended gets none.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn signal(&self, slug: &str, signal: api::Signal) -> Result<()> {
+        let request = Request::post(format!("/v1/bottles/{}/signal", wire::encode(slug)), &signal)?;
+        self.call::<Value>(request).await.map(|_| ())
+    }
+
+    /// `GET /v1/bottles/S/logs`: what agent and execs wrote after position `since`.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn logs(&self, slug: &str, since: u64, follow: bool) -> Result<ExecFrames> {
+        ExecFrames::open(self, stream::Frames::Log { slug: slug.to_owned(), since, follow }).await
+    }
+
+    /// `POST /v1/runs`: names a run and sets its budget, replacing an earlier one.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn run(&self, run: &Run) -> Result<Vec<Account>> {
+        self.call_field(Request::post("/v1/runs", run)?, "accounts").await
+    }
+
+    /// `GET /v1/budgets`: the accounts of one node, or of all.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn budgets(&self, book: Book, node: Option<&str>) -> Result<Vec<Account>> {
+        let mut path = format!("/v1/budgets?book={}", wire::book(book));
+        if let Some(node) = node {
+            path.push_str("&node=");
+            path.push_str(&wire::encode(node));
+        }
+        self.call_field(Request::get(path), "accounts").await
+    }
+
+    /// `POST /v1/usage/query`.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn usage(&self, query: &UsageQuery) -> Result<UsageReport> {
+        self.call(Request::post("/v1/usage/query", query)?).await
+    }
+
+    /// `GET /v1/events`. Returns when the controller has subscribed the reader, so nothing that happens afterwards is
+    /// missed; goes on at the last `seq` when the controller is replaced.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn events(&self, filter: EventFilter) -> Result<Events> {
+        Events::open(self, filter).await
+    }
+
+    /// `GET /v1/leases/ID`: holds a lease until the returned value is dropped. A background task of the current
+    /// runtime takes it up again when the controller is replaced.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn hold_lease(&self, id: &str) -> Result<Lease> {
+        Lease::take(self, id).await
+    }
+
+    /// `POST /v1/stop`: a clean shutdown. Bottles live on without a way out. Not repeated.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn stop(&self) -> Result<()> {
+        let request = Request::post("/v1/stop", &Value::Object(serde_json::Map::new()))?;
+        let answered = wire::answer(self.home.socket(), &request).await;
+        answered.map(|_| ()).map_err(|failure| failure.into_error(&self.home))
+    }
+
+    /// Makes a call and reads one field of its answer.
+    async fn call_field<T: DeserializeOwned>(&self, request: Request, field: &str) -> Result<T> {
+        let mut value: Value = self.call(request).await?;
+        let taken = value.get_mut(field).map(Value::take).unwrap_or_default();
+        serde_json::from_value(taken)
+            .map_err(|e| Error::internal(format!("the controller's answer has no {field}: {e}")))
+    }
+
+    /// Makes a call; takes it up again when the controller is replaced in its midst.
+    async fn call<T: DeserializeOwned>(&self, request: Request) -> Result<T> {
+        let body = self.persist(|socket| wire::answer(socket, &request)).await?;
+        serde_json::from_slice(&body).map_err(|e| {
+            Error::internal(format!("the controller's answer cannot be read: {e}")).at(request.path.clone())
+        })
+    }
+
+    /// Runs `attempt` until it is answered, or is refused, or has failed for [`PATIENCE`]. The time counts from when it
+    /// began to fail: a call that has waited for long may be interrupted like any other.
+    async fn persist<T, F>(&self, attempt: impl Fn(PathBuf) -> F) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<T, Failure>>,
+    {
+        let mut failing: Option<Instant> = None;
+        loop {
+            let began = Instant::now();
+            let result = attempt(self.home.socket()).await;
+            if began.elapsed() >= UNDER_WAY {
+                failing = None;
+            }
+            match result {
+                Ok(answer) => return Ok(answer),
+                Err(failure @ (Failure::Unreachable(_) | Failure::Broken(_)))
+                    if self.may_start && failing.get_or_insert_with(Instant::now).elapsed() < PATIENCE =>
+                {
+                    tracing::debug!(%failure, "the controller went away; taking the call up again");
+                    start::ensure(&self.home).await?;
+                }
+                Err(failure) => return Err(failure.into_error(&self.home)),
+            }
+        }
+    }
+}
+
+/// Turns a body into JSON.
+fn to_json(body: &impl Serialize) -> Result<bytes::Bytes> {
+    serde_json::to_vec(body)
+        .map(bytes::Bytes::from)
+        .map_err(|e| Error::internal(format!("a request cannot be written as JSON: {e}")))
+}
+
+/// Gets `GET`; here so that the other files of this module need not name the crate.
+const GET: Method = Method::GET;
+const POST: Method = Method::POST;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! The streams of the API - events, output, leases - which go on where they stopped when the controller is replaced.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use tokio::task::JoinHandle;
+
+use super::wire::{self, Failure, Lines, Request};
+use super::{Client, EventFilter};
+use crate::api::{Event, ExecFrame};
+use crate::error::{Error, Result};
+
+/// A lease line comes every two seconds; without one for this long the connection is taken for dead.
+const LEASE_SILENCE: Duration = Duration::from_secs(8);
+
+/// Opens a stream; takes the opening up again when the controller is replaced in its midst.
+async fn open(client: &Client, request: &Request) -> Result<Lines> {
+    client.persist(|socket| wire::head(socket, request)).await.map(Lines::new)
+}
+
+fn parse<T: DeserializeOwned>(line: &Bytes) -> Result<T> {
+    serde_json::from_slice(line)
+        .map_err(|e| Error::internal(format!("the controller sent a line that is not ours: {e}")))
+}
+
+/// Events in order of `seq`.
+pub struct Events {
+    client: Client,
+    filter: EventFilter,
+    lines: Option<Lines>,
+    over: bool,
+}
+
+impl Events {
+    pub(super) async fn open(client: &Client, filter: EventFilter) -> Result<Self> {
+        let mut events = Events { client: client.clone(), filter, lines: None, over: false };
+        events.lines = Some(open(client, &events.request()).await?);
+        Ok(events)
+    }
+
+    fn request(&self) -> Request {
+        let f = &self.filter;
+        let mut path = format!("/v1/events?book={}", wire::book(f.book));
+        if let Some(since) = f.since {
+            path.push_str(&format!("&since={since}"));
+        }
+        for (key, value) in [("bottle", &f.bottle), ("run", &f.run)] {
+            if let Some(value) = value {
+                path.push_str(&format!("&{key}={}", wire::encode(value)));
+            }
+        }
+        if f.follow {
+            path.push_str("&follow=1");
+        }
+        Request::get(path)
+    }
+
+    /// Gets the next event; `None` at the end of a stream that does not follow. May be dropped while it waits.
+    pub async fn next(&mut self) -> Option<Result<Event>> {
+        while !self.over {
+            match self.step().await {
+                Ok(Some(event)) => return Some(Ok(event)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.over = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    async fn step(&mut self) -> Result<Option<Event>> {
+        let Some(lines) = &mut self.lines else {
+            // Nothing was seen before the break: everything of the run or bottle counts, and without either there is
+            // no beginning to go back to.
+            if self.filter.since.is_none() && (self.filter.run.is_some() || self.filter.bottle.is_some()) {
+                self.filter.since = Some(0);
+            }
+            self.lines = Some(open(&self.client, &self.request()).await?);
+            return Ok(None);
+        };
+        match lines.next().await {
+            Ok(Some(line)) if line.is_empty() => Ok(None),
+            Ok(Some(line)) => {
+                let event: Event = parse(&line)?;
+                if event.kind != "gap" {
+                    if self.filter.since.is_some_and(|seen| event.seq <= seen) {
+                        return Ok(None);
+                    }
+                    self.filter.since = Some(event.seq);
+                }
+                Ok(Some(event))
+            }
+            Ok(None) if !self.filter.follow => {
+                self.over = true;
+                Ok(None)
+            }
+            Ok(None) | Err(Failure::Broken(_)) => {
+                self.lines = None;
+                Ok(None)
+            }
+            Err(failure) => Err(failure.into_error(&self.client.home)),
+        }
+    }
+}
+
+/// What the frames are of.
+pub(super) enum Frames {
+    /// One exec: the same request with the same id is answered from its beginning again.
+    Exec(Request),
+    /// A bottle's log.
+    Log { slug: String, since: u64, follow: bool },
+}
+
+/// Output of an exec or of a bottle's log.
+pub struct ExecFrames {
+    client: Client,
+    of: Frames,
+    lines: Option<Lines>,
+    /// Position of the last frame that was handed out.
+    seen: u64,
+    over: bool,
+    /// The exit frames that were handed out, so that a repeated answer does not tell them twice.
+    exits: VecDeque<u32>,
+}
+
+impl ExecFrames {
+    pub(super) async fn open(client: &Client, of: Frames) -> Result<Self> {
+        let seen = match &of {
+            Frames::Exec(_) => 0,
+            Frames::Log { since, .. } => *since,
+        };
+        let mut frames =
+            ExecFrames { client: client.clone(), of, lines: None, seen, over: false, exits: VecDeque::new() };
+        frames.lines = Some(open(client, &frames.request()).await?);
+        Ok(frames)
+    }
+
+    fn request(&self) -> Request {
+        match &self.of {
+            Frames::Exec(request) => request.clone(),
+            Frames::Log { slug, follow, .. } => {
+                let follow = if *follow { "&follow=1" } else { "" };
+                Request::get(format!("/v1/bottles/{}/logs?since={}{follow}", wire::encode(slug), self.seen))
+            }
+        }
+    }
+
+    /// Gets the next frame; `None` after the exit of an exec, or at the end of the log. May be dropped while it waits.
+    pub async fn next(&mut self) -> Option<Result<ExecFrame>> {
+        while !self.over {
+            match self.step().await {
+                Ok(Some(frame)) => return Some(Ok(frame)),
+                Ok(None) => {}
+                Err(error) => {
+                    self.over = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+
+    async fn step(&mut self) -> Result<Option<ExecFrame>> {
+        let Some(lines) = &mut self.lines else {
+            self.lines = Some(open(&self.client, &self.request()).await?);
+            return Ok(None);
+        };
+        match lines.next().await {
+            Ok(Some(line)) if line.is_empty() => Ok(None),
+            Ok(Some(line)) => Ok(self.fresh(parse(&line)?)),
+            Ok(None) if matches!(self.of, Frames::Log { .. }) => {
+                self.over = true;
+                Ok(None)
+            }
+            // An exec's answer ends with its exit frame and never before.
+            Ok(None) | Err(Failure::Broken(_)) => {
+                self.lines = None;
+                Ok(None)
+            }
+            Err(failure) => Err(failure.into_error(&self.client.home)),
+        }
+    }
+
+    /// Passes a frame on unless it was handed out before.
+    fn fresh(&mut self, frame: ExecFrame) -> Option<ExecFrame> {
+        match &frame {
+            ExecFrame::Output { n, .. } if *n <= self.seen => return None,
+            ExecFrame::Output { n, .. } => self.seen = *n,
+            ExecFrame::Exit { .. } if matches!(self.of, Frames::Exec(_)) => self.over = true,
+            ExecFrame::Exit { exec, .. } if self.exits.contains(exec) => return None,
+            ExecFrame::Exit { exec, .. } => {
+                self.exits.push_back(*exec);
+                self.exits.truncate(4096);
+            }
+        }
+        Some(frame)
+    }
+}
+
+/// A lease that is held until this is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    task: JoinHandle<()>,
+}
+
+impl Lease {
+    pub(super) async fn take(client: &Client, id: &str) -> Result<Self> {
+        let request = Request::get(format!("/v1/leases/{}", wire::encode(id)));
+        let mut lines = open(client, &request).await?;
+        let client = client.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                if let Ok(Ok(Some(_))) = tokio::time::timeout(LEASE_SILENCE, lines.next()).await {
+                    continue;
+                }
+                // For as long as this is held there is somebody who waits for the bottles: never give up.
+                loop {
+                    match open(&client, &request).await {
+                        Ok(again) => {
+                            lines = again;
+                            break;
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "the lease could not be taken up again");
+                            tokio::time::sleep(Duration::from_millis(500)).await;
+                        }
+                    }
+                }
+            }
+        });
+        Ok(Lease { task })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

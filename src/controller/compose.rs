@@ -1,0 +1,275 @@
+//! From a launch to a plan: what is shown, what is guarded, which files and variables the bottle gets.
+//!
+//! The one place that derives it, on every way in. Looks at the host's files and makes the bottle's state directory;
+//! starts nothing and knows no credential.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::trust;
+use crate::api::Launch;
+use crate::bottle::guard;
+use crate::bottle::places::Forbidden;
+use crate::bottle::plan::{Bind, Plan, PlannedFile, Starter};
+use crate::bottle::toolchain;
+use crate::bottle::{AGENT_ID, RESERVED_ID, forbidden};
+use crate::error::{Error, Kind, Result};
+use crate::home::Home;
+
+/// The agent's home in the bottle.
+pub const AGENT_HOME: &str = "/home/agent";
+
+/// Bound of each writable place of a bottle: its home (with a scratch workspace), `/tmp` and `/var/tmp`.
+const SCRATCH_BYTES: u64 = 4 << 30;
+
+/// Everything that is needed to start a bottle, less its secrets.
+#[derive(Debug)]
+pub struct Composed {
+    /// For the keeper.
+    pub plan: Plan,
+    /// Environment of the agent and of every exec, without what a launch adds.
+    pub env: BTreeMap<String, String>,
+    /// What was made on the host and goes away with the bottle.
+    pub placeholders: Vec<PathBuf>,
+    /// The workspace's path.
+    pub workspace: PathBuf,
+}
+
+/// Where this process lives, as far as bottles care.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// Directories of this `BB_HOME`.
+    pub home: Home,
+    /// `$HOME` of the user.
+    pub user_home: Option<PathBuf>,
+    /// This executable.
+    pub exe: PathBuf,
+    /// PATH where a launch names none.
+    pub path: String,
+    /// Environment for a controller that a keeper starts.
+    pub controller_env: Vec<String>,
+}
+
+/// Composes the plan of `launch` for the bottle `slug`, whose authority is `ca_pem`.
+///
+/// # Errors
+/// `workspace_unsafe`, `agent_missing`, `usage`, or `internal` where a directory cannot be made.
+pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result<Composed> {
+    let state = host.home.state(slug);
+    let internal = |e: std::io::Error| Error::internal(e.to_string()).at(state.display().to_string());
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&state).map_err(internal)?;
+    let owner = match &launch.workspace {
+        Some(path) => fs::metadata(path).ok().map(|meta| (meta.uid(), meta.gid())),
+        None => None,
+    };
+    // Run by root for somebody else (sudo), that person's home is to be kept from an agent too.
+    let homes = host.user_home.iter().cloned().chain(owner.and_then(|(uid, _)| home_of(uid)));
+    let places = Forbidden::of(&host.home, homes);
+    let as_root = nix::unistd::geteuid().is_root();
+
+    // What is to be shown, and where. A scratch workspace is a directory of the bottle's home: bounded, and gone with it.
+    let source = match &launch.workspace {
+        Some(path) => {
+            let real = places.check(Path::new(path))?;
+            if !real.is_dir() {
+                return Err(Error::new(Kind::WorkspaceUnsafe, "the workspace is not a directory")
+                    .at(path.clone())
+                    .hint("name the directory that the agent is to work in"));
+            }
+            Some(real)
+        }
+        None => None,
+    };
+    let workspace = source.clone().unwrap_or_else(|| PathBuf::from(AGENT_HOME).join("work"));
+    let owner = owner.unwrap_or((RESERVED_ID, RESERVED_ID));
+    let (host_uid, host_gid, idmap) = if !as_root {
+        (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw(), false)
+    } else if owner.0 == 0 {
+        (RESERVED_ID, RESERVED_ID, true)
+    } else {
+        (owner.0, if owner.1 == 0 { owner.0 } else { owner.1 }, false)
+    };
+    if as_root {
+        forbidden::check_mapped(host_uid)?;
+    }
+
+    let path = launch.host_path.as_deref().unwrap_or(&host.path);
+    let argv0 = launch.argv.first().map_or("", String::as_str);
+    if argv0.is_empty() {
+        return Err(Error::new(Kind::Usage, "the launch has no command line"));
+    }
+    let mut writable: Vec<PathBuf> = source.iter().cloned().collect();
+    writable.extend(launch.mounts.iter().filter(|m| m.rw).filter_map(|m| Path::new(&m.source).canonicalize().ok()));
+    let shown = |p: &Path| places.check(p).is_ok();
+    let mut tools = toolchain::collect(path, host.user_home.as_deref(), argv0, &writable, shown);
+    let mut masks = Vec::new();
+    for bind in &tools.binds {
+        masks.extend(
+            places
+                .inside(&bind.source)
+                .into_iter()
+                .filter_map(|p| Some(bind.target.join(p.strip_prefix(bind.source.canonicalize().ok()?).ok()?))),
+        );
+    }
+    let own_bin = Path::new("/run/bb/bin");
+    if argv0 == "bb" {
+        tools.binds.push(Bind::read_only(&host.exe).at(own_bin.join("bb")));
+        tools.path.push(own_bin.to_owned());
+    } else if !argv0.contains('/')
+        && toolchain::find(argv0, path).is_none()
+        && toolchain::find(argv0, SYSTEM_PATH).is_none()
+    {
+        return Err(Error::new(Kind::AgentMissing, format!("`{argv0}` is not on this machine"))
+            .at(format!("PATH={path}"))
+            .hint(format!(
+                "install `{argv0}` on the host, or run another provider (`demo` with --rehearse needs nothing)"
+            )));
+    }
+    if let Some(source) = &source {
+        tools.binds.push(Bind { rw: true, idmap, ..Bind::read_only(source).at(&workspace) });
+    }
+    for mount in &launch.mounts {
+        let real = places.check(Path::new(&mount.source))?;
+        let target = mount.target.as_ref().map_or_else(|| PathBuf::from(&mount.source), PathBuf::from);
+        if !target.is_absolute() {
+            return Err(Error::new(Kind::Usage, "a mount's target is not absolute").at(target.display().to_string()));
+        }
+        tools.binds.push(Bind { rw: mount.rw, ..Bind::read_only(real).at(target) });
+    }
+    trust::show(&state, ca_pem, host.user_home.as_deref(), &mut tools.binds).map_err(internal)?;
+
+    let mut files = accounts(slug);
+    for file in &launch.files {
+        let path = match file.path.strip_prefix("~/") {
+            Some(rest) => PathBuf::from(AGENT_HOME).join(rest),
+            None => PathBuf::from(&file.path),
+        };
+        if !path.is_absolute() || path.components().any(|c| matches!(c, std::path::Component::ParentDir)) {
+            return Err(
+                Error::new(Kind::Usage, "a file's path must be absolute, or begin with `~/`").at(file.path.clone())
+            );
+        }
+        files.push(PlannedFile { path, text: file.text.clone(), mode: file.mode.unwrap_or(0o600) & 0o777 });
+    }
+    let mut ports = vec![443, 80];
+    ports.extend(launch.routes.iter().flat_map(|r| r.ports.iter().copied()));
+    ports.sort_unstable();
+    ports.dedup();
+    ports.retain(|&p| p != 53 && p != 0);
+
+    let mut env = environment(&tools, &workspace);
+    env.extend(launch.env.clone());
+    // Last, since it writes into the workspace: nothing fails after it.
+    let guarded = match &source {
+        Some(source) => guard::prepare(source, owner)?,
+        None => guard::Guarded::default(),
+    };
+    // For whoever cleans up when this controller and the keeper are both gone.
+    let list = serde_json::to_vec(&guarded.made).unwrap_or_default();
+    if let Err(e) = fs::write(state.join("placeholders.json"), list) {
+        guard::remove_placeholders(&guarded.made);
+        return Err(internal(e));
+    }
+    if let Some(source) = &source
+        && let Err(e) = hide_from_git(source, &guarded.made, &state, &mut tools.binds)
+    {
+        guard::remove_placeholders(&guarded.made);
+        return Err(internal(e));
+    }
+    let plan = Plan {
+        slug: slug.to_owned(),
+        socket: host.home.keeper_socket(slug),
+        log: state.join("output.log"),
+        host_uid,
+        host_gid,
+        as_root,
+        binds: tools.binds,
+        links: tools.links,
+        masks,
+        guards: guarded.guards,
+        files,
+        home: PathBuf::from(AGENT_HOME),
+        scratch_bytes: SCRATCH_BYTES,
+        workspace: workspace.clone(),
+        ports,
+        controller: Starter { exe: host.exe.clone(), env: host.controller_env.clone(), stopped: host.home.stopped() },
+    };
+    Ok(Composed { plan, env, placeholders: guarded.made, workspace })
+}
+
+/// Has the bottle's git ignore the placeholders, so that an agent that commits everything does not commit them: over the
+/// repository's list of excluded files lies one that names them, in the bottle only.
+fn hide_from_git(workspace: &Path, made: &[PathBuf], state: &Path, binds: &mut Vec<Bind>) -> std::io::Result<()> {
+    let list = workspace.join(".git/info/exclude");
+    // Where it is not there or leads elsewhere, nothing is put there.
+    if list.canonicalize().ok().as_ref() != Some(&list) || !list.is_file() {
+        return Ok(());
+    }
+    let mut text = fs::read_to_string(&list).unwrap_or_default();
+    text.push_str("\n# What stands in for files that agents must not make.\n");
+    for path in made.iter().filter_map(|path| path.strip_prefix(workspace).ok()) {
+        text.push_str(&format!("/{}\n", path.display()));
+    }
+    let shown = state.join("exclude");
+    fs::write(&shown, text)?;
+    binds.push(Bind::read_only(shown).at(list));
+    Ok(())
+}
+
+/// Gets the home of an account.
+fn home_of(uid: u32) -> Option<PathBuf> {
+    nix::unistd::User::from_uid(uid.into()).ok().flatten().map(|user| user.dir)
+}
+
+/// Where programs of the system lie.
+const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+
+/// The account files and the resolver's configuration of a bottle.
+fn accounts(slug: &str) -> Vec<PlannedFile> {
+    let file = |name: &str, text: String| PlannedFile { path: Path::new("/etc").join(name), text, mode: 0o644 };
+    vec![
+        file(
+            "passwd",
+            format!(
+                "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:{AGENT_ID}:{AGENT_ID}:agent:{AGENT_HOME}:/bin/bash\n\
+                 nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+            ),
+        ),
+        file("group", format!("root:x:0:\nagent:x:{AGENT_ID}:\nnogroup:x:65534:\n")),
+        file(
+            "nsswitch.conf",
+            "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nservices: files\n\
+             protocols: files\nrpc: files\nethers: files\nnetgroup: files\n"
+                .to_owned(),
+        ),
+        // Without it a name of two families in `hosts`, localhost that is, has one.
+        file("host.conf", "multi on\n".to_owned()),
+        file("resolv.conf", "nameserver 198.18.0.3\noptions timeout:2 attempts:2\n".to_owned()),
+        file("hosts", format!("127.0.0.1 localhost {slug}\n::1 localhost ip6-localhost ip6-loopback\n")),
+        file("hostname", format!("{slug}\n")),
+    ]
+}
+
+/// The variables of every process of a bottle.
+fn environment(tools: &toolchain::Toolchains, workspace: &Path) -> BTreeMap<String, String> {
+    let path: Vec<String> = tools.path.iter().map(|p| p.display().to_string()).collect();
+    let mut env: BTreeMap<String, String> = [
+        ("PATH", path.join(":")),
+        ("HOME", AGENT_HOME.to_owned()),
+        ("USER", "agent".to_owned()),
+        ("LOGNAME", "agent".to_owned()),
+        ("SHELL", "/bin/bash".to_owned()),
+        ("LANG", "C.UTF-8".to_owned()),
+        ("TERM", "dumb".to_owned()),
+        ("TMPDIR", "/tmp".to_owned()),
+        ("PWD", workspace.display().to_string()),
+        ("BB_BOTTLE", "1".to_owned()),
+    ]
+    .map(|(k, v)| (k.to_owned(), v))
+    .into();
+    trust::variables(&mut env);
+    env.extend(tools.env.iter().cloned());
+    env
+}

@@ -1,0 +1,372 @@
+//! Launching: from a request on the socket to an agent that runs.
+//!
+//! Nothing of a bottle runs before its way out, its budget and its row stand. A launch that fails leaves nothing.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::compose::{self, Composed};
+use super::link::{Held, Link};
+use super::live::{Live, Made};
+use super::note::Note;
+use super::{Controller, ledger_error};
+use crate::api::{Bottle, Egress, Ended, Launch, State};
+use crate::bottle::output::now_ms;
+use crate::bottle::wire::{self, Command, Listener, Reply, Request};
+use crate::egress::{self, Sockets, Spec, ca::Ca};
+use crate::error::{Error, Kind, Result};
+use crate::home::Home;
+use crate::ledger::sqlite::SqliteLedger;
+use crate::ledger::{BottleRow, GLOBAL, Ledger, Node};
+use crate::settings::Settings;
+use crate::types::{CutScope, CutoffPolicy};
+
+/// Id of the agent's own exec.
+pub const AGENT: &str = "agent";
+
+/// Longest slug; a socket's path has to hold it.
+const SLUG_MAX: usize = 40;
+
+/// What a keeper holds for the controllers to come. Secret: it lies in a sealed memory file and nowhere else.
+#[derive(Serialize, Deserialize)]
+pub struct Sealed {
+    /// What was asked for, credentials included.
+    pub launch: Launch,
+    /// How the bottle stood when it came up.
+    pub view: Bottle,
+    /// Certificate of the bottle's authority.
+    pub ca_cert: String,
+    /// Its key.
+    pub ca_key: String,
+    /// Environment of the bottle's processes.
+    pub env: BTreeMap<String, String>,
+    /// What was made in the workspace.
+    pub placeholders: Vec<std::path::PathBuf>,
+}
+
+/// What binds a bottle; derived anew on every way in.
+pub(super) struct Terms {
+    /// Nodes of its budget, nearest first.
+    path: Vec<Node>,
+    /// What happens when a budget is spent.
+    policy: CutoffPolicy,
+    /// What a cut takes away.
+    cut_scope: CutScope,
+    /// The book it is entered in.
+    ledger: SqliteLedger,
+}
+
+impl Terms {
+    /// Derives them from what was asked for and today's settings.
+    pub(super) fn of(launch: &Launch, settings: &Settings, ledger: SqliteLedger) -> Terms {
+        Terms {
+            path: budget_path(launch),
+            policy: launch.shutdown.unwrap_or(settings.shutdown),
+            cut_scope: launch.cutoff_scope.unwrap_or(settings.cutoff_scope),
+            ledger,
+        }
+    }
+}
+
+fn internal(e: impl std::fmt::Display) -> Error {
+    Error::internal(e.to_string())
+}
+
+impl Controller {
+    /// Launches a bottle, or answers with the one that this id has launched before.
+    ///
+    /// # Errors
+    /// `budget` where it would start with nothing left, and everything that composing and building can say.
+    pub async fn launch(self: &Arc<Self>, launch: Launch) -> Result<Bottle> {
+        if launch.id.is_empty() || launch.id.len() > 64 {
+            return Err(Error::new(Kind::Usage, "a launch needs an id of at most 64 characters"));
+        }
+        self.ready().await;
+        let turn = {
+            let mut launching = self.launching.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(launching.entry(launch.id.clone()).or_default())
+        };
+        let _turn = turn.lock().await;
+        if let Some(known) = self.all().into_iter().find(|b| b.launch.id == launch.id) {
+            return Ok(known.view());
+        }
+        let id = launch.id.clone();
+        let result = self.launch_once(launch).await;
+        self.launching.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        result
+    }
+
+    async fn launch_once(self: &Arc<Self>, launch: Launch) -> Result<Bottle> {
+        let settings = self.settings()?;
+        let ledger = self.ledger(launch.book).await?;
+        let place = self.host.home.ledger();
+        let fail = |e| ledger_error(&e, &place);
+        if launch.book == crate::types::Book::Real {
+            ledger.set_limits(GLOBAL, settings.budget.clone()).await.map_err(fail)?;
+        }
+        if let Some(row) = ledger.bottle(&launch.id).await.map_err(fail)? {
+            let known: Bottle = serde_json::from_str(&row.body).map_err(internal)?;
+            // Launched by an earlier controller, and ended since. One that never started may be tried again.
+            if known.state != State::Ended {
+                return Err(Error::new(Kind::Timeout, format!("the keeper of `{}` does not answer", known.slug))
+                    .hint("it is asked again every 2 s; `bb controller logs` tells more"));
+            }
+            if known.ended != Some(Ended::StartFailed) {
+                return Ok(known);
+            }
+        }
+        let path = budget_path(&launch);
+        if !launch.budget.is_empty() {
+            ledger.set_limits(&path[0], launch.budget.clone()).await.map_err(fail)?;
+        }
+        if let Some(spent) = ledger.spent(path.clone(), &launch.provider).await.map_err(fail)? {
+            return Err(Error::new(Kind::Budget, egress::spent::sentence(&spent)).at(spent.node).hint(
+                "give it more: `budget =` in the launch, bb.budget.set in the recipe, `budget:` in settings.yml",
+            ));
+        }
+        let slug = self.choose_slug(&launch.label)?;
+        let mut view = Bottle {
+            slug: slug.clone(),
+            id: launch.id.clone(),
+            provider: launch.provider.clone(),
+            agent: launch.agent.clone().unwrap_or_else(|| launch.provider.clone()),
+            run: launch.run.clone(),
+            book: launch.book,
+            state: State::Planned,
+            ended: None,
+            egress: Egress::Closed,
+            exit_code: None,
+            reason: None,
+            workspace: String::new(),
+            started: now_ms(),
+            stopped: None,
+            attached: launch.lease.is_some(),
+        };
+        let ca = Ca::generate(&slug).map_err(internal)?;
+        let composed = match compose::compose(&self.host, &launch, &slug, ca.cert_pem()) {
+            Ok(composed) => composed,
+            Err(error) => {
+                clean(&self.host.home, &slug, &[]);
+                return Err(error);
+            }
+        };
+        view.workspace = composed.workspace.display().to_string();
+        let row = |view: &Bottle| BottleRow {
+            id: view.id.clone(),
+            slug: view.slug.clone(),
+            body: serde_json::to_string(view).unwrap_or_default(),
+            ended: view.state == State::Ended,
+            cut: None,
+        };
+        let placeholders = composed.placeholders.clone();
+        ledger.put_bottle(row(&view)).await.map_err(|e| {
+            clean(&self.host.home, &slug, &placeholders);
+            ledger_error(&e, &place)
+        })?;
+        let terms = Terms::of(&launch, &settings, ledger.clone());
+        match self.bring_up(launch, view.clone(), &ca, composed, terms, &settings).await {
+            Ok(live) => Ok(live.view()),
+            Err(error) => {
+                clean(&self.host.home, &slug, &placeholders);
+                view.state = State::Ended;
+                view.ended = Some(Ended::StartFailed);
+                view.reason = Some(error.to_string());
+                view.stopped = Some(now_ms());
+                let _ = ledger.put_bottle(row(&view)).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Builds the bottle, opens its way out, and only then starts the agent.
+    async fn bring_up(
+        self: &Arc<Self>,
+        launch: Launch,
+        view: Bottle,
+        ca: &Ca,
+        composed: Composed,
+        terms: Terms,
+        settings: &Settings,
+    ) -> Result<Arc<Live>> {
+        let sealed = Sealed {
+            launch,
+            view,
+            ca_cert: ca.cert_pem().to_owned(),
+            ca_key: ca.key_pem().expose_secret().to_owned(),
+            env: composed.env.clone(),
+            placeholders: composed.placeholders.clone(),
+        };
+        let bytes = zeroize::Zeroizing::new(serde_json::to_vec(&sealed).map_err(internal)?);
+        let memory = wire::sealed("bb-sealed", &bytes).map_err(internal)?;
+        let held = Link::launch(&self.host.exe, &composed.plan, &memory).await?;
+        let live = self.assemble(sealed, held.link.clone(), terms, Note::default());
+        self.insert(Arc::clone(&live));
+        let started = async {
+            self.open_way_out(&live, ca, held.listeners, settings)?;
+            self.start_agent(&live).await
+        }
+        .await;
+        if let Err(error) = started {
+            live.close_egress().await;
+            live.link.exit().await;
+            // The connection must not be dropped before the word is through it.
+            if tokio::time::timeout(Duration::from_secs(5), live.link.gone()).await.is_err() {
+                live.link.kill_keeper();
+            }
+            self.bottles.lock().unwrap_or_else(PoisonError::into_inner).remove(&live.slug);
+            return Err(error);
+        }
+        live.change(|b| b.state = State::Running);
+        live.save().await;
+        let view = live.view();
+        let data = json!({
+            "provider": view.provider, "agent": view.agent, "workspace": view.workspace,
+            "argv0": live.launch.argv.first(),
+        });
+        live.tell("bottle.running", data, false).await;
+        live.start_clock();
+        if let Some(lease) = &live.launch.lease {
+            self.leases.expect(lease);
+        }
+        tokio::spawn(Arc::clone(&live).listen(held.said));
+        Ok(live)
+    }
+
+    /// Puts a bottle together from what its keeper holds.
+    pub(super) fn assemble(&self, sealed: Sealed, link: Link, terms: Terms, note: Note) -> Arc<Live> {
+        let state_dir = self.host.home.state(&sealed.view.slug);
+        let made = Made {
+            slug: sealed.view.slug.clone(),
+            launch: sealed.launch,
+            path: terms.path,
+            policy: terms.policy,
+            cut_scope: terms.cut_scope,
+            ledger: terms.ledger,
+            env: sealed.env,
+            log: state_dir.join("output.log"),
+            state_dir,
+            placeholders: sealed.placeholders,
+            link,
+            socket: self.host.home.keeper_socket(&sealed.view.slug),
+        };
+        Live::new(made, sealed.view, note)
+    }
+
+    /// Starts the egress plane of a bottle on the listeners that its keeper handed over.
+    pub(super) fn open_way_out(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        ca: &Ca,
+        listeners: Vec<(Listener, std::os::fd::OwnedFd)>,
+        settings: &Settings,
+    ) -> Result<()> {
+        let mut sockets = Sockets::default();
+        for (kind, fd) in listeners {
+            match kind {
+                Listener::Tcp { .. } => sockets.tcp.push(fd.into()),
+                Listener::DnsUdp => sockets.udp.push(fd.into()),
+                Listener::DnsTcp => sockets.dns_tcp.push(fd.into()),
+                Listener::Sentinel => sockets.sentinel = Some(fd),
+            }
+        }
+        let mut upstreams = settings.upstreams.clone();
+        upstreams.extend(live.launch.upstreams.clone());
+        let spec = Spec {
+            slug: live.slug.clone(),
+            id: live.launch.id.clone(),
+            provider: live.launch.provider.clone(),
+            agent: live.view().agent,
+            run: live.launch.run.clone(),
+            path: live.path.clone(),
+            routes: live.launch.routes.clone(),
+            credentials: live
+                .launch
+                .credentials
+                .iter()
+                .map(|(name, value)| (name.clone(), SecretString::from(value.clone())))
+                .collect(),
+            upstreams,
+            ca: Ca::from_pem(ca.cert_pem(), &ca.key_pem()).map_err(internal)?,
+            cut: live.cut_now(),
+        };
+        let handle = egress::start(spec, sockets, live.ledger.clone(), self.enforcement(), Arc::clone(&self.roots))
+            .map_err(|e| {
+                let advice = live.launch.routes.iter().find_map(crate::api::Route::advice);
+                let advice = advice.unwrap_or_else(|| "look at the routes of this launch".to_owned());
+                Error::new(Kind::Usage, e.to_string()).hint(advice)
+            })?;
+        live.open_egress(handle);
+        Ok(())
+    }
+
+    /// Has the keeper run the agent's command line as exec 0.
+    pub(super) async fn start_agent(&self, live: &Arc<Live>) -> Result<()> {
+        let command = Command {
+            id: AGENT.to_owned(),
+            argv: live.launch.argv.clone(),
+            env: live.env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+            cwd: live.view().workspace,
+            stdin: None,
+        };
+        match live.link.ask(Request::Exec(command)).await? {
+            (Reply::Started { exec, .. }, _) => {
+                live.note_exec(AGENT, exec);
+                Ok(())
+            }
+            (Reply::Failed { error }, _) => Err(error),
+            (other, _) => Err(internal(format!("unexpected answer {other:?}"))),
+        }
+    }
+
+    /// Makes a slug from a label: lower-case letters, digits and dashes, unique among what runs or is kept.
+    fn choose_slug(&self, label: &str) -> Result<String> {
+        let mut base = String::new();
+        for c in label.chars().take(SLUG_MAX - 5) {
+            match c.to_ascii_lowercase() {
+                c @ ('a'..='z' | '0'..='9') => base.push(c),
+                _ if !base.ends_with('-') && !base.is_empty() => base.push('-'),
+                _ => {}
+            }
+        }
+        let base = base.trim_end_matches('-');
+        let base = match base.chars().next() {
+            Some(c) if c.is_ascii_lowercase() => base.to_owned(),
+            _ => format!("bottle-{base}").trim_end_matches('-').to_owned(),
+        };
+        let state = |slug: &str| self.host.home.state(slug);
+        let taken = self.bottles.lock().unwrap_or_else(PoisonError::into_inner);
+        (1..10_000)
+            .map(|n| if n == 1 { base.clone() } else { format!("{base}-{n}") })
+            // Making the directory claims the name: two launches at once cannot both have it.
+            .find(|slug| {
+                !taken.contains_key(slug)
+                    && state(slug).parent().is_some_and(|p| p.exists() || std::fs::create_dir_all(p).is_ok())
+                    && std::fs::create_dir(state(slug)).is_ok()
+            })
+            .ok_or_else(|| Error::internal("no free name for the bottle").hint("choose another label"))
+    }
+}
+
+/// Gets the nodes of a launch's budget, nearest first.
+pub fn budget_path(launch: &Launch) -> Vec<Node> {
+    let mut path = vec![format!("bottle:{}", launch.id)];
+    path.extend(launch.run.as_ref().map(|run| format!("run:{run}")));
+    path.push(GLOBAL.to_owned());
+    path
+}
+
+/// Removes what a failed launch has made.
+fn clean(home: &Home, slug: &str, placeholders: &[std::path::PathBuf]) {
+    crate::bottle::guard::remove_placeholders(placeholders);
+    let _ = std::fs::remove_dir_all(home.state(slug));
+}
+
+/// Gets the view of held things for a bottle that came up by adoption.
+pub(super) fn agent_code(held: &Held) -> Option<Option<i32>> {
+    held.execs.iter().find(|e| e.id == AGENT).map(|e| e.code)
+}

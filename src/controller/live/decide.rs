@@ -1,0 +1,191 @@
+//! What is decided about a bottle: cut or killed, by a budget, a person, its clock, its lease or a lost guard.
+//!
+//! Each decision takes effect first, is left with the keeper and is written then; it stands whatever dies or fills up
+//! meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Live, lock};
+use crate::api::{Egress, Ended, State};
+use crate::controller::ledger_error;
+use crate::controller::note::{Cut, End};
+use crate::egress;
+use crate::enforce::{By, Subject};
+use crate::error::{Error, Result};
+use crate::ledger::{Answer, EventQuery, Ledger, Node, Standing};
+use crate::types::{CutScope, CutoffPolicy};
+
+/// Longest that a keeper may take to take its bottle down.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Live {
+    /// Cuts it, for a person or a recipe: every open stream of the scope is closed. The cut has taken effect when this
+    /// returns, and is on the disk.
+    ///
+    /// # Errors
+    /// The ledger's kinds, where the cut stands but could not be written yet; it is written when that can be done.
+    pub async fn cut_off(self: &Arc<Self>, scope: CutScope, reason: &str, by: By) -> Result<()> {
+        let cut = Cut { scope, reason: reason.to_owned(), by: by.as_str().to_owned(), node: None };
+        if !self.enter_cut(&cut) {
+            return Ok(());
+        }
+        if let Some(handle) = &*lock(&self.egress) {
+            handle.cut(scope, reason, false);
+        }
+        // In a task of its own: a caller that goes away must not take the row with it.
+        let live = Arc::clone(self);
+        let recorded = tokio::spawn(async move { live.record_cut(&cut).await }).await;
+        recorded.map_err(|e| Error::internal(e.to_string()))?.map_err(|e| {
+            let mut error = ledger_error(&e, std::path::Path::new("the ledger"));
+            error.message = format!("it is cut; that could not be written yet: {}", error.message);
+            error
+        })
+    }
+
+    /// Enters a cut, unless one of at least this scope stands.
+    fn enter_cut(&self, cut: &Cut) -> bool {
+        {
+            let mut note = lock(&self.note);
+            let stands = note.cut.as_ref().is_some_and(|c| c.scope == CutScope::All || c.scope == cut.scope);
+            if stands || self.has_ended() {
+                return false;
+            }
+            note.cut = Some(cut.clone());
+        }
+        self.change(|b| {
+            b.egress = Egress::Cut;
+            b.reason = Some(cut.reason.clone());
+        });
+        true
+    }
+
+    async fn record_cut(&self, cut: &Cut) -> Answer<()> {
+        self.leave_note().await;
+        let data =
+            json!({"action": "cutoff", "scope": cut.scope, "reason": cut.reason, "node": cut.node, "by": cut.by});
+        self.enforced(data).await
+    }
+
+    async fn record_end(&self, end: &End) -> Answer<()> {
+        self.enforced(json!({"action": "kill", "reason": end.reason, "node": end.node, "by": end.by})).await
+    }
+
+    async fn enforced(&self, data: Value) -> Answer<()> {
+        let (event, row) = (self.event("enforced", data, true), self.row(&self.view()));
+        let written = self.ledger.enforced(event, row).await;
+        written.map(|_| ()).inspect_err(|e| tracing::error!(bottle = %self.slug, "writing an enforcement: {e}"))
+    }
+
+    async fn leave_note(&self) {
+        let text = lock(&self.note).text();
+        self.link.note(text).await;
+    }
+
+    /// Kills it: way out first, then the whole process tree, then the row.
+    pub fn end(self: &Arc<Self>, ended: Ended, reason: &str, by: By, node: Option<Node>) {
+        let end = End { ended, reason: reason.to_owned(), by: by.as_str().to_owned(), node };
+        {
+            let mut note = lock(&self.note);
+            if note.end.is_some() || self.has_ended() {
+                return;
+            }
+            note.end = Some(end.clone());
+        }
+        if let Some(handle) = &*lock(&self.egress) {
+            handle.cut(CutScope::All, reason, false);
+        }
+        self.change(|b| {
+            b.state = State::Stopping;
+            b.reason = Some(reason.to_owned());
+        });
+        let live = Arc::clone(self);
+        tokio::spawn(async move {
+            live.leave_note().await;
+            live.link.kill().await;
+            let _ = live.record_end(&end).await;
+            if tokio::time::timeout(PATIENCE, live.ended()).await.is_err() {
+                tracing::error!(bottle = %live.slug, "its keeper does not take it down; killing the keeper");
+                live.link.kill_keeper();
+            }
+        });
+    }
+
+    /// Records decisions of an earlier controller that has left them with the keeper and may not have written them.
+    pub async fn record_inherited(&self, cut_written: bool) {
+        let note = lock(&self.note).clone();
+        if let Some(cut) = note.cut.filter(|_| !cut_written) {
+            let _ = self.record_cut(&cut).await;
+        }
+        if let Some(end) = note.end {
+            let query = EventQuery { since: 0, bottle: Some(self.slug.clone()), run: None, max: 0 };
+            let events = self.ledger.events(query).await.unwrap_or_default();
+            if !events.iter().any(|e| e.kind == "enforced" && e.data["action"] == "kill") {
+                let _ = self.record_end(&end).await;
+            }
+        }
+    }
+
+    /// The host has replaced a guarded file; the keeper has taken the bottle down already.
+    pub fn lose_guard(self: &Arc<Self>, path: &str) {
+        let reason = format!(
+            "{path} was replaced on the host while the bottle ran, which took its guard away: the agent could have \
+             written what your own tools would execute"
+        );
+        self.end(Ended::Policy, &reason, By::Guard, None);
+    }
+
+    /// Its front end has been away too long.
+    pub fn lose_lease(self: &Arc<Self>, lease: &str) {
+        self.end(Ended::LeaseLost, &format!("its front end (lease {lease}) went away"), By::Lease, None);
+    }
+}
+
+impl Subject for Live {
+    fn id(&self) -> &str {
+        &self.launch.id
+    }
+
+    fn path(&self) -> &[Node] {
+        &self.path
+    }
+
+    fn policy(&self) -> CutoffPolicy {
+        self.policy
+    }
+
+    fn cut_scope(&self) -> CutScope {
+        self.cut_scope
+    }
+
+    async fn spent(&self) -> Option<Standing> {
+        self.ledger.spent(self.path.clone(), &self.launch.provider).await.ok().flatten()
+    }
+
+    fn cut(self: &Arc<Self>, scope: CutScope, standing: &Standing) {
+        let reason = egress::spent::sentence(standing);
+        let cut = Cut { scope, reason, by: By::Budget.as_str().to_owned(), node: Some(standing.node.clone()) };
+        if self.enter_cut(&cut) {
+            if let Some(handle) = &*lock(&self.egress) {
+                handle.cut_by_budget(scope, standing);
+            }
+            let live = Arc::clone(self);
+            tokio::spawn(async move { live.record_cut(&cut).await });
+        }
+    }
+
+    fn kill(self: &Arc<Self>, standing: &Standing) {
+        self.end(Ended::Budget, &egress::spent::sentence(standing), By::Budget, Some(standing.node.clone()));
+    }
+
+    async fn crossed(self: &Arc<Self>, standing: &Standing) {
+        if lock(&self.crossed).insert(standing.node.clone()) {
+            let data = json!({
+                "node": standing.node, "provider": standing.provider, "used": standing.used, "limit": standing.limit,
+            });
+            self.tell("crossed", data, true).await;
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The controller: the one process that owns ledgers, bottles and their way out.
+//!
+//! * [`daemon`]: its life as a process. [`http`], [`peer`]: its socket and who may use it.
+//! * [`launch`], [`compose`], [`trust`], [`adopt`]: the ways in to a running bottle. [`live`]: a bottle while it lives.
+//! * [`lease`]: front ends that bottles depend on. [`link`]: keepers. [`note`]: what they
+//!   remember for the next controller. [`stream`]: events and output for readers.
+//!
+//! Front ends reach all of it through the socket only (docs/controller-api.md).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OnceCell, mpsc, watch};
+
+use crate::api::{self, Bottle, Run, UsageQuery, UsageReport, Version};
+use crate::enforce::{Bottles, Enforcement};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::sqlite::{Options, SqliteLedger};
+use crate::ledger::{GLOBAL, Ledger, LedgerError};
+use crate::settings::Settings;
+use crate::types::Book;
+
+pub mod adopt;
+pub mod compose;
+pub mod daemon;
+pub mod http;
+pub mod launch;
+pub mod lease;
+pub mod link;
+pub mod live;
+pub mod note;
+pub mod peer;
+pub mod stream;
+pub mod trust;
+
+use compose::Host;
+use lease::Leases;
+use live::Live;
+
+/// The state of a controller.
+pub struct Controller {
+    /// Where this process lives.
+    pub host: Host,
+    /// When it started, milliseconds since the epoch.
+    started: i64,
+    /// The ledger of real usage; always open.
+    real: SqliteLedger,
+    /// The ledger of rehearsals, opened when first needed.
+    rehearsal: OnceCell<SqliteLedger>,
+    /// Bottles of this life of the controller, ended ones included, by slug.
+    bottles: Mutex<HashMap<String, Arc<Live>>>,
+    /// One launch at a time for each client id: a retry waits for the first and gets its answer.
+    launching: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Leases held by front ends.
+    pub leases: Arc<Leases>,
+    /// Connections that are served now.
+    pub connections: Arc<AtomicUsize>,
+    /// Becomes true when all bottles that outlived the last controller have been taken up.
+    adopted: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+    enforcement: std::sync::OnceLock<Arc<Enforcement>>,
+    /// Authorities of the host, for upstream certificates.
+    pub roots: Arc<rustls::RootCertStore>,
+}
+
+/// Turns a ledger's error into the one that people see.
+pub fn ledger_error(e: &LedgerError, place: &std::path::Path) -> Error {
+    let (kind, hint) = match e {
+        LedgerError::Newer { .. } => {
+            (Kind::LedgerNewer, "use the bb that wrote it, or a newer one; nothing was changed")
+        }
+        LedgerError::Corrupt(_) => {
+            (Kind::LedgerCorrupt, "restore the file from a backup, or move it away to start a new one")
+        }
+        LedgerError::Full(_) => (Kind::LedgerFull, "free some space; metered requests are refused until then"),
+        LedgerError::NetworkFs(_) => (Kind::FsUnsupported, "set BB_HOME to a directory on a local disk"),
+        LedgerError::Unavailable(_) => (Kind::LedgerFull, "look at the controller's log: `bb controller logs`"),
+        LedgerError::Misuse(_) => (Kind::Internal, "this is a fault of bb"),
+    };
+    Error::new(kind, e.to_string()).at(place.display().to_string()).hint(hint)
+}
+
+impl Controller {
+    /// Opens the ledgers and settings of a home.
+    ///
+    /// # Errors
+    /// The ledger's kinds.
+    pub async fn open(host: Host) -> Result<Arc<Controller>> {
+        let settings = Settings::load(&host.home).unwrap_or_default();
+        let real = open_ledger(&host, Book::Real, &settings).await?;
+        let (leases, lost) = Leases::new();
+        let controller = Arc::new(Controller {
+            started: crate::bottle::output::now_ms(),
+            real,
+            rehearsal: OnceCell::new(),
+            bottles: Mutex::default(),
+            launching: Mutex::default(),
+            leases,
+            connections: Arc::new(AtomicUsize::new(0)),
+            adopted: watch::Sender::new(false),
+            stop: watch::Sender::new(false),
+            enforcement: std::sync::OnceLock::new(),
+            roots: crate::egress::upstream::host_roots(),
+            host,
+        });
+        if controller.host.home.rehearsal_ledger().exists() {
+            controller.ledger(Book::Rehearsal).await?;
+        }
+        tokio::spawn(Arc::clone(&controller).end_lost_leases(lost));
+        Ok(controller)
+    }
+
+    /// Gets the ledger of a book.
+    ///
+    /// # Errors
+    /// The ledger's kinds.
+    pub async fn ledger(&self, book: Book) -> Result<SqliteLedger> {
+        if book == Book::Real {
+            return Ok(self.real.clone());
+        }
+        let settings = self.settings().unwrap_or_default();
+        self.rehearsal.get_or_try_init(|| open_ledger(&self.host, Book::Rehearsal, &settings)).await.cloned()
+    }
+
+    /// Reads settings.yml as it is now.
+    ///
+    /// # Errors
+    /// Every problem of the file, joined into one error.
+    pub fn settings(&self) -> Result<Settings> {
+        Settings::load(&self.host.home).map_err(crate::settings::joined)
+    }
+
+    /// Answers `GET /v1/version`.
+    pub fn version(&self) -> Version {
+        Version {
+            api: api::API_MAJOR,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            home: self.host.home.root.display().to_string(),
+            started: self.started,
+            running: self.running().len() as u32,
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Live>> {
+        self.bottles.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    fn insert(&self, live: Arc<Live>) {
+        self.bottles.lock().unwrap_or_else(PoisonError::into_inner).insert(live.slug.clone(), live);
+    }
+
+    /// Finds a bottle by slug, or by a prefix that fits only one.
+    ///
+    /// # Errors
+    /// `no_such_bottle`, `ambiguous_slug`.
+    pub fn find(&self, name: &str) -> Result<Arc<Live>> {
+        let all = self.all();
+        if let Some(exact) = all.iter().find(|b| b.slug == name) {
+            return Ok(Arc::clone(exact));
+        }
+        let mut fits: Vec<_> = all.iter().filter(|b| !name.is_empty() && b.slug.starts_with(name)).collect();
+        if fits.iter().any(|b| !b.has_ended()) {
+            fits.retain(|b| !b.has_ended());
+        }
+        match fits.as_slice() {
+            [one] => Ok(Arc::clone(one)),
+            [] => {
+                let nearest = crate::error::nearest(name, all.iter().map(|b| b.slug.as_str()));
+                let hint = nearest.map_or_else(
+                    || "`bb ps --all` lists the bottles".to_owned(),
+                    |n| format!("did you mean `{n}`? `bb ps --all` lists the bottles"),
+                );
+                Err(Error::new(Kind::NoSuchBottle, format!("there is no bottle `{name}`")).hint(hint))
+            }
+            several => {
+                let mut names: Vec<_> = several.iter().map(|b| b.slug.as_str()).collect();
+                names.sort_unstable();
+                Err(Error::new(Kind::AmbiguousSlug, format!("`{name}` fits {}", names.join(", ")))
+                    .hint("write more of the name"))
+            }
+        }
+    }
+
+    /// Answers `GET /v1/bottles`: those that live, and with `all` those that have ended.
+    ///
+    /// # Errors
+    /// The ledger's kinds.
+    pub async fn list(&self, all: bool) -> Result<Vec<Bottle>> {
+        let ours: Vec<Bottle> = self.all().iter().map(|b| b.view()).collect();
+        let known: std::collections::HashSet<String> = ours.iter().map(|b| b.id.clone()).collect();
+        let mut bottles: Vec<Bottle> = ours.into_iter().filter(|b| all || b.state != api::State::Ended).collect();
+        for ledger in std::iter::once(&self.real).chain(self.rehearsal.get()) {
+            let rows = ledger.bottles(all).await.map_err(|e| ledger_error(&e, &self.host.home.ledger()))?;
+            bottles.extend(
+                rows.into_iter()
+                    .filter(|r| !known.contains(&r.id))
+                    .filter_map(|r| serde_json::from_str::<Bottle>(&r.body).ok())
+                    .map(as_not_ours),
+            );
+        }
+        bottles.sort_by(|a, b| (a.started, &a.slug).cmp(&(b.started, &b.slug)));
+        Ok(bottles)
+    }
+
+    /// Finds a bottle that has ended before this controller's life, by its slug.
+    ///
+    /// # Errors
+    /// `no_such_bottle`, and the ledger's kinds.
+    pub async fn find_ended(&self, name: &str) -> Result<Bottle> {
+        let bottles = self.list(true).await?;
+        let living = bottles.iter().any(|b| b.slug == name && b.state != api::State::Ended);
+        let fits = |b: &Bottle| b.slug == name && b.state == api::State::Ended;
+        match bottles.into_iter().rev().find(fits) {
+            Some(bottle) => Ok(bottle),
+            None if living => Err(Error::new(Kind::Timeout, format!("the keeper of `{name}` does not answer"))
+                .hint("it is asked again every 2 s; `bb controller logs` tells more")),
+            None => Err(self.find(name).err().unwrap_or_else(|| Error::internal("it has not ended"))),
+        }
+    }
+
+    /// Answers `POST /v1/runs`.
+    ///
+    /// # Errors
+    /// The ledger's kinds.
+    pub async fn run(&self, run: Run) -> Result<Vec<api::Account>> {
+        let ledger = self.ledger(run.book).await?;
+        let node = format!("run:{}", run.id);
+        let place = self.host.home.ledger();
+        ledger.set_limits(&node, run.budget).await.map_err(|e| ledger_error(&e, &place))?;
+        ledger.accounts(Some(&node)).await.map_err(|e| ledger_error(&e, &place))
+    }
+
+    /// Answers `POST /v1/usage/query`.
+    ///
+    /// # Errors
+    /// The ledger's kinds.
+    pub async fn usage(&self, query: UsageQuery) -> Result<UsageReport> {
+        let ledger = self.ledger(query.book).await?;
+        ledger.usage(query).await.map_err(|e| ledger_error(&e, &self.host.home.ledger()))
+    }
+
+    /// Gets who acts when a budget is spent.
+    pub fn enforcement(self: &Arc<Self>) -> Arc<Enforcement> {
+        Arc::clone(self.enforcement.get_or_init(|| Enforcement::start(Arc::downgrade(self))))
+    }
+
+    /// Waits until the bottles of the last controller have been taken up.
+    pub async fn ready(&self) {
+        let mut adopted = self.adopted.subscribe();
+        let _ = adopted.wait_for(|done| *done).await;
+    }
+
+    /// Asks this controller to leave; keepers will not start another.
+    pub fn ask_to_stop(&self) {
+        let _ = std::fs::write(self.host.home.stopped(), "stopped by the operator\n");
+        self.stop.send_replace(true);
+    }
+
+    /// Returns when it has been asked to stop.
+    pub async fn stopped(&self) {
+        let mut stop = self.stop.subscribe();
+        let _ = stop.wait_for(|stop| *stop).await;
+    }
+
+    /// Tells whether a bottle lives or somebody talks to us.
+    pub fn is_needed(&self) -> bool {
+        self.connections.load(Ordering::Relaxed) > 0 || self.leases.count() > 0 || !self.running().is_empty()
+    }
+
+    /// Closes every way out and the ledgers. Bottles live on with their keepers.
+    pub async fn close(&self) {
+        for bottle in self.running() {
+            bottle.close_egress().await;
+        }
+        for ledger in std::iter::once(&self.real).chain(self.rehearsal.get()) {
+            if let Err(e) = ledger.close().await {
+                tracing::error!("closing the ledger: {e}");
+            }
+        }
+    }
+
+    /// Ends the bottles of leases that are lost, and forgets what was kept for their front end.
+    async fn end_lost_leases(self: Arc<Self>, mut lost: mpsc::UnboundedReceiver<String>) {
+        while let Some(lease) = lost.recv().await {
+            for bottle in self.all().into_iter().filter(|b| b.launch.lease.as_deref() == Some(&lease)) {
+                if bottle.has_ended() {
+                    bottle.forget();
+                    self.bottles.lock().unwrap_or_else(PoisonError::into_inner).remove(&bottle.slug);
+                } else {
+                    bottle.lose_lease(&lease);
+                    let controller = Arc::clone(&self);
+                    tokio::spawn(async move {
+                        bottle.ended().await;
+                        bottle.forget();
+                        controller.bottles.lock().unwrap_or_else(PoisonError::into_inner).remove(&bottle.slug);
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Bottles for Controller {
+    type Bottle = Live;
+
+    fn running(&self) -> Vec<Arc<Live>> {
+        self.all().into_iter().filter(|b| !b.has_ended()).collect()
+    }
+}
+
+/// What the row of a bottle says that this controller has not taken up: while it lives, it has no way out.
+fn as_not_ours(mut bottle: Bottle) -> Bottle {
+    if bottle.state != api::State::Ended && bottle.egress == api::Egress::Open {
+        bottle.egress = api::Egress::Closed;
+        bottle.reason = Some("its keeper does not answer".to_owned());
+    }
+    bottle
+}
+
+/// Opens the ledger of a book: settles what the last controller left open, and sets the host's budgets.
+async fn open_ledger(host: &Host, book: Book, settings: &Settings) -> Result<SqliteLedger> {
+    let path = match book {
+        Book::Real => host.home.ledger(),
+        Book::Rehearsal => host.home.rehearsal_ledger(),
+    };
+    let options = Options { durability: settings.durability, weights: settings.weights, ..Options::default() };
+    let opened = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || SqliteLedger::open(&path, options)
+    })
+    .await
+    .map_err(|e| Error::internal(e.to_string()))?;
+    let fail = |e: LedgerError| ledger_error(&e, &path);
+    let ledger = opened.map_err(fail)?;
+    let swept = ledger.sweep().await.map_err(fail)?;
+    if swept > 0 {
+        tracing::warn!(swept, ?book, "requests of an earlier controller were charged at their estimate");
+    }
+    if book == Book::Real {
+        ledger.set_limits(GLOBAL, settings.budget.clone()).await.map_err(fail)?;
+    }
+    Ok(ledger)
+}

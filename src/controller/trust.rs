@@ -1,0 +1,188 @@
+//! What makes the programs of a bottle trust its authority: a merged bundle at the places where they look, a key store for
+//! Java, and the variables that toolchains read.
+//!
+//! Writes below the bottle's state directory only. The authority's key is never here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use ring::digest::Context;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::bottle::plan::Bind;
+
+/// Where the trust of the bottle lies.
+const TRUST: &str = "/etc/bb";
+
+/// Bundles of trusted authorities that distributions keep, first found first.
+const BUNDLES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+];
+
+/// Key stores that distributions keep for every Java.
+const KEY_STORES: &[&str] =
+    &["/etc/ssl/certs/java/cacerts", "/etc/pki/java/cacerts", "/etc/pki/ca-trust/extracted/java/cacerts"];
+
+/// Directories in which Javas lie beside each other; those that begin with `~/` in a home.
+const JAVAS: &[&str] = &["/usr/lib/jvm", "/opt", "~/.sdkman/candidates/java", "~/.asdf/installs/java"];
+
+/// Variables by which toolchains are told of authorities: those that take a whole bundle, and those that add to their own.
+const WHOLE_BUNDLE: &[&str] = &[
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "PIP_CERT",
+    "CARGO_HTTP_CAINFO",
+    "AWS_CA_BUNDLE",
+    "CODEX_CA_CERTIFICATE",
+    "NIX_SSL_CERT_FILE",
+];
+const ADDED: &[&str] = &["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
+
+/// Adds the variables.
+pub fn variables(env: &mut BTreeMap<String, String>) {
+    for (names, file) in [(WHOLE_BUNDLE, "ca-bundle.pem"), (ADDED, "ca.pem")] {
+        env.extend(names.iter().map(|name| ((*name).to_owned(), format!("{TRUST}/{file}"))));
+    }
+    // Bun and newer Node read the system's authorities only when told to.
+    env.insert("NODE_USE_SYSTEM_CA".to_owned(), "1".to_owned());
+}
+
+/// Writes the bottle's authority, the merged bundle and, where there is a Java, its key store into `state`, and shows them:
+/// at their own place, and over the host's.
+///
+/// # Errors
+/// Those of writing.
+pub fn show(state: &Path, ca_pem: &str, user_home: Option<&Path>, binds: &mut Vec<Bind>) -> io::Result<()> {
+    let host = BUNDLES.iter().find(|b| Path::new(b).exists()).map(Path::new);
+    let text = host.and_then(|b| fs::read_to_string(b).ok()).unwrap_or_default();
+    let (ca, bundle) = (state.join("ca.pem"), state.join("ca-bundle.pem"));
+    fs::write(&ca, ca_pem)?;
+    fs::write(&bundle, format!("{}\n{ca_pem}", text.trim_end()))?;
+    binds.push(Bind::read_only(&ca).at(Path::new(TRUST).join("ca.pem")));
+    binds.push(Bind::read_only(&bundle).at(Path::new(TRUST).join("ca-bundle.pem")));
+    for place in BUNDLES {
+        // Through links the bundle would be mounted elsewhere than where programs look.
+        if let Ok(real) = Path::new(place).canonicalize()
+            && real == Path::new(place)
+        {
+            binds.push(Bind::read_only(&bundle).at(*place));
+        }
+    }
+    let stores = key_stores(user_home);
+    if !stores.is_empty() {
+        let store = state.join("cacerts");
+        fs::write(&store, key_store(&begun(host, &text), ca_pem))?;
+        binds.extend(stores.into_iter().map(|place| Bind::read_only(&store).at(place).optional()));
+    }
+    Ok(())
+}
+
+/// Gets the key stores of the host's Javas; each once, links resolved.
+fn key_stores(user_home: Option<&Path>) -> BTreeSet<PathBuf> {
+    let mut places: Vec<PathBuf> = KEY_STORES.iter().map(PathBuf::from).collect();
+    for dir in JAVAS {
+        let dir = match (dir.strip_prefix("~/"), user_home) {
+            (None, _) => PathBuf::from(dir),
+            (Some(rest), Some(home)) => home.join(rest),
+            (Some(_), None) => continue,
+        };
+        let javas = fs::read_dir(dir).into_iter().flatten().flatten();
+        places.extend(javas.map(|java| java.path().join("lib/security/cacerts")));
+    }
+    places.into_iter().filter_map(|place| place.canonicalize().ok()).collect()
+}
+
+/// The beginning of a key store: the host's authorities, with the digest so far.
+struct Begun {
+    bytes: Vec<u8>,
+    digest: Context,
+}
+
+/// By what a change of the bundle is known: when, and its length.
+type Version = (Option<SystemTime>, usize);
+
+/// Gets the beginning of a key store with the host's authorities, and room for one more. Kept until the bundle changes: it
+/// has some 140 certificates.
+fn begun(bundle: Option<&Path>, text: &str) -> Arc<Begun> {
+    static LAST: Mutex<Option<(Version, Arc<Begun>)>> = Mutex::new(None);
+    let version = (bundle.and_then(|b| fs::metadata(b).and_then(|m| m.modified()).ok()), text.len());
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*last {
+        Some((known, begun)) if *known == version => Arc::clone(begun),
+        _ => {
+            let begun = Arc::new(begin(text));
+            *last = Some((version, Arc::clone(&begun)));
+            begun
+        }
+    }
+}
+
+/// Begins a key store of type JKS (`sun.security.provider.JavaKeyStore` in OpenJDK: magic, version 2, number of entries,
+/// entries, SHA-1 over password, a fixed phrase and all before it), which every Java since 1.2 reads. The password is the
+/// usual one.
+fn begin(host: &str) -> Begun {
+    let (count, entries) = entries(host, "host");
+    let mut bytes = Vec::with_capacity(entries.len() + 12);
+    bytes.extend(0xfeed_feed_u32.to_be_bytes());
+    bytes.extend(2u32.to_be_bytes());
+    bytes.extend((count + 1).to_be_bytes());
+    bytes.extend(entries);
+    let mut digest = Context::new(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY);
+    let password: Vec<u8> = "changeit".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    digest.update(&password);
+    digest.update(b"Mighty Aphrodite");
+    digest.update(&bytes);
+    Begun { bytes, digest }
+}
+
+/// Ends a key store with the bottle's authority.
+fn key_store(begun: &Begun, ca_pem: &str) -> Vec<u8> {
+    let (_, own) = entries(ca_pem, "bb");
+    let mut digest = begun.digest.clone();
+    digest.update(&own);
+    [begun.bytes.as_slice(), &own, digest.finish().as_ref()].concat()
+}
+
+/// Makes the entries of the certificates in `pem`.
+fn entries(pem: &str, alias: &str) -> (u32, Vec<u8>) {
+    let (mut count, mut bytes) = (0, Vec::new());
+    let utf = |bytes: &mut Vec<u8>, text: &str| {
+        bytes.extend((text.len() as u16).to_be_bytes());
+        bytes.extend(text.as_bytes());
+    };
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()).flatten() {
+        bytes.extend(2u32.to_be_bytes());
+        utf(&mut bytes, &format!("{alias}{count}"));
+        bytes.extend(0u64.to_be_bytes());
+        utf(&mut bytes, "X.509");
+        bytes.extend((certificate.len() as u32).to_be_bytes());
+        bytes.extend(certificate.as_ref());
+        count += 1;
+    }
+    (count, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_store_has_the_host_and_the_bottle_in_it() {
+        let ca = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap().cert;
+        let store = key_store(&begin(&format!("# a comment\n{}{}", ca.pem(), ca.pem())), &ca.pem());
+        assert_eq!(store[..12], [0xfe, 0xed, 0xfe, 0xed, 0, 0, 0, 2, 0, 0, 0, 3]);
+        let found = store.windows(ca.der().len()).filter(|w| *w == ca.der().as_ref()).count();
+        assert_eq!(found, 3);
+    }
+}

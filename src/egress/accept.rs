@@ -1,0 +1,188 @@
+//! Connections as they come in: whose they are is known by the listener, what they speak is decided by the first byte.
+//!
+//! A TLS record, or the first letter of an HTTP method; everything else is closed and told. No byte is passed on
+//! before it is certain what it belongs to.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::server::Acceptor as Hello;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+
+use super::address;
+use super::ca::Acceptor;
+use super::deny::{Denial, Deny};
+use super::link::{Link, literal};
+use super::name::Host;
+use super::record::{Denied, Tally};
+use super::request::Plane;
+use super::serve;
+use crate::ledger::Ledger;
+
+/// Connections of one bottle at once.
+const CONNECTIONS: usize = 256;
+/// TLS handshakes of one bottle at once.
+pub const HANDSHAKES: usize = 64;
+/// Time for the first byte: clients open connections ahead.
+const FIRST_BYTE: Duration = Duration::from_secs(60);
+/// Time to wait for a place among the handshakes, and for a handshake.
+const HANDSHAKE_PLACE: Duration = Duration::from_secs(5);
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// What the listeners of one bottle share.
+pub struct Door<L: Ledger> {
+    /// The requests' side.
+    pub plane: Arc<Plane<L>>,
+    /// TLS of the bottle's side.
+    pub acceptor: Acceptor,
+    /// Places for handshakes.
+    pub handshakes: Semaphore,
+    /// Open connections.
+    pub connections: Arc<Tally>,
+}
+
+/// Accepts on one listener for ever. `spawn` runs a connection.
+pub async fn listen<L: Ledger>(
+    listener: TcpListener,
+    door: Arc<Door<L>>,
+    spawn: impl Fn(futures_util::future::BoxFuture<'static, ()>),
+) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, mostly; the next one may find some.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(destination) = stream.local_addr().map(canonical) else { continue };
+        if door.connections.open() >= CONNECTIONS {
+            let deny = Deny::new(Denial::LimitStreams, format!("bb: {CONNECTIONS} connections are open already."));
+            tell(&door, "tcp", destination, &deny);
+            continue;
+        }
+        let ticket = door.connections.enter();
+        let door = Arc::clone(&door);
+        spawn(Box::pin(async move {
+            let _ticket = ticket;
+            // An error here is a client that went away.
+            let _ = connection(&door, stream, destination).await;
+        }));
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+fn tell<L: Ledger>(door: &Door<L>, proto: &str, destination: SocketAddr, deny: &Deny) {
+    let host = destination.ip().to_string();
+    door.plane.recorder.deny_limited(Denied::new(proto, host, destination.port(), deny));
+}
+
+/// What a first byte begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Speaks {
+    Tls,
+    Http,
+    Unknown,
+}
+
+fn speaks(first: u8) -> Speaks {
+    match first {
+        0x16 => Speaks::Tls,
+        // HTTP methods are upper case by every registration there is.
+        b'A'..=b'Z' => Speaks::Http,
+        _ => Speaks::Unknown,
+    }
+}
+
+async fn connection<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: SocketAddr) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut first = [0u8; 1];
+    let Ok(peeked) = timeout(FIRST_BYTE, stream.peek(&mut first)).await else {
+        tell(door, "tcp", destination, &Deny::new(Denial::LimitIdle, "bb: the connection said nothing for a minute."));
+        return Ok(());
+    };
+    if peeked? == 0 {
+        // Clients open connections ahead and drop them; to an address that no name has, it was a try.
+        if !address::is_computed(destination.ip()) {
+            tell(door, "tcp", destination, &literal(&destination.ip().to_string()));
+        }
+        return Ok(());
+    }
+    match speaks(first[0]) {
+        Speaks::Tls => tls(door, stream, destination).await,
+        Speaks::Http => {
+            let link = Link::new(destination, false, None);
+            serve::connection(Arc::clone(&door.plane), link, stream, false).await;
+            Ok(())
+        }
+        Speaks::Unknown => {
+            tell(door, "tcp", destination, &Deny::new(Denial::ProtocolUnknown, "bb: neither TLS nor HTTP."));
+            stream.set_zero_linger()
+        }
+    }
+}
+
+async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: SocketAddr) -> io::Result<()> {
+    let Ok(Ok(place)) = timeout(HANDSHAKE_PLACE, door.handshakes.acquire()).await else {
+        let deny =
+            Deny::new(Denial::LimitHandshakes, format!("bb: {HANDSHAKES} TLS handshakes are under way already."));
+        tell(door, "tls", destination, &deny);
+        return Ok(());
+    };
+    let handshake = async {
+        let hello = LazyConfigAcceptor::new(Hello::default(), stream).await?;
+        let sni = hello.client_hello().server_name().map(Host::parse);
+        let config = match &sni {
+            Some(_) => door.acceptor.named(),
+            None => door.acceptor.literal(destination.ip()).ok_or(io::ErrorKind::InvalidData)?,
+        };
+        Ok::<_, io::Error>((sni, hello.into_stream(config).await?))
+    };
+    let result = timeout(HANDSHAKE, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    drop(place);
+    let (sni, stream) = match result {
+        Ok(done) => done,
+        Err(error) => {
+            // A client that closes its connection during the handshake says nothing; one that objects does.
+            if error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::TimedOut {
+                let reason =
+                    format!("bb: the TLS handshake failed: {error} (does the client trust the bottle's authority?)");
+                tell(door, "tls", destination, &Deny::new(Denial::ProtocolUnknown, reason));
+            }
+            return Err(error);
+        }
+    };
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    serve::connection(Arc::clone(&door.plane), Link::new(destination, true, sni), stream, h2).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_decides_and_what_is_unknown_is_not_guessed() {
+        assert_eq!(speaks(0x16), Speaks::Tls);
+        assert_eq!(speaks(b'G'), Speaks::Http);
+        for byte in [0x00, 0x15, 0x17, b'g', b' ', b'\r', 0x80, 0xff, b'1'] {
+            assert_eq!(speaks(byte), Speaks::Unknown, "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_on_a_dual_listener_is_read_as_one() {
+        let mapped = "[::ffff:198.18.1.2]:443".parse().unwrap();
+        assert_eq!(canonical(mapped), "198.18.1.2:443".parse().unwrap());
+    }
+}

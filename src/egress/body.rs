@@ -1,0 +1,225 @@
+//! The bodies that the plane hands to hyper: answers to the bottle, requests to upstream.
+//!
+//! No channel and no copy: frames are passed on as they came. What a frame means is [`super::tee`]'s business.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep};
+
+use super::streams::Stream;
+
+/// Why a body ended before its end. The other side sees a broken stream, never a complete one.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The other side's stream broke.
+    #[error("the stream broke: {0}")]
+    Broken(#[from] hyper::Error),
+    /// The bottle was cut.
+    #[error("the bottle's way out was cut")]
+    Cut,
+    /// Nothing moved for too long.
+    #[error("nothing moved for too long")]
+    Idle,
+    /// The ledger does not answer, so nothing metered may pass.
+    #[error("the ledger does not answer")]
+    Ledger,
+}
+
+/// A body that comes from elsewhere.
+pub type BoxedBody = Pin<Box<dyn Body<Data = Bytes, Error = BodyError> + Send>>;
+
+/// The body of an answer to the bottle.
+pub enum Outgoing {
+    /// A text of our own.
+    Full(Option<Bytes>),
+    /// What upstream answers.
+    Passing(BoxedBody),
+}
+
+impl Outgoing {
+    /// Makes a body of one text.
+    pub fn full(text: Bytes) -> Self {
+        Outgoing::Full((!text.is_empty()).then_some(text))
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Outgoing::Full(text) => Poll::Ready(text.take().map(|t| Ok(Frame::data(t)))),
+            Outgoing::Passing(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Outgoing::Full(text) => text.is_none(),
+            Outgoing::Passing(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Outgoing::Full(text) => SizeHint::with_exact(text.as_ref().map_or(0, |t| t.len() as u64)),
+            Outgoing::Passing(body) => body.size_hint(),
+        }
+    }
+}
+
+/// The body of a request to upstream.
+pub enum Upload {
+    /// None.
+    Empty,
+    /// Held whole.
+    Held {
+        /// The bytes, until they are taken.
+        bytes: Option<Bytes>,
+        /// Set when they are taken: from then on upstream may have seen the request.
+        taken: Arc<AtomicBool>,
+        /// The bottle's room for held bodies, given back when this is dropped.
+        room: Option<OwnedSemaphorePermit>,
+    },
+    /// As it comes from the bottle.
+    Streaming {
+        /// The bottle's side.
+        inner: Incoming,
+        /// When it last moved.
+        moved: Arc<Moved>,
+        /// The request, which may be cut.
+        stream: Arc<Stream>,
+    },
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Upload::Empty => Poll::Ready(None),
+            Upload::Held { bytes, taken, .. } => {
+                taken.store(true, Ordering::Release);
+                Poll::Ready(bytes.take().filter(|b| !b.is_empty()).map(|b| Ok(Frame::data(b))))
+            }
+            Upload::Streaming { inner, moved, stream } => {
+                // The answer's side waits for the cut; this only must not go on after it.
+                if stream.cancelled() {
+                    return Poll::Ready(Some(Err(BodyError::Cut)));
+                }
+                let frame = Pin::new(inner).poll_frame(cx);
+                if frame.is_ready() {
+                    moved.mark();
+                }
+                frame.map(|f| f.map(|r| r.map_err(BodyError::Broken)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Upload::Empty => true,
+            // An empty body is not polled, and then nothing would mark it as taken.
+            Upload::Held { .. } => false,
+            Upload::Streaming { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Upload::Empty => SizeHint::with_exact(0),
+            Upload::Held { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Upload::Streaming { inner, .. } => inner.size_hint(),
+        }
+    }
+}
+
+/// When something last moved. Cheap to mark from one task and read from another.
+#[derive(Debug)]
+pub struct Moved {
+    start: Instant,
+    millis: AtomicU64,
+}
+
+impl Moved {
+    /// Starts now.
+    pub fn new() -> Arc<Moved> {
+        Arc::new(Moved { start: Instant::now(), millis: AtomicU64::new(0) })
+    }
+
+    /// Marks that something moved.
+    pub fn mark(&self) {
+        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// Gets the time since.
+    pub fn since(&self) -> Duration {
+        self.start.elapsed().saturating_sub(Duration::from_millis(self.millis.load(Ordering::Relaxed)))
+    }
+}
+
+/// A time-out that is pushed on with every movement, without touching the timer each time.
+pub struct Idle {
+    moved: Arc<Moved>,
+    limit: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Idle {
+    /// Makes a time-out of `limit` without movement.
+    pub fn new(moved: Arc<Moved>, limit: Duration) -> Idle {
+        Idle { moved, limit, sleep: None }
+    }
+
+    /// Marks a movement.
+    pub fn mark(&self) {
+        self.moved.mark();
+    }
+
+    /// Tells whether nothing has moved for too long; wakes the task when that happens.
+    pub fn poll_idle(&mut self, cx: &mut Context<'_>) -> bool {
+        let limit = self.limit;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        while std::future::Future::poll(sleep.as_mut(), cx).is_ready() {
+            let since = self.moved.since();
+            if since >= limit {
+                return true;
+            }
+            sleep.as_mut().reset(Instant::now() + (limit - since));
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_movement_pushes_the_time_out_on() {
+        let moved = Moved::new();
+        let mut idle = Idle::new(Arc::clone(&moved), Duration::from_millis(80));
+        let began = Instant::now();
+        let marker = tokio::spawn(async move {
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_millis(40)).await;
+                moved.mark();
+            }
+        });
+        poll_fn(|cx| if idle.poll_idle(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        assert_eq!(began.elapsed().as_millis(), 4 * 40 + 80);
+        marker.await.unwrap();
+    }
+}

@@ -1,0 +1,256 @@
+//! The credentials of a bottle's routes: put into requests, taken out of answers that echo them.
+//!
+//! Values live here and in the keeper only. They are chosen by route, which was chosen by the one name of the request,
+//! and the router has already refused plain HTTP for such routes. Nothing here is ever printed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use memchr::memmem;
+use secrecy::{ExposeSecret, SecretString};
+
+use super::deny::{Denial, Deny};
+use crate::api::{Auth, AuthScheme, Route};
+
+/// A shorter value is not looked for in answers: it would be found by chance.
+const SHORTEST_REDACTED: usize = 8;
+/// What stands in an answer's header in place of the value.
+const REDACTED: HeaderValue = HeaderValue::from_static("[redacted by bb]");
+
+/// One credential, ready to be put in.
+#[derive(Clone)]
+pub struct Injection {
+    name: HeaderName,
+    value: HeaderValue,
+    finder: Option<Arc<memmem::Finder<'static>>>,
+}
+
+impl fmt::Debug for Injection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Injection").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The credentials of all routes of a bottle.
+#[derive(Debug, Default)]
+pub struct Credentials(Vec<(Auth, Injection)>);
+
+impl Credentials {
+    /// Prepares what `routes` put in. A route whose value is absent, empty or not a header's is left out, and its
+    /// requests are refused as `credential_missing`.
+    pub fn new(routes: &[Route], values: &BTreeMap<String, SecretString>) -> Credentials {
+        let prepared = routes.iter().filter_map(|route| {
+            let auth = route.auth.as_ref()?;
+            let injection = prepare(auth, values.get(&auth.credential)?.expose_secret())?;
+            Some((auth.clone(), injection))
+        });
+        Credentials(prepared.collect())
+    }
+
+    /// Gets what `route` puts in, if anything.
+    pub fn of(&self, route: &Route) -> Result<Option<&Injection>, Deny> {
+        let Some(auth) = &route.auth else { return Ok(None) };
+        match self.0.iter().find(|(known, _)| known == auth) {
+            Some((_, injection)) => Ok(Some(injection)),
+            None => Err(Deny::new(
+                Denial::CredentialMissing,
+                format!(
+                    "bb: the route to {} needs the credential {:?}, which was not given.",
+                    route.host, auth.credential
+                ),
+            )
+            .step("only the operator can give it, at launch")),
+        }
+    }
+}
+
+fn prepare(auth: &Auth, secret: &str) -> Option<Injection> {
+    let secret = secret.trim();
+    if secret.is_empty() {
+        return None;
+    }
+    let (name, text) = match auth.scheme {
+        AuthScheme::Bearer => (header::AUTHORIZATION, zeroize::Zeroizing::new(format!("Bearer {secret}"))),
+        AuthScheme::Token => (header::AUTHORIZATION, zeroize::Zeroizing::new(format!("token {secret}"))),
+        AuthScheme::Header => {
+            let name = HeaderName::try_from(auth.header.as_deref()?).ok()?;
+            (name, zeroize::Zeroizing::new(secret.to_owned()))
+        }
+    };
+    let mut value = HeaderValue::from_str(&text).ok()?;
+    value.set_sensitive(true);
+    let finder = (secret.len() >= SHORTEST_REDACTED).then(|| Arc::new(memmem::Finder::new(secret).into_owned()));
+    Some(Injection { name, value, finder })
+}
+
+impl Injection {
+    /// Puts the credential in.
+    pub fn put(&self, headers: &mut HeaderMap) {
+        headers.insert(self.name.clone(), self.value.clone());
+    }
+
+    /// Takes the value out of an answer's headers.
+    pub fn redact_headers(&self, headers: &mut HeaderMap) {
+        let Some(finder) = &self.finder else { return };
+        for value in headers.values_mut() {
+            if finder.find(value.as_bytes()).is_some() {
+                *value = REDACTED;
+            }
+        }
+    }
+
+    /// Gets what takes the value out of an answer's body.
+    pub fn redactor(&self) -> Option<Redactor> {
+        self.finder.as_ref().map(|finder| Redactor { finder: Arc::clone(finder), carry: BytesMut::new() })
+    }
+}
+
+/// Takes one value out of a body that passes in pieces, however they are cut. The length stays the same.
+pub struct Redactor {
+    finder: Arc<memmem::Finder<'static>>,
+    /// The end of what came so far, where it may be the value's beginning.
+    carry: BytesMut,
+}
+
+impl Redactor {
+    /// Gets what may be passed on now.
+    pub fn pass(&mut self, chunk: Bytes) -> Bytes {
+        let joined = if self.carry.is_empty() {
+            chunk
+        } else {
+            self.carry.extend_from_slice(&chunk);
+            std::mem::take(&mut self.carry).freeze()
+        };
+        let mut clean = self.mask(joined);
+        let kept = self.overlap(&clean);
+        if kept > 0 {
+            self.carry = BytesMut::from(clean.split_off(clean.len() - kept).as_ref());
+        }
+        clean
+    }
+
+    /// Gets what is left at the end.
+    pub fn finish(&mut self) -> Bytes {
+        std::mem::take(&mut self.carry).freeze()
+    }
+
+    fn mask(&self, bytes: Bytes) -> Bytes {
+        if self.finder.find(&bytes).is_none() {
+            return bytes;
+        }
+        let length = self.finder.needle().len();
+        let mut out = BytesMut::from(bytes.as_ref());
+        let places: Vec<usize> = self.finder.find_iter(&bytes).collect();
+        for at in places {
+            if let Some(place) = out.get_mut(at..at + length) {
+                place.fill(b'*');
+            }
+        }
+        out.freeze()
+    }
+
+    /// Gets the length of the longest end of `bytes` that is a beginning of the value.
+    fn overlap(&self, bytes: &[u8]) -> usize {
+        let needle = self.finder.needle();
+        let longest = bytes.len().min(needle.len() - 1);
+        (1..=longest).rev().find(|&n| bytes.ends_with(&needle[..n])).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn route(scheme: AuthScheme, header: Option<&str>) -> Route {
+        Route {
+            host: "api.example.com".into(),
+            auth: Some(Auth { scheme, header: header.map(Into::into), credential: "key".into() }),
+            ..Route::default()
+        }
+    }
+
+    fn values(value: &str) -> BTreeMap<String, SecretString> {
+        [("key".to_owned(), SecretString::from(value))].into()
+    }
+
+    #[test]
+    fn each_scheme_writes_its_header() {
+        for (scheme, header, name, value) in [
+            (AuthScheme::Bearer, None, "authorization", "Bearer s3cret-value"),
+            (AuthScheme::Token, None, "authorization", "token s3cret-value"),
+            (AuthScheme::Header, Some("x-api-key"), "x-api-key", "s3cret-value"),
+        ] {
+            let route = route(scheme, header);
+            let credentials = Credentials::new(std::slice::from_ref(&route), &values("s3cret-value\n"));
+            let mut headers = HeaderMap::new();
+            headers.insert("x-api-key", HeaderValue::from_static("placeholder"));
+            credentials.of(&route).unwrap().unwrap().put(&mut headers);
+            assert_eq!(headers[name], value);
+        }
+    }
+
+    #[test]
+    fn a_credential_that_is_not_there_refuses_instead_of_passing_without() {
+        for value in ["", "  ", "a\nb"] {
+            let route = route(AuthScheme::Bearer, None);
+            let credentials = Credentials::new(std::slice::from_ref(&route), &values(value));
+            assert_eq!(credentials.of(&route).unwrap_err().kind, Denial::CredentialMissing);
+        }
+        let none = Route { host: "a.example".into(), ..Route::default() };
+        assert!(Credentials::default().of(&none).unwrap().is_none());
+    }
+
+    #[test]
+    fn nothing_prints_the_value() {
+        let route = route(AuthScheme::Bearer, None);
+        let credentials = Credentials::new(std::slice::from_ref(&route), &values("s3cret-value"));
+        assert!(!format!("{credentials:?}").contains("s3cret"));
+        let mut headers = HeaderMap::new();
+        credentials.of(&route).unwrap().unwrap().put(&mut headers);
+        assert!(!format!("{headers:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn an_echo_in_a_header_is_redacted() {
+        let route = route(AuthScheme::Bearer, None);
+        let credentials = Credentials::new(std::slice::from_ref(&route), &values("s3cret-value"));
+        let mut headers = HeaderMap::new();
+        headers.insert("x-echo", HeaderValue::from_static("got Bearer s3cret-value"));
+        headers.insert("x-other", HeaderValue::from_static("fine"));
+        credentials.of(&route).unwrap().unwrap().redact_headers(&mut headers);
+        assert_eq!(headers["x-echo"], REDACTED);
+        assert_eq!(headers["x-other"], "fine");
+    }
+
+    proptest! {
+        #[test]
+        fn an_echo_in_a_body_is_redacted_however_the_body_is_cut(
+            before in "[a-s3cret-]{0,20}", after in "[a-z\n]{0,20}", cuts in proptest::collection::vec(1usize..7, 1..30)
+        ) {
+            let secret = "s3cret-s3cret-value";
+            let route = route(AuthScheme::Bearer, None);
+            let credentials = Credentials::new(std::slice::from_ref(&route), &values(secret));
+            let mut redactor = credentials.of(&route).unwrap().unwrap().redactor().unwrap();
+            let body = format!("{before}{secret}{after}{secret}");
+            let mut rest = Bytes::from(body.clone());
+            let mut out = Vec::new();
+            for cut in cuts.iter().cycle() {
+                if rest.is_empty() {
+                    break;
+                }
+                let piece = rest.split_to((*cut).min(rest.len()));
+                out.extend_from_slice(&redactor.pass(piece));
+            }
+            out.extend_from_slice(&redactor.finish());
+            prop_assert_eq!(out.len(), body.len());
+            let out = String::from_utf8(out).unwrap();
+            prop_assert!(!out.contains(secret), "{}", out);
+            prop_assert!(out.contains(&after));
+        }
+    }
+}

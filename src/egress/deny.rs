@@ -1,0 +1,184 @@
+//! Every refusal of the egress plane: one list, and the HTTP answer that a program and a model can both act on.
+//!
+//! The words are a contract (`X-BB-Deny`, events, docs). This file must not decide anything; it only says it.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::body::Outgoing;
+
+/// Header that carries the kind of a refusal.
+pub const HEADER: &str = "x-bb-deny";
+
+macro_rules! denials {
+    ($($variant:ident, $word:literal, $status:literal, $what:literal;)*) => {
+        /// What was refused, as one word.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Denial {
+            $(#[doc = $what] $variant,)*
+        }
+
+        impl Denial {
+            /// Every denial, in the order of the documentation.
+            pub const ALL: &'static [Denial] = &[$(Denial::$variant,)*];
+
+            /// Gets the word that stands for it everywhere.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Denial::$variant => $word,)* }
+            }
+
+            /// Gets the HTTP status of its answer.
+            pub fn status(self) -> StatusCode {
+                let code: u16 = match self { $(Denial::$variant => $status,)* };
+                StatusCode::from_u16(code).unwrap_or(StatusCode::FORBIDDEN)
+            }
+
+            /// Gets one sentence that says what it means.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Denial::$variant => $what,)* }
+            }
+        }
+    };
+}
+
+denials! {
+    RouteMissing, "route_missing", 403, "The host is not on the allow-list.";
+    Method, "method", 403, "The route does not allow this method.";
+    Path, "path", 403, "The route does not allow this path, or the path is not in normal form.";
+    NameMismatch, "name_mismatch", 421, "SNI, `Host` and `:authority` do not name one and the same host.";
+    IpLiteral, "ip_literal", 403, "The destination is an IP address, or not the address of the name.";
+    Port, "port", 403, "The port is not one of the route's, or nobody listens on it.";
+    PrivateAddress, "private_address", 403, "The name resolves to a private, local or own address.";
+    ResolveFailed, "resolve_failed", 502, "The name could not be resolved.";
+    UpstreamUnreachable, "upstream_unreachable", 502, "The upstream server did not answer.";
+    UpstreamTls, "upstream_tls", 502, "The upstream server's certificate or TLS was not acceptable.";
+    ProtocolUnknown, "protocol_unknown", 400, "Not TLS or HTTP, or not the form that the API has.";
+    Upgrade, "upgrade", 426, "Upgrades (WebSocket) are not passed.";
+    MeteredPathUnknown, "metered_path_unknown", 404, "A path of a model API that the meter does not know.";
+    ServerTool, "server_tool", 403, "A feature by which the provider would reach out for the agent.";
+    BodyTooLarge, "body_too_large", 413, "The request body is larger than what is held whole (32 MiB).";
+    LimitHeaders, "limit_headers", 431, "The request's headers are too large or too many.";
+    LimitStreams, "limit_streams", 429, "Too many connections, requests or held bytes at once.";
+    LimitHandshakes, "limit_handshakes", 429, "Too many TLS handshakes at once.";
+    LimitIdle, "limit_idle", 408, "Nothing moved for too long.";
+    CredentialMissing, "credential_missing", 502, "The route's credential is not there.";
+    BudgetExhausted, "budget_exhausted", 429, "The token budget is spent.";
+    Cut, "cut", 403, "The bottle's way out was cut.";
+    Policy, "policy", 403, "A policy said no.";
+    LedgerUnavailable, "ledger_unavailable", 503, "The ledger does not answer, so nothing metered may pass.";
+}
+
+/// One refusal, with all that its answer and its event say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Deny {
+    /// The kind.
+    pub kind: Denial,
+    /// One or two sentences for people and models.
+    pub message: String,
+    /// The allow-list entry that would have let it pass, if one would.
+    pub rule_missing: Option<Box<Value>>,
+    /// What can be done, each a sentence.
+    pub next_steps: Vec<String>,
+    /// Expected and not worth showing (telemetry paths of a route's `quiet`).
+    pub quiet: bool,
+}
+
+impl Deny {
+    /// Makes a refusal of `kind` with its `message`.
+    pub fn new(kind: Denial, message: impl Into<String>) -> Self {
+        Deny { kind, message: message.into(), rule_missing: None, next_steps: Vec::new(), quiet: false }
+    }
+
+    /// Names the allow-list entry that is missing.
+    pub fn rule(mut self, rule: Value) -> Self {
+        self.rule_missing = Some(Box::new(rule));
+        self
+    }
+
+    /// Adds one thing that can be done.
+    pub fn step(mut self, step: impl Into<String>) -> Self {
+        self.next_steps.push(step.into());
+        self
+    }
+
+    /// Marks it as expected noise.
+    pub fn quietly(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
+    /// Gets the answer's JSON.
+    pub fn body(&self) -> Value {
+        json!({"error": {
+            "type": "bb_denied",
+            "kind": self.kind.as_str(),
+            "message": self.message,
+            "rule_missing": self.rule_missing,
+            "next_steps": self.next_steps,
+        }})
+    }
+
+    /// Gets the HTTP answer.
+    pub fn answer(&self) -> Response<Outgoing> {
+        let status = if self.quiet { StatusCode::NOT_FOUND } else { self.kind.status() };
+        respond(self.kind, status, &self.body())
+    }
+}
+
+/// Makes a JSON answer that carries the kind of a refusal.
+pub fn respond(kind: Denial, status: StatusCode, body: &Value) -> Response<Outgoing> {
+    let text = Bytes::from(body.to_string());
+    let mut answer = Response::new(Outgoing::full(text));
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(HEADER, HeaderValue::from_static(kind.as_str()));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_the_designs() {
+        let design = "route_missing method path name_mismatch ip_literal port private_address resolve_failed \
+             upstream_unreachable upstream_tls protocol_unknown upgrade metered_path_unknown server_tool body_too_large \
+             limit_headers limit_streams limit_handshakes limit_idle credential_missing budget_exhausted cut policy \
+             ledger_unavailable";
+        let ours: Vec<_> = Denial::ALL.iter().map(|d| d.as_str()).collect();
+        assert_eq!(ours, design.split_whitespace().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_answer_says_kind_reason_rule_and_remedy() {
+        let deny = Deny::new(Denial::RouteMissing, "no route to example.com")
+            .rule(json!({"host": "example.com"}))
+            .step("ask the operator");
+        let answer = deny.answer();
+        assert_eq!(answer.status(), 403);
+        assert_eq!(answer.headers()[HEADER], "route_missing");
+        let body = deny.body();
+        assert_eq!(body["error"]["type"], "bb_denied");
+        assert_eq!(body["error"]["rule_missing"]["host"], "example.com");
+        assert_eq!(body["error"]["next_steps"][0], "ask the operator");
+    }
+
+    #[test]
+    fn quiet_refusals_look_like_a_missing_page() {
+        let answer = Deny::new(Denial::Path, "telemetry").quietly().answer();
+        assert_eq!(answer.status(), 404);
+        assert_eq!(answer.headers()[HEADER], "path");
+    }
+
+    #[test]
+    fn statuses_keep_agents_from_the_wrong_reaction() {
+        assert_eq!(Denial::NameMismatch.status(), 421);
+        assert_eq!(Denial::MeteredPathUnknown.status(), 404);
+        assert_eq!(Denial::Upgrade.status(), 426);
+        assert_eq!(Denial::BudgetExhausted.status(), 429);
+        assert_eq!(Denial::LedgerUnavailable.status(), 503);
+    }
+}

@@ -1,0 +1,209 @@
+//! One hold at the ledger, from its grant to its settlement. It cannot be forgotten: dropping it settles it.
+//!
+//! Retry safety: as long as nothing was written upstream a hold that is dropped is released at 0; afterwards it is
+//! charged as `partial`. Crossings that a settlement reports go to the enforcer at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Enforcer;
+use super::deny::{Denial, Deny};
+use super::record::{Tally, Ticket};
+use super::spent;
+use crate::ledger::{HoldOutcome, HoldRequest, Ledger, LedgerError, Settle, Settled, Settlement};
+use crate::meter::Reading;
+use crate::types::Tokens;
+use serde_json::{Value, json};
+
+/// How long a request waits for others to give back what they hold.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest time between two askings.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// Tries to settle in the background before it is left to the ledger's sweep.
+const TRIES: u32 = 20;
+
+/// What a hold needs beside the ledger.
+#[derive(Clone)]
+pub struct Keeping {
+    /// The bottle's id, for the enforcer.
+    pub bottle: Arc<str>,
+    /// Told of crossings.
+    pub enforcer: Arc<dyn Enforcer>,
+    /// What is under way in this bottle.
+    pub tally: Arc<Tally>,
+    /// Where a settlement runs whose request is gone.
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// An open hold.
+pub struct OpenHold<L: Ledger> {
+    ledger: L,
+    keeping: Keeping,
+    ticket: Option<Ticket>,
+    /// Set while the ledger may have the hold open.
+    armed: bool,
+    /// What a drop settles it as.
+    fallback: Settle,
+    /// Set once the request's body went upstream.
+    written: Arc<AtomicBool>,
+    /// Tokens reserved.
+    held: u64,
+    /// Whether the answer comes piece by piece. One that comes as a whole has been computed, and is billed, to its end
+    /// although nobody reads it.
+    streams: bool,
+}
+
+/// Reserves what `request` asks for, waiting for others where that can help.
+pub async fn reserve<L: Ledger>(
+    ledger: &L,
+    keeping: &Keeping,
+    request: HoldRequest,
+    streams: bool,
+    facts: Value,
+) -> Result<OpenHold<L>, Deny> {
+    let mut hold = OpenHold::new(ledger.clone(), keeping.clone(), &request, streams, facts);
+    let deadline = Instant::now() + PATIENCE;
+    let mut changes = ledger.changes();
+    loop {
+        changes.mark_unchanged();
+        match hold.ledger.hold(request.clone()).await {
+            Ok(HoldOutcome::Granted { held }) => {
+                hold.held = held;
+                return Ok(hold);
+            }
+            Ok(HoldOutcome::Wait(standing)) if Instant::now() >= deadline => {
+                hold.armed = false;
+                return Err(spent::budget(&standing));
+            }
+            Ok(HoldOutcome::Wait(_)) => {
+                let _ = tokio::time::timeout(ASK_AGAIN, changes.changed()).await;
+            }
+            Ok(HoldOutcome::Refused(standing)) => {
+                hold.armed = false;
+                let deny = spent::budget(&standing);
+                keeping.enforcer.exhausted(&keeping.bottle, standing);
+                return Err(deny);
+            }
+            // The hold may have been committed all the same: the drop releases it.
+            Err(error) => return Err(unavailable(&error)),
+        }
+    }
+}
+
+/// Gets the refusal for a ledger that does not answer.
+pub fn unavailable(error: &LedgerError) -> Deny {
+    tracing::warn!(%error, "the ledger refused a metered request");
+    Deny::new(
+        Denial::LedgerUnavailable,
+        "bb: the ledger does not answer, so no model call may pass. This is a fault of the host.",
+    )
+    .step("try again in a minute; the operator can look at `bb controller logs`")
+}
+
+impl<L: Ledger> OpenHold<L> {
+    fn new(ledger: L, keeping: Keeping, request: &HoldRequest, streams: bool, facts: Value) -> Self {
+        let fallback = Settle {
+            id: request.id.clone(),
+            how: Settlement::Released,
+            model: None,
+            response_id: None,
+            raw_usage: None,
+            facts,
+        };
+        let ticket = Some(keeping.tally.enter());
+        OpenHold { ledger, keeping, ticket, armed: true, fallback, written: Arc::default(), held: 0, streams }
+    }
+
+    /// Gets the flag that says that the request's body went upstream.
+    pub fn written(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.written)
+    }
+
+    /// Gets the tokens reserved.
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
+    /// Tells whether the answer comes piece by piece.
+    pub fn streams(&self) -> bool {
+        self.streams
+    }
+
+    /// Notes the status of the answer.
+    pub fn answered(&mut self, status: u16) {
+        self.fallback.facts["status"] = json!(status);
+    }
+
+    /// Notes how it shall be settled if it is dropped.
+    pub fn plan(&mut self, how: Settlement, reading: Reading) {
+        self.fallback.how = how;
+        self.fallback.model = reading.model;
+        self.fallback.response_id = reading.response_id;
+        self.fallback.raw_usage = reading.raw_usage;
+        // The plan was made from what upstream said, so upstream has seen the request.
+        self.written.store(true, Ordering::Release);
+    }
+
+    /// Raises what is reserved to `to`; `seen` is the usage known so far.
+    pub async fn raise(&mut self, to: u64, seen: Option<Tokens>) -> Result<(), LedgerError> {
+        self.ledger.raise_seen(&self.fallback.id, to, seen).await?;
+        self.held = self.held.max(to);
+        Ok(())
+    }
+
+    /// Settles as planned. May be called again with a later plan: late usage only raises.
+    pub async fn settle(&mut self) -> Result<(), LedgerError> {
+        self.armed = true;
+        let settled = self.ledger.settle(self.fallback.clone()).await?;
+        self.armed = false;
+        self.ticket = None;
+        announce(&self.keeping, settled);
+        Ok(())
+    }
+}
+
+/// Tells the enforcer what was crossed.
+fn announce(keeping: &Keeping, settled: Settled) {
+    for standing in settled.crossed {
+        keeping.enforcer.exhausted(&keeping.bottle, standing);
+    }
+}
+
+impl<L: Ledger> Drop for OpenHold<L> {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        let mut settle = self.fallback.clone();
+        if settle.how == Settlement::Released && self.written.load(Ordering::Acquire) && !answered_badly(&settle.facts)
+        {
+            settle.how = if self.streams {
+                Settlement::Partial { seen: None, streamed: 0 }
+            } else {
+                Settlement::AtEstimate { streamed: 0 }
+            };
+        }
+        let (ledger, keeping, ticket) = (self.ledger.clone(), self.keeping.clone(), self.ticket.take());
+        let runtime = keeping.runtime.clone();
+        runtime.spawn(async move {
+            let _ticket = ticket;
+            for attempt in 0..TRIES {
+                match ledger.settle(settle.clone()).await {
+                    Ok(settled) => return announce(&keeping, settled),
+                    // The ledger never had it.
+                    Err(LedgerError::Misuse(_)) => return,
+                    Err(error) if attempt + 1 == TRIES => {
+                        tracing::error!(%error, hold = settle.id, "a hold was not settled; the next start sweeps it");
+                    }
+                    Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
+                }
+            }
+        });
+    }
+}
+
+/// Tells whether upstream answered with an error: then a release was meant as one.
+fn answered_badly(facts: &Value) -> bool {
+    facts["status"].as_u64().is_some_and(|status| !(200..300).contains(&status))
+}

@@ -1,0 +1,221 @@
+//! Requests to a model API: known paths only, bodies held whole and read, tokens reserved before anything leaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Request, Response, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::body::{Moved, Outgoing, Upload};
+use super::deny::{Denial, Deny};
+use super::forward;
+use super::hold;
+use super::link::Named;
+use super::request::{Leaving, Plane};
+use super::tee::Metering;
+use crate::api::Route;
+use crate::ledger::{HoldRequest, Ledger};
+use crate::meter::Meter;
+use crate::meter::request::{PathClass, RequestFacts, classify, estimate_input, inspect};
+use crate::types::Api;
+
+/// Largest request body on a model route. Unit: bytes.
+const MAX_BODY: usize = 32 << 20;
+/// Bodies held at once in one bottle, in units of [`ROOM_UNIT`]: 256 MiB.
+pub const ROOM: usize = 4096;
+const ROOM_UNIT: usize = 64 * 1024;
+/// Output reserved where a request does not say how much it allows itself. Unit: tokens.
+const DEFAULT_OUTPUT: u64 = 4096;
+/// More than any model gives: a request that says more is believed so far.
+const MOST_OUTPUT: u64 = 1 << 30;
+/// How long a held body may stand still.
+const BODY_IDLE: Duration = Duration::from_secs(60);
+/// Refuses a coded body on a model route: what cannot be read cannot be checked.
+pub(super) fn identity(headers: &HeaderMap) -> Result<(), Deny> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            Err(Deny::new(Denial::ProtocolUnknown, "bb: compressed request bodies are not passed to model APIs.")
+                .step("send the body without Content-Encoding"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Gets what a path of a model API is to the meter, or refuses it.
+pub(super) fn class(api: Api, method: &str, named: &Named, path: &str) -> Result<PathClass, Deny> {
+    match classify(api, method, path) {
+        PathClass::Unknown => Err(Deny::new(
+            Denial::MeteredPathUnknown,
+            format!("bb: {method} of this path at {} is not known to the meter, so it is not passed.", named.text),
+        )
+        .step("the API's main paths work; side endpoints are not needed")),
+        known => Ok(known),
+    }
+}
+
+/// Reads what a body asks for, and refuses features by which the provider would reach out (decision 9).
+fn features(api: Api, body: &[u8], allowed: &[String]) -> Result<RequestFacts, Deny> {
+    let facts = inspect(api, body).map_err(|error| {
+        Deny::new(Denial::ProtocolUnknown, format!("bb: the request is not one of this API: {error}."))
+    })?;
+    if let Some(tool) = facts.reaching.iter().find(|tool| !allowed.contains(tool)) {
+        return Err(Deny::new(
+            Denial::ServerTool,
+            format!("bb: {tool} makes the provider reach out for the agent, past the allow-list, so it is not passed."),
+        )
+        .rule(json!({"server_tools": [tool]}))
+        .step("do it inside the bottle, or ask the operator to allow the feature by name"));
+    }
+    Ok(facts)
+}
+
+impl<L: Ledger> Plane<L> {
+    /// Forwards a request to a model API: its body is held whole and read, and its tokens are reserved.
+    pub(super) async fn model(
+        &self,
+        leaving: Leaving<'_>,
+        (api, class): (Api, PathClass),
+        route: &Route,
+        mut request: Request<Upload>,
+        body: &mut Option<Incoming>,
+    ) -> Result<Response<Outgoing>, Deny> {
+        let (bytes, room) = match body.take() {
+            Some(incoming) => self.hold_body(incoming).await?,
+            None => (Bytes::new(), None),
+        };
+        if class == PathClass::Free {
+            if !bytes.is_empty() {
+                features(api, &bytes, &route.server_tools)?;
+                *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: Arc::default(), room };
+            }
+            return self.plain(leaving, request, Moved::new()).await;
+        }
+        let asked = features(api, &bytes, &route.server_tools)?;
+        let input = estimate_input(bytes.len());
+        let method = request.method().clone();
+        let facts = json!({"method": method.as_str(), "path": leaving.path});
+        let reserve = self.reserve(api, &leaving, asked, input, facts);
+        let mut hold = tokio::select! {
+            biased;
+            () = leaving.entered.wait_cancelled() => return Err(self.streams.reason()),
+            hold = reserve => hold?,
+        };
+        leaving.entered.is_holding();
+        *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: hold.written(), room };
+        let moved = Moved::new();
+        let answer = forward::send(&self.client, request, &leaving.entered, &self.streams, &moved).await?;
+        let status = answer.status();
+        hold.answered(status.as_u16());
+        if !status.is_success() {
+            self.note(&leaving, &method, status.as_u16()).await;
+        }
+        let text = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
+        let content_type = text(header::CONTENT_TYPE);
+        let meter = Meter::new(api, content_type, text(header::CONTENT_ENCODING));
+        let look_ahead = text(header::CONTENT_LENGTH).is_some() || content_type.is_some_and(|t| t.contains("json"));
+        let metering = Metering::new(meter, hold, status, look_ahead, input);
+        Ok(leaving.wrap(answer, Some(metering), moved))
+    }
+
+    async fn reserve(
+        &self,
+        api: Api,
+        leaving: &Leaving<'_>,
+        asked: RequestFacts,
+        input: u64,
+        facts: Value,
+    ) -> Result<hold::OpenHold<L>, Deny> {
+        let request = HoldRequest {
+            id: uuid::Uuid::now_v7().to_string(),
+            path: self.path.clone(),
+            provider: self.provider.clone(),
+            bottle: self.slug.clone(),
+            agent: self.agent.clone(),
+            run: self.run.clone(),
+            api,
+            host: leaving.named.text.clone(),
+            model: asked.model,
+            input,
+            output: asked.max_output.unwrap_or(DEFAULT_OUTPUT).min(MOST_OUTPUT),
+        };
+        hold::reserve(&self.ledger, &self.keeping, request, asked.stream, facts).await
+    }
+
+    /// Gets the whole body of a request, within its bounds of size, time and the bottle's room.
+    async fn hold_body(&self, mut body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Deny> {
+        let too_large = || {
+            Deny::new(Denial::BodyTooLarge, format!("bb: a request to a model API may have {} MiB.", MAX_BODY >> 20))
+        };
+        let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        if declared > MAX_BODY {
+            return Err(too_large());
+        }
+        let mut room = self.room_for(None, declared)?;
+        let mut first = Bytes::new();
+        let mut rest = BytesMut::new();
+        loop {
+            let frame = tokio::time::timeout(BODY_IDLE, body.frame())
+                .await
+                .map_err(|_| Deny::new(Denial::LimitIdle, "bb: the request's body stood still for a minute."))?;
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|_| Deny::new(Denial::ProtocolUnknown, "bb: the request's body broke off."))?;
+            let Ok(data) = frame.into_data() else { continue };
+            let length = first.len() + rest.len() + data.len();
+            if length > MAX_BODY {
+                return Err(too_large());
+            }
+            room = self.room_for(room, length)?;
+            if first.is_empty() && rest.is_empty() {
+                first = data;
+            } else {
+                if rest.is_empty() {
+                    rest.reserve(declared.max(length));
+                    rest.extend_from_slice(&std::mem::take(&mut first));
+                }
+                rest.extend_from_slice(&data);
+            }
+        }
+        Ok((if rest.is_empty() { first } else { rest.freeze() }, room))
+    }
+
+    /// Gets room for `length` bytes, given what is had already.
+    fn room_for(&self, had: Option<OwnedSemaphorePermit>, length: usize) -> Result<Option<OwnedSemaphorePermit>, Deny> {
+        let units = length.div_ceil(ROOM_UNIT);
+        let more = units.saturating_sub(had.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+        if more == 0 {
+            return Ok(had);
+        }
+        let full = || {
+            Deny::new(Denial::LimitStreams, "bb: too many request bodies are under way at once.")
+                .step("wait for some of them to end")
+        };
+        let more = u32::try_from(more).map_err(|_| full())?;
+        let got = Arc::clone(&self.room).try_acquire_many_owned(more).map_err(|_| full())?;
+        Ok(Some(match had {
+            Some(mut had) => {
+                had.merge(got);
+                had
+            }
+            None => got,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lets_the_provider_reach_out_is_refused_unless_named() {
+        let body =
+            br#"{"model":"m","max_tokens":5,"mcp_servers":[{"type":"url","url":"https://x.example"}],"messages":[]}"#;
+        assert_eq!(features(Api::Anthropic, body, &[]).unwrap_err().kind, Denial::ServerTool);
+        let named = features(Api::Anthropic, body, &["mcp_servers".into()]).unwrap();
+        assert_eq!(named.max_output, Some(5));
+        assert_eq!(features(Api::Anthropic, b"not json", &[]).unwrap_err().kind, Denial::ProtocolUnknown);
+    }
+}

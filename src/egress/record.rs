@@ -1,0 +1,398 @@
+//! Writes what the plane did into the ledger's events: refusals, and allowed requests that are not metered.
+//!
+//! One task per bottle appends, so that the order of a bottle's events is the order in which they happened. A refusal
+//! is written before its answer is sent, but a ledger that fails never turns a refusal into anything else. Paths go in
+//! without their query: that may carry secrets.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::deny::Deny;
+use crate::ledger::{Ledger, NewEvent};
+
+/// Events waiting to be written, per bottle.
+const QUEUE: usize = 1024;
+/// How long a refusal waits for its event.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Unanswered refusals (raw connections, DNS) written in one second; the others are counted.
+const LIMIT: u32 = 20;
+/// Refusals of a bottle that are answered at once; after these each waits [`PACE`] for its turn, so that an agent that
+/// asks in a loop fills neither the ledger nor its disk.
+const BURST: u32 = 1000;
+const PACE: Duration = Duration::from_millis(100);
+/// The same for allowed requests, which never wait: after a burst one in a second is entered, and the others are counted.
+const PASSED_PACE: Duration = Duration::from_secs(1);
+/// Longest path entered. Unit: bytes.
+const MAX_PATH: usize = 512;
+
+/// Counts what is under way, so that an end can be waited for.
+#[derive(Debug, Default)]
+pub struct Tally {
+    open: AtomicUsize,
+    idle: Notify,
+}
+
+impl Tally {
+    /// Counts one more, until the ticket is dropped.
+    pub fn enter(self: &Arc<Self>) -> Ticket {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        Ticket(Arc::clone(self))
+    }
+
+    /// Gets how many are under way.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
+    /// Waits until nothing is under way.
+    pub async fn idle(&self) {
+        loop {
+            let idle = self.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
+            if self.open() == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+}
+
+/// One thing under way.
+#[derive(Debug)]
+pub struct Ticket(Arc<Tally>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.idle.notify_waiters();
+        }
+    }
+}
+
+/// A refusal as it is entered.
+#[derive(Clone, Debug)]
+pub struct Denied(Value);
+
+impl Denied {
+    /// Makes the data of a `denied` event. `proto` is `https`, `http`, `tls`, `tcp`, `udp` or `dns`.
+    pub fn new(proto: &str, host: impl Into<String>, port: u16, deny: &Deny) -> Denied {
+        Denied(json!({
+            "kind": deny.kind.as_str(), "proto": proto, "host": host.into(), "port": port,
+            "reason": deny.message, "quiet": deny.quiet,
+        }))
+    }
+
+    /// Adds method and path of the request.
+    pub fn request(mut self, method: &str, path: &str) -> Denied {
+        self.0["method"] = json!(short(method, 32));
+        self.0["path"] = json!(short(path, MAX_PATH));
+        self
+    }
+}
+
+/// An allowed request to a host that is not metered, once its answer's head is there.
+#[derive(Clone, Copy, Debug)]
+pub struct Passed<'a> {
+    /// Method.
+    pub method: &'a str,
+    /// `https` or `http`.
+    pub scheme: &'a str,
+    /// Host.
+    pub host: &'a str,
+    /// Port.
+    pub port: u16,
+    /// Path without query.
+    pub path: &'a str,
+    /// Status of the answer.
+    pub status: u16,
+    /// Time to the answer's head.
+    pub took: Duration,
+}
+
+struct Entry {
+    event: NewEvent,
+    written: Option<oneshot::Sender<()>>,
+    _ticket: Ticket,
+}
+
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    written: u32,
+    dropped: u64,
+}
+
+/// Events that may still be entered at once.
+#[derive(Debug)]
+struct Pace {
+    left: u32,
+    since: Instant,
+    /// Time in which one more is earned.
+    period: Duration,
+}
+
+impl Pace {
+    fn new(period: Duration) -> Pace {
+        Pace { left: BURST, since: Instant::now(), period }
+    }
+
+    /// Takes one. Returns whether there was one.
+    fn take(&mut self) -> bool {
+        let earned = u32::try_from(self.since.elapsed().as_millis() / self.period.as_millis()).unwrap_or(BURST);
+        if earned > 0 {
+            self.since = Instant::now();
+            self.left = self.left.saturating_add(earned).min(BURST);
+        }
+        let had = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        had
+    }
+}
+
+/// Where a bottle's events go.
+pub struct Recorder {
+    queue: mpsc::Sender<Entry>,
+    slug: String,
+    run: Option<String>,
+    tally: Arc<Tally>,
+    window: Mutex<Window>,
+    /// Those who wait stand in line for it, and leave the line when their client goes away.
+    pace: tokio::sync::Mutex<Pace>,
+    /// Allowed requests, and how many were not entered since the last that was.
+    passing: Mutex<(Pace, u64)>,
+}
+
+impl Recorder {
+    /// Starts the bottle's writing task. It ends when the recorder is dropped and its queue is written.
+    pub fn start<L: Ledger>(slug: &str, run: Option<&str>, tally: Arc<Tally>, ledger: L) -> Recorder {
+        let (queue, mut entries) = mpsc::channel::<Entry>(QUEUE);
+        tokio::spawn(async move {
+            let mut batch = Vec::new();
+            while entries.recv_many(&mut batch, 256).await > 0 {
+                // Polled in order, so queued in order; the ledger commits them as a group.
+                futures_util::future::join_all(batch.drain(..).map(|entry| {
+                    let ledger = &ledger;
+                    async move {
+                        if let Err(error) = ledger.append(entry.event).await {
+                            tracing::warn!(%error, "an event of the egress plane was not written");
+                        }
+                        if let Some(written) = entry.written {
+                            let _ = written.send(());
+                        }
+                    }
+                }))
+                .await;
+            }
+        });
+        Recorder {
+            queue,
+            slug: slug.to_owned(),
+            run: run.map(str::to_owned),
+            tally,
+            window: Mutex::new(Window { began: Instant::now(), written: 0, dropped: 0 }),
+            pace: tokio::sync::Mutex::new(Pace::new(PACE)),
+            passing: Mutex::new((Pace::new(PASSED_PACE), 0)),
+        }
+    }
+
+    fn entry(&self, kind: &str, data: Value, written: Option<oneshot::Sender<()>>) -> Entry {
+        let event = NewEvent {
+            kind: kind.to_owned(),
+            bottle: Some(self.slug.clone()),
+            run: self.run.clone(),
+            data,
+            audit: false,
+        };
+        Entry { event, written, _ticket: self.tally.enter() }
+    }
+
+    /// Writes a refusal; returns when it is written, or when the ledger took too long.
+    pub async fn deny(&self, denied: Denied) {
+        {
+            let mut pace = self.pace.lock().await;
+            while !pace.take() {
+                tokio::time::sleep(PACE).await;
+            }
+        }
+        let (written, done) = oneshot::channel();
+        let entry = self.entry("denied", denied.0, Some(written));
+        let _ = tokio::time::timeout(PATIENCE, async {
+            if self.queue.send(entry).await.is_ok() {
+                let _ = done.await;
+            }
+        })
+        .await;
+    }
+
+    /// Writes a refusal that has no answer to hold back, at most 20 in a second; those left out are counted in the
+    /// next one (`dropped`).
+    pub fn deny_limited(&self, denied: Denied) {
+        let mut data = denied.0;
+        {
+            let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
+            if window.began.elapsed() >= Duration::from_secs(1) {
+                window.began = Instant::now();
+                window.written = 0;
+            }
+            if window.written >= LIMIT {
+                window.dropped += 1;
+                return;
+            }
+            window.written += 1;
+            if window.dropped > 0 {
+                data["dropped"] = json!(std::mem::take(&mut window.dropped));
+            }
+        }
+        if self.queue.try_send(self.entry("denied", data, None)).is_err() {
+            self.window.lock().unwrap_or_else(PoisonError::into_inner).dropped += 1;
+        }
+    }
+
+    /// Writes that a request passed. Waits only where a thousand events already wait. After many of them most are only
+    /// counted, in the next one (`left_out`).
+    pub async fn passed(&self, passed: Passed<'_>) {
+        let left_out = {
+            let mut passing = self.passing.lock().unwrap_or_else(PoisonError::into_inner);
+            if !passing.0.take() {
+                passing.1 += 1;
+                return;
+            }
+            std::mem::take(&mut passing.1)
+        };
+        let mut data = json!({
+            "method": short(passed.method, 32), "scheme": passed.scheme, "host": passed.host, "port": passed.port,
+            "path": short(passed.path, MAX_PATH), "status": passed.status,
+            "ms": u64::try_from(passed.took.as_millis()).unwrap_or(u64::MAX),
+        });
+        if left_out > 0 {
+            data["left_out"] = json!(left_out);
+        }
+        if let Err(mpsc::error::TrySendError::Full(entry)) = self.queue.try_send(self.entry("request", data, None)) {
+            let _ = tokio::time::timeout(PATIENCE, self.queue.send(entry)).await;
+        }
+    }
+}
+
+/// Gets at most `max` bytes of `text`, cut at a character.
+fn short(text: &str, max: usize) -> &str {
+    text.get(..text.floor_char_boundary(max)).unwrap_or_default()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::super::deny::Denial;
+    use super::*;
+
+    /// Makes a recorder whose events come out of a channel.
+    pub fn recorder() -> (Recorder, mpsc::UnboundedReceiver<NewEvent>) {
+        let (queue, mut entries) = mpsc::channel::<Entry>(QUEUE);
+        let (out, events) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(entry) = entries.recv().await {
+                let _ = out.send(entry.event);
+                if let Some(written) = entry.written {
+                    let _ = written.send(());
+                }
+            }
+        });
+        let window = Mutex::new(Window { began: Instant::now(), written: 0, dropped: 0 });
+        (
+            Recorder {
+                queue,
+                slug: "test-1".into(),
+                run: None,
+                tally: Arc::default(),
+                window,
+                pace: tokio::sync::Mutex::new(Pace::new(PACE)),
+                passing: Mutex::new((Pace::new(PASSED_PACE), 0)),
+            },
+            events,
+        )
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_cut_to_twenty_a_second_and_the_rest_is_counted() {
+        let (recorder, mut events) = recorder();
+        let deny = Deny::new(Denial::Port, "no");
+        for _ in 0..100 {
+            recorder.deny_limited(Denied::new("tcp", "1.1.1.1", 22, &deny));
+        }
+        recorder.window.lock().unwrap().began -= Duration::from_secs(2);
+        recorder.deny_limited(Denied::new("tcp", "1.1.1.1", 23, &deny));
+        drop(recorder);
+        let mut all = Vec::new();
+        while let Some(event) = events.recv().await {
+            all.push(event);
+        }
+        assert_eq!(all.len(), 21);
+        assert_eq!(all[20].data["dropped"], 80);
+    }
+
+    #[tokio::test]
+    async fn allowed_requests_in_a_loop_are_counted_and_do_not_fill_the_ledger() {
+        let (recorder, mut events) = recorder();
+        let took = Duration::ZERO;
+        let passed =
+            Passed { method: "GET", scheme: "https", host: "docs.test", port: 443, path: "/", status: 200, took };
+        recorder.passing.lock().unwrap().0.left = 2;
+        for _ in 0..7 {
+            recorder.passed(passed).await;
+        }
+        recorder.passing.lock().unwrap().0.since -= PASSED_PACE;
+        recorder.passed(passed).await;
+        drop(recorder);
+        let mut left_out = vec![];
+        while let Some(event) = events.recv().await {
+            left_out.push(event.data["left_out"].as_u64());
+        }
+        assert_eq!(left_out, [None, None, Some(5)]);
+    }
+
+    #[tokio::test]
+    async fn refusals_in_a_loop_wait_for_their_turn_after_a_burst() {
+        let (recorder, mut events) = recorder();
+        let deny = Deny::new(Denial::RouteMissing, "no");
+        recorder.pace.lock().await.left = 1;
+        let began = Instant::now();
+        for _ in 0..4 {
+            recorder.deny(Denied::new("https", "example.com", 443, &deny)).await;
+        }
+        assert!(began.elapsed() >= 2 * PACE, "{:?}", began.elapsed());
+        drop(recorder);
+        let mut written = 0;
+        while events.recv().await.is_some() {
+            written += 1;
+        }
+        assert_eq!(written, 4, "none is left out");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_written_before_it_returns() {
+        let (recorder, mut events) = recorder();
+        let deny = Deny::new(Denial::RouteMissing, "no");
+        recorder.deny(Denied::new("https", "example.com", 443, &deny).request("GET", &"/ü".repeat(400))).await;
+        let event = events.try_recv().expect("written");
+        assert_eq!((event.kind.as_str(), event.bottle.as_deref()), ("denied", Some("test-1")));
+        assert_eq!(event.data["kind"], "route_missing");
+        assert!(event.data["path"].as_str().unwrap().len() <= MAX_PATH);
+    }
+
+    #[tokio::test]
+    async fn idle_waits_for_every_ticket() {
+        let tally = Arc::new(Tally::default());
+        let ticket = tally.enter();
+        let waiting = tokio::spawn({
+            let tally = Arc::clone(&tally);
+            async move { tally.idle().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(ticket);
+        waiting.await.unwrap();
+    }
+}

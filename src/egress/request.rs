@@ -1,0 +1,322 @@
+//! The life of one request, in order; each step a function of its own.
+//!
+//! name once -> route -> upgrade, cut -> credential and headers -> (model routes: path class, body, features, hold) ->
+//! forward -> tee. Any step may end it with a [`Deny`], which is written before its answer is sent. Nothing is looked
+//! up, dialled or sent before all steps have passed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use tokio::sync::Semaphore;
+
+use super::address::Gate;
+use super::body::{Moved, Outgoing, Upload};
+use super::credential::{Credentials, Injection};
+use super::deny::{Denial, Deny};
+use super::forward;
+use super::headers::{self, Cleaning};
+use super::hold::Keeping;
+use super::link::{Link, Named, destination, name_once};
+use super::model::{class, identity};
+use super::record::{Denied, Passed, Recorder};
+use super::route::{Asked, Router};
+use super::spent;
+use super::streams::{Entered, Streams};
+use super::tee::{Metering, Tee};
+use super::upstream::Upstreaming;
+use crate::ledger::{Ledger, Node};
+use crate::types::Api;
+
+/// Largest head of a request: address and headers. Unit: bytes.
+pub const MAX_HEAD: usize = 64 * 1024;
+/// What is read of a refused request's body, so that its client hears the answer before a reset.
+const DRAIN_BYTES: usize = 1 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+
+/// All that the requests of one bottle share.
+pub struct Plane<L: Ledger> {
+    /// Slug, for events and usage rows.
+    pub slug: String,
+    /// Budget key.
+    pub provider: String,
+    /// Agent, for usage rows.
+    pub agent: String,
+    /// Run, for usage rows.
+    pub run: Option<String>,
+    /// Nodes that are charged, nearest first.
+    pub path: Vec<Node>,
+    /// The allow-list.
+    pub router: Router,
+    /// What the routes put in.
+    pub credentials: Credentials,
+    /// The client towards the real servers.
+    pub client: Upstreaming,
+    /// The ledger.
+    pub ledger: L,
+    /// What holds need.
+    pub keeping: Keeping,
+    /// Where events go.
+    pub recorder: Arc<Recorder>,
+    /// What is under way, and the cut.
+    pub streams: Arc<Streams>,
+    /// Room for held bodies.
+    pub room: Arc<Semaphore>,
+    /// Which destinations are admitted.
+    pub gate: Gate,
+}
+
+/// Refuses methods that are not about a resource of the host.
+fn method(method: &Method) -> Result<(), Deny> {
+    if *method == Method::CONNECT || *method == Method::TRACE {
+        return Err(Deny::new(Denial::Method, format!("bb: {method} is not passed."))
+            .step("connect directly: no proxy is needed in a bottle"));
+    }
+    Ok(())
+}
+
+/// Refuses upgrades. `h2c` is an offer that may be ignored.
+fn upgrade(headers: &HeaderMap) -> Result<(), Deny> {
+    match headers.get(header::UPGRADE) {
+        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"h2c") => {
+            Err(Deny::new(Denial::Upgrade, "bb: upgrades (WebSocket) are not passed; use plain HTTP requests.")
+                .step("fall back to HTTP streaming"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses heads that hyper let through because they came in large pieces.
+fn small_head(head: &Request<()>) -> Result<(), Deny> {
+    let path = head.uri().path_and_query().map_or(0, |p| p.as_str().len());
+    let size = head.headers().iter().fold(path, |sum, (name, value)| sum + name.as_str().len() + value.len());
+    if size > MAX_HEAD {
+        return Err(Deny::new(
+            Denial::LimitHeaders,
+            format!("bb: the request's head is larger than {MAX_HEAD} bytes."),
+        ));
+    }
+    Ok(())
+}
+
+/// Tells whether the bottle is cut for this route.
+fn not_cut(streams: &Streams, metered: bool) -> Result<(), Deny> {
+    match streams.refuses(metered) {
+        Some(cut) => Err(cut.deny.clone()),
+        None => Ok(()),
+    }
+}
+
+/// What a refusal's event and answer need to know.
+struct Facts {
+    method: Method,
+    path: String,
+    host: String,
+    /// The API, once the route is known.
+    api: Option<Api>,
+}
+
+impl<L: Ledger> Plane<L> {
+    /// Answers one request. Never fails: a refusal is an answer, too.
+    pub async fn answer(&self, link: &Link, request: Request<Incoming>) -> Response<Outgoing> {
+        let (parts, body) = request.into_parts();
+        let head = Request::from_parts(parts, ());
+        let mut facts =
+            Facts { method: head.method().clone(), path: head.uri().path().to_owned(), host: String::new(), api: None };
+        let mut body = Some(body);
+        match self.pass(link, head, &mut body, &mut facts).await {
+            Ok(answer) => answer,
+            Err(deny) => self.refuse(link, &facts, body, &deny).await,
+        }
+    }
+
+    async fn pass(
+        &self,
+        link: &Link,
+        head: Request<()>,
+        body: &mut Option<Incoming>,
+        facts: &mut Facts,
+    ) -> Result<Response<Outgoing>, Deny> {
+        method(head.method())?;
+        small_head(&head)?;
+        let named = name_once(link, &head)?;
+        facts.host.clone_from(&named.text);
+        destination(self.gate, link, &named)?;
+        let entered = self.streams.enter()?;
+        let allowed = self.router.check(Asked {
+            host: &named.host,
+            port: link.destination.port(),
+            tls: link.tls,
+            method: head.method().as_str(),
+            path: head.uri().path(),
+        })?;
+        let route = &allowed.route;
+        facts.api = route.api;
+        upgrade(head.headers())?;
+        if route.api.is_some() {
+            entered.is_metered();
+        }
+        not_cut(&self.streams, route.api.is_some())?;
+        let injection = self.credentials.of(route)?;
+        let cleaning = match (&route.api, injection) {
+            (Some(_), _) => Cleaning::Model,
+            (None, Some(_)) => Cleaning::Credential,
+            (None, None) => Cleaning::Plain,
+        };
+        let query = head.uri().query().map(|q| headers::query(q, cleaning));
+        let uri = forward::address(link.tls, named.authority.clone(), &allowed.path, query.as_deref())?;
+        let mut clean = headers::request(head.headers(), cleaning);
+        if let Some(injection) = injection {
+            injection.put(&mut clean);
+        }
+        let leaving = Leaving { link, named: &named, path: &allowed.path, injection, entered, began: Instant::now() };
+        match route.api {
+            Some(api) => {
+                identity(head.headers())?;
+                let class = class(api, head.method().as_str(), &named, &allowed.path)?;
+                self.model(
+                    leaving,
+                    (api, class),
+                    route,
+                    forward::outbound(head.method().clone(), uri, clean, Upload::Empty),
+                    body,
+                )
+                .await
+            }
+            None => {
+                let moved = Moved::new();
+                let upload = match body.take() {
+                    Some(inner) if !inner.is_end_stream() => {
+                        Upload::Streaming { inner, moved: Arc::clone(&moved), stream: leaving.entered.stream() }
+                    }
+                    _ => Upload::Empty,
+                };
+                let request = forward::outbound(head.method().clone(), uri, clean, upload);
+                self.plain(leaving, request, moved).await
+            }
+        }
+    }
+
+    /// Forwards a request that costs no tokens.
+    pub(super) async fn plain(
+        &self,
+        leaving: Leaving<'_>,
+        request: Request<Upload>,
+        moved: Arc<Moved>,
+    ) -> Result<Response<Outgoing>, Deny> {
+        let method = request.method().clone();
+        let answer = forward::send(&self.client, request, &leaving.entered, &self.streams, &moved).await?;
+        self.note(&leaving, &method, answer.status().as_u16()).await;
+        Ok(leaving.wrap::<L>(answer, None, moved))
+    }
+
+    /// Writes that a request passed.
+    pub(super) async fn note(&self, leaving: &Leaving<'_>, method: &Method, status: u16) {
+        let passed = Passed {
+            method: method.as_str(),
+            scheme: leaving.link.scheme(),
+            host: &leaving.named.text,
+            port: leaving.link.destination.port(),
+            path: leaving.path,
+            status,
+            took: leaving.began.elapsed(),
+        };
+        self.recorder.passed(passed).await;
+    }
+
+    /// Writes a refusal, then gives its answer.
+    async fn refuse(&self, link: &Link, facts: &Facts, body: Option<Incoming>, deny: &Deny) -> Response<Outgoing> {
+        let host = match (&link.sni, facts.host.is_empty()) {
+            (_, false) => facts.host.clone(),
+            (Some(Ok(sni)), true) => sni.to_string(),
+            _ => link.destination.ip().to_string(),
+        };
+        let denied =
+            Denied::new(link.scheme(), host, link.destination.port(), deny).request(facts.method.as_str(), &facts.path);
+        tokio::join!(self.recorder.deny(denied), drain(body));
+        match (facts.api, deny.kind) {
+            (Some(api), Denial::BudgetExhausted | Denial::Cut) => {
+                spent::answer(api, deny, jiff::Timestamp::now().as_second())
+            }
+            _ => deny.answer(),
+        }
+    }
+}
+
+/// Reads on for a moment: a client that is still sending would otherwise meet a reset before it reads the answer.
+async fn drain(body: Option<Incoming>) {
+    let Some(mut body) = body.filter(|b| !b.is_end_stream()) else { return };
+    let _ = tokio::time::timeout(DRAIN_TIME, async {
+        let mut read = 0;
+        while let Some(Ok(frame)) = body.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > DRAIN_BYTES {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+/// A request that has passed its checks.
+pub(super) struct Leaving<'a> {
+    /// The connection it came on.
+    pub link: &'a Link,
+    /// Its name.
+    pub named: &'a Named,
+    /// Its path, as it is sent on.
+    pub path: &'a str,
+    /// The credential put in.
+    pub injection: Option<&'a Injection>,
+    /// Its place among the requests under way.
+    pub entered: Entered,
+    /// When it came.
+    pub began: Instant,
+}
+
+impl Leaving<'_> {
+    /// Makes the answer to the bottle from upstream's.
+    pub fn wrap<L: Ledger>(
+        self,
+        answer: Response<Incoming>,
+        metering: Option<Metering<L>>,
+        moved: Arc<Moved>,
+    ) -> Response<Outgoing> {
+        let (mut parts, incoming) = answer.into_parts();
+        forward::clean_head(&mut parts.headers, self.injection);
+        let redactor = self.injection.and_then(Injection::redactor);
+        let tee = Tee::<L>::new(incoming, metering, redactor, self.entered, moved);
+        let mut out = Response::new(Outgoing::Passing(Box::pin(tee)));
+        *out.status_mut() = parts.status;
+        *out.headers_mut() = parts.headers;
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upgrades_are_refused_but_an_offer_of_h2c_is_ignored() {
+        let with = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::UPGRADE, header::HeaderValue::from_static(value));
+            headers
+        };
+        assert_eq!(upgrade(&with("websocket")).unwrap_err().kind, Denial::Upgrade);
+        assert_eq!(upgrade(&with("h2c, websocket")).unwrap_err().kind, Denial::Upgrade);
+        assert!(upgrade(&with("h2c")).is_ok());
+        assert!(upgrade(&HeaderMap::new()).is_ok());
+    }
+
+    #[test]
+    fn connect_and_trace_are_refused() {
+        assert_eq!(method(&Method::CONNECT).unwrap_err().kind, Denial::Method);
+        assert_eq!(method(&Method::TRACE).unwrap_err().kind, Denial::Method);
+        assert!(method(&Method::PATCH).is_ok());
+    }
+}

@@ -1,0 +1,148 @@
+//! The answer on a model route whose budget is spent or whose bottle was cut: in the words of each API, such that the
+//! agent's own CLI prints the sentence and does not retry for minutes (observed with the real CLIs).
+//!
+//! Anthropic's SDK obeys `x-should-retry: false`; a 403 would make Claude Code drop its login. Codex stops at once on
+//! `usage_limit_reached`.
+
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use super::body::Outgoing;
+use super::deny::{self, Denial, Deny};
+use crate::ledger::Standing;
+use crate::types::Api;
+
+/// Seconds after which a client may ask again. Long, since only an operator can change the outcome.
+const RETRY_AFTER: i64 = 3600;
+
+/// Gets how an account stands, in one sentence: scope, used, limit. For people and agents alike.
+pub fn sentence(standing: &Standing) -> String {
+    let whose = match standing.node.split_once(':') {
+        _ if standing.node == crate::ledger::GLOBAL => "this host's global budget",
+        Some(("bottle", _)) => "this bottle's budget",
+        Some(("run", _)) => "the budget of this run",
+        _ => "the budget",
+    };
+    let Standing { used, limit, wanted, .. } = standing;
+    let scope = match standing.provider.as_str() {
+        "*" => String::new(),
+        one => format!(" for {one}"),
+    };
+    if *wanted > 0 {
+        let left = limit.saturating_sub(*used);
+        return format!(
+            "{whose}{scope} is too small for the next request: it needs about {wanted} tokens, \
+             {left} of {limit} are left"
+        );
+    }
+    format!("{whose}{scope} is spent: {used} of {limit} tokens used")
+}
+
+/// Gets the refusal for a spent account: how it stands, when it resets, what the operator can do.
+pub fn budget(standing: &Standing) -> Deny {
+    Deny::new(
+        Denial::BudgetExhausted,
+        format!(
+            "bb: {}. It does not reset by itself. Only the operator can raise it; stop here and report what is done \
+             and what is left.",
+            sentence(standing)
+        ),
+    )
+    .step("finish without model calls; further ones get this same answer")
+    .step("the operator can launch again with a larger budget (`budget` in the recipe, `budget` in settings.yml)")
+}
+
+/// Gets the refusal of a bottle that was cut for `reason`.
+pub fn cut(reason: &str) -> Deny {
+    let message = if reason.starts_with("bb: ") {
+        reason.to_owned()
+    } else {
+        format!("bb: this bottle's way out was cut: {reason}. Only the operator can open it again.")
+    };
+    Deny::new(Denial::Cut, message).step("stop here; further requests get this same answer")
+}
+
+/// Gets the HTTP answer to a request of `api` that is refused by `deny`. `now` is in seconds since the epoch.
+pub fn answer(api: Api, deny: &Deny, now: i64) -> Response<Outgoing> {
+    let body = match api {
+        Api::Anthropic => json!({
+            "type": "error",
+            "error": {"type": "rate_limit_error", "message": deny.message},
+            "request_id": null,
+        }),
+        Api::OpenaiResponses => json!({
+            "error": {
+                "type": "usage_limit_reached",
+                "code": "usage_limit_reached",
+                "message": deny.message,
+                "resets_at": now + RETRY_AFTER,
+                "resets_in_seconds": RETRY_AFTER,
+            },
+        }),
+    };
+    let mut answer = deny::respond(deny.kind, StatusCode::TOO_MANY_REQUESTS, &body);
+    let headers = answer.headers_mut();
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+    headers.insert("x-should-retry", HeaderValue::from_static("false"));
+    if api == Api::OpenaiResponses
+        && let Ok(sentence) = HeaderValue::from_str(&deny.message)
+    {
+        // Codex prints a text of its own for this error, and this header in it.
+        headers.insert("x-codex-promo-message", sentence);
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn standing() -> Standing {
+        Standing { node: "run:nightly".into(), provider: "claude".into(), used: 1234, held: 0, limit: 1000, wanted: 0 }
+    }
+
+    async fn json_of(answer: Response<Outgoing>) -> Value {
+        let bytes = answer.into_body().collect().await.map_err(|e| e.to_string()).unwrap().to_bytes();
+        serde_json::from_slice(&bytes).unwrap()
+    }
+
+    #[test]
+    fn the_sentence_names_scope_used_limit_reset_and_remedy() {
+        let message = budget(&standing()).message;
+        for part in ["this run", "1234 of 1000", "claude", "does not reset", "operator"] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    }
+
+    #[tokio::test]
+    async fn claude_gets_a_429_that_its_sdk_does_not_retry() {
+        let answer = answer(Api::Anthropic, &budget(&standing()), 1_000);
+        assert_eq!(answer.status(), 429);
+        assert_eq!(answer.headers()["retry-after"], "3600");
+        assert_eq!(answer.headers()["x-should-retry"], "false");
+        assert_eq!(answer.headers()[deny::HEADER], "budget_exhausted");
+        let body = json_of(answer).await;
+        assert_eq!(body["type"], "error");
+        assert_eq!(body["error"]["type"], "rate_limit_error");
+    }
+
+    #[tokio::test]
+    async fn codex_gets_usage_limit_reached_with_a_time() {
+        let answer = answer(Api::OpenaiResponses, &budget(&standing()), 1_000);
+        assert_eq!(answer.status(), 429);
+        let body = json_of(answer).await;
+        assert_eq!(body["error"]["type"], "usage_limit_reached");
+        assert_eq!(body["error"]["resets_at"], 4600);
+    }
+
+    #[test]
+    fn a_cut_says_its_reason() {
+        let deny = cut("operator said stop");
+        assert_eq!(deny.kind, Denial::Cut);
+        assert!(deny.message.contains("operator said stop"));
+        assert_eq!(cut("bb: this bottle's budget is spent").message, "bb: this bottle's budget is spent");
+    }
+}

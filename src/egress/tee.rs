@@ -1,0 +1,332 @@
+//! The body of an answer as it passes: frames go on as they came, a meter reads along, the hold is kept honest.
+//!
+//! Three promises: the terminal usage is settled before the last bytes are released; a stream that outgrows its hold
+//! raises it before the bytes beyond are released; and however the stream ends (its end, its break, a client that went
+//! away, a cut, a time-out) the hold is settled by what was seen. No channel, no task of its own, no copy.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::StatusCode;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+use super::body::{BodyError, Idle, Moved};
+use super::credential::Redactor;
+use super::hold::OpenHold;
+use super::streams::Entered;
+use crate::ledger::{Ledger, LedgerError, Settlement};
+use crate::meter::{Meter, Reading};
+use crate::types::Tokens;
+
+/// How long an answer may be silent: models think long.
+pub const SILENCE: Duration = Duration::from_secs(600);
+/// Tokens by which a hold that is outgrown is raised beyond what is known.
+const STEP: u64 = 2048;
+/// Frames after which the input figure at a stream's start is no longer looked for.
+const EARLY_FRAMES: u32 = 8;
+
+/// How an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By itself: the API's final word, or the end of the body.
+    Whole,
+    /// A stream earlier: broken, cut, idle, or the client went away.
+    Early,
+}
+
+/// Gets how the hold of an answer is settled, from what the meter read (design: the hold machine).
+pub fn settlement(status: StatusCode, reading: &Reading, end: End) -> Settlement {
+    let streamed = reading.streamed;
+    match (reading.tokens, reading.terminal) {
+        (Some(tokens), true) => Settlement::Exact(tokens),
+        (None, _) if !status.is_success() => Settlement::Released,
+        (seen, false) if end == End::Early => Settlement::Partial { seen, streamed },
+        (Some(tokens), false) if !reading.broken => Settlement::Partial { seen: Some(tokens), streamed },
+        _ => Settlement::AtEstimate { streamed },
+    }
+}
+
+/// Something asked of the ledger for a hold, which comes back with the answer.
+type Work<L> = BoxFuture<'static, (OpenHold<L>, Result<(), LedgerError>)>;
+
+/// The metered part of a body.
+pub struct Metering<L: Ledger> {
+    meter: Meter,
+    hold: Option<OpenHold<L>>,
+    status: StatusCode,
+    /// What was settled, once it was.
+    settled: Option<Settlement>,
+    /// What an end before the final word is.
+    early: End,
+    /// Hold back one frame always: the body is one JSON text, and its end is only known when it has come.
+    look_ahead: bool,
+    /// Input as reserved, or as the stream said where that is more. Unit: tokens.
+    input: u64,
+    input_said: bool,
+    frames: u32,
+    work: Option<Work<L>>,
+}
+
+impl<L: Ledger> Metering<L> {
+    /// Makes it for an answer with `status`. `input` is the estimate that was reserved.
+    pub fn new(meter: Meter, hold: OpenHold<L>, status: StatusCode, look_ahead: bool, input: u64) -> Self {
+        Metering {
+            meter,
+            early: if hold.streams() { End::Early } else { End::Whole },
+            hold: Some(hold),
+            status,
+            settled: None,
+            look_ahead,
+            input,
+            input_said: false,
+            frames: 0,
+            work: None,
+        }
+    }
+
+    /// Starts a settlement by what was read, unless the same was settled already.
+    fn begin_settling(&mut self, end: End) {
+        let reading = self.meter.reading();
+        let how = settlement(self.status, &reading, end);
+        // The final word counts; the body's end after it adds nothing unless the figures changed.
+        if self.settled.as_ref() == Some(&how) {
+            return;
+        }
+        let Some(mut hold) = self.hold.take() else { return };
+        hold.plan(how.clone(), reading);
+        self.settled = Some(how);
+        self.work = Some(Box::pin(async move {
+            let result = hold.settle().await;
+            (hold, result)
+        }));
+    }
+
+    /// Looks at a frame's bytes. Returns whether they must wait for the ledger.
+    fn look(&mut self, bytes: &[u8]) -> bool {
+        self.meter.feed(bytes);
+        if self.meter.terminal() && self.settled.is_none() {
+            self.begin_settling(End::Whole);
+            return true;
+        }
+        self.frames = self.frames.saturating_add(1);
+        if !self.input_said
+            && self.frames <= EARLY_FRAMES
+            && let Some(tokens) = self.meter.reading().tokens
+        {
+            self.input_said = true;
+            self.input = self.input.max(input_counted(&tokens));
+        }
+        let known = self.input.saturating_add(self.meter.streamed());
+        match self.hold.take_if(|hold| self.settled.is_none() && known > hold.held()) {
+            Some(mut hold) => {
+                // Should the stream be dropped meanwhile, what was seen so far counts.
+                let reading = self.meter.reading();
+                let seen = reading.tokens;
+                hold.plan(settlement(self.status, &reading, self.early), reading);
+                self.work = Some(Box::pin(async move {
+                    let result = hold.raise(known.saturating_add(STEP), seen).await;
+                    (hold, result)
+                }));
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Gets the input that counts, by the default weights; a hold may be raised too far, never too little by much.
+fn input_counted(tokens: &Tokens) -> u64 {
+    let full = tokens.input.saturating_add(tokens.cache_write).saturating_add(tokens.cache_write_long);
+    full.saturating_add(tokens.cache_read.div_ceil(10))
+}
+
+impl<L: Ledger> Drop for Metering<L> {
+    fn drop(&mut self) {
+        // A settlement under way has its plan in the hold that it owns.
+        if self.settled.is_none()
+            && let Some(hold) = &mut self.hold
+        {
+            let reading = self.meter.reading();
+            hold.plan(settlement(self.status, &reading, self.early), reading);
+        }
+    }
+}
+
+/// An answer's body on its way to the bottle.
+pub struct Tee<L: Ledger> {
+    inner: Incoming,
+    metering: Option<Metering<L>>,
+    redactor: Option<Redactor>,
+    entered: Entered,
+    idle: Idle,
+    /// Read, and not released yet.
+    back: Option<Bytes>,
+    trailers: Option<Frame<Bytes>>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Flowing,
+    /// The inner body is at its end; what is held back goes out when the ledger has answered.
+    Ending,
+    Over,
+}
+
+impl<L: Ledger> Tee<L> {
+    /// Makes the body around what upstream sends.
+    pub fn new(
+        inner: Incoming,
+        metering: Option<Metering<L>>,
+        redactor: Option<Redactor>,
+        entered: Entered,
+        moved: Arc<Moved>,
+    ) -> Self {
+        moved.mark();
+        let idle = Idle::new(moved, SILENCE);
+        Tee { inner, metering, redactor, entered, idle, back: None, trailers: None, stage: Stage::Flowing }
+    }
+
+    /// Ends early: the hold is settled by its drop.
+    fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.stage = Stage::Over;
+        self.metering = None;
+        self.back = None;
+        Poll::Ready(Some(Err(error)))
+    }
+
+    /// Gets the frame to release for `bytes`; `None` where all of it is kept for redaction.
+    fn release(&mut self, bytes: Bytes) -> Option<Frame<Bytes>> {
+        let bytes = match &mut self.redactor {
+            Some(redactor) => redactor.pass(bytes),
+            None => bytes,
+        };
+        (!bytes.is_empty()).then(|| Frame::data(bytes))
+    }
+
+    /// Waits for the ledger, if something is asked of it.
+    fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LedgerError>> {
+        let Some(metering) = &mut self.metering else { return Poll::Ready(Ok(())) };
+        let Some(work) = &mut metering.work else { return Poll::Ready(Ok(())) };
+        let (hold, result) = ready!(work.as_mut().poll(cx));
+        metering.work = None;
+        metering.hold = Some(hold);
+        Poll::Ready(result)
+    }
+}
+
+// Nothing in it is pinned by its place: hyper's body is Unpin, futures are boxed, the rest is plain data.
+impl<L: Ledger> Unpin for Tee<L> {}
+
+impl<L: Ledger> Body for Tee<L> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        loop {
+            if this.stage == Stage::Over {
+                return Poll::Ready(None);
+            }
+            if this.entered.poll_cancelled(cx) {
+                return this.fail(BodyError::Cut);
+            }
+            match this.poll_work(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => {
+                    tracing::warn!(%error, "a metered answer was stopped: the ledger did not answer");
+                    return this.fail(BodyError::Ledger);
+                }
+                Poll::Ready(Ok(())) => {}
+            }
+            if this.stage == Stage::Ending {
+                if let Some(frame) = this.back.take().and_then(|bytes| this.release(bytes)) {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                if let Some(rest) = this.redactor.take().map(|mut r| r.finish()).filter(|rest| !rest.is_empty()) {
+                    return Poll::Ready(Some(Ok(Frame::data(rest))));
+                }
+                this.stage = Stage::Over;
+                return Poll::Ready(this.trailers.take().map(Ok));
+            }
+            let look_ahead = this.metering.as_ref().is_some_and(|m| m.look_ahead);
+            if !look_ahead && let Some(frame) = this.back.take().and_then(|bytes| this.release(bytes)) {
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            match Pin::new(&mut this.inner).poll_frame(cx) {
+                Poll::Pending if this.idle.poll_idle(cx) => return this.fail(BodyError::Idle),
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Err(error))) => return this.fail(BodyError::Broken(error)),
+                Poll::Ready(Some(Ok(frame))) => {
+                    this.idle.mark();
+                    match frame.into_data() {
+                        Ok(bytes) => {
+                            let waits = this.metering.as_mut().is_some_and(|m| m.look(&bytes));
+                            let earlier = if look_ahead || waits { this.back.replace(bytes) } else { Some(bytes) };
+                            if let Some(frame) = earlier.and_then(|bytes| this.release(bytes)) {
+                                return Poll::Ready(Some(Ok(frame)));
+                            }
+                        }
+                        Err(trailers) => this.trailers = Some(trailers),
+                    }
+                }
+                Poll::Ready(None) => {
+                    this.stage = Stage::Ending;
+                    if let Some(metering) = &mut this.metering {
+                        metering.meter.finish();
+                        metering.begin_settling(End::Whole);
+                    }
+                }
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.stage == Stage::Flowing && self.back.is_none() && self.metering.is_none() {
+            self.inner.size_hint()
+        } else {
+            SizeHint::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(tokens: Option<u64>, terminal: bool, streamed: u64) -> Reading {
+        let tokens = tokens.map(|output| Tokens { output, ..Tokens::default() });
+        Reading { tokens, terminal, streamed, ..Reading::default() }
+    }
+
+    #[test]
+    fn the_hold_machine_ends_each_way_by_what_was_seen() {
+        let ok = StatusCode::OK;
+        let ten = Tokens { output: 10, ..Tokens::default() };
+        let cases = [
+            (ok, reading(Some(10), true, 3), End::Whole, Settlement::Exact(ten)),
+            (ok, reading(Some(10), true, 3), End::Early, Settlement::Exact(ten)),
+            (ok, reading(Some(10), false, 3), End::Early, Settlement::Partial { seen: Some(ten), streamed: 3 }),
+            (ok, reading(Some(10), false, 3), End::Whole, Settlement::Partial { seen: Some(ten), streamed: 3 }),
+            (ok, reading(None, false, 3), End::Early, Settlement::Partial { seen: None, streamed: 3 }),
+            (ok, reading(None, false, 3), End::Whole, Settlement::AtEstimate { streamed: 3 }),
+            (ok, reading(None, true, 3), End::Whole, Settlement::AtEstimate { streamed: 3 }),
+            (StatusCode::BAD_REQUEST, reading(None, true, 0), End::Whole, Settlement::Released),
+            (StatusCode::TOO_MANY_REQUESTS, reading(None, false, 0), End::Early, Settlement::Released),
+            (StatusCode::BAD_REQUEST, reading(Some(10), true, 0), End::Whole, Settlement::Exact(ten)),
+        ];
+        for (status, reading, end, expected) in cases {
+            assert_eq!(settlement(status, &reading, end), expected, "{status} {reading:?} {end:?}");
+        }
+    }
+
+    #[test]
+    fn damaged_figures_are_not_trusted() {
+        let broken = Reading { broken: true, ..reading(Some(1), false, 3) };
+        assert_eq!(settlement(StatusCode::OK, &broken, End::Whole), Settlement::AtEstimate { streamed: 3 });
+    }
+}

@@ -1,0 +1,167 @@
+//! Where bb keeps things: `BB_HOME`, the runtime directory, and the paths in them.
+//!
+//! One place that knows the names of files; nothing here opens a ledger or starts a process.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Kind, Result};
+
+/// Longest path that fits into a socket address (`sun_path` is 108 bytes with its NUL).
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Longest name below the runtime directory: `/k/SLUG.sock` with a slug of 40 characters.
+const LONGEST_SOCKET_NAME: usize = 3 + 40 + 5;
+
+/// The directories of one `BB_HOME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// `$BB_HOME`, absolute, 0700.
+    pub root: PathBuf,
+    /// Sockets and lock: `$XDG_RUNTIME_DIR/bb/HASH`, else `$BB_HOME/run`. 0700.
+    pub runtime: PathBuf,
+}
+
+impl Home {
+    /// Finds the home from the environment and makes its directories.
+    ///
+    /// # Errors
+    /// `usage` where no home can be named or its path is too long for a socket, `internal` where it cannot be made.
+    pub fn from_env() -> Result<Home> {
+        let root = match std::env::var_os("BB_HOME").filter(|v| !v.is_empty()) {
+            Some(dir) => PathBuf::from(dir),
+            None => match std::env::var_os("HOME").filter(|v| !v.is_empty()) {
+                Some(home) => PathBuf::from(home).join(".bot-bottle"),
+                None => {
+                    return Err(Error::new(Kind::Usage, "neither BB_HOME nor HOME is set")
+                        .hint("set BB_HOME to a directory of your own"));
+                }
+            },
+        };
+        let runtime = std::env::var_os("XDG_RUNTIME_DIR").filter(|v| !v.is_empty()).map(PathBuf::from);
+        Home::open(&root, runtime.as_deref())
+    }
+
+    /// Opens `root` as a home, with sockets below `xdg_runtime` if that is a directory of our own.
+    ///
+    /// # Errors
+    /// As [`Home::from_env`].
+    pub fn open(root: &Path, xdg_runtime: Option<&Path>) -> Result<Home> {
+        let root =
+            std::path::absolute(root).map_err(|e| Error::new(Kind::Usage, format!("BB_HOME is not a path: {e}")))?;
+        make_private_dir(&root)?;
+        let root = root.canonicalize().map_err(|e| Error::internal(e.to_string()).at(root.display().to_string()))?;
+        let runtime = match xdg_runtime {
+            Some(dir) if is_own_dir(dir) => {
+                make_private_dir(&dir.join("bb"))?;
+                dir.join("bb").join(short_hash(root.as_os_str().as_encoded_bytes()))
+            }
+            _ => root.join("run"),
+        };
+        if runtime.as_os_str().len() + LONGEST_SOCKET_NAME > SOCKET_PATH_MAX {
+            return Err(Error::new(
+                Kind::Usage,
+                format!(
+                    "the runtime directory's path has {} bytes, too long for a socket address",
+                    runtime.as_os_str().len()
+                ),
+            )
+            .at(runtime.display().to_string())
+            .hint(format!(
+                "set XDG_RUNTIME_DIR to a private directory with a short path, or BB_HOME to one of at most {} bytes",
+                SOCKET_PATH_MAX - LONGEST_SOCKET_NAME - "/run".len()
+            )));
+        }
+        make_private_dir(&runtime)?;
+        make_private_dir(&runtime.join("k"))?;
+        let home = Home { root, runtime };
+        for dir in ["state", "recipes", "providers", "run"] {
+            make_private_dir(&home.root.join(dir))?;
+        }
+        Ok(home)
+    }
+
+    /// The controller's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.runtime.join("controller.sock")
+    }
+
+    /// The lock that a controller holds for its whole life.
+    pub fn lock(&self) -> PathBuf {
+        self.runtime.join("controller.lock")
+    }
+
+    /// While this file exists the operator wants no controller: keepers do not start one.
+    pub fn stopped(&self) -> PathBuf {
+        self.runtime.join("stopped")
+    }
+
+    /// The controller's log.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("run").join("controller.log")
+    }
+
+    /// The directory of the keepers' sockets.
+    pub fn keepers(&self) -> PathBuf {
+        self.runtime.join("k")
+    }
+
+    /// The socket of one bottle's keeper.
+    pub fn keeper_socket(&self, slug: &str) -> PathBuf {
+        self.keepers().join(format!("{slug}.sock"))
+    }
+
+    /// What is kept of one bottle: output, scratch workspace.
+    pub fn state(&self, slug: &str) -> PathBuf {
+        self.root.join("state").join(slug)
+    }
+
+    /// The ledger of real usage.
+    pub fn ledger(&self) -> PathBuf {
+        self.root.join("bot-bottle.db")
+    }
+
+    /// The ledger of rehearsals.
+    pub fn rehearsal_ledger(&self) -> PathBuf {
+        self.root.join("rehearsal.db")
+    }
+
+    /// The host's settings.
+    pub fn settings(&self) -> PathBuf {
+        self.root.join("settings.yml")
+    }
+}
+
+/// Makes a directory (and its parents) that only its owner may enter, and checks that it is ours.
+fn make_private_dir(dir: &Path) -> Result<()> {
+    let fail = |e: std::io::Error| {
+        Error::new(Kind::Usage, format!("cannot make the directory: {e}"))
+            .at(dir.display().to_string())
+            .hint("set BB_HOME to a directory of your own that can be written")
+    };
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
+    let meta = fs::symlink_metadata(dir).map_err(fail)?;
+    let uid = nix::unistd::geteuid().as_raw();
+    if !meta.is_dir() && !meta.is_symlink() || (meta.is_dir() && meta.uid() != uid) {
+        return Err(Error::new(Kind::Usage, "the directory belongs to somebody else")
+            .at(dir.display().to_string())
+            .hint("set BB_HOME to a directory of your own"));
+    }
+    if meta.is_dir() && meta.permissions().mode() & 0o077 != 0 {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(fail)?;
+    }
+    Ok(())
+}
+
+/// Tells whether `dir` is a directory of this user that others cannot write.
+fn is_own_dir(dir: &Path) -> bool {
+    fs::metadata(dir)
+        .is_ok_and(|m| m.is_dir() && m.uid() == nix::unistd::geteuid().as_raw() && m.permissions().mode() & 0o022 == 0)
+}
+
+/// Gets twelve hex digits that stand for `bytes` in a path.
+fn short_hash(bytes: &[u8]) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest.as_ref()[..6].iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,242 @@
+//! The ledger: usage, holds, budgets, enforcement, audit and events of one book, on disk.
+//!
+//! [`Ledger`] says what can be asked of it, in the words of the domain; no caller sees SQL. Behind it stands
+//! [`sqlite`]. A backend must pass [`conformance`]. Only the controller opens a ledger.
+
+use std::future::Future;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::api::{Account, Event, Limit, UsageQuery, UsageReport};
+pub use crate::budget::{Settlement, Standing};
+use crate::error::{Error, Kind};
+use crate::types::{Api, Source, Tokens};
+
+#[cfg(test)]
+pub mod conformance;
+pub mod sqlite;
+
+/// What can go wrong with a ledger.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// No commit within the time allowed, or the writer is gone. Metered egress closes.
+    #[error("the ledger does not answer: {0}")]
+    Unavailable(String),
+    /// No space to write.
+    #[error("the ledger's file system is full: {0}")]
+    Full(String),
+    /// The schema is newer than this bb.
+    #[error("the ledger has schema {found}, this bb knows {known}")]
+    Newer {
+        /// Version in the file.
+        found: u32,
+        /// Newest version known.
+        known: u32,
+    },
+    /// The file is not a usable database.
+    #[error("the ledger cannot be read: {0}")]
+    Corrupt(String),
+    /// A file system on which SQLite's locks cannot be trusted.
+    #[error("the ledger lies on a network file system ({0})")]
+    NetworkFs(String),
+    /// A call that makes no sense (settling a hold that does not exist, say).
+    #[error("{0}")]
+    Misuse(String),
+}
+
+/// A node of a bottle's path, nearest first: `bottle:ID`, `run:ID`, `global`.
+pub type Node = String;
+
+impl From<LedgerError> for Error {
+    fn from(e: LedgerError) -> Error {
+        let message = e.to_string();
+        match e {
+            LedgerError::Unavailable(_) => Error::new(Kind::Internal, message)
+                .hint("metered requests are refused until it answers; `bb controller logs` says more"),
+            LedgerError::Full(_) => {
+                Error::new(Kind::LedgerFull, message).hint("free some space there; the ledger goes on by itself")
+            }
+            LedgerError::Newer { .. } => {
+                Error::new(Kind::LedgerNewer, message).hint("use the bb that wrote it, or a newer one")
+            }
+            LedgerError::Corrupt(_) => {
+                Error::new(Kind::LedgerCorrupt, message).hint("move the file away, or put a backup in its place")
+            }
+            LedgerError::NetworkFs(_) => {
+                Error::new(Kind::FsUnsupported, message).hint("set BB_HOME to a directory on a local disk")
+            }
+            LedgerError::Misuse(_) => Error::internal(message),
+        }
+    }
+}
+
+/// The node of the whole host.
+pub const GLOBAL: &str = "global";
+
+/// Asks for a hold: one request about to leave the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldRequest {
+    /// Unique id of the request, chosen by the egress plane (UUID v7).
+    pub id: String,
+    /// Nodes of the bottle's path, nearest first.
+    pub path: Vec<Node>,
+    /// Budget key.
+    pub provider: String,
+    /// Bottle's slug, for the usage row.
+    pub bottle: String,
+    /// Agent, for the usage row.
+    pub agent: String,
+    /// Run, for the usage row.
+    pub run: Option<String>,
+    /// API that is called.
+    pub api: Api,
+    /// Host called.
+    pub host: String,
+    /// Model asked for.
+    pub model: String,
+    /// Estimate of the input, counted tokens; never clamped.
+    pub input: u64,
+    /// Estimate of the output, counted tokens, unclamped; the hold takes at most what is left.
+    pub output: u64,
+}
+
+/// Answer to a [`HoldRequest`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HoldOutcome {
+    /// Granted: `held` tokens are reserved on every node of the path.
+    Granted {
+        /// Tokens reserved: input estimate + output estimate clamped to what is left.
+        held: u64,
+    },
+    /// It does not fit now, but other requests are in flight and may give back: ask again when one has settled.
+    Wait(Standing),
+    /// It does not fit.
+    Refused(Standing),
+}
+
+/// Settles a hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settle {
+    /// The hold.
+    pub id: String,
+    /// How it ended.
+    pub how: Settlement,
+    /// Model that answered, if it said so.
+    pub model: Option<String>,
+    /// The API's id of the response.
+    pub response_id: Option<String>,
+    /// The API's usage object, as JSON text.
+    pub raw_usage: Option<String>,
+    /// Facts for the `usage` event beside the figures: method, path, status.
+    pub facts: Value,
+}
+
+/// Answer to a [`Settle`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// What was charged, by weights.
+    pub counted: u64,
+    /// The classes that were entered.
+    pub tokens: Tokens,
+    /// How well they are known.
+    pub source: Source,
+    /// The account that governs, after the charge.
+    pub governs: Option<Standing>,
+    /// Accounts that govern or bind and are spent (used >= limit) after this charge.
+    pub crossed: Vec<Standing>,
+    /// The event's sequence number (0 where nothing was charged and no event was written).
+    pub seq: u64,
+}
+
+/// An event to be written; `seq` and `ts` are given by the ledger.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NewEvent {
+    /// Its type (docs/controller-api.md).
+    pub kind: String,
+    /// Bottle's slug.
+    pub bottle: Option<String>,
+    /// Run.
+    pub run: Option<String>,
+    /// More, by type.
+    pub data: Value,
+    /// Also entered in the enforcement table, and fsynced before it is acknowledged.
+    pub audit: bool,
+}
+
+/// A bottle's row. Kept small: what adoption and reports need after a crash; never a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BottleRow {
+    /// The launch's client id: primary key.
+    pub id: String,
+    /// Slug, unique in the book among bottles that have not ended.
+    pub slug: String,
+    /// [`crate::api::Bottle`] as JSON.
+    pub body: String,
+    /// Whether it has ended.
+    pub ended: bool,
+    /// Cut, and how much: `all` or `metered`; survives restarts.
+    pub cut: Option<String>,
+}
+
+/// Which events a reader wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventQuery {
+    /// Only `seq > since`.
+    pub since: u64,
+    /// One bottle.
+    pub bottle: Option<String>,
+    /// One run.
+    pub run: Option<String>,
+    /// At most so many; 0 = as many as one answer holds (10,000).
+    pub max: u32,
+}
+
+/// A future that a ledger answers with.
+pub type Answer<T> = std::result::Result<T, LedgerError>;
+
+/// What the controller asks of a ledger. Every call that writes returns after its commit.
+pub trait Ledger: Clone + Send + Sync + 'static {
+    /// Reserves tokens on every node of a path, or says why not: one transaction.
+    fn hold(&self, request: HoldRequest) -> impl Future<Output = Answer<HoldOutcome>> + Send;
+    /// Raises an open hold to at least `to` counted tokens (never lowers it).
+    fn raise(&self, id: &str, to: u64) -> impl Future<Output = Answer<()>> + Send {
+        self.raise_seen(id, to, None)
+    }
+    /// As [`Ledger::raise`]; usage `seen` so far is kept with the hold, so that a sweep knows it.
+    fn raise_seen(&self, id: &str, to: u64, seen: Option<Tokens>) -> impl Future<Output = Answer<()>> + Send;
+    /// Ends a hold, charges its nodes, writes the usage row and its `usage` event: one transaction. A second settle of
+    /// the same hold with more usage raises the charge; with less it changes nothing.
+    fn settle(&self, settle: Settle) -> impl Future<Output = Answer<Settled>> + Send;
+    /// Settles every open hold of an earlier writer as `swept`. Returns how many.
+    fn sweep(&self) -> impl Future<Output = Answer<u64>> + Send;
+    /// Sets the limits of a node, replacing earlier ones; usage is kept.
+    fn set_limits(&self, node: &str, limits: Vec<Limit>) -> impl Future<Output = Answer<()>> + Send;
+    /// Gets accounts, of one node or of all.
+    fn accounts(&self, node: Option<&str>) -> impl Future<Output = Answer<Vec<Account>>> + Send;
+    /// Tells how the account that a launch on `path` would hit first stands, if it is spent.
+    fn spent(&self, path: Vec<Node>, provider: &str) -> impl Future<Output = Answer<Option<Standing>>> + Send;
+    /// Appends an event; returns it with its sequence number.
+    fn append(&self, event: NewEvent) -> impl Future<Output = Answer<Event>> + Send;
+    /// Writes what enforcement has done: its event, and the bottle's row as it is now, in one transaction and on the disk
+    /// before it is acknowledged. What fails for want of space is written when there is some.
+    fn enforced(&self, event: NewEvent, row: BottleRow) -> impl Future<Output = Answer<Event>> + Send;
+    /// Reads events in order of `seq`.
+    fn events(&self, query: EventQuery) -> impl Future<Output = Answer<Vec<Event>>> + Send;
+    /// Subscribes to events as they are committed.
+    fn subscribe(&self) -> tokio::sync::broadcast::Receiver<Event>;
+    /// Changes whenever a hold has ended or limits were set: who was told to wait asks again then.
+    fn changes(&self) -> tokio::sync::watch::Receiver<u64>;
+    /// Sums usage.
+    fn usage(&self, query: UsageQuery) -> impl Future<Output = Answer<UsageReport>> + Send;
+    /// Writes a bottle's row: inserts, or replaces the one with its id.
+    fn put_bottle(&self, row: BottleRow) -> impl Future<Output = Answer<()>> + Send;
+    /// Reads one bottle by its launch id.
+    fn bottle(&self, id: &str) -> impl Future<Output = Answer<Option<BottleRow>>> + Send;
+    /// Reads bottles, all or only those that have not ended.
+    fn bottles(&self, all: bool) -> impl Future<Output = Answer<Vec<BottleRow>>> + Send;
+    /// Number of open holds, of one bottle or of all.
+    fn open_holds(&self, bottle: Option<&str>) -> impl Future<Output = Answer<u64>> + Send;
+    /// Commits what is queued, fsyncs and stops the writer.
+    fn close(&self) -> impl Future<Output = Answer<()>> + Send;
+}

@@ -1,0 +1,334 @@
+//! The ledger on SQLite: one file for a book, one writer, a few connections that read.
+//!
+//! Durability, holds and fail-closed behaviour are those of design decisions 4, 5 and 8. Budget decisions come from
+//! [`crate::budget`]; here is only what is stored and when it counts as stored. The parts:
+//!
+//! * `schema`: tables and migrations; `files`: where they may lie and who may read them;
+//! * `turns`: who writes when; `writer`: group commit; `sync`: fsync and checkpoints;
+//! * `accounts`, `hold`, `settle`, `record`: the commands; `queries`: reading.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+use tokio::sync::{broadcast, oneshot, watch};
+
+use self::queries::Readers;
+use self::schema::Trouble;
+use self::sync::Syncer;
+use self::turns::{Pace, Turns};
+use self::writer::{Call, Care, Tx, Unclaimed, Writer};
+use super::{
+    Answer, BottleRow, EventQuery, HoldOutcome, HoldRequest, Ledger, LedgerError, NewEvent, Node, Settle, Settled,
+    Standing,
+};
+use crate::api::{Account, Event, Limit, UsageQuery, UsageReport};
+use crate::budget::Weights;
+use crate::types::{Durability, Tokens};
+
+mod accounts;
+mod errors;
+mod files;
+mod hold;
+mod queries;
+mod record;
+mod schema;
+mod settle;
+mod sync;
+#[cfg(test)]
+mod tests;
+mod turns;
+mod writer;
+
+/// Oldest SQLite without the bug that could corrupt a write-ahead log on its reset.
+const MIN_SQLITE: i32 = 3_051_003;
+
+/// How long SQLite waits for a lock that another process holds; less than any caller's patience.
+const BUSY: Duration = Duration::from_secs(4);
+
+/// Events that a slow subscriber may fall behind.
+const EVENTS: usize = 4096;
+
+/// How a ledger is run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// When a commit counts as done.
+    pub durability: Durability,
+    /// How tokens are counted.
+    pub weights: Weights,
+    /// How long a call waits for its commit.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { durability: Durability::Normal, weights: Weights::default(), patience: Duration::from_secs(5) }
+    }
+}
+
+/// A ledger in a SQLite file. Clones share it; when the last one goes, the writer commits what is queued and stops.
+#[derive(Clone)]
+pub struct SqliteLedger {
+    turns: Turns,
+    readers: Readers,
+    events: broadcast::Sender<Event>,
+    freed: watch::Receiver<u64>,
+    unclaimed: Unclaimed,
+    patience: Duration,
+}
+
+impl SqliteLedger {
+    /// Opens the ledger in `path`, making or migrating it as needed. Blocks; call it where that is allowed.
+    ///
+    /// # Errors
+    /// [`LedgerError::NetworkFs`], [`LedgerError::Newer`] (nothing was changed), [`LedgerError::Corrupt`],
+    /// [`LedgerError::Full`], or [`LedgerError::Unavailable`] for what else keeps it from being opened.
+    pub fn open(path: &Path, options: Options) -> Result<SqliteLedger, LedgerError> {
+        if rusqlite::version_number() < MIN_SQLITE {
+            return Err(LedgerError::Unavailable(format!("SQLite {} is too old", rusqlite::version())));
+        }
+        let io = |e: std::io::Error| match e.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => LedgerError::Full(e.to_string()),
+            _ => LedgerError::Unavailable(format!("{}: {e}", path.display())),
+        };
+        let path = &std::path::absolute(path).map_err(io)?;
+        let dir = path.parent().unwrap_or(path);
+        files::check_file_system(dir)?;
+        files::make_private(path).map_err(io)?;
+        let sql = |e: rusqlite::Error| errors::map(&e, path);
+        let mut conn = connect(path, options.durability).map_err(|e| trouble(e, path))?;
+        let epoch = schema::migrate(&mut conn).map_err(|e| trouble(e, path))?;
+        // The names of new files are on the disk only when their directory is.
+        std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(io)?;
+        let checkpoints = Connection::open_with_flags(path, open_flags()).map_err(sql)?;
+        checkpoints.pragma_update(None, "synchronous", "NORMAL").map_err(sql)?;
+        let sync = Syncer::start(&files::beside(path, "-wal"), checkpoints).map_err(io)?;
+        sync.now().map_err(io)?;
+
+        let (events, _) = broadcast::channel(EVENTS);
+        let (freed_tx, freed) = watch::channel(0);
+        let unclaimed = Unclaimed::default();
+        let writer = Writer {
+            conn,
+            path: path.clone(),
+            epoch,
+            weights: options.weights,
+            sync,
+            events: events.clone(),
+            freed: freed_tx,
+            unclaimed: Arc::clone(&unclaimed),
+            waits: BUSY,
+            trouble: None,
+        };
+        let pace = match options.durability {
+            Durability::Normal => Pace::Quick,
+            Durability::Power => Pace::Fsync,
+        };
+        let turns = Turns::start(writer, pace).map_err(io)?;
+        let readers = Readers::new(path);
+        Ok(SqliteLedger { turns, readers, events, freed, unclaimed, patience: options.patience })
+    }
+
+    /// Has `work` done in its turn and waits for its commit.
+    async fn write<T, F>(&self, care: Care, work: F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: Fn(&mut Tx<'_>) -> Answer<T> + Send + 'static,
+    {
+        self.write_at(Pace::Quick, care, work).await
+    }
+
+    /// As [`SqliteLedger::write`], for work that may have to be on the disk before it is answered.
+    async fn write_at<T, F>(&self, pace: Pace, care: Care, work: F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: Fn(&mut Tx<'_>) -> Answer<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let call = Call { work, care, answer: None, reply: Some(reply) };
+        let wait = async {
+            self.turns.write(pace, Box::new(call)).await?;
+            answer.await.unwrap_or_else(|_| Err(LedgerError::Unavailable("its writer is gone".to_owned())))
+        };
+        self.patiently(wait).await
+    }
+
+    /// Reads with one of the read-only connections.
+    async fn read<T, F>(&self, query: F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.patiently(self.readers.read(query)).await
+    }
+
+    async fn patiently<T>(&self, answer: impl Future<Output = Answer<T>>) -> Answer<T> {
+        match tokio::time::timeout(self.patience, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(LedgerError::Unavailable(format!("no answer within {} ms", self.patience.as_millis()))),
+        }
+    }
+}
+
+/// Gives back a hold that was granted to nobody: dropped while armed, it tells the writer.
+struct Unanswered<'a> {
+    ledger: &'a SqliteLedger,
+    id: &'a str,
+    armed: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.ledger.unclaimed.lock().unwrap_or_else(PoisonError::into_inner).push(self.id.to_owned());
+            self.ledger.turns.wake();
+        }
+    }
+}
+
+impl Ledger for SqliteLedger {
+    async fn hold(&self, request: HoldRequest) -> Answer<HoldOutcome> {
+        let id = request.id.clone();
+        let mut guard = Unanswered { ledger: self, id: &id, armed: true };
+        let outcome = self.write(Care::Awaited, move |tx| hold::hold(tx, &request)).await;
+        guard.armed = matches!(outcome, Err(LedgerError::Unavailable(_)));
+        outcome
+    }
+
+    async fn raise_seen(&self, id: &str, to: u64, seen: Option<Tokens>) -> Answer<()> {
+        let id = id.to_owned();
+        self.write(Care::Done, move |tx| hold::raise(tx, &id, to, seen)).await
+    }
+
+    async fn settle(&self, settle: Settle) -> Answer<Settled> {
+        self.write(Care::Kept, move |tx| settle::settle(tx, &settle)).await
+    }
+
+    async fn sweep(&self) -> Answer<u64> {
+        self.write(Care::Done, settle::sweep).await
+    }
+
+    async fn set_limits(&self, node: &str, limits: Vec<Limit>) -> Answer<()> {
+        let node = node.to_owned();
+        self.write(Care::Done, move |tx| accounts::set_limits(tx, &node, &limits)).await
+    }
+
+    async fn accounts(&self, node: Option<&str>) -> Answer<Vec<Account>> {
+        let node = node.map(str::to_owned);
+        self.read(move |conn| queries::list_accounts(conn, node.as_deref())).await
+    }
+
+    async fn spent(&self, path: Vec<Node>, provider: &str) -> Answer<Option<Standing>> {
+        let provider = provider.to_owned();
+        self.read(move |conn| queries::spent(conn, &path, &provider)).await
+    }
+
+    async fn append(&self, event: NewEvent) -> Answer<Event> {
+        let care = if event.audit { Care::Kept } else { Care::Done };
+        let pace = if event.audit { Pace::Fsync } else { Pace::Quick };
+        self.write_at(pace, care, move |tx| record::append(tx, &event)).await
+    }
+
+    async fn enforced(&self, event: NewEvent, row: BottleRow) -> Answer<Event> {
+        let event = NewEvent { audit: true, ..event };
+        let work = move |tx: &mut Tx<'_>| {
+            record::put_bottle(tx, &row)?;
+            record::append(tx, &event)
+        };
+        self.write_at(Pace::Fsync, Care::Kept, work).await
+    }
+
+    async fn events(&self, query: EventQuery) -> Answer<Vec<Event>> {
+        self.read(move |conn| queries::events(conn, &query)).await
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        let mut changes = self.freed.clone();
+        changes.mark_unchanged();
+        changes
+    }
+
+    async fn usage(&self, query: UsageQuery) -> Answer<UsageReport> {
+        self.read(move |conn| queries::usage(conn, &query)).await
+    }
+
+    async fn put_bottle(&self, row: BottleRow) -> Answer<()> {
+        let care = if row.ended { Care::Kept } else { Care::Done };
+        self.write(care, move |tx| record::put_bottle(tx, &row)).await
+    }
+
+    async fn bottle(&self, id: &str) -> Answer<Option<BottleRow>> {
+        let id = id.to_owned();
+        self.read(move |conn| queries::bottle(conn, &id)).await
+    }
+
+    async fn bottles(&self, all: bool) -> Answer<Vec<BottleRow>> {
+        self.read(move |conn| queries::bottles(conn, all)).await
+    }
+
+    async fn open_holds(&self, bottle: Option<&str>) -> Answer<u64> {
+        let bottle = bottle.map(str::to_owned);
+        self.read(move |conn| queries::open_holds(conn, bottle.as_deref())).await
+    }
+
+    async fn close(&self) -> Answer<()> {
+        self.patiently(async {
+            self.turns.close().await;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Flags of a connection that writes; the file exists.
+fn open_flags() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+/// Opens the writer's connection. A database of a newer bb is recognised before anything is changed.
+fn connect(path: &Path, durability: Durability) -> Result<Connection, Trouble> {
+    let conn = Connection::open_with_flags(path, open_flags())?;
+    conn.busy_timeout(BUSY)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    schema::check(&conn)?;
+    // Two processes that switch to WAL at once: SQLite tells one of them "locked" without waiting.
+    let give_up = Instant::now() + BUSY;
+    loop {
+        match conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)) {
+            Ok(mode) if mode == "wal" => break,
+            Ok(mode) => {
+                let text = format!("no write-ahead log is possible here (journal mode {mode})");
+                return Err(Trouble::Ledger(LedgerError::Unavailable(text)));
+            }
+            Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) && Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let level = match durability {
+        Durability::Normal => "NORMAL",
+        Durability::Power => "FULL",
+    };
+    conn.pragma_update(None, "synchronous", level)?;
+    conn.pragma_update(None, "foreign_keys", true)?;
+    conn.pragma_update(None, "mmap_size", 0)?;
+    conn.pragma_update(None, "cache_size", -8192)?;
+    conn.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
+    // The sync thread does the checkpoints; this one is for when it cannot keep up.
+    conn.pragma_update(None, "wal_autocheckpoint", 16_384)?;
+    Ok(conn)
+}
+
+/// Turns what went wrong with a schema into an answer.
+fn trouble(e: Trouble, path: &Path) -> LedgerError {
+    match e {
+        Trouble::Ledger(e) => e,
+        Trouble::Sqlite(e) => errors::map(&e, path),
+    }
+}

@@ -1,0 +1,166 @@
+//! Accounts of a path: reading them, moving what is held and used, setting limits. Every access is by primary key, so
+//! its cost does not grow with the ledger.
+
+use rusqlite::Connection;
+
+use super::writer::Tx;
+use crate::api::{Account, Limit};
+use crate::budget::MAX_TOKENS;
+use crate::ledger::{Answer, LedgerError};
+
+/// The account of all providers together.
+const ALL: &str = "*";
+
+/// Most nodes of a path, most bytes of a name.
+const MAX_PATH: usize = 64;
+const MAX_NAME: usize = 256;
+
+/// Makes a stored amount one of ours.
+pub(super) fn amount(stored: i64) -> u64 {
+    u64::try_from(stored).unwrap_or(0)
+}
+
+/// Makes an amount one that can be stored.
+pub(super) fn stored(amount: u64) -> i64 {
+    i64::try_from(amount.min(MAX_TOKENS)).unwrap_or(i64::MAX)
+}
+
+/// Checks the names of a path and of a provider.
+///
+/// # Errors
+/// [`LedgerError::Misuse`].
+pub(super) fn check_names(path: &[String], provider: &str) -> Answer<()> {
+    let bad = |name: &str| name.is_empty() || name.len() > MAX_NAME;
+    if path.is_empty() || path.len() > MAX_PATH || path.iter().any(|node| bad(node)) {
+        return Err(LedgerError::Misuse("a path has 1 to 64 nodes with names of 1 to 256 bytes".to_owned()));
+    }
+    if path.iter().enumerate().any(|(i, node)| path[..i].contains(node)) {
+        return Err(LedgerError::Misuse("a node stands twice on the path".to_owned()));
+    }
+    if bad(provider) || provider == ALL {
+        return Err(LedgerError::Misuse(format!("`{provider}` is not a provider")));
+    }
+    Ok(())
+}
+
+/// The accounts of one provider (and of all together) on a path, nearest node first, as a transaction works on them.
+pub(super) struct PathAccounts {
+    /// In the form that [`crate::budget`] decides on.
+    pub accounts: Vec<Account>,
+    /// Whether each has a row yet.
+    stored: Vec<bool>,
+}
+
+impl PathAccounts {
+    /// Reads them: the provider's account on every node, and the one of all providers where there is one.
+    pub(super) fn load(conn: &Connection, path: &[String], provider: &str) -> rusqlite::Result<PathAccounts> {
+        let mut loaded =
+            PathAccounts { accounts: Vec::with_capacity(path.len()), stored: Vec::with_capacity(path.len()) };
+        let mut select =
+            conn.prepare_cached("SELECT node, provider, said, amount, hard, used, held FROM accounts WHERE node = ?1")?;
+        for node in path {
+            let mut own = false;
+            // A node has as many rows as it has providers: a few. (An IN list would have SQLite make a table for it.)
+            let mut rows = select.query([node])?;
+            while let Some(row) = rows.next()? {
+                let name = row.get_ref(1)?.as_str()?;
+                if name != provider && name != ALL {
+                    continue;
+                }
+                own |= name == provider;
+                let account = from_row(row)?;
+                loaded.accounts.push(account);
+                loaded.stored.push(true);
+            }
+            if !own {
+                let (node, provider) = (node.clone(), provider.to_owned());
+                loaded.accounts.push(Account {
+                    node,
+                    provider,
+                    limit: None,
+                    set: false,
+                    hard: false,
+                    used: 0,
+                    held: 0,
+                });
+                loaded.stored.push(false);
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Charges every account: adds to what is used, puts `held` for `was_held` of what is reserved.
+    pub(super) fn charge(&mut self, tx: &Tx<'_>, used: u64, was_held: u64, held: u64) -> Answer<()> {
+        let write = |account: &Account, stored: bool| -> rusqlite::Result<()> {
+            let sql = match stored {
+                true => "UPDATE accounts SET used = ?3, held = ?4 WHERE node = ?1 AND provider = ?2",
+                false => "INSERT INTO accounts (node, provider, used, held) VALUES (?1, ?2, ?3, ?4)",
+            };
+            let figures = (&account.node, &account.provider, self::stored(account.used), self::stored(account.held));
+            tx.conn.prepare_cached(sql)?.execute(figures).map(|_| ())
+        };
+        for (account, stored) in self.accounts.iter_mut().zip(&mut self.stored) {
+            account.used = account.used.saturating_add(used).min(MAX_TOKENS);
+            account.held = account.held.saturating_sub(was_held).saturating_add(held);
+            write(account, *stored).map_err(|e| tx.error(&e))?;
+            *stored = true;
+        }
+        Ok(())
+    }
+}
+
+/// Makes an account of a row `node, provider, said, amount, hard, used, held`.
+pub(super) fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Account> {
+    Ok(Account {
+        node: row.get(0)?,
+        provider: row.get(1)?,
+        set: row.get(2)?,
+        limit: row.get::<_, Option<i64>>(3)?.map(amount),
+        hard: row.get(4)?,
+        used: amount(row.get(5)?),
+        held: amount(row.get(6)?),
+    })
+}
+
+/// Replaces the limits of a node; what was used stays.
+pub(super) fn set_limits(tx: &mut Tx<'_>, node: &str, limits: &[Limit]) -> Answer<()> {
+    for (i, limit) in limits.iter().enumerate() {
+        if limit.provider.is_empty() || limit.provider.len() > MAX_NAME {
+            return Err(LedgerError::Misuse("a provider's name has 1 to 256 bytes".to_owned()));
+        }
+        if limits[..i].iter().any(|other| other.provider == limit.provider) {
+            return Err(LedgerError::Misuse(format!("two limits for `{}`", limit.provider)));
+        }
+        if limit.tokens.is_some_and(|tokens| tokens > MAX_TOKENS) {
+            return Err(LedgerError::Misuse(format!("the limit for `{}` is above 2^53", limit.provider)));
+        }
+    }
+    if node.is_empty() || node.len() > MAX_NAME {
+        return Err(LedgerError::Misuse("a node's name has 1 to 256 bytes".to_owned()));
+    }
+    tx.freed = true;
+    let set = || -> rusqlite::Result<()> {
+        tx.conn.execute("UPDATE accounts SET said = 0, amount = NULL, hard = 0 WHERE node = ?1", [node])?;
+        // The account of all providers is kept only while it has a limit: else it is the sum of the others.
+        tx.conn.execute("DELETE FROM accounts WHERE node = ?1 AND provider = '*'", [node])?;
+        for limit in limits {
+            let tokens = limit.tokens.map(stored);
+            if limit.provider == ALL {
+                tx.conn.execute(
+                    "INSERT INTO accounts (node, provider, said, amount, hard, used, held)
+                     SELECT ?1, '*', 1, ?2, ?3, coalesce(sum(used), 0), coalesce(sum(held), 0) FROM accounts
+                     WHERE node = ?1",
+                    (node, tokens, limit.hard),
+                )?;
+            } else {
+                tx.conn.execute(
+                    "INSERT INTO accounts (node, provider, said, amount, hard) VALUES (?1, ?2, 1, ?3, ?4)
+                     ON CONFLICT (node, provider) DO UPDATE SET said = 1, amount = excluded.amount, hard = excluded.hard",
+                    (node, &limit.provider, tokens, limit.hard),
+                )?;
+            }
+        }
+        Ok(())
+    };
+    set().map_err(|e| tx.error(&e))
+}

@@ -1,0 +1,148 @@
+//! Opening a hold and raising it.
+
+use rusqlite::{OptionalExtension, params};
+
+use super::accounts::{self, PathAccounts, amount, stored};
+use super::writer::Tx;
+use crate::budget::{Decision, Estimate, decide};
+use crate::ledger::{Answer, HoldOutcome, HoldRequest, LedgerError};
+use crate::types::Tokens;
+
+/// The most that a request may estimate or be raised to. No request is that long; it keeps sums far from overflow.
+const MAX_ESTIMATE: u64 = 1 << 40;
+
+/// A hold that is open, as its row says.
+pub(super) struct Open {
+    pub id: String,
+    pub opened: i64,
+    pub path: Vec<String>,
+    pub provider: String,
+    pub bottle: String,
+    pub agent: String,
+    pub run: Option<String>,
+    pub api: String,
+    pub host: String,
+    pub model: String,
+    pub estimate: Estimate,
+}
+
+/// Reserves tokens on every node of a path, or says why not. The same request again gets the same answer.
+pub(super) fn hold(tx: &mut Tx<'_>, request: &HoldRequest) -> Answer<HoldOutcome> {
+    accounts::check_names(&request.path, &request.provider)?;
+    if request.id.is_empty() || request.id.len() > 128 {
+        return Err(LedgerError::Misuse("a hold's id has 1 to 128 bytes".to_owned()));
+    }
+    if request.input > MAX_ESTIMATE || request.output > MAX_ESTIMATE {
+        return Err(LedgerError::Misuse("an estimate is above 2^40".to_owned()));
+    }
+    if let Some(open) = open(tx, &request.id)? {
+        return Ok(HoldOutcome::Granted { held: open.estimate.held });
+    }
+    let error = |e: rusqlite::Error| tx.error(&e);
+    let mut ended = tx.conn.prepare_cached("SELECT 1 FROM usage WHERE hold = ?1").map_err(error)?;
+    if ended.exists([&request.id]).map_err(error)? {
+        return Err(LedgerError::Misuse(format!("hold {} has ended", request.id)));
+    }
+    let mut path = PathAccounts::load(tx.conn, &request.path, &request.provider).map_err(error)?;
+    let held = match decide(&path.accounts, request.input, request.output) {
+        Decision::Granted { held } => held,
+        Decision::Wait(standing) => return Ok(HoldOutcome::Wait(standing)),
+        Decision::Refused(standing) => return Ok(HoldOutcome::Refused(standing)),
+    };
+    path.charge(tx, 0, 0, held)?;
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO holds
+                (id, epoch, opened, path, provider, bottle, agent, run, api, host, model, input, output, held)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+        )
+        .and_then(|mut insert| {
+            insert.execute(params![
+                request.id,
+                tx.epoch,
+                tx.now,
+                path_text(&request.path),
+                request.provider,
+                request.bottle,
+                request.agent,
+                request.run,
+                request.api.as_str(),
+                request.host,
+                clip(&request.model),
+                stored(request.input),
+                stored(request.output),
+                stored(held),
+            ])
+        })
+        .map_err(error)?;
+    Ok(HoldOutcome::Granted { held })
+}
+
+/// Raises an open hold to at least `to`, and keeps the usage seen so far with it.
+pub(super) fn raise(tx: &mut Tx<'_>, id: &str, to: u64, seen: Option<Tokens>) -> Answer<()> {
+    let Some(open) = open(tx, id)? else {
+        return Err(LedgerError::Misuse(format!("hold {id} is not open")));
+    };
+    if to > MAX_ESTIMATE {
+        return Err(LedgerError::Misuse("a hold cannot be raised above 2^40".to_owned()));
+    }
+    let held = open.estimate.held.max(to);
+    if held > open.estimate.held {
+        let mut path = PathAccounts::load(tx.conn, &open.path, &open.provider).map_err(|e| tx.error(&e))?;
+        path.charge(tx, 0, open.estimate.held, held)?;
+    }
+    let seen = seen.or(open.estimate.seen).and_then(|seen| serde_json::to_string(&seen).ok());
+    tx.conn
+        .prepare_cached("UPDATE holds SET held = ?2, seen = ?3 WHERE id = ?1")
+        .and_then(|mut update| update.execute((id, stored(held), seen)))
+        .map_err(|e| tx.error(&e))?;
+    Ok(())
+}
+
+/// Reads an open hold.
+pub(super) fn open(tx: &Tx<'_>, id: &str) -> Answer<Option<Open>> {
+    tx.conn
+        .prepare_cached(
+            "SELECT id, opened, path, provider, bottle, agent, run, api, host, model, input, output, held, seen
+             FROM holds WHERE id = ?1",
+        )
+        .and_then(|mut select| select.query_row([id], from_row).optional())
+        .map_err(|e| tx.error(&e))
+}
+
+/// Makes a hold of a row.
+fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Open> {
+    Ok(Open {
+        id: row.get(0)?,
+        opened: row.get(1)?,
+        path: path_of(&row.get::<_, String>(2)?),
+        provider: row.get(3)?,
+        bottle: row.get(4)?,
+        agent: row.get(5)?,
+        run: row.get(6)?,
+        api: row.get(7)?,
+        host: row.get(8)?,
+        model: row.get(9)?,
+        estimate: Estimate {
+            input: amount(row.get(10)?),
+            output: amount(row.get(11)?),
+            held: amount(row.get(12)?),
+            seen: row.get::<_, Option<String>>(13)?.and_then(|text| serde_json::from_str(&text).ok()),
+        },
+    })
+}
+
+/// Writes a path as text.
+pub(super) fn path_text(path: &[String]) -> String {
+    serde_json::Value::from(path).to_string()
+}
+
+/// Reads a path that [`path_text`] wrote.
+pub(super) fn path_of(text: &str) -> Vec<String> {
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+/// Bounds a name that came from outside: at most 256 characters.
+pub(super) fn clip(text: &str) -> &str {
+    text.char_indices().nth(256).map_or(text, |(at, _)| &text[..at])
+}

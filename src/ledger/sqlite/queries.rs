@@ -1,0 +1,190 @@
+//! Reading: a few read-only connections, used off the async threads. None of them can change anything.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use tokio::sync::Semaphore;
+
+use super::accounts;
+use super::errors::map;
+use crate::api::{Account, Event, UsageQuery, UsageReport, UsageRow, UsageTotal};
+use crate::budget::{Standing, crossed};
+use crate::ledger::{Answer, BottleRow, EventQuery, LedgerError};
+
+/// Connections for reading. More would only compete for the two or three cores that are left.
+const READERS: usize = 2;
+
+/// Most events of one answer.
+const MAX_EVENTS: u32 = 10_000;
+
+/// The readers of one ledger.
+#[derive(Clone)]
+pub(super) struct Readers {
+    path: Arc<PathBuf>,
+    idle: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    /// Makes the pool; connections are opened when they are first needed.
+    pub(super) fn new(path: &Path) -> Readers {
+        Readers { path: Arc::new(path.to_owned()), idle: Arc::default(), permits: Arc::new(Semaphore::new(READERS)) }
+    }
+
+    /// Reads with one of the connections, on a thread that may block.
+    pub(super) async fn read<T, F>(&self, query: F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let gone = |e: &dyn std::fmt::Display| LedgerError::Unavailable(e.to_string());
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|e| gone(&e))?;
+        let this = self.clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let idle = || this.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let pooled = idle().pop();
+            let answer = (|| {
+                let conn = match pooled {
+                    Some(conn) => conn,
+                    None => open(&this.path)?,
+                };
+                let answer = query(&conn)?;
+                idle().push(conn);
+                Ok(answer)
+            })();
+            drop(permit);
+            answer.map_err(|e: rusqlite::Error| map(&e, &this.path))
+        });
+        task.await.map_err(|e| gone(&e))?
+    }
+}
+
+/// Opens a connection that can only read.
+fn open(path: &Path) -> rusqlite::Result<Connection> {
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.busy_timeout(super::BUSY)?;
+    conn.pragma_update(None, "query_only", true)?;
+    Ok(conn)
+}
+
+/// Reads accounts, of one node or of all. The account of all providers is shown where it has a limit.
+pub(super) fn list_accounts(conn: &Connection, node: Option<&str>) -> rusqlite::Result<Vec<Account>> {
+    let columns = "SELECT node, provider, said, amount, hard, used, held FROM accounts";
+    match node {
+        Some(node) => conn
+            .prepare_cached(&format!("{columns} WHERE node = ?1 ORDER BY provider"))?
+            .query_map([node], accounts::from_row)?
+            .collect(),
+        None => conn
+            .prepare_cached(&format!("{columns} ORDER BY node, provider"))?
+            .query_map([], accounts::from_row)?
+            .collect(),
+    }
+}
+
+/// Tells which account on a path is spent, the nearest first.
+pub(super) fn spent(conn: &Connection, path: &[String], provider: &str) -> rusqlite::Result<Option<Standing>> {
+    Ok(crossed(&accounts::PathAccounts::load(conn, path, provider)?.accounts).into_iter().next())
+}
+
+/// Reads events in order.
+pub(super) fn events(conn: &Connection, query: &EventQuery) -> rusqlite::Result<Vec<Event>> {
+    let mut sql = String::from("SELECT seq, ts, kind, bottle, run, data FROM events WHERE seq > ?1");
+    if query.bottle.is_some() {
+        sql.push_str(" AND bottle = ?2");
+    }
+    if query.run.is_some() {
+        sql.push_str(" AND run = ?3");
+    }
+    // Unused parameters must stand somewhere.
+    sql.push_str(" AND ?2 IS ?2 AND ?3 IS ?3 ORDER BY seq LIMIT ?4");
+    let since = i64::try_from(query.since).unwrap_or(i64::MAX);
+    let max = if query.max == 0 { MAX_EVENTS } else { query.max.min(MAX_EVENTS) };
+    conn.prepare_cached(&sql)?
+        .query_map(params![since, query.bottle, query.run, max], |row| {
+            Ok(Event {
+                v: 1,
+                seq: accounts::amount(row.get(0)?),
+                ts: row.get(1)?,
+                kind: row.get(2)?,
+                bottle: row.get(3)?,
+                run: row.get(4)?,
+                data: serde_json::from_str(&row.get::<_, String>(5)?).unwrap_or_default(),
+            })
+        })?
+        .collect()
+}
+
+/// Sums usage by bottle, agent, provider and model. Holds that were given back untouched are no usage.
+pub(super) fn usage(conn: &Connection, query: &UsageQuery) -> rusqlite::Result<UsageReport> {
+    let mut sql = String::from(
+        "SELECT bottle, agent, provider, coalesce(model, model_asked) AS answered, count(*), sum(input),
+            sum(cache_read), sum(cache_write) + sum(cache_write_long), sum(output), sum(reasoning), sum(counted),
+            sum(source <> 'exact')
+         FROM usage WHERE id > 0",
+    );
+    for (given, clause) in [
+        (query.bottle.is_some(), " AND id IN (SELECT seq FROM events WHERE bottle = ?1 AND kind = 'usage')"),
+        (query.run.is_some(), " AND id IN (SELECT seq FROM events WHERE run = ?2 AND kind = 'usage')"),
+        (query.provider.is_some(), " AND provider = ?3"),
+        (query.since.is_some(), " AND ts >= ?4"),
+        (query.until.is_some(), " AND ts < ?5"),
+    ] {
+        if given {
+            sql.push_str(clause);
+        }
+    }
+    sql.push_str(" AND ?1 IS ?1 AND ?2 IS ?2 AND ?3 IS ?3 AND ?4 IS ?4 AND ?5 IS ?5");
+    sql.push_str(" GROUP BY bottle, agent, provider, answered ORDER BY min(id)");
+    let mut report = UsageReport::default();
+    let mut select = conn.prepare_cached(&sql)?;
+    let mut rows = select.query(params![query.bottle, query.run, query.provider, query.since, query.until])?;
+    while let Some(row) = rows.next()? {
+        let figure = |at: usize| row.get::<_, i64>(at).map(accounts::amount);
+        let total = UsageTotal {
+            requests: figure(4)?,
+            input: figure(5)?,
+            cache_read: figure(6)?,
+            cache_write: figure(7)?,
+            output: figure(8)?,
+            reasoning: figure(9)?,
+            counted: figure(10)?,
+            estimated: figure(11)?,
+        };
+        report.total.add(&total);
+        report.rows.push(UsageRow {
+            bottle: row.get(0)?,
+            agent: row.get(1)?,
+            provider: row.get(2)?,
+            model: row.get(3)?,
+            total,
+        });
+    }
+    Ok(report)
+}
+
+/// Reads one bottle.
+pub(super) fn bottle(conn: &Connection, id: &str) -> rusqlite::Result<Option<BottleRow>> {
+    conn.prepare_cached("SELECT id, slug, body, ended, cut FROM bottles WHERE id = ?1")?
+        .query_row([id], bottle_row)
+        .optional()
+}
+
+/// Reads bottles in the order they were made.
+pub(super) fn bottles(conn: &Connection, all: bool) -> rusqlite::Result<Vec<BottleRow>> {
+    conn.prepare_cached("SELECT id, slug, body, ended, cut FROM bottles WHERE ended = 0 OR ?1 ORDER BY rowid")?
+        .query_map([all], bottle_row)?
+        .collect()
+}
+
+fn bottle_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<BottleRow> {
+    Ok(BottleRow { id: row.get(0)?, slug: row.get(1)?, body: row.get(2)?, ended: row.get(3)?, cut: row.get(4)? })
+}
+
+/// Counts open holds.
+pub(super) fn open_holds(conn: &Connection, bottle: Option<&str>) -> rusqlite::Result<u64> {
+    conn.prepare_cached("SELECT count(*) FROM holds WHERE ?1 IS NULL OR bottle = ?1")?
+        .query_row([bottle], |row| row.get(0))
+        .map(accounts::amount)
+}

@@ -1,0 +1,35 @@
+//! `bb` runs coding agents in bottles: sandboxes whose only way out is metered and can be cut.
+//!
+//! Where things live, from the front to the back; arrows between them point downwards only
+//! (docs/architecture.md):
+//!
+//! * [`cli`]: one file per command; arguments and printing, no logic.
+//! * [`lua`]: the scripting host; recipes and the `bb.*` API.
+//! * [`client`], [`api`]: the typed client of the controller's socket, and what is said on it.
+//! * [`controller`]: the daemon that owns everything below.
+//! * [`enforce`]: from a crossed budget to an action.
+//! * [`egress`]: the only way out: names, routes, TLS, credentials, forwarding, refusals.
+//! * [`bottle`]: spec, keeper, and the Linux backend.
+//! * [`ledger`]: usage, holds, budgets and audit on disk.
+//! * [`budget`], [`meter`]: arithmetic and wire formats; pure.
+//! * [`provider`]: how one agent CLI is run. [`rehearse`]: stand-in model APIs.
+//! * [`settings`], [`home`], [`types`], [`error`]: shared by all. [`os`]: what the operating system is asked for.
+
+pub mod api;
+pub mod bottle;
+pub mod budget;
+pub mod cli;
+pub mod client;
+pub mod controller;
+pub mod egress;
+pub mod enforce;
+pub mod error;
+pub mod home;
+pub mod ledger;
+pub mod lua;
+pub mod meter;
+pub mod os;
+pub mod provider;
+pub mod rehearse;
+pub mod settings;
+pub mod types;

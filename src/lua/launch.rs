@@ -1,0 +1,251 @@
+//! `bb.launch`: from a table of options to a running bottle.
+//!
+//! The steps are functions of their own: read the options, check the grants, let the provider file make a plan, check the
+//! budget rule, put in the rehearsal, send.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use mlua::{Lua, Value};
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::grants::Grant;
+use super::host::{Host, Link};
+use super::rehearse::stage;
+use super::values::{Budget, Span, options};
+use super::vm::Plain;
+use crate::api::{self, File, Route};
+use crate::error::{Error, Kind, Result};
+use crate::provider::{self, Plan, Provider, Wish};
+use crate::types::{CutScope, CutoffPolicy};
+
+const CALL: &str = "bb.launch";
+
+/// A route in the options: a host name, or a whole entry.
+enum RouteOption {
+    Host(String),
+    Entry(Box<Route>),
+}
+
+impl<'de> Deserialize<'de> for RouteOption {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        // Not `untagged`: that would swallow the name of an unknown key.
+        struct Reader;
+        impl<'de> Visitor<'de> for Reader {
+            type Value = RouteOption;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a host name or a route's table")
+            }
+            fn visit_str<E: de::Error>(self, host: &str) -> std::result::Result<RouteOption, E> {
+                Ok(RouteOption::Host(host.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<RouteOption, A::Error> {
+                let route = Route::deserialize(de::value::MapAccessDeserializer::new(map))?;
+                Ok(RouteOption::Entry(Box::new(route)))
+            }
+        }
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// The options of `bb.launch`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    provider: Option<String>,
+    command: Option<Vec<String>>,
+    prompt: Option<String>,
+    args: Vec<String>,
+    output: Option<provider::OutputForm>,
+    label: Option<String>,
+    agent: Option<String>,
+    workspace: Option<String>,
+    budget: Option<Budget>,
+    shutdown: Option<CutoffPolicy>,
+    cutoff_scope: Option<CutScope>,
+    timeout: Option<Span>,
+    routes: Vec<RouteOption>,
+    routes_only: bool,
+    env: BTreeMap<String, String>,
+    files: Vec<File>,
+    detach: bool,
+}
+
+/// What the prelude makes a handle of.
+#[derive(Serialize)]
+pub(super) struct Launched {
+    slug: String,
+    label: String,
+    provider: String,
+    workspace: String,
+}
+
+/// `bb.launch{...}`.
+pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Plain<Launched>> {
+    host.grants.need(&Grant::Launch, CALL)?;
+    let mut options: Options = options(&lua, CALL, value)?;
+    let asked = std::mem::take(&mut options.routes);
+    let provider = provider::load(&provider_name(&options)?, &host.home)?;
+    let workspace = workspace(&host, options.workspace.as_deref())?;
+    let stage = stage(&host)?;
+    let wish = Wish {
+        prompt: options.prompt.clone(),
+        command: options.command.clone().unwrap_or_default(),
+        args: options.args.clone(),
+        output: options.output.unwrap_or_default(),
+        rehearsal: stage.is_some(),
+    };
+    let plan = provider.plan(&wish, &|name| std::env::var(name).ok())?;
+    let (routes, credentials) = allow_list(&host, &provider, &plan, asked, options.routes_only, stage.is_some())?;
+    if let Some(budget) = &options.budget {
+        budget.check_providers(CALL, &provider::names(&host.home))?;
+    }
+    let link = host.link().await?;
+    check_budget(&host, link, &options, &plan.budget_key, &routes).await?;
+
+    let label = options.label.clone().unwrap_or_else(|| options.agent.clone().unwrap_or_else(|| plan.provider.clone()));
+    let mut env = plan.env;
+    env.extend(options.env);
+    let mut files = plan.files;
+    files.extend(options.files);
+    let body = api::Launch {
+        id: uuid::Uuid::now_v7().to_string(),
+        label: label.clone(),
+        run: Some(host.run_id.clone()),
+        lease: (!options.detach).then(|| host.run_id.clone()),
+        book: host.book.get(),
+        provider: plan.budget_key,
+        agent: options.agent,
+        argv: plan.argv,
+        env,
+        files,
+        workspace: workspace.map(|p| p.display().to_string()),
+        routes,
+        credentials,
+        budget: options.budget.map(|b| b.0).unwrap_or_default(),
+        shutdown: options.shutdown,
+        cutoff_scope: options.cutoff_scope,
+        timeout_ms: options.timeout.map(|Span(span)| span.as_millis() as u64),
+        upstreams: stage.map(|s| s.upstreams()).unwrap_or_default(),
+        host_path: std::env::var("PATH").ok(),
+        ..api::Launch::default()
+    };
+    let since = host.pump.position();
+    let bottle = link.client.launch(&body).await?;
+    // A cut may have been read before the launch was answered; what is known already stays.
+    host.bottles.borrow_mut().entry(bottle.slug.clone()).or_default().since = since;
+    Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
+}
+
+/// Gets the provider that was meant.
+fn provider_name(options: &Options) -> Result<String> {
+    let usage = |message: &str, hint: &str| Err(Error::new(Kind::Usage, message).hint(hint));
+    match (&options.provider, &options.command) {
+        (Some(name), Some(_)) if name == "command" => Ok(name.clone()),
+        (Some(_), Some(_)) => usage("bb.launch got both a provider and a command", "leave one of them out"),
+        (None, None) => usage("bb.launch needs a provider or a command", "write provider = \"claude\""),
+        (Some(name), None) => Ok(name.clone()),
+        (None, Some(_)) => Ok("command".into()),
+    }
+}
+
+/// Checks that the recipe may hand out this workspace; returns it absolute, with links resolved.
+fn workspace(host: &Host, given: Option<&str>) -> Result<Option<PathBuf>> {
+    let Some(given) = given else { return Ok(None) };
+    let path = Path::new(given).canonicalize().map_err(|e| {
+        Error::new(Kind::Usage, format!("the workspace cannot be used: {e}"))
+            .at(given)
+            .hint("make the directory first, or leave 'workspace' out for a scratch one")
+    })?;
+    host.grants.need_write(&path, host.args.has_value(given), CALL)?;
+    Ok(Some(path))
+}
+
+/// Makes the allow-list: the provider's routes and the recipe's. The provider's own entry of a host wins; what goes beyond
+/// them needs a grant, and so does every credential.
+fn allow_list(
+    host: &Host,
+    provider: &Provider,
+    plan: &Plan,
+    asked: Vec<RouteOption>,
+    only: bool,
+    rehearsal: bool,
+) -> Result<(Vec<Route>, api::Credentials)> {
+    let mut routes = if only { Vec::new() } else { plan.routes.clone() };
+    let mut credentials = plan.credentials.clone();
+    for option in asked {
+        let route = match option {
+            RouteOption::Host(name) => Route { host: name.to_ascii_lowercase(), ..Route::default() },
+            RouteOption::Entry(route) => Route { host: route.host.to_ascii_lowercase(), ..*route },
+        };
+        if let Some(advice) = route.advice() {
+            let message = format!("the route '{}' is not a host name", route.host);
+            return Err(Error::new(Kind::Usage, message).at("routes").hint(advice));
+        }
+        if let Some(own) = plan.routes.iter().find(|own| own.host == route.host) {
+            if !routes.iter().any(|r| r.host == own.host) {
+                routes.push(own.clone());
+            }
+            continue;
+        }
+        host.grants.need(&Grant::Egress(route.host.clone()), CALL)?;
+        if let Some(auth) = &route.auth {
+            host.grants.need(&Grant::Credential(auth.credential.clone()), CALL)?;
+            // A provider's credential goes to the provider's hosts and nowhere else.
+            if provider.credential_names().contains(&auth.credential.as_str()) {
+                let message = format!("the credential '{}' belongs to the provider's own routes", auth.credential);
+                return Err(Error::new(Kind::Usage, message).at(format!("route {}", route.host)));
+            }
+            let value = provider::resolve(&auth.credential, rehearsal, &|name| std::env::var(name).ok())?;
+            credentials.insert(auth.credential.clone(), value);
+        }
+        routes.push(route);
+    }
+    let quiet = plan.quiet.iter().filter(|quiet| !routes.iter().any(|r| r.host == quiet.host));
+    let quiet: Vec<Route> = quiet.cloned().collect();
+    routes.extend(quiet);
+    credentials.retain(|name, _| routes.iter().any(|r| r.auth.as_ref().is_some_and(|a| a.credential == *name)));
+    Ok((routes, credentials))
+}
+
+/// No budget anywhere is metered all the same; at a terminal that is said, without one it must have been said aloud.
+async fn check_budget(host: &Host, link: &Link, options: &Options, key: &str, routes: &[Route]) -> Result<()> {
+    let metered = routes.iter().any(|r| r.api.is_some());
+    if options.budget.is_some() || !metered {
+        return Ok(());
+    }
+    let governs = |provider: &str| provider == "*" || provider == key;
+    if host.run_budget().iter().any(|limit| governs(&limit.provider)) {
+        return Ok(());
+    }
+    let global = link.client.budgets(host.book.get(), Some("global")).await?;
+    if global.iter().any(|account| account.set && governs(&account.provider)) {
+        return Ok(());
+    }
+    if host.terminal {
+        host.out.log("warn", "no budget governs this bottle: it is metered, and nothing will cut it off");
+        return Ok(());
+    }
+    Err(Error::new(Kind::Usage, "no budget governs this bottle, and nobody is there to be told")
+        .hint("give it budget = \"200k\", or say budget = \"unlimited\" aloud"))
+}
+
+/// One provider as `bb.providers()` lists it.
+#[derive(Serialize)]
+pub(super) struct Listed {
+    name: String,
+    /// What it runs, found on this machine.
+    path: Option<String>,
+}
+
+/// `bb.providers()`.
+pub(super) fn providers(_: &Lua, host: &Rc<Host>, (): ()) -> Result<Plain<Vec<Listed>>> {
+    let names = provider::names(&host.home);
+    let listed = names.into_iter().map(|name| {
+        let provider = provider::load(&name, &host.home)?;
+        Ok(Listed { path: provider.found().map(|p| p.display().to_string()), name })
+    });
+    listed.collect::<Result<_>>().map(Plain)
+}

@@ -1,0 +1,184 @@
+//! `print`, `bb.log` and what `--json` writes. stdout is for results, stderr for people.
+//!
+//! Text of an agent may pass through a recipe to a terminal or a CI log: control characters are escaped, and a line that
+//! a CI runner would take for a command of its own is marked.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use crate::api::Event;
+
+/// Where a recipe's output goes and in what form.
+#[derive(Clone, Debug, Default)]
+pub struct Output {
+    /// NDJSON on stdout instead of text.
+    pub json: bool,
+    /// Colours on stdout.
+    pub colour: bool,
+    /// Colours on stderr.
+    pub colour_err: bool,
+    /// stdout is the log of a CI runner that reads commands from it.
+    pub fenced: bool,
+    /// Kept here instead of being written; for tests.
+    pub kept: Option<std::sync::Arc<std::sync::Mutex<String>>>,
+}
+
+impl Output {
+    /// Finds out what the standard streams are: colours only on a terminal, and never with `NO_COLOR`.
+    pub fn of_process(json: bool, no_colour: bool) -> Output {
+        use std::io::IsTerminal;
+        let off = no_colour
+            || std::env::var_os("NO_COLOR").is_some()
+            || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        Output {
+            json,
+            colour: !off && std::io::stdout().is_terminal(),
+            colour_err: !off && std::io::stderr().is_terminal(),
+            fenced: std::env::var_os("GITHUB_ACTIONS").is_some(),
+            kept: None,
+        }
+    }
+
+    /// `print`.
+    pub fn print(&self, text: &str) {
+        if self.json {
+            self.line(&json!({"v": 1, "type": "print", "text": printable(text, false)}).to_string());
+            return;
+        }
+        let mut text = printable(text, self.colour);
+        if self.fenced {
+            text = text.lines().map(fence).collect::<Vec<_>>().join("\n");
+        }
+        self.line(&text);
+    }
+
+    /// `bb.log`.
+    pub fn log(&self, level: &str, text: &str) {
+        if self.json {
+            self.line(&json!({"v": 1, "type": "log", "level": level, "text": printable(text, false)}).to_string());
+            return;
+        }
+        let code = match level {
+            "warn" => "33",
+            "error" => "31",
+            _ => "2",
+        };
+        let text = printable(text, self.colour_err);
+        if self.colour_err {
+            self.note(&format!("\x1b[{code}m{level:>5}\x1b[0m {text}"));
+        } else {
+            self.note(&format!("{level:>5} {text}"));
+        }
+    }
+
+    /// An event of the run, with `--json`.
+    pub fn event(&self, event: &Event) {
+        if self.json
+            && let Ok(text) = serde_json::to_string(event)
+        {
+            self.line(&text);
+        }
+    }
+
+    /// A record of `bb run` itself, with `--json`.
+    pub fn record(&self, record: Value) {
+        if self.json {
+            self.line(&record.to_string());
+        }
+    }
+
+    /// A line for people, on stderr.
+    pub fn note(&self, text: &str) {
+        match &self.kept {
+            Some(kept) => keep(kept, text.trim_end_matches('\n')),
+            None => {
+                let _ = writeln!(std::io::stderr().lock(), "{}", text.trim_end_matches('\n'));
+            }
+        }
+    }
+
+    /// A line on stdout, flushed. A reader that went away is no error.
+    fn line(&self, text: &str) {
+        match &self.kept {
+            Some(kept) => keep(kept, text),
+            None => {
+                let mut out = std::io::stdout().lock();
+                let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+            }
+        }
+    }
+}
+
+fn keep(kept: &std::sync::Mutex<String>, text: &str) {
+    let mut kept = kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    kept.push_str(text);
+    kept.push('\n');
+}
+
+/// Marks a line that a CI runner would take for a command.
+fn fence(line: &str) -> String {
+    let start = line.trim_start();
+    if start.starts_with("::") || start.starts_with("##[") { format!("| {line}") } else { line.to_owned() }
+}
+
+/// Makes text fit for a terminal: keeps newlines, tabs and (with `colour`) colour sequences, escapes every other control
+/// character and the ones that turn the direction of writing.
+pub fn printable(text: &str, colour: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        if c == '\x1b'
+            && let Some(length) = colour_sequence(rest)
+        {
+            if colour {
+                out.push_str(&rest[..length]);
+            }
+            rest = &rest[length..];
+            continue;
+        }
+        match c {
+            '\n' | '\t' => out.push(c),
+            '\r' if rest[1..].starts_with('\n') => {}
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => out.extend(c.escape_unicode()),
+            c if c.is_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => out.push(c),
+        }
+        rest = &rest[c.len_utf8()..];
+    }
+    out
+}
+
+/// Gets the length of the colour sequence that `text` begins with: `ESC [ digits ; digits m`.
+fn colour_sequence(text: &str) -> Option<usize> {
+    let body = text.strip_prefix("\x1b[")?;
+    let end = body.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    // Long ones are nobody's colours; 8 would make text invisible.
+    let hides = body[..end].split(';').any(|code| code == "8");
+    (end <= 16 && !hides && body[end..].starts_with('m')).then_some(2 + end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        assert_eq!(printable("a\x1b]52;c;aGk=\x07b", true), "a\\x1b]52;c;aGk=\\x07b");
+        assert_eq!(printable("a\x1b[2Jb\rc\r\nd\te", true), "a\\x1b[2Jb\\x0dc\nd\te");
+        assert_eq!(printable("\u{9b}31m \u{202e}x", true), "\\x9b31m \\u{202e}x");
+        assert_eq!(printable("\x1b[8mhidden", true), "\\x1b[8mhidden");
+    }
+
+    #[test]
+    fn colours_stay_on_a_terminal_and_go_elsewhere() {
+        assert_eq!(printable("\x1b[1;31mred\x1b[0m é", true), "\x1b[1;31mred\x1b[0m é");
+        assert_eq!(printable("\x1b[1;31mred\x1b[0m é", false), "red é");
+    }
+
+    #[test]
+    fn a_ci_runner_gets_no_commands_from_an_agent() {
+        assert_eq!(fence("  ::set-output name=x::y"), "|   ::set-output name=x::y");
+        assert_eq!(fence("a :: b"), "a :: b");
+    }
+}

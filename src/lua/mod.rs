@@ -1,0 +1,32 @@
+//! The scripting host: recipes in a Luau VM, and the `bb.*` API that they call.
+//!
+//! A recipe looks blocking and yields underneath. Its VM lives on a thread of its own and reaches everything through the
+//! controller's client; nothing here touches a bottle, a ledger or a budget directly. One file for each namespace:
+//! [`launch`], [`handle`], [`meter`], [`ledger`], [`budget`], [`tasks`], [`on`], [`log`], [`args`], [`exit`],
+//! [`rehearse`]; around them [`recipe`] (its life), [`vm`] (what it sees), [`host`] (what it has), [`grants`] (what it
+//! may), [`errors`] (how its faults are shown) and [`values`] (how its options are read).
+
+pub mod args;
+mod budget;
+pub mod errors;
+mod exit;
+pub mod grants;
+mod handle;
+mod host;
+mod launch;
+mod ledger;
+pub mod log;
+mod meter;
+mod modules;
+mod on;
+pub mod recipe;
+mod rehearse;
+mod tasks;
+pub mod values;
+mod vm;
+
+#[cfg(test)]
+mod tests;
+
+pub use recipe::{Recipe, Settings, Stop, run};
+pub use vm::GLOBALS;

@@ -1,0 +1,114 @@
+//! The meter: reads how many tokens a model API says it used, from the bytes of its answer.
+//!
+//! Pure and sans-IO: bytes go in by [`Meter::feed`], a [`Reading`] comes out. It runs beside the forwarded stream and
+//! must never change, hold back or fail it: what it cannot follow it reports as `broken`, and the caller charges the
+//! estimate. Everything it keeps is bounded. It imports nothing of ours but [`crate::types`].
+//!
+//! The way of a byte: [`coding`] (gzip) -> framing ([`sse`] or [`json`]) -> one normaliser per API
+//! ([`anthropic`], [`openai_responses`]), all with the face of [`usage::Normaliser`]. [`request`] looks at the other
+//! direction: what a request asks for, before it leaves.
+
+mod anthropic;
+mod coding;
+mod json;
+mod openai_responses;
+mod pipe;
+pub mod request;
+mod shape;
+pub(crate) mod sse;
+pub(crate) mod usage;
+
+#[cfg(test)]
+mod tests;
+
+use crate::types::{Api, Tokens};
+use coding::Coding;
+use pipe::Pipe;
+
+/// What one answer of a model API has said so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reading {
+    /// The usage seen, `None` while there was none and where its figures were refused. Before `terminal` it is what the
+    /// stream has said so far, with an output figure that is far too low.
+    pub tokens: Option<Tokens>,
+    /// The API's final word on this response was seen. `tokens` may still be `None`: a failed response without usage.
+    /// Goes back to false if another generation begins in the same stream.
+    pub terminal: bool,
+    /// The model that answered.
+    pub model: Option<String>,
+    /// The API's id of the response; of the last one where a stream carries several.
+    pub response_id: Option<String>,
+    /// Output tokens estimated from the text, thinking and tool arguments delivered in deltas: bytes / 3, rounded up.
+    /// 0 for a body that is not streamed.
+    pub streamed: u64,
+    /// The last usage object as JSON text.
+    pub raw_usage: Option<String>,
+    /// The answer could not be followed before its final word: unknown or damaged coding, an event that is not JSON,
+    /// figures that are no token counts, a bound that was passed.
+    pub broken: bool,
+}
+
+/// Reads the usage out of one answer, as its bytes pass.
+pub struct Meter {
+    coding: Coding,
+}
+
+impl Meter {
+    /// Makes a meter for one answer of `api`, given the answer's `Content-Type` and `Content-Encoding` headers.
+    ///
+    /// Neither is trusted further than needed: gzip is known by its first bytes, and framing is sniffed unless the type
+    /// is `text/event-stream` (ChatGPT's Codex backend sends no type at all).
+    pub fn new(api: Api, content_type: Option<&str>, content_encoding: Option<&str>) -> Meter {
+        let event_stream = content_type
+            .and_then(|t| t.split(';').next())
+            .is_some_and(|t| t.trim().eq_ignore_ascii_case("text/event-stream"));
+        let normaliser: Box<dyn usage::Normaliser> = match api {
+            Api::Anthropic => Box::<anthropic::Anthropic>::default(),
+            Api::OpenaiResponses => Box::<openai_responses::OpenaiResponses>::default(),
+        };
+        Meter { coding: Coding::new(content_encoding, Pipe::new(normaliser, event_stream)) }
+    }
+
+    /// Takes the next bytes of the body, as they came over the wire.
+    pub fn feed(&mut self, chunk: &[u8]) {
+        self.coding.feed(chunk);
+    }
+
+    /// Takes note that the body has ended. A last event without its blank line is read all the same.
+    pub fn finish(&mut self) {
+        self.coding.finish();
+    }
+
+    /// Gets what was read so far. Copies a few short strings; [`Meter::terminal`] and [`Meter::streamed`] copy nothing.
+    pub fn reading(&self) -> Reading {
+        let pipe = self.coding.pipe();
+        let facts = pipe.facts();
+        Reading {
+            tokens: facts.tokens,
+            terminal: facts.terminal,
+            model: facts.model.clone(),
+            response_id: facts.response_id.clone(),
+            streamed: facts.streamed(),
+            raw_usage: facts.raw_usage.clone(),
+            broken: pipe.broken(),
+        }
+    }
+
+    /// Tells whether the final word was seen ([`Reading::terminal`]).
+    pub fn terminal(&self) -> bool {
+        self.coding.pipe().facts().terminal
+    }
+
+    /// Gets the output estimated from what was delivered ([`Reading::streamed`]). Unit: tokens.
+    pub fn streamed(&self) -> u64 {
+        self.coding.pipe().facts().streamed()
+    }
+}
+
+/// Reads a whole body at once, JSON or SSE, gzip or not.
+pub fn parse(api: Api, body: &[u8]) -> Reading {
+    let mut meter = Meter::new(api, None, None);
+    meter.feed(body);
+    meter.finish();
+    meter.reading()
+}

@@ -1,0 +1,429 @@
+//! Requests to a model API: what a path means for the meter, and what a body asks for.
+//!
+//! Pure; the egress plane decides what is let through. A body is looked at for its model, its output limit, and every
+//! feature by which the *provider* would reach out for the agent: fetch a URL, run code, talk to an MCP server, use
+//! objects stored earlier. Such a feature is a way out of the bottle that no allow-list of hosts sees.
+
+use super::shape::{NoShape, Shape};
+use crate::types::Api;
+
+/// What a path of a metered host means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathClass {
+    /// Spends tokens and says how many.
+    Metered,
+    /// Spends none.
+    Free,
+    /// Not known; may spend tokens (`metered_path_unknown`).
+    Unknown,
+}
+
+/// Tells what `method` on `path` (without its query, in normal form) means on a host that speaks `api`.
+pub fn classify(api: Api, method: &str, path: &str) -> PathClass {
+    use PathClass::{Free, Metered, Unknown};
+    match (api, method, path) {
+        (Api::Anthropic, "POST", "/v1/messages") => Metered,
+        (Api::Anthropic, "POST", "/v1/messages/count_tokens") => Free,
+        (Api::Anthropic, "GET", "/v1/models") => Free,
+        (Api::Anthropic, "GET", path) => match path.strip_prefix("/v1/models/") {
+            Some(model) if !model.is_empty() && !model.contains('/') => Free,
+            _ => Unknown,
+        },
+        (Api::OpenaiResponses, "POST", "/v1/responses" | "/v1/responses/compact") => Metered,
+        (Api::OpenaiResponses, "POST", "/backend-api/codex/responses") => Metered,
+        (Api::OpenaiResponses, "POST", "/backend-api/codex/responses/compact") => Metered,
+        (Api::OpenaiResponses, "POST", "/v1/responses/input_tokens") => Free,
+        (Api::OpenaiResponses, "GET", "/v1/models" | "/backend-api/codex/models") => Free,
+        _ => Unknown,
+    }
+}
+
+/// Estimates the input tokens of a request body of `body_len` bytes: a quarter, rounded up.
+pub fn estimate_input(body_len: usize) -> u64 {
+    (body_len as u64).div_ceil(4)
+}
+
+/// What a request body asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestFacts {
+    /// The model, its first 256 bytes.
+    pub model: String,
+    /// Whether the answer shall be streamed.
+    pub stream: bool,
+    /// The most output tokens that the request allows itself.
+    pub max_output: Option<u64>,
+    /// The features by which the provider would reach out, each once, in order of appearance. The words of
+    /// `server_tools:` of a route. Server tools are named by their type without its date (`web_search`); the others are
+    /// `url_image`, `url_document`, `url_source`, `file_id`, `mcp_servers`, `container`, `previous_response`,
+    /// `conversation`, `background`, `prompt`, `item_reference`, and `unknown_tool` for a tool that cannot be read.
+    pub reaching: Vec<String>,
+}
+
+/// Why a request body cannot be let through unread.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// It is compressed, and a compressed body cannot be looked at.
+    #[error("the body is compressed")]
+    Coded,
+    /// It is not JSON.
+    #[error("the body is not JSON")]
+    NotJson,
+    /// It is JSON, but no object.
+    #[error("the body is not a JSON object")]
+    NotObject,
+    /// It names no model.
+    #[error("the body names no model")]
+    NoModel,
+    /// A key stands twice in one object, so that nobody can say which value counts.
+    #[error("the key {0:?} stands twice in one object of the body")]
+    DuplicateKey(String),
+}
+
+/// First bytes of gzip and of Zstandard (RFC 1952, RFC 8878).
+const CODED: [&[u8]; 2] = [&[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd]];
+
+/// Looks at a request body.
+///
+/// # Errors
+/// [`RequestError`]; such a request must not leave.
+pub fn inspect(api: Api, body: &[u8]) -> Result<RequestFacts, RequestError> {
+    if CODED.iter().any(|magic| body.starts_with(magic)) {
+        return Err(RequestError::Coded);
+    }
+    let root = Shape::read(body).map_err(|error| match error {
+        NoShape::NotJson => RequestError::NotJson,
+        NoShape::Repeated(key) => RequestError::DuplicateKey(key),
+    })?;
+    if !matches!(root, Shape::Object(_)) {
+        return Err(RequestError::NotObject);
+    }
+    let mut found = Found::default();
+    let limit = match api {
+        Api::Anthropic => {
+            anthropic(&root, &mut found);
+            "max_tokens"
+        }
+        Api::OpenaiResponses => {
+            openai(&root, &mut found);
+            "max_output_tokens"
+        }
+    };
+    Ok(RequestFacts {
+        model: root.text("model").filter(|m| !m.is_empty()).ok_or(RequestError::NoModel)?.to_owned(),
+        stream: root.get("stream") == Some(&Shape::Bool(true)),
+        max_output: match root.get(limit) {
+            Some(Shape::Count(n)) => Some(*n),
+            _ => None,
+        },
+        reaching: found.0,
+    })
+}
+
+/// The features found.
+#[derive(Default)]
+struct Found(Vec<String>);
+
+impl Found {
+    fn add(&mut self, name: &str) {
+        if !self.0.iter().any(|known| known == name) {
+            self.0.push(name.to_owned());
+        }
+    }
+
+    fn add_if(&mut self, there: bool, name: &str) {
+        if there {
+            self.add(name);
+        }
+    }
+}
+
+fn anthropic(root: &Shape, found: &mut Found) {
+    for key in ["mcp_servers", "container"] {
+        found.add_if(root.get(key).is_some_and(|v| !v.is_void()), key);
+    }
+    if let Some(tools) = root.get("tools") {
+        // Run by the client, though their schema is the provider's.
+        let is_client = |base: &str| matches!(base, "custom" | "bash" | "text_editor" | "computer" | "memory");
+        for tool in list(tools, found) {
+            match tool.get("type") {
+                None if matches!(tool, Shape::Object(_)) => {}
+                Some(Shape::Text(kind)) if is_client(undated(kind)) => {}
+                Some(Shape::Text(kind)) => found.add(undated(kind)),
+                _ => found.add("unknown_tool"),
+            }
+        }
+    }
+    for key in ["system", "messages"] {
+        if let Some(value) = root.get(key) {
+            anthropic_content(value, found);
+        }
+    }
+}
+
+/// Walks content blocks wherever they are nested (tool results hold blocks that hold blocks).
+fn anthropic_content(at: &Shape, found: &mut Found) {
+    for element in at.elements() {
+        anthropic_content(element, found);
+    }
+    if at.fields().is_empty() {
+        return;
+    }
+    let own = at.text("type").unwrap_or_default();
+    // What a tool wrote into its result and where a citation points is an echo, nothing that is fetched again.
+    let echo = own.ends_with("_output") || own.ends_with("_location");
+    found.add_if(!echo && at.get("file_id").is_some(), "file_id");
+    for (key, value) in at.fields() {
+        match key.as_str() {
+            // Arguments of a tool call are the agent's own data, and opaque to the API.
+            "input" if own.ends_with("tool_use") => {}
+            "source" if matches!(value, Shape::Object(_)) => {
+                if value.text("type") == Some("url") || value.get("url").is_some() {
+                    found.add(match own {
+                        "image" => "url_image",
+                        "document" => "url_document",
+                        _ => "url_source",
+                    });
+                }
+                anthropic_content(value, found);
+            }
+            _ => anthropic_content(value, found),
+        }
+    }
+}
+
+fn openai(root: &Shape, found: &mut Found) {
+    found.add_if(root.get("previous_response_id").is_some(), "previous_response");
+    found.add_if(root.get("conversation").is_some(), "conversation");
+    found.add_if(root.get("background").is_some_and(|v| !v.is_void()), "background");
+    found.add_if(root.get("prompt").is_some(), "prompt");
+    if let Some(tools) = root.get("tools") {
+        openai_tools(tools, true, found);
+    }
+    if let Some(input) = root.get("input") {
+        openai_input(input, found);
+    }
+}
+
+/// Looks at a list of tools. Echoes of an MCP server's tools have no type: `typed` says whether one is needed.
+fn openai_tools(tools: &Shape, typed: bool, found: &mut Found) {
+    for tool in list(tools, found) {
+        match tool.get("type") {
+            Some(Shape::Text(kind)) => match undated(kind) {
+                "function" | "custom" | "local_shell" | "apply_patch" => {}
+                // Runs where its environment says; on the client where nothing is said.
+                "shell" => {
+                    let hosted = tool.get("environment").is_some_and(|e| e.text("type") != Some("local"));
+                    found.add_if(hosted, "shell");
+                }
+                // A named group of tools.
+                "namespace" => {
+                    if let Some(inner) = tool.get("tools") {
+                        openai_tools(inner, typed, found);
+                    }
+                }
+                // Looking for tools among those given; run by the client where that is said.
+                "tool_search" if tool.text("execution") == Some("client") => {}
+                other => found.add(other),
+            },
+            None if !typed && matches!(tool, Shape::Object(_)) => {}
+            _ => found.add("unknown_tool"),
+        }
+    }
+}
+
+/// Walks input items wherever they are nested.
+fn openai_input(at: &Shape, found: &mut Found) {
+    for element in at.elements() {
+        openai_input(element, found);
+    }
+    if at.fields().is_empty() {
+        return;
+    }
+    let kind = at.text("type").unwrap_or_default();
+    found.add_if(kind == "item_reference", "item_reference");
+    // Annotations of earlier output; nothing that is fetched again.
+    let echo = kind.ends_with("_citation") || kind == "file_path";
+    for (key, value) in at.fields() {
+        match (key.as_str(), value) {
+            (_, Shape::Null) => {}
+            ("image_url", Shape::Text(url)) => found.add_if(!is_data(url), "url_image"),
+            ("image_url", other) => found.add_if(!other.text("url").is_some_and(is_data), "url_image"),
+            ("file_url", _) => found.add("url_document"),
+            ("file_id", _) => found.add_if(!echo, "file_id"),
+            ("tools", tools) => openai_tools(tools, false, found),
+            _ => openai_input(value, found),
+        }
+    }
+}
+
+/// Tells whether `url` carries its data itself (RFC 2397).
+fn is_data(url: &str) -> bool {
+    url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"))
+}
+
+/// Gets the elements of what should be a list; anything else is noted as unreadable.
+fn list<'a>(tools: &'a Shape, found: &mut Found) -> &'a [Shape] {
+    found.add_if(!matches!(tools, Shape::List(_)), "unknown_tool");
+    tools.elements()
+}
+
+/// Takes the date off a tool type: `web_search_20250305`, `web_search_2025_08_26`.
+fn undated(kind: &str) -> &str {
+    let bytes = kind.as_bytes();
+    let is_date = |tail: &[u8], shape: &[u8]| {
+        tail.len() == shape.len()
+            && tail.iter().zip(shape).all(|(b, s)| if *s == b'0' { b.is_ascii_digit() } else { b == s })
+    };
+    for shape in [&b"_00000000"[..], b"_0000_00_00"] {
+        if let Some(start) = bytes.len().checked_sub(shape.len()).filter(|start| *start > 0)
+            && is_date(&bytes[start..], shape)
+        {
+            return &kind[..start];
+        }
+    }
+    kind
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn reaching(api: Api, mut body: Value) -> Vec<String> {
+        body["model"] = json!("m");
+        inspect(api, body.to_string().as_bytes()).unwrap().reaching
+    }
+
+    #[test]
+    fn paths_are_known_exactly_or_not_at_all() {
+        use PathClass::{Free, Metered, Unknown};
+        for (api, method, path, class) in [
+            (Api::Anthropic, "POST", "/v1/messages", Metered),
+            (Api::Anthropic, "POST", "/v1/messages/count_tokens", Free),
+            (Api::Anthropic, "GET", "/v1/models/claude-x", Free),
+            (Api::Anthropic, "GET", "/v1/models/a/b", Unknown),
+            (Api::Anthropic, "POST", "/v1/messages/", Unknown),
+            (Api::Anthropic, "POST", "/v1/messages/batches", Unknown),
+            (Api::Anthropic, "GET", "/v1/messages", Unknown),
+            (Api::Anthropic, "post", "/v1/messages", Unknown),
+            (Api::Anthropic, "POST", "/v1/responses", Unknown),
+            (Api::OpenaiResponses, "POST", "/v1/responses", Metered),
+            (Api::OpenaiResponses, "POST", "/backend-api/codex/responses/compact", Metered),
+            (Api::OpenaiResponses, "POST", "/v1/responses/input_tokens", Free),
+            (Api::OpenaiResponses, "GET", "/backend-api/codex/models", Free),
+            (Api::OpenaiResponses, "GET", "/v1/responses/resp_1", Unknown),
+            (Api::OpenaiResponses, "POST", "/v1/chat/completions", Unknown),
+        ] {
+            assert_eq!(classify(api, method, path), class, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_plain_agent_request_reaches_nowhere() {
+        let body = json!({"model": "claude-x", "stream": true, "max_tokens": 64000,
+            "system": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}],
+            "tools": [{"name": "Write", "input_schema": {"type": "object", "properties": {"url": {"type": "string"}}}},
+                      {"type": "bash_20250124", "name": "bash"}, {"type": "text_editor_20250728", "name": "e"}],
+            "messages": [
+                {"role": "user", "content": "see https://example.com/a.png"},
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f",
+                    "input": {"type": "image", "source": {"type": "url", "url": "https://x"}, "file_id": "f"}}]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [
+                    {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}]}]}]});
+        let facts = inspect(Api::Anthropic, body.to_string().as_bytes()).unwrap();
+        let expected =
+            RequestFacts { model: "claude-x".into(), stream: true, max_output: Some(64000), reaching: Vec::new() };
+        assert_eq!(facts, expected);
+    }
+
+    #[test]
+    fn what_the_anthropic_api_would_fetch_or_run_is_named() {
+        let image = json!({"type": "image", "source": {"type": "url", "url": "https://x/y.png"}});
+        let content = |block: Value| json!({"messages": [{"role": "user", "content": [block]}]});
+        for (body, name) in [
+            (content(image.clone()), "url_image"),
+            (content(json!({"type": "tool_result", "tool_use_id": "t", "content": [image]})), "url_image"),
+            (content(json!({"type": "document", "source": {"type": "url", "url": "http://x"}})), "url_document"),
+            (
+                content(json!({"type": "document", "source": {"type": "content", "content": [
+                {"type": "image", "source": {"type": "url", "url": "http://x"}}]}})),
+                "url_image",
+            ),
+            (content(json!({"type": "new_block", "source": {"type": "url", "url": "http://x"}})), "url_source"),
+            (content(json!({"type": "document", "source": {"type": "file", "file_id": "file_1"}})), "file_id"),
+            (content(json!({"type": "container_upload", "file_id": "file_1"})), "file_id"),
+            (json!({"mcp_servers": [{"type": "url", "url": "https://evil"}]}), "mcp_servers"),
+            (json!({"container": "container_1"}), "container"),
+            (json!({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}), "web_search"),
+            (json!({"tools": [{"type": "web_fetch_20250910", "name": "web_fetch"}]}), "web_fetch"),
+            (json!({"tools": [{"type": "code_execution_20250825", "name": "c"}]}), "code_execution"),
+            (json!({"tools": [{"type": "bash_code_execution_20250825", "name": "c"}]}), "bash_code_execution"),
+            (json!({"tools": [{"type": "mcp_toolset", "mcp_server_name": "c"}]}), "mcp_toolset"),
+            (json!({"tools": [{"type": 7}]}), "unknown_tool"),
+            (json!({"tools": {"type": "web_search"}}), "unknown_tool"),
+        ] {
+            assert_eq!(reaching(Api::Anthropic, body.clone()), [name], "{body}");
+        }
+        assert_eq!(reaching(Api::Anthropic, json!({"mcp_servers": [], "container": null})), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_the_openai_api_would_fetch_run_or_remember_is_named() {
+        let part = |part: Value| json!({"input": [{"role": "user", "content": [part]}]});
+        for (body, name) in [
+            (part(json!({"type": "input_image", "image_url": "https://x/y.png"})), "url_image"),
+            (part(json!({"type": "input_image", "image_url": " data:no"})), "url_image"),
+            (part(json!({"type": "input_image", "image_url": {"url": "http://x"}})), "url_image"),
+            (part(json!({"type": "input_image", "file_id": "file-1"})), "file_id"),
+            (part(json!({"type": "input_file", "file_url": "https://x"})), "url_document"),
+            (part(json!({"type": "input_file", "file_id": "file-1"})), "file_id"),
+            (
+                json!({"input": [{"type": "function_call_output", "call_id": "c", "output": [
+                {"type": "input_image", "image_url": "https://x"}]}]}),
+                "url_image",
+            ),
+            (json!({"input": [{"type": "item_reference", "id": "msg_1"}]}), "item_reference"),
+            (json!({"previous_response_id": "resp_1"}), "previous_response"),
+            (json!({"conversation": {"id": "conv_1"}}), "conversation"),
+            (json!({"background": true}), "background"),
+            (json!({"prompt": {"id": "pmpt_1"}}), "prompt"),
+            (json!({"tools": [{"type": "web_search"}]}), "web_search"),
+            (json!({"tools": [{"type": "web_search_2025_08_26"}]}), "web_search"),
+            (json!({"tools": [{"type": "mcp", "server_url": "https://evil"}]}), "mcp"),
+            (json!({"tools": [{"type": "namespace", "tools": [{"type": "code_interpreter"}]}]}), "code_interpreter"),
+            (json!({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}), "shell"),
+            (json!({"input": [{"type": "tool_search_output", "tools": [{"type": "mcp"}]}]}), "mcp"),
+            (json!({"tools": [{"name": "no type"}]}), "unknown_tool"),
+        ] {
+            assert_eq!(reaching(Api::OpenaiResponses, body.clone()), [name], "{body}");
+        }
+        let harmless = json!({"background": false, "previous_response_id": null, "store": false,
+            "tools": [{"type": "function", "name": "f", "parameters": {}}, {"type": "local_shell"},
+                      {"type": "custom", "name": "apply_patch"}, {"type": "shell"}],
+            "input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AA"}]},
+                      {"type": "function_call", "name": "f", "arguments": "{\"image_url\":\"https://x\"}"},
+                      {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "x",
+                        "annotations": [{"type": "file_citation", "file_id": "file-1"}]}]}]});
+        assert_eq!(reaching(Api::OpenaiResponses, harmless), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_body_that_cannot_be_read_for_sure_is_an_error() {
+        let error = |body: &[u8]| inspect(Api::Anthropic, body).unwrap_err();
+        assert_eq!(error(b"\x1f\x8b\x08\x00"), RequestError::Coded);
+        assert_eq!(error(b"\x28\xb5\x2f\xfd\x00"), RequestError::Coded);
+        assert_eq!(error(b"model=x"), RequestError::NotJson);
+        assert_eq!(error(b"[]"), RequestError::NotObject);
+        assert_eq!(error(b"{}"), RequestError::NoModel);
+        assert_eq!(error(br#"{"model":7}"#), RequestError::NoModel);
+        let twice = br#"{"model":"m","mcp_servers":[{}],"mcp_servers":[]}"#;
+        assert_eq!(error(twice), RequestError::DuplicateKey("mcp_servers".into()));
+        let tool = br#"{"model":"m","tools":[{"type":"web_search_20250305","name":"x","type":"custom"}]}"#;
+        assert_eq!(error(tool), RequestError::DuplicateKey("type".into()));
+    }
+
+    #[test]
+    fn input_is_estimated_from_length_and_rounded_up() {
+        assert_eq!((estimate_input(0), estimate_input(1), estimate_input(4), estimate_input(5)), (0, 1, 1, 2));
+    }
+}

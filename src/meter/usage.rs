@@ -1,0 +1,189 @@
+//! What the normalisers share: their face, what they know, and how a token count is read.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::Value;
+
+use crate::types::Tokens;
+
+/// Largest count accepted: what a JSON number carries exactly everywhere (RFC 8259, section 6).
+const MAX_COUNT: u64 = 1 << 53;
+
+/// Longest model name or id kept. Unit: bytes.
+const MAX_NAME: usize = 256;
+
+/// Longest usage object kept as text. Unit: bytes.
+const MAX_RAW: usize = 64 << 10;
+
+/// Output bytes that are taken for one token. Low, so that an estimate is rather too high than too low.
+const BYTES_PER_TOKEN: u64 = 3;
+
+/// Why an answer cannot be read any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// Not JSON, not an expected shape, or too large. Usage seen before stays.
+    Form,
+    /// Figures that are no token counts. No usage of this answer is believed.
+    Figures,
+}
+
+/// What is known about an answer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    /// Usage so far.
+    pub(super) tokens: Option<Tokens>,
+    /// Final word seen.
+    pub(super) terminal: bool,
+    /// Model.
+    pub(super) model: Option<String>,
+    /// Id.
+    pub(super) response_id: Option<String>,
+    /// Bytes delivered in deltas.
+    pub(super) delivered: u64,
+    /// Last usage object.
+    pub(super) raw_usage: Option<String>,
+}
+
+impl Facts {
+    /// Gets the output estimated from what was delivered. Unit: tokens.
+    pub(super) fn streamed(&self) -> u64 {
+        estimate(self.delivered)
+    }
+
+    /// Takes model and id where they are said.
+    pub(super) fn name(&mut self, model: Option<Cow<'_, str>>, id: Option<&str>) {
+        if let Some(model) = model {
+            self.model = Some(clip(&model));
+        }
+        if let Some(id) = id {
+            self.response_id = Some(clip(id));
+        }
+    }
+
+    /// Keeps `usage` as text.
+    pub(super) fn keep_raw(&mut self, usage: &Value) {
+        self.raw_usage = Some(usage.to_string()).filter(|raw| raw.len() <= MAX_RAW);
+    }
+
+    /// Passes `done` on; figures that were refused take all usage with them.
+    pub(super) fn refuse_on<T>(&mut self, done: Result<T, Unreadable>) -> Result<T, Unreadable> {
+        if matches!(done, Err(Unreadable::Figures)) {
+            self.tokens = None;
+            self.terminal = false;
+        }
+        done
+    }
+}
+
+/// Reads one API's events and bodies.
+pub(super) trait Normaliser: Send {
+    /// Takes the data of one SSE event.
+    fn event(&mut self, json: &[u8]) -> Result<(), Unreadable>;
+    /// Takes a whole JSON body.
+    fn body(&mut self, json: &[u8]) -> Result<(), Unreadable>;
+    /// Gets what is known.
+    fn facts(&self) -> &Facts;
+}
+
+/// Estimates the tokens in `bytes` bytes of output.
+pub(super) fn estimate(bytes: u64) -> u64 {
+    bytes.div_ceil(BYTES_PER_TOKEN)
+}
+
+/// Reads the count at `path` below `usage`: `None` where any step is absent or null.
+///
+/// # Errors
+/// [`Unreadable::Figures`] where it is negative, no integer, above 2^53, or a step is no object.
+pub(super) fn count(usage: &Value, path: &[&str]) -> Result<Option<u64>, Unreadable> {
+    let mut at = usage;
+    for step in path {
+        at = match at {
+            Value::Object(map) => map.get(*step).unwrap_or(&Value::Null),
+            Value::Null => return Ok(None),
+            _ => return Err(Unreadable::Figures),
+        };
+    }
+    match at {
+        Value::Null => Ok(None),
+        Value::Number(n) => n.as_u64().filter(|n| *n <= MAX_COUNT).map(Some).ok_or(Unreadable::Figures),
+        _ => Err(Unreadable::Figures),
+    }
+}
+
+/// Cuts `text` to what is kept of a name.
+fn clip(text: &str) -> String {
+    let end = (0..=MAX_NAME.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text[..end].to_owned()
+}
+
+/// Length of a JSON string in bytes; 0 for whatever else stands there. Copies nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Len(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Len {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Len, D::Error> {
+        struct LenVisitor;
+        impl<'de> Visitor<'de> for LenVisitor {
+            type Value = Len;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_str<E>(self, text: &str) -> Result<Len, E> {
+                Ok(Len(text.len() as u64))
+            }
+            fn visit_bool<E>(self, _: bool) -> Result<Len, E> {
+                Ok(Len(0))
+            }
+            fn visit_i64<E>(self, _: i64) -> Result<Len, E> {
+                Ok(Len(0))
+            }
+            fn visit_u64<E>(self, _: u64) -> Result<Len, E> {
+                Ok(Len(0))
+            }
+            fn visit_f64<E>(self, _: f64) -> Result<Len, E> {
+                Ok(Len(0))
+            }
+            fn visit_unit<E>(self) -> Result<Len, E> {
+                Ok(Len(0))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Len, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Len(0))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Len, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Len(0))
+            }
+        }
+        deserializer.deserialize_any(LenVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_whole_numbers_in_range_are_counts() {
+        let usage =
+            json!({"a": 5, "n": null, "o": {"b": 0}, "neg": -1, "f": 1.5, "s": "5", "big": 9007199254740993u64});
+        assert_eq!(count(&usage, &["a"]), Ok(Some(5)));
+        assert_eq!(count(&usage, &["o", "b"]), Ok(Some(0)));
+        assert_eq!(count(&usage, &["n"]), Ok(None));
+        assert_eq!(count(&usage, &["n", "x"]), Ok(None));
+        assert_eq!(count(&usage, &["nothing", "x"]), Ok(None));
+        for bad in [&["neg"][..], &["f"], &["s"], &["big"], &["o"], &["a", "x"]] {
+            assert_eq!(count(&usage, bad), Err(Unreadable::Figures), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_of_the_text_not_of_its_escapes() {
+        let of = |json: &str| serde_json::from_str::<Len>(json).unwrap().0;
+        assert_eq!((of(r#""a\nb""#), of(r#""\u00e9""#), of("{\"a\":[1]}"), of("null"), of("-3")), (3, 2, 0, 0, 0));
+    }
+}

@@ -1,0 +1,231 @@
+//! From a provider and a wish to what a launch needs: command line, environment, files, routes, credentials.
+
+use std::collections::BTreeMap;
+
+use mlua::Value;
+use serde::Deserialize;
+
+use super::spec::{Alternative, Argv, Provider, fault, timed};
+use crate::api::{Auth, Credentials, File, Match, Route};
+use crate::error::{Error, Kind, Result};
+
+/// The word of an `argv` list that stands for the prompt. Only a whole word is replaced, so that a prompt reaches the
+/// agent as it is.
+const PROMPT: &str = "{prompt}";
+const EXE: &str = "{exe}";
+
+/// What the agent prints at its end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputForm {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs, where the CLI has such a form.
+    Json,
+}
+
+/// What is wanted of a provider.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    /// The task, word for word.
+    pub prompt: Option<String>,
+    /// The user's own command line (provider `command`).
+    pub command: Vec<String>,
+    /// More arguments for the CLI.
+    pub args: Vec<String>,
+    /// What it prints.
+    pub output: OutputForm,
+    /// Credentials that the host lacks are made up: nothing leaves the machine.
+    pub rehearsal: bool,
+}
+
+/// What a launch needs of a provider.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The provider.
+    pub provider: String,
+    /// The key that usage is charged to.
+    pub budget_key: String,
+    /// The command line.
+    pub argv: Vec<String>,
+    /// Variables, placeholders among them.
+    pub env: BTreeMap<String, String>,
+    /// Files.
+    pub files: Vec<File>,
+    /// The allow-list.
+    pub routes: Vec<Route>,
+    /// Entries that allow nothing and keep the refusals of their hosts quiet.
+    pub quiet: Vec<Route>,
+    /// The real credentials, by name. For the controller only.
+    pub credentials: Credentials,
+}
+
+impl Provider {
+    /// Plans a launch; `lookup` is the host's environment.
+    ///
+    /// # Errors
+    /// `agent_missing`, `credential_missing`, or `usage` where the file or the wish is wrong.
+    pub fn plan(&self, wish: &Wish, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Plan> {
+        let exe = self.exe(wish)?;
+        let argv = self.command_line(wish, &exe)?;
+        let mut env = self.spec.env.clone();
+        let mut credentials = Credentials::default();
+        let mut chosen: BTreeMap<&str, &Alternative> = BTreeMap::new();
+        for (name, alternatives) in &self.spec.credentials {
+            let (alternative, value) = choose(self.name(), alternatives, wish.rehearsal, lookup)?;
+            for variable in alternative.set.as_deref().unwrap_or(std::slice::from_ref(&alternative.env)) {
+                env.insert(variable.clone(), alternative.placeholder.clone());
+            }
+            credentials.insert(name.clone(), value);
+            chosen.insert(name, alternative);
+        }
+        let routes = self.spec.routes.iter().map(|r| Route {
+            host: r.host.clone(),
+            ports: r.ports.clone(),
+            matches: r.matches.clone(),
+            auth: r.credential.as_deref().and_then(|name| {
+                let alternative = chosen.get(name)?;
+                Some(Auth {
+                    scheme: alternative.scheme,
+                    header: alternative.header.clone(),
+                    credential: name.to_owned(),
+                })
+            }),
+            api: r.api,
+            server_tools: r.server_tools.clone(),
+            quiet: r.quiet.clone(),
+        });
+        Ok(Plan {
+            provider: self.spec.name.clone(),
+            budget_key: self.spec.budget_key.clone().unwrap_or_else(|| self.spec.name.clone()),
+            argv,
+            env,
+            files: self.spec.files.clone(),
+            routes: routes.collect(),
+            quiet: self.spec.quiet_hosts.iter().map(|host| nothing_of(host)).collect(),
+            credentials,
+        })
+    }
+
+    /// Gets the path of what is run, or the empty string where the file needs nothing.
+    fn exe(&self, _: &Wish) -> Result<String> {
+        let Some(exe) = &self.spec.exe else { return Ok(String::new()) };
+        let Some(path) = self.found() else {
+            let error =
+                Error::new(Kind::AgentMissing, format!("{exe}, which provider {} runs, is not in PATH", self.name()));
+            return Err(match &self.spec.install {
+                Some(install) => error.hint(install.clone()),
+                None => error,
+            });
+        };
+        Ok(path.display().to_string())
+    }
+
+    fn command_line(&self, wish: &Wish, exe: &str) -> Result<Vec<String>> {
+        let wrong = |message: String| Error::new(Kind::Usage, message).at(self.place.clone());
+        let argv = match &self.argv {
+            Argv::List(words) => {
+                let takes_prompt = words.iter().any(|w| w == PROMPT);
+                let needs = |prompt: Option<&String>| {
+                    prompt
+                        .cloned()
+                        .ok_or_else(|| Error::new(Kind::Usage, format!("provider {} needs a prompt", self.name())))
+                };
+                if wish.prompt.is_some() && !takes_prompt {
+                    return Err(Error::new(Kind::Usage, format!("provider {} takes no prompt", self.name())));
+                }
+                let words = words.iter().map(|word| match word.as_str() {
+                    PROMPT => needs(wish.prompt.as_ref()),
+                    EXE => Ok(exe.to_owned()),
+                    word => Ok(word.to_owned()),
+                });
+                words.collect::<Result<Vec<_>>>()?
+            }
+            Argv::Function(function) => {
+                let made = timed(&self.vm, || {
+                    let context = self.vm.create_table()?;
+                    context.set("exe", exe)?;
+                    context.set("prompt", wish.prompt.as_deref())?;
+                    context.set("command", wish.command.as_slice())?;
+                    context.set("args", wish.args.as_slice())?;
+                    context.set("output", if wish.output == OutputForm::Json { "json" } else { "text" })?;
+                    function.call::<Value>(context)
+                });
+                let made = made.map_err(|e| Error::new(Kind::Usage, said(&fault(&e))))?;
+                let list = made.as_table().ok_or_else(|| wrong("'argv' did not return a list".into()))?;
+                let words = list.sequence_values::<String>().collect::<mlua::Result<Vec<_>>>();
+                words.map_err(|e| wrong(fault(&e)))?
+            }
+        };
+        if argv.first().is_none_or(String::is_empty) {
+            return Err(wrong("'argv' names nothing to run".into()));
+        }
+        if let Some(word) = argv.iter().find(|w| w.contains('\0')) {
+            return Err(Error::new(Kind::Usage, format!("a command line cannot hold a NUL: {}", word.escape_debug())));
+        }
+        Ok(argv)
+    }
+}
+
+/// Makes a route that allows nothing of a host, quietly. No request has the method NONE, so the entry is closed even to a
+/// reader that knows nothing of quiet paths.
+fn nothing_of(host: &str) -> Route {
+    let matches = vec![Match { methods: vec!["NONE".into()], paths: Vec::new() }];
+    Route { host: host.to_owned(), matches, quiet: vec!["/".into()], ..Route::default() }
+}
+
+/// Takes the place off what a provider file says with `error(text, 0)` or `error(text)`: it speaks to the recipe's author.
+fn said(text: &str) -> String {
+    match text.split_once(".lua:").and_then(|(_, rest)| rest.split_once(": ")) {
+        Some((line, message)) if line.chars().all(|c| c.is_ascii_digit()) => message.to_owned(),
+        _ => text.to_owned(),
+    }
+}
+
+/// Chooses the first alternative that the host has; in a rehearsal, where it has none, the first with a made-up value.
+fn choose<'a>(
+    provider: &str,
+    alternatives: &'a [Alternative],
+    rehearsal: bool,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<(&'a Alternative, String)> {
+    for alternative in alternatives {
+        if let Some(value) = lookup(&alternative.env).filter(|v| !v.trim().is_empty()) {
+            return Ok((alternative, value));
+        }
+    }
+    match alternatives.first() {
+        Some(first) if rehearsal => Ok((first, made_up(&first.env))),
+        _ => {
+            let names = alternatives.iter().map(|a| a.env.as_str()).collect::<Vec<_>>().join(" nor ");
+            let not = if alternatives.len() > 1 { "neither " } else { "" };
+            let is = if alternatives.len() > 1 { "is set" } else { "is not set" };
+            Err(Error::new(
+                Kind::CredentialMissing,
+                format!("provider {provider} needs a credential: {not}{names} {is}"),
+            )
+            .hint("set it in this shell, or try the recipe with --rehearse"))
+        }
+    }
+}
+
+/// Gets the value of a credential that a recipe's own route names: a variable of the host's environment.
+///
+/// # Errors
+/// `credential_missing`, with the variable's name.
+pub fn resolve(name: &str, rehearsal: bool, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String> {
+    match lookup(name).filter(|v| !v.trim().is_empty()) {
+        Some(value) => Ok(value),
+        None if rehearsal => Ok(made_up(name)),
+        None => {
+            Err(Error::new(Kind::CredentialMissing, format!("a route needs the credential {name}, which is not set"))
+                .hint(format!("set {name} in this shell")))
+        }
+    }
+}
+
+/// Makes a credential for a rehearsal: nobody's, and not the placeholder.
+fn made_up(name: &str) -> String {
+    format!("rehearsal-{}", name.to_ascii_lowercase().replace('_', "-"))
+}

@@ -1,0 +1,235 @@
+//! The table that a provider file returns, and the VM that makes it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mlua::{Function, Lua, LuaOptions, StdLib, Table, Value};
+use serde::Deserialize;
+
+use crate::api::{AuthScheme, File, Match};
+use crate::error::{Error, Kind, Result};
+use crate::types::Api;
+
+/// How long a provider file (or its `argv`) may run, and how much memory it may use.
+const TIME: Duration = Duration::from_millis(500);
+const MEMORY: usize = 32 << 20;
+
+/// The globals of a provider file: nothing that reads or writes anything.
+const GLOBALS: [&str; 15] = [
+    "assert", "error", "ipairs", "math", "next", "pairs", "pcall", "select", "string", "table", "tonumber", "tostring",
+    "type", "unpack", "utf8",
+];
+
+/// A provider, ready to plan launches.
+pub struct Provider {
+    pub(super) spec: Spec,
+    pub(super) argv: Argv,
+    pub(super) vm: Lua,
+    /// Where it was read from, for errors.
+    pub(super) place: String,
+}
+
+/// How the command line is made.
+pub(super) enum Argv {
+    /// Words; the word `{prompt}` stands for the prompt and `{exe}` for what is run.
+    List(Vec<String>),
+    /// A function from the context to the words.
+    Function(Function),
+}
+
+/// The plain part of the table.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Spec {
+    /// The file's own name.
+    pub name: String,
+    /// What must be on the machine: a name that is looked up in PATH, or `{bb}` for this binary. Nothing when absent.
+    #[serde(default)]
+    pub exe: Option<String>,
+    /// How to get it.
+    #[serde(default)]
+    pub install: Option<String>,
+    /// Variables set in the bottle.
+    #[serde(default)]
+    pub env: BTreeMap<String, String>,
+    /// Files put into the bottle.
+    #[serde(default)]
+    pub files: Vec<File>,
+    /// For each credential its alternatives; the first one that the host's environment has is used.
+    #[serde(default)]
+    pub credentials: BTreeMap<String, Vec<Alternative>>,
+    /// The allow-list.
+    #[serde(default)]
+    pub routes: Vec<SpecRoute>,
+    /// Hosts that are refused without noise.
+    #[serde(default)]
+    pub quiet_hosts: Vec<String>,
+    /// The key that its usage is charged to; the name when absent.
+    #[serde(default)]
+    pub budget_key: Option<String>,
+}
+
+/// One way to have a credential.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Alternative {
+    /// The variable of the host's environment that has the value.
+    pub env: String,
+    /// What stands in the bottle instead, of the same shape.
+    pub placeholder: String,
+    /// The variables of the bottle that get the placeholder; `env` itself when absent.
+    #[serde(default)]
+    pub set: Option<Vec<String>>,
+    /// How it is written into requests.
+    pub scheme: AuthScheme,
+    /// The header of scheme `header`.
+    #[serde(default)]
+    pub header: Option<String>,
+}
+
+/// A route of a provider: as [`crate::api::Route`], with the name of a credential in place of how it is written.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SpecRoute {
+    pub host: String,
+    #[serde(default)]
+    pub ports: Vec<u16>,
+    #[serde(default)]
+    pub matches: Vec<Match>,
+    #[serde(default)]
+    pub api: Option<Api>,
+    #[serde(default)]
+    pub server_tools: Vec<String>,
+    #[serde(default)]
+    pub quiet: Vec<String>,
+    #[serde(default)]
+    pub credential: Option<String>,
+}
+
+/// Runs a provider file and checks what it returns.
+pub(super) fn read(name: &str, text: &str, place: &str) -> Result<Provider> {
+    let wrong = |message: String| Error::new(Kind::Usage, message).at(place.to_owned());
+    let vm = vm().map_err(|e| Error::internal(format!("no VM for a provider: {e}")))?;
+    let returned = timed(&vm, || vm.load(text).set_name(format!("@{place}")).eval::<Value>());
+    let table = match returned {
+        Ok(Value::Table(table)) => table,
+        Ok(other) => return Err(wrong(format!("a provider file returns a table, not a {}", other.type_name()))),
+        Err(error) => return Err(wrong(fault(&error))),
+    };
+    let (argv, plain) = split(&vm, &table).map_err(|e| wrong(fault(&e)))?;
+    let spec: Spec = crate::lua::values::read(&format!("provider {name}"), Value::Table(plain))
+        .map_err(|error| error.at(place.to_owned()))?;
+    if spec.name != name {
+        return Err(wrong(format!("the file of provider '{name}' calls itself '{}'", spec.name)));
+    }
+    let argv = match argv {
+        Value::Function(function) => Argv::Function(function),
+        Value::Table(list) => {
+            let words = list.sequence_values::<String>().collect::<mlua::Result<Vec<_>>>();
+            Argv::List(words.map_err(|e| wrong(fault(&e)))?)
+        }
+        other => return Err(wrong(format!("'argv' is a list or a function, not a {}", other.type_name()))),
+    };
+    for route in &spec.routes {
+        if let Some(credential) = &route.credential
+            && !spec.credentials.contains_key(credential)
+        {
+            return Err(wrong(format!(
+                "route {} names the credential '{credential}', which is not listed",
+                route.host
+            )));
+        }
+    }
+    for (credential, alternatives) in &spec.credentials {
+        let headerless = |a: &Alternative| (a.scheme == AuthScheme::Header) != a.header.is_some();
+        if alternatives.is_empty() || alternatives.iter().any(headerless) {
+            return Err(wrong(format!(
+                "credential '{credential}': each alternative of scheme header, and no other, names a header"
+            )));
+        }
+    }
+    Ok(Provider { spec, argv, vm, place: place.to_owned() })
+}
+
+/// Takes `argv` off the table, which may be a function and so is nothing for serde.
+fn split(vm: &Lua, table: &Table) -> mlua::Result<(Value, Table)> {
+    let plain = vm.create_table()?;
+    let mut argv = Value::Nil;
+    for pair in table.pairs::<Value, Value>() {
+        let (key, value) = pair?;
+        if key.as_string().is_some_and(|k| *k == "argv") {
+            argv = value;
+        } else {
+            plain.set(key, value)?;
+        }
+    }
+    Ok((argv, plain))
+}
+
+/// Makes the VM of a provider file.
+fn vm() -> mlua::Result<Lua> {
+    let lua = Lua::new_with(StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::UTF8, LuaOptions::default())?;
+    let globals = lua.globals();
+    let names: Vec<Value> =
+        globals.pairs::<Value, Value>().map(|pair| pair.map(|(k, _)| k)).collect::<mlua::Result<_>>()?;
+    for name in names {
+        if !name.as_string().is_some_and(|n| GLOBALS.iter().any(|g| *n == *g)) {
+            globals.set(name, Value::Nil)?;
+        }
+    }
+    lua.set_memory_limit(MEMORY)?;
+    lua.sandbox(true)?;
+    Ok(lua)
+}
+
+/// Runs `work` with a deadline.
+pub(super) fn timed<T>(vm: &Lua, work: impl FnOnce() -> mlua::Result<T>) -> mlua::Result<T> {
+    let deadline = Instant::now() + TIME;
+    vm.set_interrupt(move |_| {
+        if Instant::now() > deadline {
+            Err(mlua::Error::runtime("it takes too long"))
+        } else {
+            Ok(mlua::VmState::Continue)
+        }
+    });
+    let result = work();
+    vm.remove_interrupt();
+    result
+}
+
+/// Gets the text of a fault in a provider file, without the VM's own frames.
+pub(super) fn fault(error: &mlua::Error) -> String {
+    let report = crate::lua::errors::Report::from_vm(error);
+    report.error.message
+}
+
+impl Provider {
+    /// Gets its name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// Gets the names of its credentials.
+    pub fn credential_names(&self) -> Vec<&str> {
+        self.spec.credentials.keys().map(String::as_str).collect()
+    }
+
+    /// Finds what it runs on this machine.
+    pub fn found(&self) -> Option<PathBuf> {
+        match self.spec.exe.as_deref()? {
+            "{bb}" => std::env::current_exe().ok(),
+            exe => std::env::var_os("PATH").and_then(|path| which(exe, &path)),
+        }
+    }
+}
+
+/// Looks a program up in a PATH.
+pub(super) fn which(exe: &str, path: &std::ffi::OsStr) -> Option<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+    let runs = |p: &Path| p.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    if exe.contains('/') {
+        return Some(PathBuf::from(exe)).filter(|p| runs(p));
+    }
+    std::env::split_paths(path).filter(|dir| dir.is_absolute()).map(|dir| dir.join(exe)).find(|p| runs(p))
+}

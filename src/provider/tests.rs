@@ -1,0 +1,191 @@
+//! What provider files promise, the shipped ones and a user's own.
+
+use super::*;
+use crate::api::AuthScheme;
+use crate::types::Api;
+
+struct Scratch(Home);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let root = PathBuf::from(format!("/tmp/bb-provider-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&root);
+        Scratch(Home::open(&root, None).unwrap())
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.0.root.join("providers").join(format!("{name}.lua")), text).unwrap();
+    }
+
+    /// A user's file that runs `true` in place of an agent, otherwise as the shipped one.
+    fn stand_in(&self, name: &str, exe: &str) -> Provider {
+        let (_, text) = SHIPPED.iter().find(|(n, _)| *n == name).unwrap();
+        self.write(name, &text.replace(&format!("exe = \"{name}\""), &format!("exe = \"{exe}\"")));
+        load(name, &self.0).unwrap()
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0.root);
+    }
+}
+
+fn wish(prompt: &str) -> Wish {
+    Wish { prompt: Some(prompt.into()), ..Wish::default() }
+}
+
+fn host_has<'a>(name: &'a str, value: &'a str) -> impl Fn(&str) -> Option<String> + 'a {
+    move |asked| (asked == name).then(|| value.to_owned())
+}
+
+#[test]
+fn every_shipped_file_is_sound() {
+    let scratch = Scratch::new("shipped");
+    for name in names(&scratch.0) {
+        load(&name, &scratch.0).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    assert_eq!(names(&scratch.0), ["claude", "codex", "command", "demo"]);
+}
+
+#[test]
+fn prompts_reach_the_agent_word_for_word() {
+    let scratch = Scratch::new("prompts");
+    for prompt in ["do it", "-p", "--help", "@file", "{exe}", "{prompt}", "a\nb\t'\"$x", ""] {
+        for (name, exe) in [("claude", "true"), ("codex", "true")] {
+            let plan = scratch.stand_in(name, exe).plan(&wish(prompt), &|_| Some("key".into())).unwrap();
+            assert_eq!(plan.argv.last().unwrap(), prompt, "{name}");
+            assert_eq!(plan.argv[plan.argv.len() - 2], "--", "{name}");
+        }
+        let plan = load("demo", &scratch.0).unwrap().plan(&wish(prompt), &|_| Some("key".into())).unwrap();
+        assert_eq!(plan.argv[1..], ["__demo-agent", "-p", prompt]);
+    }
+}
+
+#[test]
+fn the_bottle_gets_the_placeholder_and_the_controller_the_credential() {
+    let scratch = Scratch::new("credentials");
+    let claude = scratch.stand_in("claude", "true");
+    let plan = claude.plan(&wish("x"), &host_has("ANTHROPIC_API_KEY", "sk-real")).unwrap();
+    assert_eq!(plan.credentials["anthropic"], "sk-real");
+    assert!(plan.env["ANTHROPIC_API_KEY"].starts_with("sk-ant-api03-"));
+    assert!(!format!("{:?}{:?}{:?}", plan.env, plan.files, plan.argv).contains("sk-real"));
+    let last = &plan.env["ANTHROPIC_API_KEY"][plan.env["ANTHROPIC_API_KEY"].len() - 20..];
+    assert!(plan.files.iter().any(|f| f.path == "~/.claude.json" && f.text.contains(last)), "the key is approved");
+    let route = &plan.routes[0];
+    let auth = route.auth.as_ref().unwrap();
+    assert_eq!(
+        (route.api, auth.scheme, auth.header.as_deref()),
+        (Some(Api::Anthropic), AuthScheme::Header, Some("x-api-key"))
+    );
+    for file in &plan.files {
+        if file.path.ends_with(".json") {
+            serde_json::from_str::<serde_json::Value>(&file.text).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_second_alternative_is_used_where_the_first_is_missing() {
+    let scratch = Scratch::new("alternatives");
+    let claude = scratch.stand_in("claude", "true");
+    let plan = claude.plan(&wish("x"), &host_has("CLAUDE_CODE_OAUTH_TOKEN", "tok")).unwrap();
+    assert!(!plan.env.contains_key("ANTHROPIC_API_KEY"));
+    assert!(plan.env["CLAUDE_CODE_OAUTH_TOKEN"].starts_with("sk-ant-oat01-"));
+    assert_eq!(plan.routes[0].auth.as_ref().unwrap().scheme, AuthScheme::Bearer);
+}
+
+#[test]
+fn a_missing_credential_is_named_except_in_a_rehearsal() {
+    let scratch = Scratch::new("missing");
+    let claude = scratch.stand_in("claude", "true");
+    let error = claude.plan(&wish("x"), &|_| None).unwrap_err();
+    assert_eq!(error.kind, Kind::CredentialMissing);
+    assert!(error.message.contains("neither ANTHROPIC_API_KEY nor CLAUDE_CODE_OAUTH_TOKEN is set"), "{error}");
+    let rehearsal = Wish { rehearsal: true, ..wish("x") };
+    let plan = claude.plan(&rehearsal, &|_| None).unwrap();
+    assert!(plan.credentials["anthropic"].starts_with("rehearsal-"));
+    let plan = claude.plan(&rehearsal, &host_has("ANTHROPIC_API_KEY", "real")).unwrap();
+    assert_eq!(plan.credentials["anthropic"], "real");
+}
+
+#[test]
+fn a_missing_cli_is_named_with_the_way_to_get_it() {
+    let scratch = Scratch::new("cli");
+    let claude = scratch.stand_in("claude", "no-such-cli-here");
+    let error = claude.plan(&wish("x"), &|_| Some("k".into())).unwrap_err();
+    assert_eq!(error.kind, Kind::AgentMissing);
+    assert!(error.hint.unwrap().contains("npm install"));
+}
+
+#[test]
+fn codex_gets_json_where_it_is_asked_for() {
+    let scratch = Scratch::new("codex");
+    let codex = scratch.stand_in("codex", "true");
+    let json = Wish { output: OutputForm::Json, args: vec!["-m".into(), "x".into()], ..wish("do") };
+    let plan = codex.plan(&json, &|_| Some("k".into())).unwrap();
+    assert_eq!(plan.argv[4..], ["--json", "-m", "x", "--", "do"]);
+    assert_eq!(plan.env["CODEX_API_KEY"], plan.env["OPENAI_API_KEY"]);
+    assert_eq!(plan.routes[0].api, Some(Api::OpenaiResponses));
+    // What Codex looks up by itself is refused without noise, and by any reading of the route.
+    assert!(plan.quiet.iter().any(|r| r.host == "chatgpt.com"));
+    assert!(plan.quiet.iter().all(|r| r.quiet == ["/"] && r.matches[0].methods == ["NONE"] && r.auth.is_none()));
+    assert!(codex.plan(&wish("-"), &|_| Some("k".into())).unwrap_err().message.contains("standard input"));
+}
+
+#[test]
+fn a_command_takes_a_prompt_only_where_it_says_so() {
+    let scratch = Scratch::new("command");
+    let command = load("command", &scratch.0).unwrap();
+    let run = |words: &[&str], prompt: Option<&str>| {
+        let wish = Wish {
+            command: words.iter().map(|w| (*w).to_owned()).collect(),
+            prompt: prompt.map(str::to_owned),
+            ..Wish::default()
+        };
+        command.plan(&wish, &|_| None).map(|p| p.argv)
+    };
+    assert_eq!(run(&["echo", "{prompt}"], Some("-n x")).unwrap(), ["echo", "-n x"]);
+    assert_eq!(run(&["echo", "{prompt}"], None).unwrap(), ["echo", "{prompt}"]);
+    assert_eq!(run(&["echo"], Some("x")).unwrap_err().message, "the command has no word {prompt} for the prompt");
+    assert!(run(&[], None).unwrap_err().message.contains("needs a command"));
+}
+
+#[test]
+fn a_users_file_wins_and_its_slips_are_named() {
+    let scratch = Scratch::new("own");
+    let refusal = |text: &str| {
+        scratch.write("mine", text);
+        load("mine", &scratch.0).err().unwrap()
+    };
+    let error = refusal("return {name = 'mine', argv = {'x'}, rutes = {}}");
+    assert_eq!((error.kind, error.hint.as_deref()), (Kind::UnknownKey, Some("did you mean 'routes'?")));
+    assert!(error.place.unwrap().ends_with("providers/mine.lua"));
+    assert!(refusal("return {name = 'other', argv = {'x'}}").message.contains("calls itself 'other'"));
+    assert!(refusal("return 5").message.contains("returns a table"));
+    assert!(refusal("return {").message.starts_with("syntax"));
+    assert!(refusal("while true do end").message.contains("too long"));
+    assert!(
+        refusal("return {name = 'mine', argv = {'x'}, routes = {{host = 'h', credential = 'c'}}}")
+            .message
+            .contains("'c'")
+    );
+    for name in [
+        "os",
+        "io",
+        "require",
+        "loadstring",
+        "getfenv",
+        "setfenv",
+        "newproxy",
+        "collectgarbage",
+        "coroutine",
+        "print",
+        "debug",
+    ] {
+        scratch.write("mine", &format!("assert({name} == nil) return {{name = 'mine', argv = {{'x'}}}}"));
+        load("mine", &scratch.0).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    assert_eq!(load("cluade", &scratch.0).err().unwrap().hint.as_deref(), Some("did you mean 'claude'?"));
+    assert!(load("../claude", &scratch.0).is_err());
+}

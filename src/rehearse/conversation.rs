@@ -1,0 +1,143 @@
+//! What a request says about its conversation: how far it is, what its user wrote, which tools are there.
+
+use serde_json::Value;
+
+use super::tools::Offer;
+use crate::types::Api;
+
+/// A request, understood as far as a stand-in needs it.
+pub(super) struct Conversation {
+    /// The model asked for.
+    pub(super) model: String,
+    /// Whether the answer is to be streamed.
+    pub(super) stream: bool,
+    /// The model's turns that it already holds.
+    pub(super) done: usize,
+    /// What its user wrote, tool results left out.
+    pub(super) user_text: String,
+    /// The tools that the agent offers.
+    pub(super) offers: Vec<Offer>,
+}
+
+impl Conversation {
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    /// One sentence that names what is missing.
+    pub(super) fn read(api: Api, body: &Value) -> Result<Conversation, String> {
+        let model = body["model"].as_str().ok_or("model: a string is required")?.to_owned();
+        let stream = body["stream"].as_bool().unwrap_or(false);
+        let mut offers = Vec::new();
+        collect_offers(&body["tools"], &mut offers);
+        let (done, user_text) = match api {
+            Api::Anthropic => {
+                let messages = body["messages"].as_array().ok_or("messages: a list is required")?;
+                let by = |role: &'static str| messages.iter().filter(move |m| m["role"] == role);
+                (by("assistant").count(), by("user").map(|m| plain(&m["content"])).collect())
+            }
+            Api::OpenaiResponses => match &body["input"] {
+                Value::String(text) => (0, text.clone()),
+                Value::Array(items) => {
+                    let user = items.iter().filter(|i| i["role"] == "user").map(|i| plain(&i["content"])).collect();
+                    // Codex brings most of its tools as an item of the conversation.
+                    items
+                        .iter()
+                        .filter(|i| i["type"] == "additional_tools")
+                        .for_each(|i| collect_offers(&i["tools"], &mut offers));
+                    (responses(items), user)
+                }
+                _ => return Err("input: a string or a list is required".to_owned()),
+            },
+        };
+        Ok(Conversation { model, stream, done, user_text, offers })
+    }
+}
+
+/// Counts the responses of a model among `items`: runs of items that only a model makes.
+fn responses(items: &[Value]) -> usize {
+    let by_model = |item: &Value| match item["type"].as_str() {
+        None | Some("message") => item["role"] == "assistant",
+        Some(kind) => kind.ends_with("_call") || kind == "reasoning",
+    };
+    let mut last = false;
+    items
+        .iter()
+        .map(by_model)
+        .filter(|now| {
+            let begins = *now && !last;
+            last = *now;
+            begins
+        })
+        .count()
+}
+
+/// Gets the text of a message's content.
+fn plain(content: &Value) -> String {
+    let mut text = content.as_str().unwrap_or_default().to_owned();
+    for part in content.as_array().into_iter().flatten() {
+        text += part["text"].as_str().unwrap_or_default();
+        text.push('\n');
+    }
+    text
+}
+
+fn collect_offers(tools: &Value, offers: &mut Vec<Offer>) {
+    for tool in tools.as_array().into_iter().flatten() {
+        let kind = tool["type"].as_str().unwrap_or("function").to_owned();
+        if kind == "namespace" {
+            // Only the ordinary one: a call into another would have to name it.
+            if tool["name"] == "functions" {
+                collect_offers(&tool["tools"], offers);
+            }
+            continue;
+        }
+        let scripts = kind == "custom" && tool["description"].as_str().is_some_and(|d| d.contains("`exec_command`"));
+        offers.push(Offer { name: tool["name"].as_str().unwrap_or(&kind).to_owned(), kind, scripts });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn tools_are_found_in_the_conversation_too() {
+        let tools = json!([{"type": "namespace", "name": "functions", "tools": [
+                {"type": "custom", "name": "exec", "description": "JavaScript.\n### `exec_command`\n"},
+                {"type": "function", "name": "wait"}]},
+            {"type": "namespace", "name": "collaboration", "tools": [{"type": "function", "name": "bash"}]}]);
+        let body = json!({"model": "m", "tools": [{"type": "web_search"}],
+            "input": [{"type": "additional_tools", "role": "developer", "tools": tools}, {"role": "user", "content": "x"}]});
+        let read = Conversation::read(Api::OpenaiResponses, &body).unwrap();
+        let offers: Vec<_> = read.offers.iter().map(|o| (o.name.as_str(), o.kind.as_str(), o.scripts)).collect();
+        assert_eq!(
+            offers,
+            [("web_search", "web_search", false), ("exec", "custom", true), ("wait", "function", false)]
+        );
+        assert_eq!(read.done, 0);
+    }
+
+    #[test]
+    fn a_conversation_tells_how_many_turns_the_model_had() {
+        let body = json!({"model": "m", "messages": [
+            {"role": "user", "content": "one"}, {"role": "assistant", "content": "x"},
+            {"role": "user", "content": [{"type": "tool_result", "content": "no"}, {"type": "text", "text": "two"}]},
+            {"role": "assistant", "content": "y"}, {"role": "user", "content": "three"}]});
+        let read = Conversation::read(Api::Anthropic, &body).unwrap();
+        assert_eq!(read.done, 2);
+        assert!(read.user_text.contains("one") && read.user_text.contains("two") && !read.user_text.contains("no"));
+    }
+
+    #[test]
+    fn the_items_of_one_response_are_one_turn() {
+        let message =
+            |role: &str| json!({"type": "message", "role": role, "content": [{"type": "input_text", "text": "t"}]});
+        let body = json!({"model": "m", "input": [message("developer"), message("user"),
+            {"type": "reasoning"}, message("assistant"), {"type": "function_call"}, {"type": "custom_tool_call"},
+            {"type": "function_call_output"}, {"type": "custom_tool_call_output"},
+            {"type": "function_call"}, {"type": "function_call_output"}, message("assistant"), message("user")]});
+        assert_eq!(Conversation::read(Api::OpenaiResponses, &body).unwrap().done, 3);
+        assert!(Conversation::read(Api::OpenaiResponses, &json!({"model": "m"})).is_err());
+    }
+}

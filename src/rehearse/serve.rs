@@ -1,0 +1,376 @@
+//! The HTTP side: connections in, one answer per request, by path and scenario.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::anthropic::Answer;
+use super::body::{Paced, Piece, gzip};
+use super::conversation::Conversation;
+use super::openai::Responses;
+use super::scenario::{Fault, NamedFault, Scenario, Turn};
+use super::stats::{Entry, Log, Request as Logged};
+use super::tools;
+use super::{anthropic, openai};
+use crate::types::{Api, Tokens};
+
+/// Largest request body. Unit: bytes.
+const MAX_BODY: usize = 64 << 20;
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Conversations whose faults are counted.
+const MAX_FAULTS: usize = 100_000;
+
+/// Usage of a side call: fixed, since the text of such calls changes from run to run.
+const SIDE: Tokens = Tokens { input: 24, cache_read: 0, cache_write: 0, cache_write_long: 0, output: 6, reasoning: 0 };
+
+/// What is played, and what is known while it plays.
+pub(super) struct Stage {
+    scenario: Scenario,
+    log: Arc<Log>,
+    /// Mixed into ids.
+    salt: u64,
+    /// Faults already given, by conversation.
+    faults: Mutex<HashMap<u64, u32>>,
+}
+
+impl Stage {
+    /// Sets the stage.
+    pub(super) fn new(scenario: Scenario, log: Arc<Log>) -> Stage {
+        let salt = scenario.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
+        Stage { scenario, log, salt, faults: Mutex::default() }
+    }
+
+    /// Gets 24 hex digits for the `number`th request.
+    fn id(&self, number: u64) -> String {
+        let half = |n: u64| hash(&(self.salt, number, n));
+        format!("{:016x}{:08x}", half(0), half(1) as u32)
+    }
+
+    /// Tells whether the fault of `turn` is still due in the conversation `key`, and counts it.
+    fn fault_due(&self, turn: &Turn, key: u64) -> Option<Fault> {
+        let fault = turn.error?;
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if faults.len() >= MAX_FAULTS {
+            faults.clear();
+        }
+        let given = faults.entry(key).or_default();
+        if *given >= turn.times.unwrap_or(1) {
+            return None;
+        }
+        *given += 1;
+        Some(fault)
+    }
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// Serves connections for ever.
+pub(super) async fn run(listener: TcpListener, tls: Arc<ServerConfig>, stage: Arc<Stage>) {
+    let acceptor = TlsAcceptor::from(tls);
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                tokio::spawn(connection(stream, acceptor.clone(), Arc::clone(&stage)));
+            }
+            // Out of descriptors, most likely: others must end first.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, acceptor: TlsAcceptor, stage: Arc<Stage>) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await else { return };
+    let service = service_fn(move |request| {
+        let stage = Arc::clone(&stage);
+        async move { Ok::<_, Infallible>(answer(&stage, request).await) }
+    });
+    // A connection's end, however it comes, is in the log as far as it matters.
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// A request's head, as far as it matters.
+struct Head {
+    host: String,
+    method: String,
+    path: String,
+    headers: HeaderMap,
+}
+
+impl Head {
+    fn read(request: &Request<Incoming>) -> Head {
+        let authority = request.uri().authority().map(|a| a.host().to_owned());
+        let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+        let host = authority.or_else(|| host.map(|h| h.split(':').next().unwrap_or_default().to_owned()));
+        Head {
+            host: host.unwrap_or_default().to_ascii_lowercase(),
+            method: request.method().to_string(),
+            path: request.uri().path().to_owned(),
+            headers: request.headers().clone(),
+        }
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
+    }
+
+    /// Gets the API that is spoken, by path; hosts only decide between twins.
+    fn api(&self) -> Option<Api> {
+        match self.path.as_str() {
+            "/v1/messages" | "/v1/messages/count_tokens" => Some(Api::Anthropic),
+            "/v1/models" if self.host != "api.openai.com" => Some(Api::Anthropic),
+            "/v1/models" | "/backend-api/codex/models" => Some(Api::OpenaiResponses),
+            path if path.strip_prefix("/backend-api/codex").or(path.strip_prefix("/v1")).is_some_and(|rest| {
+                matches!(rest, "/responses" | "/responses/compact" | "/responses/input_tokens")
+            }) =>
+            {
+                Some(Api::OpenaiResponses)
+            }
+            _ => None,
+        }
+    }
+
+    /// Gets the credentials that it carries, the scheme taken off.
+    fn credentials(&self) -> impl Iterator<Item = &str> {
+        let bearer = self.header("authorization");
+        let bearer = bearer.split_once(' ').map_or(bearer, |(_, value)| value);
+        [bearer, self.header("x-api-key")].into_iter().filter(|value| !value.is_empty())
+    }
+
+    /// Tells whether a real CLI asks something beside its conversation (a title, a topic): no tools are offered.
+    fn is_side_call(&self, conversation: &Conversation) -> bool {
+        conversation.offers.is_empty() && self.header("user-agent").starts_with("claude-cli/")
+    }
+}
+
+type Answered = Response<Paced>;
+
+async fn answer(stage: &Stage, request: Request<Incoming>) -> Answered {
+    let head = Head::read(&request);
+    let api = head.api();
+    let auth = ["authorization", "x-api-key"].into_iter().filter(|name| !head.header(name).is_empty());
+    let auth = auth.map(|name| (name.to_owned(), SecretString::from(head.header(name).to_owned()))).collect();
+    let (host, method, path) = (head.host.clone(), head.method.clone(), head.path.clone());
+    let mut entry = stage.log.enter(Logged { api, host, method, path, auth, ..Logged::default() });
+    let upgrade = request.headers().contains_key(header::UPGRADE);
+    if head.method == "HEAD" {
+        // Its body is never asked for, which must not look like a client that went away.
+        entry.ended();
+    }
+    let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => return refusal(api, entry, 413, "the request body is too large or ended early"),
+    };
+    entry.note(|request| request.body_bytes = body.len() as u64);
+    if let Some(page) = stage.scenario.pages.get(&head.host).filter(|_| head.method == "GET") {
+        return whole(200, "text/plain; charset=utf-8", Piece { bytes: page.clone().into(), terminal: true }, entry);
+    }
+    let Some(api) = api else { return refusal(None, entry, 404, "the rehearsal has no such path") };
+    if upgrade {
+        return refusal(Some(api), entry, 426, "the rehearsal speaks HTTP only");
+    }
+    let accepted = |key: &str| stage.scenario.key.as_deref().is_none_or(|wanted| wanted == key);
+    if !head.credentials().any(accepted) {
+        return refusal(Some(api), entry, 401, "the rehearsal does not know this credential");
+    }
+    let models = if api == Api::Anthropic { anthropic::models() } else { openai::models() };
+    match (head.method.as_str(), head.path.rsplit('/').next()) {
+        ("GET", Some("models")) if head.path.starts_with("/backend-api") => json_answer(&json!({"models": []}), entry),
+        ("GET", Some("models")) => json_answer(&models, entry),
+        ("POST", Some("count_tokens")) => json_answer(&json!({"input_tokens": quarter(body.len())}), entry),
+        ("POST", Some("input_tokens")) => {
+            json_answer(&json!({"object": "response.input_tokens", "input_tokens": quarter(body.len())}), entry)
+        }
+        ("POST", Some("messages" | "responses" | "compact")) => {
+            let Ok(json) = serde_json::from_slice::<Value>(&body) else {
+                return refusal(Some(api), entry, 400, "the request body is not JSON");
+            };
+            match Conversation::read(api, &json) {
+                Ok(conversation) => {
+                    entry.note(|request| request.model = Some(conversation.model.clone()));
+                    let messages = if api == Api::Anthropic { &json["messages"] } else { &json["input"] };
+                    let key = hash(&(api, messages.to_string()));
+                    let asked = Asked { api, key, body_len: body.len(), head, conversation };
+                    play(stage, asked, &mut entry).await.into_response(stage, entry)
+                }
+                Err(missing) => refusal(Some(api), entry, 400, &missing),
+            }
+        }
+        _ => refusal(Some(api), entry, 405, "the rehearsal knows this path, but not with this method"),
+    }
+}
+
+/// A request to a model.
+struct Asked {
+    api: Api,
+    /// The same for the same messages sent again. (Whole bodies differ: real CLIs count their attempts in them.)
+    key: u64,
+    body_len: usize,
+    head: Head,
+    conversation: Conversation,
+}
+
+/// What comes of a request to a model.
+enum Play {
+    Refused(Api, u16),
+    Said { pieces: Vec<Piece>, gap: Duration, stream: bool, typeless: bool, broken: bool },
+}
+
+impl Play {
+    fn into_response(self, stage: &Stage, entry: Entry) -> Answered {
+        let (pieces, gap, stream, typeless, broken) = match self {
+            Play::Refused(api, status) => return refusal(Some(api), entry, status, "as the scenario says"),
+            Play::Said { pieces, gap, stream, typeless, broken } => (pieces, gap, stream, typeless, broken),
+        };
+        let mut headers = HeaderMap::new();
+        if !typeless {
+            let kind = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        }
+        let pieces = if stage.scenario.gzip {
+            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            // Writing to memory cannot fail; an empty answer is what a client would see if it did.
+            gzip(pieces).unwrap_or_default()
+        } else {
+            pieces
+        };
+        let mut body = Paced::new(pieces, gap, entry);
+        if broken {
+            body = body.broken();
+        }
+        respond(200, headers, body)
+    }
+}
+
+/// Plays the turn that `asked` is due.
+async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play {
+    let Asked { api, key, body_len, head, conversation } = asked;
+    let side = head.is_side_call(&conversation);
+    let compact = head.path.ends_with("/compact");
+    let none = Turn::default();
+    let scripted = if side || compact { None } else { stage.scenario.turn(&conversation.user_text, conversation.done) };
+    let turn = scripted.unwrap_or(&none);
+    entry.note(|request| {
+        request.side = side;
+        request.turn = scripted.map(|_| conversation.done);
+    });
+    tokio::time::sleep(Duration::from_millis(turn.delay_ms)).await;
+    let fault = stage.fault_due(turn, key);
+    if let Some(Fault::Status(status)) = fault {
+        return Play::Refused(api, status);
+    }
+    let call = turn.action().and_then(|action| tools::call(action, &conversation.offers));
+    let text = match (&turn.text, turn.action(), &call) {
+        (Some(text), _, _) => text.as_str(),
+        (None, Some(_), None) => "No tool is offered that could do this.",
+        (None, Some(_), Some(_)) => "",
+        (None, None, _) if side => "Rehearsal",
+        (None, None, _) => "Done.",
+    };
+    let tokens = match turn.usage {
+        Some(usage) => usage.into(),
+        None if side => SIDE,
+        None => made_up(body_len, conversation.done, text.len() + call.as_ref().map_or(0, call_len)),
+    };
+    entry.begin(tokens);
+    let id = stage.id(entry.number());
+    let answer = Answer { id: &id, model: &conversation.model, text, call: call.as_ref(), tokens };
+    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let stream = conversation.stream && !compact;
+    let pieces = match (api, stream) {
+        (Api::Anthropic, true) => answer.stream(),
+        (Api::Anthropic, false) => vec![answer.whole()],
+        (Api::OpenaiResponses, stream) => {
+            let responses = Responses { answer, created };
+            if stream {
+                responses.stream()
+            } else {
+                vec![if compact { responses.compacted() } else { responses.whole() }]
+            }
+        }
+    };
+    Play::Said {
+        pieces,
+        gap: Duration::from_millis(turn.chunk_ms),
+        stream,
+        // The ChatGPT backend sends streams without a type.
+        typeless: stream && head.path.starts_with("/backend-api/"),
+        broken: fault == Some(Fault::Named(NamedFault::Broken)),
+    }
+}
+
+/// Makes up usage from lengths ([`Turn::usage`]).
+fn made_up(body_len: usize, done: usize, answer_len: usize) -> Tokens {
+    let total = quarter(body_len);
+    let cache_read = if done > 0 { total * 3 / 4 } else { 0 };
+    Tokens { input: total - cache_read, cache_read, output: quarter(answer_len).max(1), ..Tokens::default() }
+}
+
+fn call_len(call: &tools::Call) -> usize {
+    match call {
+        tools::Call::Function(_, input) => input.to_string().len(),
+        tools::Call::Custom(_, input) => input.len(),
+        tools::Call::LocalShell(argv) => argv.iter().map(String::len).sum(),
+    }
+}
+
+fn quarter(bytes: usize) -> u64 {
+    (bytes as u64).div_ceil(4)
+}
+
+fn refusal(api: Option<Api>, entry: Entry, status: u16, message: &str) -> Answered {
+    let body = match api {
+        Some(Api::OpenaiResponses) => openai::error(status, message),
+        Some(Api::Anthropic) | None => anthropic::error(status, message),
+    };
+    let piece = Piece { bytes: Bytes::from(body.to_string()), terminal: false };
+    let mut response = whole(status, "application/json", piece, entry);
+    if status == 429 || status >= 500 {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+fn json_answer(body: &Value, entry: Entry) -> Answered {
+    whole(200, "application/json", Piece { bytes: Bytes::from(body.to_string()), terminal: false }, entry)
+}
+
+fn whole(status: u16, kind: &'static str, piece: Piece, entry: Entry) -> Answered {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(piece.bytes.len()));
+    respond(status, headers, Paced::new(vec![piece], Duration::ZERO, entry))
+}
+
+fn respond(status: u16, headers: HeaderMap, body: Paced) -> Answered {
+    body.note_status(status);
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.headers_mut() = headers;
+    response
+}

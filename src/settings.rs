@@ -1,0 +1,454 @@
+//! The host's settings, `$BB_HOME/settings.yml`: global budgets, weights, cutoff, upstreams, durability.
+//!
+//! Read once where a controller starts. A file that cannot be read whole counts for nothing but its problems: fail
+//! closed. No file is the same as an empty one.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::api::{Limit, Upstream};
+use crate::budget::{Weights, parse_amount};
+use crate::error::Error;
+use crate::home::Home;
+use crate::types::{CutScope, CutoffPolicy, Durability};
+
+pub mod yaml;
+
+use self::yaml::{Entry, Node, Problems};
+
+/// The name of the file in messages.
+const FILE: &str = "settings.yml";
+
+/// Longest file of certificates, bytes.
+const MAX_PEM: u64 = 1024 * 1024;
+
+const KEYS: [&str; 6] = ["budget", "shutdown", "cutoff_scope", "weights", "upstreams", "durability"];
+const BUDGET_KEYS: [&str; 2] = ["tokens", "hard"];
+const UPSTREAM_KEYS: [&str; 2] = ["address", "ca"];
+
+/// The host's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Limits of the global node.
+    pub budget: Vec<Limit>,
+    /// What happens to a bottle whose budget is spent, where its launch does not say.
+    pub shutdown: CutoffPolicy,
+    /// What a cut takes away, where the launch does not say.
+    pub cutoff_scope: CutScope,
+    /// How tokens are counted.
+    pub weights: Weights,
+    /// Names that are dialled elsewhere, with the authority's PEM already read.
+    pub upstreams: BTreeMap<String, Upstream>,
+    /// When a commit of the ledger counts as done.
+    pub durability: Durability,
+}
+
+impl Settings {
+    /// Reads the settings of a home; defaults where there is no file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the file, each with its line: kinds `usage` and `unknown_key`.
+    pub fn load(home: &Home) -> Result<Settings, Vec<Error>> {
+        let mut problems = Problems::new(FILE);
+        let text = match read_bounded(&home.settings(), yaml::MAX_BYTES as u64 + 1) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Settings::default()),
+            Err(e) => {
+                problems.add(0, format!("the file cannot be read: {e}")).hint =
+                    Some("make it a file of UTF-8 text that you may read, or remove it".to_owned());
+                return problems.into_result(Settings::default());
+            }
+        };
+        Settings::parse(&text, &home.root)
+    }
+
+    /// Reads settings from a text; paths in it are relative to `root`.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn parse(text: &str, root: &Path) -> Result<Settings, Vec<Error>> {
+        let mut problems = Problems::new(FILE);
+        let mut settings = Settings::default();
+        if let Some(tree) = yaml::parse(text, &mut problems)
+            && !tree.is_nothing()
+        {
+            for entry in table(&tree, "the file", &mut problems) {
+                settings.read(entry, root, &mut problems);
+            }
+        }
+        problems.into_result(settings)
+    }
+
+    fn read(&mut self, entry: &Entry, root: &Path, problems: &mut Problems) {
+        match entry.key.as_str() {
+            "budget" => self.budget = budget(&entry.value, problems),
+            "shutdown" => {
+                let words = [("cutoff", CutoffPolicy::Cutoff), ("kill", CutoffPolicy::Kill)];
+                self.shutdown = word(entry, &words, &["pause", "freeze"], problems).unwrap_or_default();
+            }
+            "cutoff_scope" => {
+                let words = [("all", CutScope::All), ("metered", CutScope::Metered)];
+                self.cutoff_scope = word(entry, &words, &[], problems).unwrap_or_default();
+            }
+            "weights" => self.weights = weights(&entry.value, problems),
+            "upstreams" => self.upstreams = upstreams(&entry.value, root, problems),
+            "durability" => {
+                let words = [("normal", Durability::Normal), ("power", Durability::Power)];
+                self.durability = word(entry, &words, &[], problems).unwrap_or_default();
+            }
+            _ => problems.unknown_key(entry, &KEYS),
+        }
+    }
+}
+
+/// Makes one error of everything that is wrong with the file: a line for each fault, with its place and its hint.
+pub fn joined(mut problems: Vec<Error>) -> Error {
+    if problems.len() == 1 {
+        return problems.remove(0);
+    }
+    let Some(kind) = problems.first().map(|first| first.kind) else {
+        return Error::internal(format!("{FILE} cannot be read"));
+    };
+    let line = |e: &Error| {
+        let place = e.place.as_deref().unwrap_or(FILE);
+        let hint = e.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
+        format!("\n  {place}: {}{hint}", e.message)
+    };
+    let lines: String = problems.iter().map(line).collect();
+    Error::new(kind, format!("{} faults in {FILE}:{lines}", problems.len())).hint("correct each of these lines")
+}
+
+/// Gets the entries of what must be a table.
+fn table<'a>(node: &'a Node, what: &str, problems: &mut Problems) -> &'a [Entry] {
+    node.entries().unwrap_or_else(|| {
+        problems.add(node.line, format!("{what} must be a table of keys and values")).hint =
+            Some("write `key: value` below it, each on a line of its own, indented with spaces".to_owned());
+        &[]
+    })
+}
+
+/// Reads one of a few words; `later` are known but not supported yet.
+fn word<T: Copy>(entry: &Entry, words: &[(&str, T)], later: &[&str], problems: &mut Problems) -> Option<T> {
+    let text = entry.value.text().unwrap_or("");
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Some(*value);
+    }
+    let known = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
+    let shown: String = text.chars().take(60).collect();
+    let message = match later.contains(&text) {
+        true => format!("`{}: {text}` is not supported yet", entry.key),
+        false if shown.is_empty() => format!("`{}` must be a word", entry.key),
+        false => format!("`{shown}` is not a value of `{}`", entry.key),
+    };
+    problems.add(entry.value.line, message).hint = Some(format!("write {known}"));
+    None
+}
+
+/// Reads the global budget: a provider's name, then an amount or a table.
+fn budget(node: &Node, problems: &mut Problems) -> Vec<Limit> {
+    let mut limits = Vec::new();
+    for entry in table(node, "`budget`", problems) {
+        if !is_provider(&entry.key) {
+            let shown: String = entry.key.chars().take(60).collect();
+            problems.add(entry.line, format!("`{shown}` is not a provider's name")).hint =
+                Some("write a name such as claude, or \"*\" (in quotes) for all together".to_owned());
+            continue;
+        }
+        let mut limit = Limit { provider: entry.key.clone(), tokens: None, hard: false };
+        let Some(entries) = entry.value.entries() else {
+            limit.tokens = tokens(&entry.value, problems);
+            limits.push(limit);
+            continue;
+        };
+        let mut said = false;
+        for entry in entries {
+            match entry.key.as_str() {
+                "tokens" => {
+                    said = true;
+                    limit.tokens = tokens(&entry.value, problems);
+                }
+                "hard" => match entry.value.boolean() {
+                    Some(hard) => limit.hard = hard,
+                    None => {
+                        problems.add(entry.value.line, "`hard` must be true or false").hint =
+                            Some("write true or false, without quotes".to_owned());
+                    }
+                },
+                later @ ("per" | "lifetime") => {
+                    problems.add(entry.line, format!("`{later}` is not supported yet")).hint =
+                        Some("remove it: on the host a budget never resets by itself".to_owned());
+                }
+                _ => problems.unknown_key(entry, &BUDGET_KEYS),
+            }
+        }
+        if !said {
+            problems.add(entry.line, format!("the budget of `{}` does not say `tokens`", entry.key)).hint =
+                Some("add it, such as `tokens: 5000000`".to_owned());
+        }
+        limits.push(limit);
+    }
+    limits
+}
+
+/// Reads an amount.
+fn tokens(node: &Node, problems: &mut Problems) -> Option<u64> {
+    match node.text().map(parse_amount) {
+        Some(Ok(amount)) => amount,
+        wrong => {
+            let message = wrong.and_then(Result::err).map_or("an amount is missing".to_owned(), |e| e.to_string());
+            problems.add(node.line, message).hint =
+                Some("write a number such as 5000000, 200k or 1.5M, or unlimited".to_owned());
+            None
+        }
+    }
+}
+
+/// Reads weights: `raw`, or a table of classes.
+fn weights(node: &Node, problems: &mut Problems) -> Weights {
+    if node.text() == Some("raw") {
+        return Weights::RAW;
+    }
+    let mut weights = Weights::default();
+    let Some(entries) = node.entries() else {
+        problems.add(node.line, "`weights` must be `raw` or a table").hint =
+            Some("write `weights: raw` or `weights: {cache_read: 0.1}`".to_owned());
+        return weights;
+    };
+    for entry in entries {
+        if !Weights::CLASSES.contains(&entry.key.as_str()) {
+            problems.unknown_key(entry, &Weights::CLASSES);
+        } else if let Err(e) = weights.set(&entry.key, entry.value.text().unwrap_or("")) {
+            problems.add(entry.value.line, e.to_string()).hint = Some("write a number such as 0.1 or 1".to_owned());
+        }
+    }
+    weights
+}
+
+/// Reads names that are dialled elsewhere.
+fn upstreams(node: &Node, root: &Path, problems: &mut Problems) -> BTreeMap<String, Upstream> {
+    let mut upstreams = BTreeMap::new();
+    for entry in table(node, "`upstreams`", problems) {
+        if !is_host(&entry.key) {
+            let shown: String = entry.key.chars().take(60).collect();
+            problems.add(entry.line, format!("`{shown}` is not a host name")).hint =
+                Some("write the name alone, in lower case, without a port".to_owned());
+        }
+        let mut upstream = Upstream { address: String::new(), ca_pem: None };
+        for field in table(&entry.value, "an upstream", problems) {
+            match (field.key.as_str(), field.value.text()) {
+                ("address", Some(text)) if text.parse::<SocketAddr>().is_ok() => text.clone_into(&mut upstream.address),
+                ("address", _) => {
+                    problems.add(field.value.line, "`address` must be IP:PORT").hint =
+                        Some("write it in quotes, such as \"127.0.0.1:8443\"".to_owned());
+                    "?".clone_into(&mut upstream.address);
+                }
+                ("ca", Some(text)) => upstream.ca_pem = certificates(&root.join(text), field.value.line, problems),
+                ("ca", None) => {
+                    problems.add(field.value.line, "`ca` must be the path of a PEM file").hint = Some(
+                        "write a path such as corp-ca.pem; it counts from the directory of settings.yml".to_owned(),
+                    );
+                }
+                _ => problems.unknown_key(field, &UPSTREAM_KEYS),
+            }
+        }
+        if upstream.address.is_empty() && entry.value.entries().is_some() {
+            problems.add(entry.line, format!("the upstream of `{}` does not say `address`", entry.key)).hint =
+                Some("add it, such as `address: \"127.0.0.1:8443\"`".to_owned());
+        }
+        upstreams.insert(entry.key.clone(), upstream);
+    }
+    upstreams
+}
+
+/// Reads a file of certificates.
+fn certificates(path: &Path, line: usize, problems: &mut Problems) -> Option<String> {
+    match read_bounded(path, MAX_PEM) {
+        Ok(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => return Some(pem),
+        Ok(_) => problems.add(line, format!("no certificate in {}", path.display())),
+        Err(e) => problems.add(line, format!("{}: {e}", path.display())),
+    }
+    .hint = Some("put the authority's certificate there, in PEM form, or correct the path".to_owned());
+    None
+}
+
+/// Reads at most `max` bytes of a file as text.
+fn read_bounded(path: &Path, max: u64) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(max).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Tells whether a name can be a provider's: `[a-z][a-z0-9-]*`, or `*` for all together.
+fn is_provider(name: &str) -> bool {
+    name == "*"
+        || name.len() <= 64
+            && name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Tells whether a text is a host name in its canonical form.
+fn is_host(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && label.len() <= 63
+                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+
+    fn parse(text: &str) -> Result<Settings, Vec<Error>> {
+        Settings::parse(text, Path::new("/nowhere"))
+    }
+
+    /// Lines, kinds and messages of what is wrong.
+    fn wrong(text: &str) -> Vec<String> {
+        let list = parse(text).unwrap_err();
+        list.iter().map(|e| format!("{} {}: {}", e.place.as_deref().unwrap(), e.kind.as_str(), e.message)).collect()
+    }
+
+    fn limit(provider: &str, tokens: Option<u64>, hard: bool) -> Limit {
+        Limit { provider: provider.to_owned(), tokens, hard }
+    }
+
+    /// A home of its own; the directory is removed when it is dropped.
+    struct TestHome(Home);
+
+    impl TestHome {
+        fn new(name: &str) -> TestHome {
+            let dir = std::env::temp_dir().join(format!("bb-set-{}-{name}", std::process::id()));
+            TestHome(Home::open(&dir, None).unwrap())
+        }
+    }
+
+    impl Drop for TestHome {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0.root);
+        }
+    }
+
+    #[test]
+    fn a_whole_file_is_read() {
+        let home = TestHome::new("whole");
+        std::fs::write(home.0.root.join("corp.pem"), "-----BEGIN CERTIFICATE-----\nAA==\n").unwrap();
+        let text = "budget:\n  claude: 5000000   # plain\n  codex: {tokens: 1.5M, hard: true}\n  pi: unlimited\n  \"*\": 10M\n\
+            shutdown: kill\ncutoff_scope: metered\nweights: {cache_read: 0.25}\ndurability: power\n\
+            upstreams: {api.anthropic.com: {address: \"127.0.0.1:8443\", ca: corp.pem}}\n";
+        std::fs::write(home.0.settings(), text).unwrap();
+        let settings = Settings::load(&home.0).unwrap();
+        assert_eq!(
+            settings.budget,
+            [
+                limit("claude", Some(5_000_000), false),
+                limit("codex", Some(1_500_000), true),
+                limit("pi", None, false),
+                limit("*", Some(10_000_000), false),
+            ]
+        );
+        assert_eq!((settings.shutdown, settings.cutoff_scope), (CutoffPolicy::Kill, CutScope::Metered));
+        assert_eq!((settings.weights.cache_read, settings.durability), (250, Durability::Power));
+        let upstream = &settings.upstreams["api.anthropic.com"];
+        assert_eq!(upstream.address, "127.0.0.1:8443");
+        assert!(upstream.ca_pem.as_ref().unwrap().contains("BEGIN CERTIFICATE"));
+    }
+
+    #[test]
+    fn no_file_and_an_empty_file_are_the_defaults() {
+        let home = TestHome::new("none");
+        assert_eq!(Settings::load(&home.0), Ok(Settings::default()));
+        for text in ["", "# nothing\n", "---\n", "~\n"] {
+            assert_eq!(parse(text), Ok(Settings::default()), "{text:?}");
+        }
+        assert_eq!(parse("weights: raw\n").unwrap().weights, Weights::RAW);
+    }
+
+    #[test]
+    fn every_problem_is_listed_with_its_line_and_the_nearest_key() {
+        let text = "bugdet: {claude: 5}\nshutdown: pause\nbudget:\n  claude: {tokens: 5, per: day}\n  codex: 0.5\n  Pi: 3\n\
+            weights: {cache_raed: 0.1, output: 0}\ndurability: maybe\nupstreams:\n  A.example: {address: example}\n  b: {}\n";
+        assert_eq!(
+            wrong(text),
+            [
+                "settings.yml:1 unknown_key: unknown key `bugdet`",
+                "settings.yml:2 usage: `shutdown: pause` is not supported yet",
+                "settings.yml:4 usage: `per` is not supported yet",
+                "settings.yml:5 usage: `0.5` is not a whole number of tokens",
+                "settings.yml:6 usage: `Pi` is not a provider's name",
+                "settings.yml:7 unknown_key: unknown key `cache_raed`",
+                "settings.yml:7 usage: the weight of `output` cannot be 0",
+                "settings.yml:8 usage: `maybe` is not a value of `durability`",
+                "settings.yml:10 usage: `A.example` is not a host name",
+                "settings.yml:10 usage: `address` must be IP:PORT",
+                "settings.yml:11 usage: the upstream of `b` does not say `address`",
+            ]
+        );
+        // One error of all of them says each line once, and no kind but in its own field.
+        let one = joined(parse(text).unwrap_err());
+        assert_eq!((one.kind, one.place.as_deref(), one.message.lines().count()), (Kind::UnknownKey, None, 12));
+        assert!(one.message.starts_with("11 faults in settings.yml:\n  settings.yml:1: unknown key `bugdet` (did you"));
+        assert!(!one.message.contains("usage:") && !one.message.contains("unknown_key:"), "{one}");
+        let alone = parse("shutdown: maybe\n").unwrap_err();
+        assert_eq!(joined(alone.clone()), alone[0]);
+        let hint = parse(text).unwrap_err()[0].hint.clone().unwrap();
+        assert!(hint.contains("did you mean `budget`?"), "{hint}");
+    }
+
+    #[test]
+    fn values_of_the_wrong_form_are_refused() {
+        for text in [
+            "budget: 5\n",
+            "budget: [claude]\n",
+            "budget: {claude: }\n",
+            "budget: {claude: -1}\n",
+            "budget: {claude: [1]}\n",
+            "budget: {claude: {hard: true}}\n",
+            "budget: {claude: {tokens: 1, hard: yes}}\n",
+            "budget: {claude: {tokens: 1, lifetime: true}}\n",
+            "shutdown: {a: b}\n",
+            "shutdown:\n",
+            "weights: light\n",
+            "upstreams: {a.b: \"127.0.0.1:1\"}\n",
+            "upstreams: {a.b: {address: \"127.0.0.1\"}}\n",
+            "upstreams: {\"a.b:443\": {address: \"127.0.0.1:1\"}}\n",
+            "upstreams: {a.b: {address: \"127.0.0.1:1\", ca: missing.pem}}\n",
+            "- a\n",
+            "just text\n",
+            "a: &x 1\n",
+            "budget:\n\tclaude: 1\n",
+        ] {
+            let problems = parse(text).unwrap_err();
+            let whole = |e: &Error| e.place.is_some() && e.hint.as_ref().is_some_and(|hint| !hint.is_empty());
+            assert!(!problems.is_empty() && problems.iter().all(whole), "{text:?}: {problems:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_an_error_and_not_the_defaults() {
+        let home = TestHome::new("bad");
+        std::fs::write(home.0.settings(), [0xff, 0xfe, b'a']).unwrap();
+        let problem = Settings::load(&home.0).unwrap_err().remove(0);
+        assert!(problem.kind == Kind::Usage && problem.hint.is_some(), "{problem:?}");
+        std::fs::write(home.0.settings(), "#".repeat(yaml::MAX_BYTES + 10)).unwrap();
+        assert!(Settings::load(&home.0).unwrap_err()[0].message.contains("bytes"));
+        std::fs::remove_file(home.0.settings()).unwrap();
+        std::fs::create_dir(home.0.settings()).unwrap();
+        assert_eq!(Settings::load(&home.0).unwrap_err()[0].place.as_deref(), Some("settings.yml"));
+    }
+
+    #[test]
+    fn the_page_about_the_file_has_every_key() {
+        let page = include_str!("../docs/settings.md");
+        let named: Vec<_> = page.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+        assert_eq!(named, KEYS);
+        let example = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
+        let known = |key: &&&str| example.lines().any(|l| l.starts_with(&format!("{key}:")));
+        assert_eq!(KEYS.iter().filter(known).count(), 4);
+    }
+}

@@ -1,0 +1,148 @@
+//! Words that several parts share: token counts, the APIs that are metered, cutoff policies, states.
+//!
+//! Plain data. Nothing here does I/O or decides anything.
+
+use serde::{Deserialize, Serialize};
+
+/// A model API whose usage bb can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Api {
+    /// Anthropic Messages, `POST /v1/messages`.
+    Anthropic,
+    /// OpenAI Responses, `POST /v1/responses` (and the ChatGPT backend's twin).
+    OpenaiResponses,
+}
+
+impl Api {
+    /// Every API, in the order of the documentation.
+    pub const ALL: [Api; 2] = [Api::Anthropic, Api::OpenaiResponses];
+
+    /// Gets the name used in routes, Lua and the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Api::Anthropic => "anthropic",
+            Api::OpenaiResponses => "openai_responses",
+        }
+    }
+
+    /// Gets the API of that name.
+    pub fn parse(name: &str) -> Option<Api> {
+        Api::ALL.into_iter().find(|a| a.as_str() == name)
+    }
+}
+
+/// Token counts of one response, each class apart. Unit: tokens.
+///
+/// Classes do not overlap, except `reasoning`, which is a part of `output`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tokens {
+    /// Input that was neither read from nor written to a cache.
+    pub input: u64,
+    /// Input read from a cache.
+    pub cache_read: u64,
+    /// Input written to a cache that lives five minutes (or whose lifetime was not said).
+    pub cache_write: u64,
+    /// Input written to a cache that lives longer (Anthropic's `1h`, OpenAI's `ttl_12h`).
+    pub cache_write_long: u64,
+    /// Output, reasoning included.
+    pub output: u64,
+    /// The part of `output` that was reasoning.
+    pub reasoning: u64,
+}
+
+impl Tokens {
+    /// Adds every class of `other`, saturating.
+    pub fn add(&mut self, other: &Tokens) {
+        self.input = self.input.saturating_add(other.input);
+        self.cache_read = self.cache_read.saturating_add(other.cache_read);
+        self.cache_write = self.cache_write.saturating_add(other.cache_write);
+        self.cache_write_long = self.cache_write_long.saturating_add(other.cache_write_long);
+        self.output = self.output.saturating_add(other.output);
+        self.reasoning = self.reasoning.saturating_add(other.reasoning);
+    }
+
+    /// Tells whether no class counts anything.
+    pub fn is_zero(&self) -> bool {
+        *self == Tokens::default()
+    }
+}
+
+/// How well a ledger row is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// The API's own final figures.
+    Exact,
+    /// The stream ended early; what was seen, or the estimate where that is higher.
+    Partial,
+    /// No usable figures; charged at the estimate.
+    Estimated,
+}
+
+impl Source {
+    /// Gets the word for the ledger's column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Source::Exact => "exact",
+            Source::Partial => "partial",
+            Source::Estimated => "estimated",
+        }
+    }
+}
+
+/// What happens to a bottle when a budget that governs or binds it is spent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CutoffPolicy {
+    /// Its routes are dropped; the agent goes on running and can say so.
+    #[default]
+    Cutoff,
+    /// It is killed; nothing is saved.
+    Kill,
+}
+
+impl CutoffPolicy {
+    /// Gets the word used in manifests, settings and the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CutoffPolicy::Cutoff => "cutoff",
+            CutoffPolicy::Kill => "kill",
+        }
+    }
+}
+
+/// How much a cut takes away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CutScope {
+    /// Only the routes of model APIs.
+    Metered,
+    /// Every route.
+    #[default]
+    All,
+}
+
+/// The two books: figures of a rehearsal never mix with real ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Book {
+    /// Real usage, `bot-bottle.db`.
+    #[default]
+    Real,
+    /// Usage of rehearsals, `rehearsal.db`.
+    Rehearsal,
+}
+
+/// When a commit of the ledger counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Durability {
+    /// Survives the death of every process at once, a power cut but for the last 250 ms; enforcement and audit rows
+    /// survive both.
+    #[default]
+    Normal,
+    /// Every commit survives a power cut.
+    Power,
+}

@@ -1,0 +1,152 @@
+//! The controller is killed, at any moment, as often as it may be: bottles live on without a way out, are taken up again,
+//! and nothing is lost of their work or missing in the books.
+
+use std::fs::{File, OpenOptions};
+use std::time::Duration;
+
+use crate::looper::{self, CODE, KEY};
+use crate::support::{World, reduced};
+
+/// How long something may take that takes a second on an idle machine.
+const LONG: Duration = Duration::from_secs(40);
+
+#[test]
+fn a_controller_killed_again_and_again_loses_nothing() {
+    for world in World::each() {
+        let (rehearsal, recipe) = looper::set_up(&world, looper::slow(300), &["looper"], "");
+        let front = world.command(&["run", &recipe, "--", "2", "20"]).env("ANTHROPIC_API_KEY", KEY);
+        let front = front.patience(Duration::from_secs(600)).spawn();
+        front.says("all launched");
+        let slugs = looper::launched(&front.stdout());
+        let before = looper::inits(&world);
+        assert_eq!(before.len(), 2, "{before:?}");
+        looper::kill_again_and_again(&world, reduced(100, 12), |round| {
+            assert!(!front.has_ended(), "after kill {round} the front end gave up: {}", front.stderr());
+            assert_eq!(looper::inits(&world), before, "after kill {round}");
+        });
+        for slug in &slugs {
+            looper::says_more(&world, slug, "served", 2, LONG);
+        }
+        assert_eq!(looper::inits(&world), before);
+        looper::stop(&world, &slugs);
+        let output = front.wait().expect(0);
+        for slug in &slugs {
+            let mine = format!("{slug}: ");
+            let lines: Vec<_> =
+                output.stdout.lines().filter_map(|l| l.strip_prefix(&mine)).map(str::to_owned).collect();
+            assert!(looper::whole(&lines) > 2, "{output}");
+            assert!(output.stdout.contains(&format!("ended {slug} exited {CODE} false")), "{output}");
+        }
+        looper::assert_books(&world, &rehearsal, false);
+        world.assert_silent(&[]);
+    }
+}
+
+/// Starts one detached bottle.
+fn detached<'w>(world: &'w World, recipe: &str, patience: &str) -> String {
+    let front = world.command(&["run", recipe, "--", "1", patience, "--detach"]).env("ANTHROPIC_API_KEY", KEY).run();
+    let slug = looper::launched(&front.expect(0).stdout).remove(0);
+    looper::says_more(world, &slug, "served", 1, LONG);
+    slug
+}
+
+/// Kills the controller and takes its lock, so that no other one can come up.
+fn shut_out(world: &World) -> File {
+    let lock = OpenOptions::new().read(true).write(true).open(world.bb_home().join("run/controller.lock")).unwrap();
+    assert!(world.until(LONG, || {
+        world.kill_controller();
+        lock.try_lock().is_ok()
+    }));
+    lock
+}
+
+#[test]
+fn without_a_controller_a_bottle_has_no_way_out_and_its_keeper_starts_one() {
+    for world in World::each() {
+        let (rehearsal, recipe) = looper::set_up(&world, looper::slow(60), &["looper"], "");
+        let slug = detached(&world, &recipe, "0.4");
+        let before = looper::inits(&world);
+        let lock = shut_out(&world);
+        let (served, asked) = (looper::count(&world, &slug, "served"), rehearsal.stats().total);
+        looper::says_more(&world, &slug, "failed", 4, LONG);
+        assert_eq!(looper::count(&world, &slug, "served"), served, "{:?}", looper::said(&world, &slug));
+        assert_eq!(rehearsal.stats().total, asked);
+        assert_eq!(looper::inits(&world), before, "it lives");
+        // Nobody but the keeper is there to start one.
+        drop(lock);
+        looper::says_more(&world, &slug, "served", 2, LONG);
+        assert_eq!(looper::inits(&world), before);
+        assert!(world.controller_pid().is_some());
+        looper::stop(&world, std::slice::from_ref(&slug));
+        let gone = world.until(LONG, || looper::inits(&world).is_empty());
+        assert!(gone);
+        let logs = world.bb(&["logs", &slug]).expect(0).stdout;
+        assert!(looper::whole(&logs.lines().map(str::to_owned).collect::<Vec<_>>()) > 4, "{logs}");
+        let ps = world.bb(&["ps", "--all", "--json"]).expect(0).json();
+        assert_eq!(
+            (ps[0]["ended"].as_str(), ps[0]["exit_code"].as_i64()),
+            (Some("exited"), Some(i64::from(CODE))),
+            "{ps:?}"
+        );
+        looper::assert_books(&world, &rehearsal, true);
+        world.assert_silent(&[]);
+    }
+}
+
+#[test]
+fn a_bottle_is_taken_up_by_whoever_comes_first() {
+    for world in World::each() {
+        let (rehearsal, recipe) = looper::set_up(&world, looper::slow(60), &["looper"], "");
+        let slug = detached(&world, &recipe, "20");
+        let before = looper::inits(&world);
+        // With this mark no keeper starts a controller; `bb ps` does.
+        let stopped = world.bb_home().join("run/stopped");
+        world.write(&stopped, "");
+        world.kill_controller();
+        let ps = world.bb(&["ps", "--json"]).expect(0).json();
+        assert_eq!((ps[0]["slug"].as_str(), ps[0]["egress"].as_str()), (Some(slug.as_str()), Some("open")), "{ps:?}");
+        looper::says_more(&world, &slug, "served", 2, LONG);
+
+        // And so does a `bb run` that waits.
+        let front = world.command(&["run", &recipe, "--", "1", "20"]).env("ANTHROPIC_API_KEY", KEY).spawn();
+        front.says("all launched");
+        let other = looper::launched(&front.stdout()).remove(0);
+        world.write(&stopped, "");
+        let killed = world.kill_controller();
+        assert!(world.until(LONG, || world.controller_pid().is_some_and(|p| Some(p) != killed)));
+        looper::says_more(&world, &other, "served", 2, LONG);
+        looper::says_more(&world, &slug, "served", 2, LONG);
+        let after = looper::inits(&world);
+        assert!(before.iter().all(|pair| after.contains_key(pair.0)) && after.len() == 2, "{before:?} {after:?}");
+        looper::stop(&world, &[slug, other.clone()]);
+        let output = front.wait().expect(0);
+        assert!(output.stdout.contains(&format!("ended {other} exited {CODE} false")), "{output}");
+        // The detached one ends when it has seen the word, and what it has under way is in the books then.
+        assert!(world.until(LONG, || world.keepers().is_empty()));
+        looper::assert_books(&world, &rehearsal, false);
+    }
+}
+
+#[test]
+fn an_agent_that_ends_while_the_controller_dies_has_its_code_and_output_told() {
+    for world in World::each() {
+        let (rehearsal, recipe) = looper::set_up(&world, looper::slow(20), &["looper"], "");
+        for round in 0..reduced(40, 6) {
+            let front = world.command(&["run", &recipe, "--", "1", "20"]).env("ANTHROPIC_API_KEY", KEY).spawn();
+            front.says("all launched");
+            let slug = looper::launched(&front.stdout()).remove(0);
+            looper::says_more(&world, &slug, "served", 1, LONG);
+            let first = *looper::inits(&world).values().next().unwrap();
+            looper::stop(&world, std::slice::from_ref(&slug));
+            world.until(LONG, || !std::path::Path::new(&format!("/proc/{first}/ns/pid")).exists());
+            // The moments after the end, one by one.
+            std::thread::sleep(Duration::from_millis(round as u64 % 6 * 3));
+            world.kill_controller();
+            let output = front.wait();
+            let lines: Vec<_> = output.stdout.lines().filter_map(|l| l.strip_prefix(&format!("{slug}: "))).collect();
+            assert!(looper::whole(&lines.iter().map(|l| (*l).to_owned()).collect::<Vec<_>>()) > 0, "{round}: {output}");
+            assert!(output.stdout.contains(&format!("ended {slug} exited {CODE} false")), "round {round}: {output}");
+        }
+        looper::assert_books(&world, &rehearsal, false);
+    }
+}

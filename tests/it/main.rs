@@ -1,0 +1,24 @@
+//! The integration tests, one module per capability. Real components only: real bottles, real sockets, real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::needless_lifetimes, missing_docs)]
+
+mod agents;
+mod bad_input;
+mod battery;
+mod bound;
+mod commands;
+mod crash;
+mod decisions;
+mod dev_server;
+mod doctor;
+mod guards;
+mod keeper;
+mod leaks;
+mod looper;
+mod lua_api;
+mod names;
+mod nightly;
+mod quickstart;
+mod rehearsal;
+mod support;
+mod toolchain;
+mod world;
