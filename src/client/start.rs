@@ -15,8 +15,11 @@ use crate::api::{API_MAJOR, Version};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 
-/// How long a controller may take to come up, and a running one to say its version.
-const UP_WITHIN: Duration = Duration::from_secs(5);
+/// How long a controller may take to come up. A machine whose disk is busy takes seconds to make a ledger.
+const UP_WITHIN: Duration = Duration::from_secs(20);
+
+/// How long a running one may take to say its version.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(8);
 
 /// How often one is started that dies without a word.
 const MOST_STARTS: u32 = 5;
@@ -28,7 +31,7 @@ const PASSED_ON: [&str; 9] =
 
 /// Asks the controller for its version.
 pub(super) async fn probe(home: &Home) -> std::result::Result<Version, Failure> {
-    let body = wire::answer(home.socket(), &Request::get("/v1/version").within(UP_WITHIN)).await?;
+    let body = wire::answer(home.socket(), &Request::get("/v1/version").within(ANSWERS_WITHIN)).await?;
     serde_json::from_slice(&body)
         .map_err(|e| Failure::Answer(Error::internal(format!("not a controller's version: {e}"))))
 }

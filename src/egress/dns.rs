@@ -279,7 +279,7 @@ mod tests {
             client.send(&ask("example.com.", RecordType::A).to_vec().unwrap()).await.unwrap();
             let mut buffer = [0u8; 512];
             let length =
-                tokio::time::timeout(Duration::from_secs(5), client.recv(&mut buffer)).await.expect(ask_at).unwrap();
+                tokio::time::timeout(Duration::from_secs(30), client.recv(&mut buffer)).await.expect(ask_at).unwrap();
             let reply = Message::from_vec(&buffer[..length]).unwrap();
             assert_eq!(addresses(&reply), [IpAddr::from(of_name("example.com"))]);
             server.abort();

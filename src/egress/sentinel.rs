@@ -179,7 +179,7 @@ mod tests {
         }
         let mut seen = Vec::new();
         while seen.len() < 2 {
-            let event = tokio::time::timeout(Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
+            let event = tokio::time::timeout(Duration::from_secs(30), events.recv()).await.unwrap().unwrap();
             assert_eq!(event.kind, "denied");
             seen.push((event.data["proto"].clone(), event.data["host"].clone(), event.data["port"].clone()));
         }

@@ -380,6 +380,6 @@ fn streams() -> (mpsc::UnboundedSender<Result<Bytes, std::io::Error>>, Script) {
 }
 
 async fn next(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
-    let frame = tokio::time::timeout(Duration::from_secs(5), body.frame()).await.expect("a frame in time")?;
+    let frame = tokio::time::timeout(Duration::from_secs(30), body.frame()).await.expect("a frame in time")?;
     Some(frame.map(|f| f.into_data().unwrap_or_default()))
 }

@@ -256,7 +256,7 @@ mod tests {
         assert!(lines[1].starts_with(&format!("* http_get http://{free}/x: failed: ")), "{lines:?}");
         assert_eq!(lines[2], "* no_such_tool: failed: there is no such tool");
         assert!(lines[3].starts_with("* run_command ls: failed: argv"), "{lines:?}");
-        assert!(rehearsal.wait_for(Duration::from_secs(10), |stats| stats.total == 5));
+        assert!(rehearsal.wait_for(Duration::from_secs(60), |stats| stats.total == 5));
     }
 
     #[test]

@@ -100,7 +100,7 @@ async fn closing_drops_everything_and_drains() {
     feed.send(Ok(begin(11))).unwrap();
     next(&mut body).await.unwrap().unwrap();
     bench.handle.close();
-    tokio::time::timeout(Duration::from_secs(5), bench.handle.drained()).await.expect("drained");
+    tokio::time::timeout(Duration::from_secs(30), bench.handle.drained()).await.expect("drained");
     assert_eq!(bench.ledger.open_holds(None).await.unwrap(), 0);
     assert!(next(&mut body).await.is_none_or(|frame| frame.is_err()));
     assert!(TcpStream::connect(bench.address).await.is_err(), "nobody listens any more");

@@ -381,7 +381,7 @@ fn a_full_disk_is_said_and_loses_nothing() {
         std::fs::remove_file(filler).unwrap();
         let mut changes = ledger.changes();
         while ledger.open_holds(None).await.unwrap() > 0 {
-            tokio::time::timeout(Duration::from_secs(10), changes.changed()).await.unwrap().unwrap();
+            tokio::time::timeout(Duration::from_secs(30), changes.changed()).await.unwrap().unwrap();
         }
         let used = ledger.accounts(Some("global")).await.unwrap()[0].used;
         assert_eq!(used, 77, "the settle that found no space was entered by itself");

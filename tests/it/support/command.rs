@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::within;
 use super::world::World;
 
 /// How long a command may take where a test does not say.
@@ -59,7 +60,7 @@ impl<'w> Command<'w> {
         self
     }
 
-    /// Sets how long it may take.
+    /// Sets how long it may take ([`within`]).
     pub fn patience(mut self, limit: Duration) -> Self {
         self.patience = limit;
         self
@@ -83,7 +84,7 @@ impl<'w> Command<'w> {
             pid,
             pidfd,
             started,
-            patience: self.patience,
+            patience: within(self.patience),
             argv: self.argv,
             stdout: Stream::read(out_r),
             stderr: Stream::read(err_r),
@@ -184,13 +185,20 @@ impl Running<'_> {
         self.ends_within(Duration::ZERO)
     }
 
-    /// Waits for its process, at most for `limit`; tells whether it has ended.
+    /// Waits for its process, at most for `limit` ([`within`]); tells whether it has ended.
     pub fn ends_within(&self, limit: Duration) -> bool {
-        let millis = u16::try_from(limit.as_millis()).unwrap_or(u16::MAX);
+        self.ends_before(Instant::now() + within(limit))
+    }
+
+    fn ends_before(&self, deadline: Instant) -> bool {
         let mut polled = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
         loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // One wait of the system call is a minute at most; the deadline may be further away.
+            let millis = u16::try_from(left.as_millis()).unwrap_or(u16::MAX);
             match poll(&mut polled, PollTimeout::from(millis)) {
                 Err(nix::Error::EINTR) => {}
+                Ok(0) if left > Duration::from_millis(millis.into()) => {}
                 result => return result.is_ok_and(|n| n > 0),
             }
         }
@@ -200,7 +208,7 @@ impl Running<'_> {
     #[track_caller]
     pub fn wait(self) -> Output {
         let deadline = self.started + self.patience;
-        let ended = self.ends_within(deadline.saturating_duration_since(Instant::now()));
+        let ended = self.ends_before(deadline);
         if !ended {
             signal(self.pid, nix::sys::signal::SIGQUIT);
             self.ends_within(Duration::from_secs(1));

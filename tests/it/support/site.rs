@@ -15,6 +15,8 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 
+use super::within;
+
 /// One request as a site saw it.
 #[derive(Clone, Debug)]
 pub struct Seen {
@@ -88,7 +90,7 @@ impl Site {
 
     /// Waits until `n` requests were seen.
     pub fn wait_for(&self, n: usize, limit: Duration) -> bool {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + within(limit);
         let mut seen = self.shared.seen.lock().unwrap();
         while seen.len() < n {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else { return false };

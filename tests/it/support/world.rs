@@ -18,9 +18,9 @@ use bb::rehearse::{Rehearsal, Scenario};
 use super::canary::{self, Hit, Log};
 use super::command::{Command, Output, Running, signal};
 use super::left::Before;
-use super::need;
 use super::site::{Authority, Reply, Seen, Site};
 use super::warden::{Plan, Process, Warden, descendants};
+use super::{need, within};
 
 /// The user that tests of root become to be an ordinary one (.ci/run makes it).
 const ORDINARY: &str = "bbtest";
@@ -355,7 +355,7 @@ impl World {
 
     /// Waits until `true_at_last`, at most for `limit`; tells whether it became so.
     pub fn until(&self, limit: Duration, mut true_at_last: impl FnMut() -> bool) -> bool {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + within(limit);
         loop {
             if true_at_last() {
                 return true;
