@@ -13,7 +13,8 @@
 //! * [`ledger`]: usage, holds, budgets and audit on disk.
 //! * [`budget`], [`meter`]: arithmetic and wire formats; pure.
 //! * [`provider`]: how one agent CLI is run. [`rehearse`]: stand-in model APIs.
-//! * [`settings`], [`home`], [`types`], [`error`]: shared by all. [`os`]: what the operating system is asked for.
+//! * [`manifest`]: the files that say what an agent is and what its bottle allows.
+//! * [`settings`], [`home`], [`name`], [`yaml`], [`types`], [`error`]: shared by all. [`os`]: what the operating system is asked for.
 
 pub mod api;
 pub mod bottle;
@@ -27,9 +28,12 @@ pub mod error;
 pub mod home;
 pub mod ledger;
 pub mod lua;
+pub mod manifest;
 pub mod meter;
+pub mod name;
 pub mod os;
 pub mod provider;
 pub mod rehearse;
 pub mod settings;
 pub mod types;
+pub mod yaml;

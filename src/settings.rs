@@ -4,19 +4,17 @@
 //! closed. No file is the same as an empty one.
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::api::{Limit, Upstream};
-use crate::budget::{Weights, parse_amount};
+use crate::budget::Weights;
 use crate::error::Error;
 use crate::home::Home;
 use crate::types::{CutScope, CutoffPolicy, Durability};
-
-pub mod yaml;
-
-use self::yaml::{Entry, Node, Problems};
+use crate::yaml::read::{bounded, budget, host, table, unreadable, word};
+use crate::yaml::{self, Entry, Node, Problems};
 
 /// The name of the file in messages.
 const FILE: &str = "settings.yml";
@@ -25,7 +23,6 @@ const FILE: &str = "settings.yml";
 const MAX_PEM: u64 = 1024 * 1024;
 
 const KEYS: [&str; 6] = ["budget", "shutdown", "cutoff_scope", "weights", "upstreams", "durability"];
-const BUDGET_KEYS: [&str; 2] = ["tokens", "hard"];
 const UPSTREAM_KEYS: [&str; 2] = ["address", "ca"];
 
 /// The host's settings.
@@ -52,12 +49,11 @@ impl Settings {
     /// Everything that is wrong with the file, each with its line: kinds `usage` and `unknown_key`.
     pub fn load(home: &Home) -> Result<Settings, Vec<Error>> {
         let mut problems = Problems::new(FILE);
-        let text = match read_bounded(&home.settings(), yaml::MAX_BYTES as u64 + 1) {
+        let text = match bounded(&home.settings(), yaml::MAX_BYTES as u64 + 1) {
             Ok(text) => text,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Settings::default()),
             Err(e) => {
-                problems.add(0, format!("the file cannot be read: {e}")).hint =
-                    Some("make it a file of UTF-8 text that you may read, or remove it".to_owned());
+                unreadable(&mut problems, &e);
                 return problems.into_result(Settings::default());
             }
         };
@@ -103,108 +99,6 @@ impl Settings {
     }
 }
 
-/// Makes one error of everything that is wrong with the file: a line for each fault, with its place and its hint.
-pub fn joined(mut problems: Vec<Error>) -> Error {
-    if problems.len() == 1 {
-        return problems.remove(0);
-    }
-    let Some(kind) = problems.first().map(|first| first.kind) else {
-        return Error::internal(format!("{FILE} cannot be read"));
-    };
-    let line = |e: &Error| {
-        let place = e.place.as_deref().unwrap_or(FILE);
-        let hint = e.hint.as_ref().map(|hint| format!(" ({hint})")).unwrap_or_default();
-        format!("\n  {place}: {}{hint}", e.message)
-    };
-    let lines: String = problems.iter().map(line).collect();
-    Error::new(kind, format!("{} faults in {FILE}:{lines}", problems.len())).hint("correct each of these lines")
-}
-
-/// Gets the entries of what must be a table.
-fn table<'a>(node: &'a Node, what: &str, problems: &mut Problems) -> &'a [Entry] {
-    node.entries().unwrap_or_else(|| {
-        problems.add(node.line, format!("{what} must be a table of keys and values")).hint =
-            Some("write `key: value` below it, each on a line of its own, indented with spaces".to_owned());
-        &[]
-    })
-}
-
-/// Reads one of a few words; `later` are known but not supported yet.
-fn word<T: Copy>(entry: &Entry, words: &[(&str, T)], later: &[&str], problems: &mut Problems) -> Option<T> {
-    let text = entry.value.text().unwrap_or("");
-    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-        return Some(*value);
-    }
-    let known = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
-    let shown: String = text.chars().take(60).collect();
-    let message = match later.contains(&text) {
-        true => format!("`{}: {text}` is not supported yet", entry.key),
-        false if shown.is_empty() => format!("`{}` must be a word", entry.key),
-        false => format!("`{shown}` is not a value of `{}`", entry.key),
-    };
-    problems.add(entry.value.line, message).hint = Some(format!("write {known}"));
-    None
-}
-
-/// Reads the global budget: a provider's name, then an amount or a table.
-fn budget(node: &Node, problems: &mut Problems) -> Vec<Limit> {
-    let mut limits = Vec::new();
-    for entry in table(node, "`budget`", problems) {
-        if !is_provider(&entry.key) {
-            let shown: String = entry.key.chars().take(60).collect();
-            problems.add(entry.line, format!("`{shown}` is not a provider's name")).hint =
-                Some("write a name such as claude, or \"*\" (in quotes) for all together".to_owned());
-            continue;
-        }
-        let mut limit = Limit { provider: entry.key.clone(), tokens: None, hard: false };
-        let Some(entries) = entry.value.entries() else {
-            limit.tokens = tokens(&entry.value, problems);
-            limits.push(limit);
-            continue;
-        };
-        let mut said = false;
-        for entry in entries {
-            match entry.key.as_str() {
-                "tokens" => {
-                    said = true;
-                    limit.tokens = tokens(&entry.value, problems);
-                }
-                "hard" => match entry.value.boolean() {
-                    Some(hard) => limit.hard = hard,
-                    None => {
-                        problems.add(entry.value.line, "`hard` must be true or false").hint =
-                            Some("write true or false, without quotes".to_owned());
-                    }
-                },
-                later @ ("per" | "lifetime") => {
-                    problems.add(entry.line, format!("`{later}` is not supported yet")).hint =
-                        Some("remove it: on the host a budget never resets by itself".to_owned());
-                }
-                _ => problems.unknown_key(entry, &BUDGET_KEYS),
-            }
-        }
-        if !said {
-            problems.add(entry.line, format!("the budget of `{}` does not say `tokens`", entry.key)).hint =
-                Some("add it, such as `tokens: 5000000`".to_owned());
-        }
-        limits.push(limit);
-    }
-    limits
-}
-
-/// Reads an amount.
-fn tokens(node: &Node, problems: &mut Problems) -> Option<u64> {
-    match node.text().map(parse_amount) {
-        Some(Ok(amount)) => amount,
-        wrong => {
-            let message = wrong.and_then(Result::err).map_or("an amount is missing".to_owned(), |e| e.to_string());
-            problems.add(node.line, message).hint =
-                Some("write a number such as 5000000, 200k or 1.5M, or unlimited".to_owned());
-            None
-        }
-    }
-}
-
 /// Reads weights: `raw`, or a table of classes.
 fn weights(node: &Node, problems: &mut Problems) -> Weights {
     if node.text() == Some("raw") {
@@ -230,11 +124,7 @@ fn weights(node: &Node, problems: &mut Problems) -> Weights {
 fn upstreams(node: &Node, root: &Path, problems: &mut Problems) -> BTreeMap<String, Upstream> {
     let mut upstreams = BTreeMap::new();
     for entry in table(node, "`upstreams`", problems) {
-        if !is_host(&entry.key) {
-            let shown: String = entry.key.chars().take(60).collect();
-            problems.add(entry.line, format!("`{shown}` is not a host name")).hint =
-                Some("write the name alone, in lower case, without a port".to_owned());
-        }
+        host(entry, &entry.key, problems);
         let mut upstream = Upstream { address: String::new(), ca_pem: None };
         for field in table(&entry.value, "an upstream", problems) {
             match (field.key.as_str(), field.value.text()) {
@@ -264,39 +154,13 @@ fn upstreams(node: &Node, root: &Path, problems: &mut Problems) -> BTreeMap<Stri
 
 /// Reads a file of certificates.
 fn certificates(path: &Path, line: usize, problems: &mut Problems) -> Option<String> {
-    match read_bounded(path, MAX_PEM) {
+    match bounded(path, MAX_PEM) {
         Ok(pem) if pem.contains("-----BEGIN CERTIFICATE-----") => return Some(pem),
         Ok(_) => problems.add(line, format!("no certificate in {}", path.display())),
         Err(e) => problems.add(line, format!("{}: {e}", path.display())),
     }
     .hint = Some("put the authority's certificate there, in PEM form, or correct the path".to_owned());
     None
-}
-
-/// Reads at most `max` bytes of a file as text.
-fn read_bounded(path: &Path, max: u64) -> std::io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(max).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// Tells whether a name can be a provider's: `[a-z][a-z0-9-]*`, or `*` for all together.
-fn is_provider(name: &str) -> bool {
-    name == "*"
-        || name.len() <= 64
-            && name.starts_with(|c: char| c.is_ascii_lowercase())
-            && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-}
-
-/// Tells whether a text is a host name in its canonical form.
-fn is_host(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 253
-        && name.split('.').all(|label| {
-            !label.is_empty()
-                && label.len() <= 63
-                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
-        })
 }
 
 #[cfg(test)]
@@ -390,12 +254,12 @@ mod tests {
             ]
         );
         // One error of all of them says each line once, and no kind but in its own field.
-        let one = joined(parse(text).unwrap_err());
+        let one = crate::yaml::read::joined(parse(text).unwrap_err());
         assert_eq!((one.kind, one.place.as_deref(), one.message.lines().count()), (Kind::UnknownKey, None, 12));
         assert!(one.message.starts_with("11 faults in settings.yml:\n  settings.yml:1: unknown key `bugdet` (did you"));
         assert!(!one.message.contains("usage:") && !one.message.contains("unknown_key:"), "{one}");
         let alone = parse("shutdown: maybe\n").unwrap_err();
-        assert_eq!(joined(alone.clone()), alone[0]);
+        assert_eq!(crate::yaml::read::joined(alone.clone()), alone[0]);
         let hint = parse(text).unwrap_err()[0].hint.clone().unwrap();
         assert!(hint.contains("did you mean `budget`?"), "{hint}");
     }

@@ -124,6 +124,16 @@ pub enum CutScope {
     All,
 }
 
+impl CutScope {
+    /// Gets the word used in manifests, settings and Lua.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CutScope::Metered => "metered",
+            CutScope::All => "all",
+        }
+    }
+}
+
 /// The two books: figures of a rehearsal never mix with real ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -11,6 +11,7 @@ pub mod doctor;
 pub mod exec;
 pub mod kill;
 pub mod logs;
+pub mod manifest;
 pub mod out;
 pub mod ps;
 pub mod run;
@@ -49,6 +50,7 @@ enum Command {
     Cut(cut::Args),
     Kill(kill::Args),
     Usage(usage::Args),
+    Manifest(manifest::Args),
     Controller(controller::Args),
     Doctor(doctor::Args),
 }
@@ -74,6 +76,7 @@ pub fn main() -> u8 {
             Command::Cut(args) => cut::run(args),
             Command::Kill(args) => kill::run(args),
             Command::Usage(args) => usage::run(args),
+            Command::Manifest(args) => manifest::run(args),
             Command::Controller(args) => controller::run(args),
             Command::Doctor(args) => doctor::run(args),
         },

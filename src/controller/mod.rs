@@ -128,7 +128,7 @@ impl Controller {
     /// # Errors
     /// Every problem of the file, joined into one error.
     pub fn settings(&self) -> Result<Settings> {
-        Settings::load(&self.host.home).map_err(crate::settings::joined)
+        Settings::load(&self.host.home).map_err(crate::yaml::read::joined)
     }
 
     /// Answers `GET /v1/version`.

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Kind, Result, nearest};
 use crate::home::Home;
+use crate::name::{HINT, Name};
 
 pub use plan::{OutputForm, Plan, Wish, resolve};
 pub use spec::Provider;
@@ -32,7 +33,7 @@ pub fn names(home: &Home) -> Vec<String> {
     let mut names: Vec<String> = SHIPPED.iter().map(|(name, _)| (*name).to_owned()).collect();
     for entry in std::fs::read_dir(home.root.join("providers")).into_iter().flatten().flatten() {
         if let Some(name) = entry.file_name().to_str().and_then(|n| n.strip_suffix(".lua"))
-            && is_name(name)
+            && Name::parse(name).is_ok()
         {
             names.push(name.to_owned());
         }
@@ -47,9 +48,7 @@ pub fn names(home: &Home) -> Vec<String> {
 /// # Errors
 /// `usage` where there is none of that name or its file is wrong, `unknown_key` for a key that nobody knows.
 pub fn load(name: &str, home: &Home) -> Result<Provider> {
-    if !is_name(name) {
-        return Err(Error::new(Kind::Usage, format!("'{name}' is no provider's name")));
-    }
+    Name::parse(name).map_err(|e| Error::new(Kind::Usage, e.to_string()).hint(HINT))?;
     let own: PathBuf = home.root.join("providers").join(format!("{name}.lua"));
     match std::fs::metadata(&own) {
         Ok(meta) if meta.len() > LONGEST => {
@@ -72,13 +71,6 @@ pub fn load(name: &str, home: &Home) -> Result<Provider> {
             }
         },
     }
-}
-
-/// Tells whether `name` has the form of a name: `[a-z][a-z0-9-]*`.
-fn is_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.len() <= 64
-        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
 }
 
 #[cfg(test)]

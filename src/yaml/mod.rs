@@ -4,6 +4,8 @@
 //! more than 16 levels. Scalars stay text: what a text means is decided by who reads the key, so that `no` or `1e3`
 //! never turns into something else. Every problem is collected, not only the first. Nothing here knows what a key means.
 
+pub mod read;
+
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
 use crate::error::{Error, Kind, nearest};
@@ -111,6 +113,16 @@ impl Problems {
         let hint =
             near.map_or(format!("known here: {all}"), |near| format!("did you mean `{near}`? known here: {all}"));
         self.push(Kind::UnknownKey, entry.line, format!("unknown key `{key}`")).hint = Some(hint);
+    }
+
+    /// Tells how many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Tells whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
     }
 
     /// Gets everything that was found, in order of lines; `Err` if there is anything.

@@ -15,6 +15,7 @@ mod keeper;
 mod leaks;
 mod looper;
 mod lua_api;
+mod manifest;
 mod names;
 mod nightly;
 mod quickstart;

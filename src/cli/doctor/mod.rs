@@ -12,7 +12,8 @@ use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::ledger::Ledger;
 use crate::ledger::sqlite::{Options, SqliteLedger};
-use crate::settings::{Settings, joined};
+use crate::settings::Settings;
+use crate::yaml::read::joined;
 
 use super::out;
 
