@@ -230,7 +230,13 @@ impl Controller {
         {
             live.end(Ended::StartFailed, &error.to_string(), By::Operator, None);
         }
-        live.change(|b| b.state = if live.is_doomed() { State::Stopping } else { State::Running });
+        // An agent that ended in the last controller's time is not told of again, only that its bottle goes with it.
+        let code = agent.flatten();
+        let ending = live.is_doomed() || code.is_some();
+        live.change(|b| {
+            b.exit_code = code.or(b.exit_code);
+            b.state = if ending { State::Stopping } else { State::Running };
+        });
         live.save().await;
         live.tell("bottle.adopted", json!({"controller": std::process::id()}), false).await;
         live.start_clock();

@@ -59,6 +59,10 @@ pub fn load(name: &str, home: &Home) -> Result<Provider> {
                 .map_err(|e| Error::new(Kind::Usage, e.to_string()).at(own.display().to_string()))?;
             spec::read(name, &text, &own.display().to_string())
         }
+        // Not "not found": what the user's own file says is unknown then, and the shipped one may allow more.
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::new(Kind::Usage, format!("the provider file cannot be read: {e}")).at(own.display().to_string()))
+        }
         Err(_) => match SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
             Some((_, text)) => spec::read(name, text, &format!("providers/{name}.lua")),
             None => {

@@ -152,6 +152,19 @@ fn a_command_takes_a_prompt_only_where_it_says_so() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_does_not_give_way_to_the_shipped_one() {
+    let scratch = Scratch::new("unreadable");
+    assert!(load("claude", &scratch.0).is_ok(), "the allowed twin");
+    scratch.write("claude", "");
+    let file = scratch.0.root.join("providers/claude.lua");
+    std::fs::remove_file(&file).unwrap();
+    // A link to itself: there is something, and nobody can read it.
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let error = load("claude", &scratch.0).err().unwrap();
+    assert!(error.kind == Kind::Usage && error.message.contains("cannot be read"), "{error}");
+}
+
+#[test]
 fn a_users_file_wins_and_its_slips_are_named() {
     let scratch = Scratch::new("own");
     let refusal = |text: &str| {

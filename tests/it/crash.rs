@@ -150,3 +150,31 @@ fn an_agent_that_ends_while_the_controller_dies_has_its_code_and_output_told() {
         looper::assert_books(&world, &rehearsal, false);
     }
 }
+
+#[test]
+fn the_exit_code_of_an_agent_that_ends_as_the_controller_dies_is_not_lost() {
+    const BOTTLES: usize = 8;
+    for world in World::each() {
+        let work = world.write("work/note", "").parent().unwrap().display().to_string();
+        let recipe = world.recipe(
+            "end.lua",
+            &format!(
+                "--- @bb needs launch, write:{work}\nlocal all = {{}}\nfor i = 1, {BOTTLES} do\n  all[i] = bb.launch {{ label = 'ends', \
+                 workspace = '{work}', command = {{ '/bin/sh', '-c', 'until [ -e go ]; do sleep 0.01; done; exit 7' }} }}\nend\n\
+                 print('all launched')\nfor _, b in ipairs(all) do\n  local o = b:wait()\n  print(o.ended, o.exit_code)\nend\n"
+            ),
+        );
+        for round in 0..reduced(60, 6) {
+            let front = world.command(&["run", "--grant", "all", &recipe]).spawn();
+            front.says("all launched");
+            // They end one after the other within some milliseconds, while the next controller comes up.
+            world.kill_controller();
+            std::thread::sleep(Duration::from_millis(round as u64 * 7 % 20 * 3));
+            world.write("work/go", "");
+            let output = front.wait().expect(0);
+            let ends: Vec<_> = output.stdout.lines().skip(1).collect();
+            assert_eq!(ends, ["exited\t7"; BOTTLES], "round {round}: {output}");
+            std::fs::remove_file(world.home().join("work/go")).unwrap();
+        }
+    }
+}
