@@ -12,11 +12,13 @@
 //! * [`bottle`]: spec, keeper, and the Linux backend.
 //! * [`ledger`]: usage, holds, budgets and audit on disk.
 //! * [`budget`], [`meter`]: arithmetic and wire formats; pure.
+//! * [`ask`]: questions at a terminal.
 //! * [`provider`]: how one agent CLI is run. [`rehearse`]: stand-in model APIs.
-//! * [`manifest`]: the files that say what an agent is and what its bottle allows.
+//! * [`launch`]: from a chosen agent to a launch. [`manifest`]: the files that say what an agent is and what its bottle allows.
 //! * [`settings`], [`home`], [`name`], [`yaml`], [`types`], [`error`]: shared by all. [`os`]: what the operating system is asked for.
 
 pub mod api;
+pub mod ask;
 pub mod bottle;
 pub mod budget;
 pub mod cli;
@@ -26,6 +28,7 @@ pub mod egress;
 pub mod enforce;
 pub mod error;
 pub mod home;
+pub mod launch;
 pub mod ledger;
 pub mod lua;
 pub mod manifest;

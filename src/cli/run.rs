@@ -62,7 +62,7 @@ fn start(args: Args, out: Output) -> Result<u8> {
     let given = granted(&args.grant, recipe.needs())?;
     recipe.allow(&home, &given, terminal.then_some(&ask as &dyn Fn(&str) -> bool))?;
 
-    let settings = Settings { home, args: args.args, rehearse: args.rehearse, timeout, out, terminal };
+    let settings = Settings { home, args: args.args, given: None, rehearse: args.rehearse, timeout, out, terminal };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -124,6 +124,9 @@ impl Controller {
         if !launch.budget.is_empty() {
             ledger.set_limits(&path[0], launch.budget.clone()).await.map_err(fail)?;
         }
+        for node in &launch.nodes {
+            ledger.set_limits(&node.node(&launch.id), node.limits.clone()).await.map_err(fail)?;
+        }
         if let Some(spent) = ledger.spent(path.clone(), &launch.provider).await.map_err(fail)? {
             return Err(Error::new(Kind::Budget, egress::spent::sentence(&spent)).at(spent.node).hint(
                 "give it more: `budget =` in the launch, bb.budget.set in the recipe, `budget:` in settings.yml",
@@ -355,6 +358,7 @@ impl Controller {
 /// Gets the nodes of a launch's budget, nearest first.
 pub fn budget_path(launch: &Launch) -> Vec<Node> {
     let mut path = vec![format!("bottle:{}", launch.id)];
+    path.extend(launch.nodes.iter().map(|node| node.node(&launch.id)));
     path.extend(launch.run.as_ref().map(|run| format!("run:{run}")));
     path.push(GLOBAL.to_owned());
     path

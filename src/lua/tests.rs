@@ -44,7 +44,7 @@ fn run_in(scratch: &Scratch, source: &str, change: impl FnOnce(&mut Settings), s
     let kept = Arc::new(Mutex::new(String::new()));
     let out = log::Output { kept: Some(kept.clone()), ..log::Output::default() };
     let mut settings =
-        Settings { home: scratch.home.clone(), args: Vec::new(), rehearse: false, timeout: None, out, terminal: false };
+        Settings { home: scratch.home.clone(), args: Vec::new(), given: None, rehearse: false, timeout: None, out, terminal: false };
     change(&mut settings);
     let recipe = Recipe::from_text("r.lua", scratch.folder(), source.to_owned()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
