@@ -73,9 +73,10 @@ bb = {}
 ---@field quiet? string[] Path prefixes that are refused silently.
 
 ---@class bb.LaunchOptions
----@field provider? string `claude`, `codex`, `demo`, `command` or one of $BB_HOME/providers. This or `command`.
+---@field provider? string `claude`, `codex`, `gemini`, `pi`, `demo`, `command` or one of $BB_HOME/providers. This or `command`.
 ---@field command? string[] The command line of provider `command`.
 ---@field prompt? string The task; it reaches the agent word for word. In a `command` the word `{prompt}` stands for it.
+---@field instructions? string Standing instructions beside the agent's own system prompt, delivered as its CLI knows best.
 ---@field args? string[] More arguments for the agent's CLI.
 ---@field output? "text"|"json" What the agent prints at its end, where its CLI has a choice.
 ---@field label? string Wanted name; the slug is made from it and made unique.
@@ -88,7 +89,7 @@ bb = {}
 ---@field routes? (string|bb.Route)[] More of the allow-list. A host of the provider's own means the provider's own route.
 ---@field routes_only? boolean `routes` is the whole allow-list; the provider's routes count only where it names their hosts.
 ---@field env? table<string, string> Variables. Never a secret: the agent can read them.
----@field files? {path: string, text: string, mode?: integer}[] Files, at an absolute path or one beginning with `~/`.
+---@field files? {path: string, text: string, mode?: integer, fill?: boolean}[] Files, at an absolute path or one beginning with `~/`. With `fill`, `{workspace}` in path and text stands for the workspace's path.
 ---@field detach? boolean It lives on after the recipe.
 
 ---Launches a bottle; returns when its agent runs. Needs the grant `launch`.

@@ -1,19 +1,29 @@
--- Claude Code, headless.
+-- Claude Code.
 --
--- A provider file returns one table. It runs in a VM without input or output and may use only plain Lua.
+-- A provider file returns one table. It runs in a VM without input or output and may use only plain Lua. docs/providers.md
+-- says how to write one.
 --
 --   name         the file's own name
 --   exe          what must be on the machine: looked up in PATH, "{bb}" = bb itself
 --   install      how to get it, said when it is missing
 --   argv         a list, in which the word "{prompt}" stands for the prompt and "{exe}" for the path of exe;
---                or a function(ctx) that returns one; ctx has exe, prompt, args, output ("text" | "json"), command
---   env, files   put into the bottle: never a secret, the agent can read all of it
+--                or a function(ctx) that returns one; ctx has exe, prompt, args, output ("text" | "json"), command,
+--                interactive (its own interface at a terminal; a prompt is the first message there, and may be absent),
+--                instructions (standing ones, beside its own system prompt), resume (continue the session of before)
+--   env, files   put into the bottle: never a secret, the agent can read all of it. "{workspace}" in a file's path and
+--                text stands for the path of the workspace
+--   instructions the file that the CLI reads standing instructions from, where argv does not hand them over
+--   skills       the directory that it looks for skills in; absent where it knows none
+--   transcript   what has to be kept for a session to be continued
+--   resumes      true: argv heeds ctx.resume
+--   mcp          { file, key }: where it is told of MCP servers
 --   credentials  by name: alternatives { env, placeholder, scheme = "header" | "Bearer" | "token", header, set }. The
 --                first whose `env` the host has is used; the bottle gets only the placeholder, in the variables of `set`
 --   routes       the allow-list; `credential` names one of the above, `api` makes a route a metered one, `server_tools`
 --                lets features through by which the provider reaches out for the agent, `quiet` refuses paths silently
 --   quiet_hosts  hosts that its CLI looks up by itself and that it does without: refused silently
 --   budget_key   what its usage is charged to; the name when absent
+--   count_tokens who counts a request's tokens before it leaves: "estimate", or the API that has an endpoint for it
 
 -- Claude Code asks before it uses a key that it does not know; it remembers the last twenty characters.
 local KEY = "sk-ant-api03-" .. string.rep("bottle", 13) .. "-placeholder00AA"
@@ -24,16 +34,29 @@ return {
   install = "install Claude Code: npm install -g @anthropic-ai/claude-code",
 
   argv = function(ctx)
-    if not ctx.prompt then
+    if not ctx.prompt and not ctx.interactive then
       error("provider claude needs a prompt", 0)
     end
-    local argv = { "claude", "-p", "--output-format", ctx.output, "--dangerously-skip-permissions" }
-    for _, arg in ipairs(ctx.args) do
-      argv[#argv + 1] = arg
+    local argv = { "claude", "--dangerously-skip-permissions" }
+    local function add(...)
+      for _, word in ipairs({ ... }) do
+        argv[#argv + 1] = word
+      end
     end
-    -- Behind "--" a prompt is a prompt, also if it begins with "-".
-    argv[#argv + 1] = "--"
-    argv[#argv + 1] = ctx.prompt
+    if not ctx.interactive then
+      add("-p", "--output-format", ctx.output)
+    end
+    if ctx.resume then
+      add("--continue")
+    end
+    if ctx.instructions then
+      add("--append-system-prompt", ctx.instructions)
+    end
+    add(unpack(ctx.args))
+    if ctx.prompt then
+      -- Behind "--" a prompt is a prompt, also if it begins with "-".
+      add("--", ctx.prompt)
+    end
     return argv
   end,
 
@@ -51,16 +74,24 @@ return {
   files = {
     {
       path = "~/.claude.json",
+      -- Onboarding, trust in the folder and use of the key are what it asks about before it begins.
       text = '{"hasCompletedOnboarding":true,"bypassPermissionsModeAccepted":true,"autoUpdates":false,'
         .. '"customApiKeyResponses":{"approved":["'
         .. string.sub(KEY, -20)
-        .. '"],"rejected":[]}}\n',
+        .. '"],"rejected":[]},'
+        .. '"projects":{"{workspace}":{"hasTrustDialogAccepted":true,"hasCompletedProjectOnboarding":true}}}\n',
     },
     {
       path = "~/.claude/settings.json",
       text = '{"skipDangerousModePermissionPrompt":true,"includeCoAuthoredBy":false}\n',
     },
   },
+
+  skills = "~/.claude/skills",
+  transcript = { "~/.claude/projects" },
+  resumes = true,
+  mcp = { file = "~/.claude.json", key = "mcpServers" },
+  count_tokens = "anthropic",
 
   credentials = {
     anthropic = {

@@ -1,4 +1,4 @@
--- Codex, headless. What the keys mean stands at the head of claude.lua.
+-- Codex. What the keys mean stands at the head of claude.lua.
 
 local KEY = "sk-proj-" .. string.rep("bottle", 20) .. "-placeholder00AA"
 
@@ -8,21 +8,36 @@ return {
   install = "install Codex: npm install -g @openai/codex",
 
   argv = function(ctx)
-    if not ctx.prompt then
+    if not ctx.prompt and not ctx.interactive then
       error("provider codex needs a prompt", 0)
     end
-    if ctx.prompt == "-" then
+    if ctx.prompt == "-" and not ctx.interactive then
       error('codex takes the prompt "-" for its standard input, also behind "--"', 0)
     end
-    local argv = { "codex", "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox" }
-    if ctx.output == "json" then
-      argv[#argv + 1] = "--json"
+    local argv = { "codex" }
+    local function add(...)
+      for _, word in ipairs({ ... }) do
+        argv[#argv + 1] = word
+      end
     end
-    for _, arg in ipairs(ctx.args) do
-      argv[#argv + 1] = arg
+    if ctx.interactive then
+      if ctx.resume then
+        add("resume", "--last", "--include-non-interactive")
+      end
+      add("--dangerously-bypass-approvals-and-sandbox")
+    else
+      add("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
+      if ctx.output == "json" then
+        add("--json")
+      end
+      if ctx.resume then
+        add("resume", "--last")
+      end
     end
-    argv[#argv + 1] = "--"
-    argv[#argv + 1] = ctx.prompt
+    add(unpack(ctx.args))
+    if ctx.prompt then
+      add("--", ctx.prompt)
+    end
     return argv
   end,
 
@@ -30,9 +45,17 @@ return {
     { path = "~/.codex/auth.json", text = '{"OPENAI_API_KEY":"' .. KEY .. '"}\n' },
     {
       path = "~/.codex/config.toml",
-      text = 'check_for_update_on_startup = false\n[analytics]\nenabled = false\n[otel]\nexporter = "none"\n',
+      text = 'check_for_update_on_startup = false\n[analytics]\nenabled = false\n[otel]\nexporter = "none"\n'
+        .. '[projects."{workspace}"]\ntrust_level = "trusted"\n',
     },
   },
+
+  instructions = "~/.codex/AGENTS.md",
+  skills = "~/.codex/skills",
+  transcript = { "~/.codex/sessions" },
+  resumes = true,
+  mcp = { file = "~/.codex/config.toml", key = "mcp_servers" },
+  count_tokens = "openai_responses",
 
   credentials = {
     openai = {

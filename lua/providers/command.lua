@@ -1,8 +1,9 @@
--- The user's own command line: no routes, no credentials, nothing but what the launch names. What the keys mean stands
--- at the head of claude.lua.
+-- The user's own command line, the same at a terminal: no routes, no credentials, nothing but what the launch names. What
+-- the keys mean stands at the head of claude.lua.
 
 return {
   name = "command",
+  instructions = "~/INSTRUCTIONS.md",
 
   argv = function(ctx)
     if #ctx.command == 0 then

@@ -4,7 +4,20 @@
 return {
   name = "demo",
   exe = "{bb}",
-  argv = { "{exe}", "__demo-agent", "-p", "{prompt}" },
+  argv = function(ctx)
+    if not ctx.prompt then
+      error("provider demo needs a prompt: it has no interface of its own", 0)
+    end
+    local argv = { ctx.exe, "__demo-agent", "-p", ctx.prompt }
+    if ctx.instructions then
+      argv[#argv + 1] = "--instructions"
+      argv[#argv + 1] = ctx.instructions
+    end
+    for _, arg in ipairs(ctx.args) do
+      argv[#argv + 1] = arg
+    end
+    return argv
+  end,
 
   credentials = {
     anthropic = {

@@ -191,6 +191,24 @@ pub struct File {
     /// Permission bits; 0600 when absent. Setuid and setgid bits are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,
+    /// `{workspace}` in path and text stands for the path of the workspace; in a `.json` or `.toml` file it is written as
+    /// strings are there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fill: bool,
+}
+
+impl File {
+    /// Gets path and text for a bottle whose workspace is at `workspace`.
+    pub fn filled(&self, workspace: &str) -> (String, String) {
+        const WORD: &str = "{workspace}";
+        if !self.fill {
+            return (self.path.clone(), self.text.clone());
+        }
+        let quoted = serde_json::Value::from(workspace).to_string();
+        let inner = quoted.strip_prefix('"').and_then(|q| q.strip_suffix('"')).unwrap_or(workspace);
+        let strings = [".json", ".toml"].iter().any(|end| self.path.ends_with(end));
+        (self.path.replace(WORD, workspace), self.text.replace(WORD, if strings { inner } else { workspace }))
+    }
 }
 
 /// A directory or file of the host shown in the bottle.

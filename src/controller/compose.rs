@@ -142,16 +142,17 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
 
     let mut files = accounts(slug);
     for file in &launch.files {
-        let path = match file.path.strip_prefix("~/") {
+        let (path, text) = file.filled(&workspace.display().to_string());
+        let path = match path.strip_prefix("~/") {
             Some(rest) => PathBuf::from(AGENT_HOME).join(rest),
-            None => PathBuf::from(&file.path),
+            None => PathBuf::from(path),
         };
         if !path.is_absolute() || path.components().any(|c| matches!(c, std::path::Component::ParentDir)) {
             return Err(
                 Error::new(Kind::Usage, "a file's path must be absolute, or begin with `~/`").at(file.path.clone())
             );
         }
-        files.push(PlannedFile { path, text: file.text.clone(), mode: file.mode.unwrap_or(0o600) & 0o777 });
+        files.push(PlannedFile { path, text, mode: file.mode.unwrap_or(0o600) & 0o777 });
     }
     let mut ports = vec![443, 80];
     ports.extend(launch.routes.iter().flat_map(|r| r.ports.iter().copied()));

@@ -57,6 +57,7 @@ struct Options {
     provider: Option<String>,
     command: Option<Vec<String>>,
     prompt: Option<String>,
+    instructions: Option<String>,
     args: Vec<String>,
     output: Option<provider::OutputForm>,
     label: Option<String>,
@@ -96,6 +97,8 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         args: options.args.clone(),
         output: options.output.unwrap_or_default(),
         rehearsal: stage.is_some(),
+        instructions: options.instructions.clone(),
+        ..Wish::default()
     };
     let plan = provider.plan(&wish, &|name| std::env::var(name).ok())?;
     let (routes, credentials) = allow_list(&host, &provider, &plan, asked, options.routes_only, stage.is_some())?;

@@ -23,30 +23,35 @@ const MAX_LINE: usize = 300;
 /// The model asked for where none is named.
 const MODEL: &str = "claude-sonnet-4-5";
 
-const HELP: &str = "usage: bb __demo-agent -p PROMPT [--model MODEL] [--json]";
+/// What the model is told in any case.
+const SYSTEM: &str = "You are a small coding agent. Work in the current directory with the tools you have.";
+
+const HELP: &str = "usage: bb __demo-agent -p PROMPT [--instructions TEXT] [--model MODEL] [--json]";
 
 /// What the command line says.
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
     prompt: String,
+    instructions: Option<String>,
     model: String,
     json: bool,
 }
 
 impl Options {
     fn read(args: Vec<String>) -> Result<Options, String> {
-        let (mut prompt, mut model, mut json) = (None, MODEL.to_owned(), false);
+        let (mut prompt, mut instructions, mut model, mut json) = (None, None, MODEL.to_owned(), false);
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or(format!("{arg} needs a value"));
             match arg.as_str() {
                 "-p" | "--prompt" => prompt = Some(value()?),
+                "--instructions" => instructions = Some(value()?),
                 "--model" => model = value()?,
                 "--json" => json = true,
                 _ => return Err(format!("unknown argument {arg}")),
             }
         }
-        Ok(Options { prompt: prompt.ok_or("a prompt is needed")?, model, json })
+        Ok(Options { prompt: prompt.ok_or("a prompt is needed")?, instructions, model, json })
     }
 }
 
@@ -108,11 +113,16 @@ async fn converse(
     sum: &mut Usage,
     turns: &mut usize,
 ) -> Result<String, Failure> {
+    let mut system = SYSTEM.to_owned();
+    if let Some(more) = &options.instructions {
+        system.push_str("\n\n");
+        system.push_str(more);
+    }
     let mut messages = vec![json!({"role": "user", "content": options.prompt})];
     while *turns < MAX_TURNS {
         let body = json!({
             "model": options.model, "max_tokens": 4096, "stream": true, "messages": messages,
-            "system": "You are a small coding agent. Work in the current directory with the tools you have.",
+            "system": system,
             "tools": tools::definitions(),
         });
         let Said { text, calls, content, usage } = client.ask(&body).await?;
@@ -262,7 +272,10 @@ mod tests {
     #[test]
     fn the_command_line_is_checked() {
         let read = |args: &[&str]| Options::read(args.iter().map(|a| (*a).to_owned()).collect());
-        assert_eq!(read(&["-p", "x"]), Ok(Options { prompt: "x".into(), model: MODEL.into(), json: false }));
+        assert_eq!(
+            read(&["-p", "x"]),
+            Ok(Options { prompt: "x".into(), instructions: None, model: MODEL.into(), json: false })
+        );
         assert!(read(&[]).is_err() && read(&["-p"]).is_err() && read(&["-p", "x", "--jsno"]).is_err());
     }
 

@@ -15,7 +15,7 @@ use crate::home::Home;
 use crate::name::{HINT, Name};
 
 pub use plan::{OutputForm, Plan, Wish, resolve};
-pub use spec::Provider;
+pub use spec::{Mcp, Provider};
 
 /// The files that ship in the binary.
 const SHIPPED: [(&str, &str); 4] = [

@@ -38,6 +38,12 @@ pub struct Wish {
     pub output: OutputForm,
     /// Credentials that the host lacks are made up: nothing leaves the machine.
     pub rehearsal: bool,
+    /// The agent's own interface at a terminal; the prompt, if there is one, is its first message.
+    pub interactive: bool,
+    /// Standing instructions, beside the agent's own system prompt.
+    pub instructions: Option<String>,
+    /// The session of before is continued.
+    pub resume: bool,
 }
 
 /// What a launch needs of a provider.
@@ -59,6 +65,10 @@ pub struct Plan {
     pub quiet: Vec<Route>,
     /// The real credentials, by name. For the controller only.
     pub credentials: Credentials,
+    /// The directory in the bottle that the CLI looks for skills in; it knows none when absent.
+    pub skills: Option<String>,
+    /// The places in the bottle that have to be kept for the session to be continued.
+    pub transcript: Vec<String>,
 }
 
 impl Provider {
@@ -101,11 +111,21 @@ impl Provider {
             budget_key: self.spec.budget_key.clone().unwrap_or_else(|| self.spec.name.clone()),
             argv,
             env,
-            files: self.spec.files.clone(),
+            files: self.files(wish),
             routes: routes.collect(),
             quiet: self.spec.quiet_hosts.iter().map(|host| nothing_of(host)).collect(),
             credentials,
+            skills: self.spec.skills.clone(),
+            transcript: self.spec.transcript.clone(),
         })
+    }
+
+    /// Gets the files of the bottle: the provider's own, and the instructions where its CLI reads them from a file.
+    fn files(&self, wish: &Wish) -> Vec<File> {
+        let own = self.spec.files.iter().map(|file| File { fill: true, ..file.clone() });
+        let said = wish.instructions.iter().zip(&self.spec.instructions);
+        own.chain(said.map(|(text, path)| File { path: path.clone(), text: text.clone(), mode: None, fill: false }))
+            .collect()
     }
 
     /// Gets the path of what is run, or the empty string where the file needs nothing.
@@ -124,8 +144,16 @@ impl Provider {
 
     fn command_line(&self, wish: &Wish, exe: &str) -> Result<Vec<String>> {
         let wrong = |message: String| Error::new(Kind::Usage, message).at(self.place.clone());
+        if wish.resume && !self.spec.resumes {
+            return Err(Error::new(Kind::Usage, format!("provider {} cannot continue a session", self.name()))
+                .hint("start it anew"));
+        }
         let argv = match &self.argv {
             Argv::List(words) => {
+                if wish.instructions.is_some() && self.spec.instructions.is_none() {
+                    return Err(Error::new(Kind::Usage, format!("provider {} takes no instructions", self.name()))
+                        .hint("say in its file where its CLI reads them: instructions = \"~/...\""));
+                }
                 let takes_prompt = words.iter().any(|w| w == PROMPT);
                 let needs = |prompt: Option<&String>| {
                     prompt
@@ -149,6 +177,9 @@ impl Provider {
                     context.set("prompt", wish.prompt.as_deref())?;
                     context.set("command", wish.command.as_slice())?;
                     context.set("args", wish.args.as_slice())?;
+                    context.set("interactive", wish.interactive)?;
+                    context.set("instructions", wish.instructions.as_deref())?;
+                    context.set("resume", wish.resume)?;
                     context.set("output", if wish.output == OutputForm::Json { "json" } else { "text" })?;
                     function.call::<Value>(context)
                 });

@@ -15,6 +15,9 @@ use crate::types::Api;
 const TIME: Duration = Duration::from_millis(500);
 const MEMORY: usize = 32 << 20;
 
+/// The word for counting by estimate.
+const ESTIMATE: &str = "estimate";
+
 /// The globals of a provider file: nothing that reads or writes anything.
 const GLOBALS: [&str; 15] = [
     "assert", "error", "ipairs", "math", "next", "pairs", "pcall", "select", "string", "table", "tonumber", "tostring",
@@ -68,6 +71,34 @@ pub(super) struct Spec {
     /// The key that its usage is charged to; the name when absent.
     #[serde(default)]
     pub budget_key: Option<String>,
+    /// The file that its CLI reads standing instructions from; `argv` gives them to the CLI when absent.
+    #[serde(default)]
+    pub instructions: Option<String>,
+    /// The directory that its CLI looks for skills in; it knows none when absent.
+    #[serde(default)]
+    pub skills: Option<String>,
+    /// What has to be kept for a session to be continued.
+    #[serde(default)]
+    pub transcript: Vec<String>,
+    /// Its `argv` can continue a session.
+    #[serde(default)]
+    pub resumes: bool,
+    /// Who counts the tokens of a request before it leaves: `estimate`, or the API whose counting endpoint does.
+    #[serde(default)]
+    pub count_tokens: Option<String>,
+    /// Where its CLI is told of MCP servers; it knows none when absent.
+    #[serde(default)]
+    pub mcp: Option<Mcp>,
+}
+
+/// Where a CLI is told of MCP servers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mcp {
+    /// The file, below the bottle's home.
+    pub file: String,
+    /// The key of the file's top level that holds them, by name.
+    pub key: String,
 }
 
 /// One way to have a credential.
@@ -149,6 +180,27 @@ pub(super) fn read(name: &str, text: &str, place: &str) -> Result<Provider> {
             )));
         }
     }
+    let named = spec.instructions.iter().map(|path| ("instructions", path));
+    let named = named.chain(spec.skills.iter().map(|path| ("skills", path)));
+    let named = named.chain(spec.transcript.iter().map(|path| ("transcript", path)));
+    for (key, path) in named.chain(spec.mcp.iter().map(|mcp| ("mcp", &mcp.file))) {
+        let below = path.strip_prefix("~/").is_some_and(|rest| {
+            rest.split('/').all(|part| !part.is_empty() && part != "." && part != "..") && !rest.contains('\0')
+        });
+        if !below {
+            return Err(wrong(format!("'{key}' names a place in the bottle's home, such as ~/.{name}, not '{path}'")));
+        }
+    }
+    if let Some(path) = spec.instructions.as_ref().filter(|path| spec.files.iter().any(|file| file.path == **path)) {
+        return Err(wrong(format!("'instructions' and 'files' both write {path}")));
+    }
+    if let Some(counter) = &spec.count_tokens
+        && counter != ESTIMATE
+        && Api::parse(counter).is_none()
+    {
+        let known = Api::ALL.map(Api::as_str).join(", ");
+        return Err(wrong(format!("'count_tokens' is '{ESTIMATE}' or one of {known}, not '{counter}'")));
+    }
     Ok(Provider { spec, argv, vm, place: place.to_owned() })
 }
 
@@ -213,6 +265,26 @@ impl Provider {
     /// Gets the names of its credentials.
     pub fn credential_names(&self) -> Vec<&str> {
         self.spec.credentials.keys().map(String::as_str).collect()
+    }
+
+    /// Gets the directory that its CLI looks for skills in.
+    pub fn skills(&self) -> Option<&str> {
+        self.spec.skills.as_deref()
+    }
+
+    /// Tells whether its CLI can continue a session.
+    pub fn resumes(&self) -> bool {
+        self.spec.resumes
+    }
+
+    /// Gets the API whose endpoint counts the tokens of a request; an estimate has to do where there is none.
+    pub fn counted_by(&self) -> Option<Api> {
+        self.spec.count_tokens.as_deref().and_then(Api::parse)
+    }
+
+    /// Gets where its CLI is told of MCP servers.
+    pub fn mcp(&self) -> Option<&Mcp> {
+        self.spec.mcp.as_ref()
     }
 
     /// Finds what it runs on this machine.

@@ -1,7 +1,7 @@
 //! What provider files promise, the shipped ones and a user's own.
 
 use super::*;
-use crate::api::AuthScheme;
+use crate::api::{AuthScheme, File};
 use crate::types::Api;
 
 struct Scratch(Home);
@@ -119,6 +119,92 @@ fn a_missing_cli_is_named_with_the_way_to_get_it() {
 }
 
 #[test]
+fn an_interface_at_a_terminal_gets_the_prompt_as_its_first_message_and_needs_none() {
+    let scratch = Scratch::new("interactive");
+    for (name, once) in [("claude", "-p"), ("codex", "exec")] {
+        let provider = scratch.stand_in(name, "true");
+        let plan = |wish: Wish| provider.plan(&wish, &|_| Some("k".into()));
+        let headless = plan(wish("-x")).unwrap().argv;
+        assert!(headless.iter().any(|word| word == once), "{headless:?}");
+        let with = plan(Wish { interactive: true, ..wish("-x") }).unwrap().argv;
+        assert_eq!(with[with.len() - 2..], ["--", "-x"], "{name}");
+        assert!(!with.iter().any(|word| word == once), "{with:?}");
+        let without = plan(Wish { interactive: true, ..Wish::default() }).unwrap().argv;
+        assert_eq!(without, with[..with.len() - 2], "{name}");
+        assert!(plan(Wish::default()).unwrap_err().message.contains("needs a prompt"));
+    }
+    let command = load("command", &scratch.0).unwrap();
+    let wish = Wish { interactive: true, command: vec!["sh".into(), "-i".into()], ..Wish::default() };
+    assert_eq!(command.plan(&wish, &|_| None).unwrap().argv, ["sh", "-i"], "as it is");
+}
+
+#[test]
+fn instructions_come_as_each_cli_knows_best() {
+    let scratch = Scratch::new("instructions");
+    let text = "--be brief\n\"and\" {workspace} polite";
+    let told = |name: &str, exe: &str| {
+        let wish = Wish { instructions: Some(text.into()), command: vec!["true".into()], ..wish("x") };
+        let provider = if name == "command" { load(name, &scratch.0).unwrap() } else { scratch.stand_in(name, exe) };
+        provider
+            .plan(&Wish { prompt: wish.prompt.clone().filter(|_| name != "command"), ..wish }, &|_| Some("k".into()))
+    };
+    let claude = told("claude", "true").unwrap();
+    let at = claude.argv.iter().position(|word| word == "--append-system-prompt").unwrap();
+    assert_eq!(claude.argv[at + 1], text);
+    for (name, path) in [("codex", "~/.codex/AGENTS.md"), ("command", "~/INSTRUCTIONS.md")] {
+        let plan = told(name, "true").unwrap();
+        let file = plan.files.iter().find(|f| f.path == path).unwrap();
+        assert_eq!((file.text.as_str(), file.fill), (text, false), "{name}: word for word");
+        assert!(!plan.argv.iter().any(|word| word == text));
+    }
+    let demo = load("demo", &scratch.0).unwrap();
+    let plan = demo.plan(&Wish { instructions: Some(text.into()), ..wish("x") }, &|_| Some("k".into())).unwrap();
+    assert_eq!(plan.argv[4..], ["--instructions", text]);
+    scratch.write("mine", "return {name = 'mine', argv = {'true', '{prompt}'}}");
+    let mine = load("mine", &scratch.0).unwrap();
+    let error = mine.plan(&Wish { instructions: Some(text.into()), ..wish("x") }, &|_| None).unwrap_err();
+    assert!(error.message.contains("takes no instructions"), "{error}");
+}
+
+#[test]
+fn a_session_is_continued_where_the_cli_can() {
+    let scratch = Scratch::new("resume");
+    let again = Wish { resume: true, ..wish("go on") };
+    for (name, words, kept) in
+        [("claude", &["--continue"][..], "~/.claude/projects"), ("codex", &["resume", "--last"], "~/.codex/sessions")]
+    {
+        for interactive in [false, true] {
+            let wish = Wish { interactive, ..again.clone() };
+            let plan = scratch.stand_in(name, "true").plan(&wish, &|_| Some("k".into())).unwrap();
+            assert!(plan.argv.windows(words.len()).any(|w| w == words), "{:?}", plan.argv);
+            assert!(plan.transcript.iter().any(|t| t == kept), "{:?}", plan.transcript);
+            assert_eq!(plan.skills, Some(format!("~/.{name}/skills")));
+        }
+    }
+    let error = load("demo", &scratch.0).unwrap().plan(&again, &|_| Some("k".into())).unwrap_err();
+    assert_eq!((error.kind, error.message.as_str()), (Kind::Usage, "provider demo cannot continue a session"));
+}
+
+#[test]
+fn the_workspace_stands_in_files_as_their_format_writes_it() {
+    let file = |path: &str| File { path: path.into(), text: r#"["{workspace}"]"#.into(), mode: None, fill: true };
+    let odd = r#"/home/a/"x\y"#;
+    for path in ["~/a.json", "~/a.toml"] {
+        let (_, text) = file(path).filled(odd);
+        assert_eq!(serde_json::from_str::<Vec<String>>(&text).unwrap(), [odd]);
+    }
+    assert_eq!(file("~/{workspace}.txt").filled("/w"), ("~//w.txt".into(), r#"["/w"]"#.into()));
+    let asis = File { fill: false, ..file("~/a.json") };
+    assert_eq!(asis.filled("/w"), (asis.path.clone(), asis.text.clone()));
+    // The shipped files stay what they are, whatever the folder is called.
+    let scratch = Scratch::new("workspace");
+    let plan = scratch.stand_in("claude", "true").plan(&wish("x"), &|_| Some("k".into())).unwrap();
+    let (_, text) = plan.files.iter().find(|f| f.path == "~/.claude.json").unwrap().filled(odd);
+    let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(read["projects"][odd]["hasTrustDialogAccepted"], true);
+}
+
+#[test]
 fn codex_gets_json_where_it_is_asked_for() {
     let scratch = Scratch::new("codex");
     let codex = scratch.stand_in("codex", "true");
@@ -175,6 +261,17 @@ fn a_users_file_wins_and_its_slips_are_named() {
     assert_eq!((error.kind, error.hint.as_deref()), (Kind::UnknownKey, Some("did you mean 'routes'?")));
     assert!(error.place.unwrap().ends_with("providers/mine.lua"));
     assert!(refusal("return {name = 'other', argv = {'x'}}").message.contains("calls itself 'other'"));
+    let places = "return {name = 'mine', argv = {'x'}, files = {{path = '~/i', text = ''}}, ";
+    for (key, words) in [
+        ("skills = '/etc'}", "'skills' names a place"),
+        ("transcript = {'~/a/../../b'}}", "'transcript' names a place"),
+        ("mcp = {file = 'x', key = 'y'}}", "'mcp' names a place"),
+        ("instructions = '~/i'}", "both write ~/i"),
+        ("count_tokens = 'anthropc'}", "not 'anthropc'"),
+    ] {
+        let error = refusal(&format!("{places}{key}"));
+        assert!(error.kind == Kind::Usage && error.message.contains(words), "{error}");
+    }
     assert!(refusal("return 5").message.contains("returns a table"));
     assert!(refusal("return {").message.starts_with("syntax"));
     assert!(refusal("while true do end").message.contains("too long"));
