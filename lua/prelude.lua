@@ -155,6 +155,9 @@ local open_logs = iterator(host.logs)
 function bottle_methods.wait(self, options)
   return check(host.wait(own(self, "wait"), options, handling[co.running()] == true))
 end
+function bottle_methods.attach(self)
+  return check(host.attach(own(self, "attach")))
+end
 function bottle_methods.exec(self, command)
   return check(host.exec(own(self, "exec"), command))
 end

@@ -16,7 +16,8 @@ pub use books::{Account, Event, Run, UsageQuery, UsageReport, UsageRow, UsageTot
 pub use bottle::{Act, Bottle, Egress, Ended, State};
 pub use exec::{Exec, ExecFrame, Signal, SignalName};
 pub use launch::{
-    Auth, AuthScheme, BudgetNode, BudgetScope, Credentials, File, Launch, Limit, Match, Mount, PathKind, PathRule, Route, Upstream,
+    Auth, AuthScheme, BudgetNode, BudgetScope, Credentials, File, Launch, Limit, Match, Mount, PathKind, PathRule,
+    Route, Upstream,
 };
 
 /// The major version of this API. Same number = front end and controller talk.

@@ -208,8 +208,7 @@ mod tests {
     #[test]
     fn a_narrow_window_gets_short_lines_and_a_low_one_few() {
         let items = items(&["a", "b", "c", "d", "e", "f"]);
-        let mut list =
-            List { title: "Agents", items: &items, query: String::new(), fits: vec![], at: 5, chosen: None };
+        let mut list = List { title: "Agents", items: &items, query: String::new(), fits: vec![], at: 5, chosen: None };
         list.narrow(5);
         let picture = list.picture((20, 5));
         let rows: Vec<&str> = picture.split("\r\n").collect();

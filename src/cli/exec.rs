@@ -18,7 +18,7 @@ const STDIN_MAX: u64 = 60 * 1024;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Slug, or a unique beginning of one
-    #[arg(value_name = "SLUG")]
+    #[arg(value_name = "SLUG", add = super::completions::slugs())]
     pub slug: String,
     /// Pass standard input on (UTF-8 text, at most 60 KiB, read to its end first)
     #[arg(short = 'i', long)]

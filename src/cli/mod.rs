@@ -5,6 +5,7 @@
 use clap::{Parser, Subcommand};
 
 pub mod act;
+pub mod completions;
 pub mod controller;
 pub mod cut;
 pub mod doctor;
@@ -15,6 +16,8 @@ pub mod manifest;
 pub mod out;
 pub mod ps;
 pub mod run;
+pub mod setup;
+pub mod start;
 pub mod usage;
 
 #[cfg(test)]
@@ -44,6 +47,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Start(Box<start::Args>),
+    Setup(setup::Args),
     Ps(ps::Args),
     Logs(logs::Args),
     Exec(exec::Args),
@@ -53,6 +58,7 @@ enum Command {
     Manifest(manifest::Args),
     Controller(controller::Args),
     Doctor(doctor::Args),
+    Completions(completions::Args),
 }
 
 /// Runs the command that the arguments name and gives the exit code.
@@ -67,9 +73,12 @@ pub fn main() -> u8 {
         }
         _ => {}
     }
+    completions::complete(<Cli as clap::CommandFactory>::command);
     match Cli::try_parse() {
         Ok(cli) => match cli.command {
             Command::Run(args) => run::run(args),
+            Command::Start(args) => start::run(*args),
+            Command::Setup(args) => setup::run(&args),
             Command::Ps(args) => ps::run(args),
             Command::Logs(args) => logs::run(args),
             Command::Exec(args) => exec::run(args),
@@ -77,6 +86,7 @@ pub fn main() -> u8 {
             Command::Kill(args) => kill::run(args),
             Command::Usage(args) => usage::run(args),
             Command::Manifest(args) => manifest::run(args),
+            Command::Completions(args) => completions::run(&args),
             Command::Controller(args) => controller::run(args),
             Command::Doctor(args) => doctor::run(args),
         },

@@ -182,6 +182,7 @@ mod tests {
             started: 1_735_787_045_000,
             stopped: None,
             attached: false,
+            color: None,
         }
     }
 

@@ -89,11 +89,10 @@ fn start(args: Args) -> Result<u8> {
     let prompt = prompt(&args)?;
     if args.headless {
         // Both are said at once, and before anything has an effect.
-        let missing: Vec<&str> =
-            [("an agent's name", args.agent.is_none()), ("--prompt", prompt.is_none())]
-                .into_iter()
-                .filter_map(|(what, missing)| missing.then_some(what))
-                .collect();
+        let missing: Vec<&str> = [("an agent's name", args.agent.is_none()), ("--prompt", prompt.is_none())]
+            .into_iter()
+            .filter_map(|(what, missing)| missing.then_some(what))
+            .collect();
         if !missing.is_empty() {
             return Err(Error::new(Kind::Usage, format!("--headless needs {}", missing.join(" and ")))
                 .hint("write bb start AGENT --headless --prompt \"the task\""));
@@ -153,7 +152,9 @@ fn prompt(args: &Args) -> Result<Option<String>> {
     let Some(path) = &args.prompt_file else { return Ok(args.prompt.clone()) };
     let place = path.display().to_string();
     let wrong = |what: String| {
-        Error::new(Kind::Usage, format!("the prompt {what}")).at(place.clone()).hint("name a text file, or - for standard input")
+        Error::new(Kind::Usage, format!("the prompt {what}"))
+            .at(place.clone())
+            .hint("name a text file, or - for standard input")
     };
     let mut bytes = Vec::new();
     let read = if path.as_os_str() == "-" {

@@ -149,6 +149,7 @@ impl Controller {
             started: now_ms(),
             stopped: None,
             attached: launch.lease.is_some(),
+            color: launch.color.clone(),
         };
         let ca = Ca::generate(&slug).map_err(internal)?;
         let composed = match compose::compose(&self.host, &launch, &slug, ca.cert_pem()) {

@@ -33,8 +33,22 @@ use crate::yaml::read::joined;
 
 /// The names of the sixteen ANSI colours (ECMA-48 SGR 30 to 37 and 90 to 97).
 pub const COLORS: [&str; 16] = [
-    "black", "red", "green", "yellow", "blue", "magenta", "cyan", "white", "bright-black", "bright-red",
-    "bright-green", "bright-yellow", "bright-blue", "bright-magenta", "bright-cyan", "bright-white",
+    "black",
+    "red",
+    "green",
+    "yellow",
+    "blue",
+    "magenta",
+    "cyan",
+    "white",
+    "bright-black",
+    "bright-red",
+    "bright-green",
+    "bright-yellow",
+    "bright-blue",
+    "bright-magenta",
+    "bright-cyan",
+    "bright-white",
 ];
 
 /// What somebody chose.
@@ -149,7 +163,6 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         rehearsal: desk.stage.is_some(),
         interactive: choice.interactive,
         instructions: instructions(&merged.prompt),
-        workspace: Some(desk.cwd.display().to_string()),
         auth_token: merged.auth_token.as_ref().map(|said| said.value.clone()),
         ..Wish::default()
     };
@@ -210,9 +223,10 @@ impl Draft {
     pub fn ready(&self, told: bool) -> Result<()> {
         if let Some(question) = self.questions.first() {
             let message = format!("`{}` is to be asked at a terminal: {}", question.name, question.text);
-            return Err(Error::new(Kind::Usage, message)
-                .at(question.place.clone())
-                .hint(format!("start it at a terminal, or write `{}: \"${{{}}}\"` and set that", question.name, question.name)));
+            return Err(Error::new(Kind::Usage, message).at(question.place.clone()).hint(format!(
+                "start it at a terminal, or write `{}: \"${{{}}}\"` and set that",
+                question.name, question.name
+            )));
         }
         let rehearsal = self.launch.book == Book::Rehearsal;
         if told || rehearsal || governed(&self.launch, &self.global) {
@@ -276,11 +290,7 @@ fn variables(
             EnvValue::Ask(text) => match choice.answers.get(name) {
                 Some(answer) => answer.clone(),
                 None => {
-                    questions.push(Question {
-                        name: name.clone(),
-                        text: text.clone(),
-                        place: said.place.to_string(),
-                    });
+                    questions.push(Question { name: name.clone(), text: text.clone(), place: said.place.to_string() });
                     continue;
                 }
             },

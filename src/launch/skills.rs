@@ -37,7 +37,7 @@ impl SkillFile {
     pub fn at(self, directory: Option<&str>) -> File {
         let directory = directory.unwrap_or(ELSEWHERE).trim_end_matches('/');
         let mode = if self.executable { 0o755 } else { 0o644 };
-        File { path: format!("{directory}/{}", self.path), text: self.text, mode: Some(mode) }
+        File { path: format!("{directory}/{}", self.path), text: self.text, mode: Some(mode), fill: false }
     }
 }
 

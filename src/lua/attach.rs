@@ -50,5 +50,9 @@ async fn follow(host: &Rc<Host>, slug: &str) -> Result<Left> {
         }
     }
     output.finish()?;
+    // The last frame of a bottle that ends may be its output: then its own view says how the agent ended.
+    if code.is_none() {
+        code = client.bottle(slug).await?.exit_code;
+    }
     Ok(Left { detached: false, exit_code: code })
 }

@@ -33,8 +33,17 @@ pub enum Grant {
 }
 
 /// The words, for suggestions.
-const WORDS: [&str; 9] =
-    ["launch", "start", "budget", "ledger:read", "egress:HOST", "credential:NAME", "write:PATH", "read:PATH", "run:NAME"];
+const WORDS: [&str; 9] = [
+    "launch",
+    "start",
+    "budget",
+    "ledger:read",
+    "egress:HOST",
+    "credential:NAME",
+    "write:PATH",
+    "read:PATH",
+    "run:NAME",
+];
 
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

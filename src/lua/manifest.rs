@@ -43,7 +43,8 @@ pub(super) fn user_home() -> Option<PathBuf> {
 /// The working directory.
 pub(super) fn cwd() -> Result<PathBuf> {
     std::env::current_dir().map_err(|e| {
-        Error::new(Kind::Usage, format!("the working directory cannot be used: {e}")).hint("cd to a directory that exists")
+        Error::new(Kind::Usage, format!("the working directory cannot be used: {e}"))
+            .hint("cd to a directory that exists")
     })
 }
 

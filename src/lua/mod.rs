@@ -8,6 +8,7 @@
 
 pub mod agent_output;
 pub mod args;
+mod attach;
 mod budget;
 pub mod errors;
 mod exit;

@@ -9,7 +9,9 @@ use mlua::{
 use serde::Serialize;
 
 use super::host::Host;
-use super::{budget, exit, handle, launch, ledger, manifest, meter, modules, on, plan, rehearse, tasks, ui, values};
+use super::{
+    attach, budget, exit, handle, launch, ledger, manifest, meter, modules, on, plan, rehearse, tasks, ui, values,
+};
 use crate::error::{Error, Result, nearest};
 
 /// Every global name of a recipe.
@@ -149,6 +151,7 @@ fn primitives(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
     let bind = Bind { lua, table: &table, host };
     bind.later("launch", launch::launch)?;
     bind.now("providers", launch::providers)?;
+    bind.later("attach", attach::attach)?;
     bind.later("wait", handle::wait)?;
     bind.later("exec", handle::exec)?;
     bind.later("events", handle::events)?;

@@ -20,6 +20,7 @@ mod names;
 mod nightly;
 mod quickstart;
 mod rehearsal;
+mod start;
 mod support;
 mod toolchain;
 mod world;

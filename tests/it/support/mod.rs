@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use canary::Hit;
-pub use command::{Output, Running, signal};
+pub use command::{Command, Output, Running, signal};
 pub use site::{Reply, Seen, Site};
 pub use world::{Who, World};
 
