@@ -18,6 +18,7 @@ pub mod enter;
 pub mod forbidden;
 pub mod gate;
 pub mod init;
+pub mod landlock;
 pub mod launch;
 pub mod listeners;
 pub mod root;
