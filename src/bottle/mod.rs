@@ -15,4 +15,5 @@ pub mod toolchain;
 pub mod wire;
 
 /// What the rest of bb asks of the embedded backend.
+pub use linux::landlock::version as landlock_version;
 pub use linux::{AGENT_ID, RESERVED_ID, forbidden};
