@@ -69,7 +69,7 @@ bb = {}
 ---@field ports? integer[] 443 and 80 when absent.
 ---@field matches? {methods?: string[], paths?: {type: "exact"|"prefix", value: string}[]}[] What of the host; everything when absent.
 ---@field auth? {scheme: "Bearer"|"token"|"header", header?: string, credential: string} A variable of the host's environment that the plane writes into requests. Needs `credential:NAME`.
----@field api? "anthropic"|"openai_responses" Makes it a metered route.
+---@field api? "anthropic"|"openai_responses"|"gemini" Makes it a metered route.
 ---@field server_tools? string[] Features let through by which the provider reaches out for the agent.
 ---@field quiet? string[] Path prefixes that are refused silently.
 
@@ -333,7 +333,7 @@ bb.meter = {}
 function bb.meter.of(bottle) end
 
 ---Reads the usage out of a whole answer of a model API, JSON or SSE, as the plane does.
----@param options {api: "anthropic"|"openai_responses", body: string}
+---@param options {api: "anthropic"|"openai_responses"|"gemini", body: string}
 ---@return {tokens?: {input: integer, cache_read: integer, cache_write: integer, cache_write_long: integer, output: integer, reasoning: integer}, model?: string, response_id?: string, terminal: boolean}
 function bb.meter.parse(options) end
 

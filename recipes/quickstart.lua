@@ -15,13 +15,16 @@ for option in pairs(bb.args) do
 end
 local agent = bb.args.agent or "demo"
 
+-- Where the agents' model APIs are; Anthropic's, where nothing else is said.
+local API = { codex = "api.openai.com", gemini = "generativelanguage.googleapis.com" }
+
 -- The real CLIs send long instructions with every request, so with them everything is larger.
 local SCALE = agent == "demo" and 1 or 5
 local BUDGET = 12000 * SCALE
 
 -- The allow-list. Take an entry out and run it again. (A changed copy is a recipe of your own: bb asks before it runs it.)
 local ALLOWED = {
-  agent == "codex" and "api.openai.com" or "api.anthropic.com", -- the agent's model API
+  API[agent] or "api.anthropic.com", -- the agent's model API
   "docs.example", -- a page that the task is about
 }
 
@@ -197,5 +200,5 @@ end
 print(style("bold", "What to try next"))
 print(bb.text.table(nexts))
 if not found and agent == "demo" then
-  print(style("dim", "  With claude or codex in PATH, `-- --agent claude` runs the same recipe with it."))
+  print(style("dim", "  With claude, codex, gemini or pi in PATH, `-- --agent claude` runs the same recipe with it."))
 end

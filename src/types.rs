@@ -12,17 +12,20 @@ pub enum Api {
     Anthropic,
     /// OpenAI Responses, `POST /v1/responses` (and the ChatGPT backend's twin).
     OpenaiResponses,
+    /// Gemini, `POST /v1beta/models/MODEL:generateContent` and `:streamGenerateContent`.
+    Gemini,
 }
 
 impl Api {
     /// Every API, in the order of the documentation.
-    pub const ALL: [Api; 2] = [Api::Anthropic, Api::OpenaiResponses];
+    pub const ALL: [Api; 3] = [Api::Anthropic, Api::OpenaiResponses, Api::Gemini];
 
     /// Gets the name used in routes, Lua and the ledger.
     pub fn as_str(self) -> &'static str {
         match self {
             Api::Anthropic => "anthropic",
             Api::OpenaiResponses => "openai_responses",
+            Api::Gemini => "gemini",
         }
     }
 

@@ -81,7 +81,7 @@ pub fn query(query: &str, cleaning: Cleaning) -> Cow<'_, str> {
             Cleaning::Plain => true,
             // A coded key could be any key.
             Cleaning::Credential => !key.contains(['%', '+']) && !credential_key(key),
-            Cleaning::Model => model_key(key),
+            Cleaning::Model => model_key(key) || READABLE.contains(&part),
         }
     };
     if query.split('&').all(kept) {
@@ -149,6 +149,7 @@ fn model_header(name: &str) -> bool {
             | "te"
             | "openai-beta"
             | "x-app"
+            | "x-goog-api-client"
             | "x-client-request-id"
             | "idempotency-key"
             | "session_id"
@@ -170,10 +171,23 @@ fn credential_key(key: &str) -> bool {
         .any(|k| key.eq_ignore_ascii_case(k))
 }
 
+/// The forms of an answer that the meter can read.
+const READABLE: [&str; 2] = ["alt=sse", "alt=json"];
+
 fn model_key(key: &str) -> bool {
     matches!(
         key,
-        "beta" | "api-version" | "client_version" | "limit" | "order" | "after" | "before" | "after_id" | "before_id"
+        "beta"
+            | "api-version"
+            | "client_version"
+            | "limit"
+            | "order"
+            | "after"
+            | "before"
+            | "after_id"
+            | "before_id"
+            | "pageSize"
+            | "pageToken"
     )
 }
 
@@ -232,6 +246,8 @@ mod tests {
             ("x-stainless-lang", "js"),
             ("accept-encoding", "gzip, br"),
             ("x-evil", "1"),
+            ("x-goog-fieldmask", "candidates"),
+            ("x-goog-user-project", "somebody"),
             ("content-type", "application/json"),
         ]);
         let out = request(&sent, Cleaning::Model);
@@ -263,5 +279,9 @@ mod tests {
         assert_eq!(query("a=1&key=mine", Cleaning::Plain), "a=1&key=mine");
         assert_eq!(query("beta=true&x=1", Cleaning::Model), "beta=true");
         assert_eq!(query("beta=true", Cleaning::Model), "beta=true");
+        assert_eq!(query("alt=sse", Cleaning::Model), "alt=sse");
+        // What the meter cannot read, or what takes the usage out of the answer.
+        let hiding = "alt=proto&alt=media&fields=candidates&$fields=x&%61lt=proto&key=mine&access_token=x&alt=sse";
+        assert_eq!(query(hiding, Cleaning::Model), "alt=sse");
     }
 }

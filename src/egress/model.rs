@@ -58,8 +58,8 @@ pub(super) fn class(api: Api, method: &str, named: &Named, path: &str) -> Result
 }
 
 /// Reads what a body asks for, and refuses features by which the provider would reach out (decision 9).
-fn features(api: Api, body: &[u8], allowed: &[String]) -> Result<RequestFacts, Deny> {
-    let facts = inspect(api, body).map_err(|error| {
+fn features(api: Api, path: &str, body: &[u8], allowed: &[String]) -> Result<RequestFacts, Deny> {
+    let facts = inspect(api, path, body).map_err(|error| {
         Deny::new(Denial::ProtocolUnknown, format!("bb: the request is not one of this API: {error}."))
     })?;
     if let Some(tool) = facts.reaching.iter().find(|tool| !allowed.contains(tool)) {
@@ -89,12 +89,12 @@ impl<L: Ledger> Plane<L> {
         };
         if class == PathClass::Free {
             if !bytes.is_empty() {
-                features(api, &bytes, &route.server_tools)?;
+                features(api, leaving.path, &bytes, &route.server_tools)?;
                 *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: Arc::default(), room };
             }
             return self.plain(leaving, request, Moved::new()).await;
         }
-        let asked = features(api, &bytes, &route.server_tools)?;
+        let asked = features(api, leaving.path, &bytes, &route.server_tools)?;
         let input = estimate_input(bytes.len());
         let method = request.method().clone();
         let facts = json!({"method": method.as_str(), "path": leaving.path});
@@ -213,9 +213,9 @@ mod tests {
     fn what_lets_the_provider_reach_out_is_refused_unless_named() {
         let body =
             br#"{"model":"m","max_tokens":5,"mcp_servers":[{"type":"url","url":"https://x.example"}],"messages":[]}"#;
-        assert_eq!(features(Api::Anthropic, body, &[]).unwrap_err().kind, Denial::ServerTool);
-        let named = features(Api::Anthropic, body, &["mcp_servers".into()]).unwrap();
+        assert_eq!(features(Api::Anthropic, "", body, &[]).unwrap_err().kind, Denial::ServerTool);
+        let named = features(Api::Anthropic, "", body, &["mcp_servers".into()]).unwrap();
         assert_eq!(named.max_output, Some(5));
-        assert_eq!(features(Api::Anthropic, b"not json", &[]).unwrap_err().kind, Denial::ProtocolUnknown);
+        assert_eq!(features(Api::Anthropic, "", b"not json", &[]).unwrap_err().kind, Denial::ProtocolUnknown);
     }
 }

@@ -2,7 +2,8 @@
 //! agent's own CLI prints the sentence and does not retry for minutes (observed with the real CLIs).
 //!
 //! Anthropic's SDK obeys `x-should-retry: false`; a 403 would make Claude Code drop its login. Codex stops at once on
-//! `usage_limit_reached`.
+//! `usage_limit_reached`. Gemini CLI stops where it is told to wait for more than five minutes; of a daily quota, which it
+//! takes for final too, it prints a text of its own.
 
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
@@ -82,6 +83,16 @@ pub fn answer(api: Api, deny: &Deny, now: i64) -> Response<Outgoing> {
                 "resets_in_seconds": RETRY_AFTER,
             },
         }),
+        Api::Gemini => json!({
+            "error": {
+                "code": StatusCode::TOO_MANY_REQUESTS.as_u16(),
+                "message": deny.message,
+                "status": "RESOURCE_EXHAUSTED",
+                "details": [
+                    {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": format!("{RETRY_AFTER}s")},
+                ],
+            },
+        }),
     };
     let mut answer = deny::respond(deny.kind, StatusCode::TOO_MANY_REQUESTS, &body);
     let headers = answer.headers_mut();
@@ -130,6 +141,16 @@ mod tests {
         let body = json_of(answer).await;
         assert_eq!(body["type"], "error");
         assert_eq!(body["error"]["type"], "rate_limit_error");
+    }
+
+    #[tokio::test]
+    async fn gemini_gets_a_delay_that_it_does_not_wait_for() {
+        let answer = answer(Api::Gemini, &budget(&standing()), 1_000);
+        assert_eq!(answer.status(), 429);
+        let error = &json_of(answer).await["error"];
+        assert_eq!((&error["code"], &error["status"]), (&json!(429), &json!("RESOURCE_EXHAUSTED")));
+        assert!(error["message"].as_str().unwrap().contains("this run"));
+        assert_eq!(error["details"][0]["retryDelay"], "3600s");
     }
 
     #[tokio::test]

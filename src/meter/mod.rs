@@ -5,11 +5,12 @@
 //! estimate. Everything it keeps is bounded. It imports nothing of ours but [`crate::types`].
 //!
 //! The way of a byte: [`coding`] (gzip) -> framing ([`sse`] or [`json`]) -> one normaliser per API
-//! ([`anthropic`], [`openai_responses`]), all with the face of [`usage::Normaliser`]. [`request`] looks at the other
+//! ([`anthropic`], [`openai_responses`], [`gemini`]), all with the face of [`usage::Normaliser`]. [`request`] looks at the other
 //! direction: what a request asks for, before it leaves.
 
 mod anthropic;
 mod coding;
+mod gemini;
 mod json;
 mod openai_responses;
 mod pipe;
@@ -65,6 +66,7 @@ impl Meter {
         let normaliser: Box<dyn usage::Normaliser> = match api {
             Api::Anthropic => Box::<anthropic::Anthropic>::default(),
             Api::OpenaiResponses => Box::<openai_responses::OpenaiResponses>::default(),
+            Api::Gemini => Box::<gemini::Gemini>::default(),
         };
         Meter { coding: Coding::new(content_encoding, Pipe::new(normaliser, event_stream)) }
     }

@@ -4,7 +4,9 @@
 //! feature by which the *provider* would reach out for the agent: fetch a URL, run code, talk to an MCP server, use
 //! objects stored earlier. Such a feature is a way out of the bottle that no allow-list of hosts sees.
 
-use super::shape::{NoShape, Shape};
+mod gemini;
+
+use super::shape::{KEPT, NoShape, Shape};
 use crate::types::Api;
 
 /// What a path of a metered host means.
@@ -34,6 +36,7 @@ pub fn classify(api: Api, method: &str, path: &str) -> PathClass {
         (Api::OpenaiResponses, "POST", "/backend-api/codex/responses/compact") => Metered,
         (Api::OpenaiResponses, "POST", "/v1/responses/input_tokens") => Free,
         (Api::OpenaiResponses, "GET", "/v1/models" | "/backend-api/codex/models") => Free,
+        (Api::Gemini, method, path) => gemini::classify(method, path),
         _ => Unknown,
     }
 }
@@ -55,7 +58,9 @@ pub struct RequestFacts {
     /// The features by which the provider would reach out, each once, in order of appearance. The words of
     /// `server_tools:` of a route. Server tools are named by their type without its date (`web_search`); the others are
     /// `url_image`, `url_document`, `url_source`, `file_id`, `mcp_servers`, `container`, `previous_response`,
-    /// `conversation`, `background`, `prompt`, `item_reference`, and `unknown_tool` for a tool that cannot be read.
+    /// `conversation`, `background`, `prompt`, `item_reference`, and `unknown_tool` for a tool that cannot be read. Gemini's
+    /// tools are named by their key (`google_search`, `url_context`, `code_execution`); its others are `file_uri`,
+    /// `cached_content`, and the name of any key that is not known.
     pub reaching: Vec<String>,
 }
 
@@ -82,11 +87,11 @@ pub enum RequestError {
 /// First bytes of gzip and of Zstandard (RFC 1952, RFC 8878).
 const CODED: [&[u8]; 2] = [&[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd]];
 
-/// Looks at a request body.
+/// Looks at the body of a request to `path` (without its query, in normal form).
 ///
 /// # Errors
 /// [`RequestError`]; such a request must not leave.
-pub fn inspect(api: Api, body: &[u8]) -> Result<RequestFacts, RequestError> {
+pub fn inspect(api: Api, path: &str, body: &[u8]) -> Result<RequestFacts, RequestError> {
     if CODED.iter().any(|magic| body.starts_with(magic)) {
         return Err(RequestError::Coded);
     }
@@ -98,25 +103,32 @@ pub fn inspect(api: Api, body: &[u8]) -> Result<RequestFacts, RequestError> {
         return Err(RequestError::NotObject);
     }
     let mut found = Found::default();
-    let limit = match api {
+    let number = |key: &str| match root.get(key) {
+        Some(Shape::Count(n)) => Some(*n),
+        _ => None,
+    };
+    let max_output = match api {
         Api::Anthropic => {
             anthropic(&root, &mut found);
-            "max_tokens"
+            number("max_tokens")
         }
         Api::OpenaiResponses => {
             openai(&root, &mut found);
-            "max_output_tokens"
+            number("max_output_tokens")
+        }
+        Api::Gemini => gemini::inspect(&root, &mut found),
+    };
+    let (model, stream) = match api {
+        Api::Gemini => {
+            let call = gemini::call(path).ok_or(RequestError::NoModel)?;
+            (call.model.chars().take(KEPT).collect(), call.streams())
+        }
+        Api::Anthropic | Api::OpenaiResponses => {
+            let model = root.text("model").filter(|m| !m.is_empty()).ok_or(RequestError::NoModel)?;
+            (model.to_owned(), root.get("stream") == Some(&Shape::Bool(true)))
         }
     };
-    Ok(RequestFacts {
-        model: root.text("model").filter(|m| !m.is_empty()).ok_or(RequestError::NoModel)?.to_owned(),
-        stream: root.get("stream") == Some(&Shape::Bool(true)),
-        max_output: match root.get(limit) {
-            Some(Shape::Count(n)) => Some(*n),
-            _ => None,
-        },
-        reaching: found.0,
-    })
+    Ok(RequestFacts { model, stream, max_output, reaching: found.0 })
 }
 
 /// The features found.
@@ -291,7 +303,7 @@ mod tests {
 
     fn reaching(api: Api, mut body: Value) -> Vec<String> {
         body["model"] = json!("m");
-        inspect(api, body.to_string().as_bytes()).unwrap().reaching
+        inspect(api, "", body.to_string().as_bytes()).unwrap().reaching
     }
 
     #[test]
@@ -330,7 +342,7 @@ mod tests {
                     "input": {"type": "image", "source": {"type": "url", "url": "https://x"}, "file_id": "f"}}]},
                 {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": [
                     {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AAAA"}}]}]}]});
-        let facts = inspect(Api::Anthropic, body.to_string().as_bytes()).unwrap();
+        let facts = inspect(Api::Anthropic, "", body.to_string().as_bytes()).unwrap();
         let expected =
             RequestFacts { model: "claude-x".into(), stream: true, max_output: Some(64000), reaching: Vec::new() };
         assert_eq!(facts, expected);
@@ -409,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_body_that_cannot_be_read_for_sure_is_an_error() {
-        let error = |body: &[u8]| inspect(Api::Anthropic, body).unwrap_err();
+        let error = |body: &[u8]| inspect(Api::Anthropic, "", body).unwrap_err();
         assert_eq!(error(b"\x1f\x8b\x08\x00"), RequestError::Coded);
         assert_eq!(error(b"\x28\xb5\x2f\xfd\x00"), RequestError::Coded);
         assert_eq!(error(b"model=x"), RequestError::NotJson);

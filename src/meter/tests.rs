@@ -87,6 +87,70 @@ fn openai_body() -> Vec<u8> {
     ])
 }
 
+/// Chunks as Gemini sends them: cumulative figures, some without any, the last ones after the reason to finish.
+fn gemini_chunks() -> Vec<Value> {
+    let chunk = |parts: Value, finish: Value, usage: Value| {
+        json!({"candidates": [{"content": {"role": "model", "parts": parts}, "index": 0, "finishReason": finish}],
+            "usageMetadata": usage, "modelVersion": "gemini-x", "responseId": "r_1"})
+    };
+    let usage = |candidates: u64| {
+        json!({"promptTokenCount": 500, "cachedContentTokenCount": 300, "candidatesTokenCount": candidates,
+            "thoughtsTokenCount": 35, "toolUsePromptTokenCount": 7, "totalTokenCount": 542 + candidates})
+    };
+    vec![
+        chunk(json!([{"text": "so, h\u{e9}", "thought": true}]), Value::Null, usage(3)),
+        chunk(
+            json!([{"text": "{\"usageMetadata\":{\"promptTokenCount\":5}}"}]),
+            Value::Null,
+            json!({"trafficType": "X"}),
+        ),
+        chunk(json!([{"functionCall": {"name": "f", "args": {"a": "b"}}}]), json!("STOP"), usage(40)),
+        json!({"usageMetadata": usage(41), "modelVersion": "gemini-x", "responseId": "r_1"}),
+    ]
+}
+
+fn gemini_body() -> Vec<u8> {
+    gemini_chunks().iter().map(|chunk| format!("data: {chunk}\r\n\r\n")).collect::<String>().into_bytes()
+}
+
+#[test]
+fn of_cumulative_chunks_the_last_counts_and_thinking_is_output() {
+    let tokens = Tokens { input: 207, cache_read: 300, output: 76, reasoning: 35, ..Tokens::default() };
+    let reading = parse(Api::Gemini, &gemini_body());
+    assert_eq!((reading.tokens, reading.terminal, reading.broken), (Some(tokens), true, false));
+    assert_eq!((reading.model.as_deref(), reading.response_id.as_deref()), (Some("gemini-x"), Some("r_1")));
+    // 7 + 40 bytes of text, a name of 1 and arguments of 9.
+    assert_eq!(reading.streamed, 57_u64.div_ceil(3));
+    // A stream that is one array, and an answer that is not streamed.
+    let array = parse(Api::Gemini, Value::Array(gemini_chunks()).to_string().as_bytes());
+    assert_eq!((array.tokens, array.terminal, array.streamed), (Some(tokens), true, 0));
+    let last = gemini_chunks()[2].to_string();
+    let one = parse(Api::Gemini, last.as_bytes());
+    assert_eq!((one.tokens.map(|t| t.output), one.terminal), (Some(75), true));
+}
+
+#[test]
+fn a_stream_of_gemini_says_live_what_it_has_used() {
+    let seen = |chunks: &[Value]| {
+        let body: String = chunks.iter().map(|chunk| format!("data: {chunk}\r\n\r\n")).collect();
+        let reading = parse(Api::Gemini, body.as_bytes());
+        (reading.tokens.map(|t| t.output), reading.terminal, reading.broken)
+    };
+    let chunks = gemini_chunks();
+    assert_eq!(seen(&chunks[..1]), (Some(38), false, false));
+    assert_eq!(seen(&chunks[..2]), (Some(38), false, false), "a chunk without figures takes none away");
+    assert_eq!(seen(&chunks[..3]), (Some(75), true, false));
+    // Blocked before it began, and an error in the midst of a stream.
+    let blocked = json!({"promptFeedback": {"blockReason": "SAFETY"},
+        "usageMetadata": {"promptTokenCount": 9, "totalTokenCount": 9}});
+    assert_eq!(seen(&[blocked]), (Some(0), true, false));
+    let error = json!({"error": {"code": 503, "message": "x", "status": "UNAVAILABLE"}});
+    assert_eq!(seen(&[chunks[0].clone(), error]), (Some(38), false, false));
+    assert_eq!(seen(&[json!({"candidates": [{"finishReason": "STOP"}]})]), (None, false, false));
+    let odd = json!({"candidates": [{"finishReason": "STOP"}], "usageMetadata": {"promptTokenCount": -4}});
+    assert_eq!(seen(&[chunks[0].clone(), odd]), (None, false, true));
+}
+
 #[test]
 fn all_iterations_are_summed_and_the_cache_split_is_kept() {
     let reading = parse(Api::Anthropic, &anthropic_body());
@@ -284,6 +348,7 @@ fn the_recorded_answers_are_read_as_expected() {
         let api = match name.as_str() {
             n if n.starts_with("anthropic") => Api::Anthropic,
             n if n.starts_with("openai_responses") || n.starts_with("codex") => Api::OpenaiResponses,
+            n if n.starts_with("gemini") && n.ends_with(".sse") => Api::Gemini,
             _ => continue,
         };
         let mut body = std::fs::read(dir.join(name)).unwrap();
@@ -305,6 +370,10 @@ fn the_recorded_answers_are_read_as_expected() {
             (Api::OpenaiResponses, _) => Some(&want["usage"]).filter(|u| !u.is_null()).map(|u| {
                 assert_eq!(reading.tokens.unwrap().reasoning, n(&u["reasoning"]), "{name}");
                 (n(&u["input_total"]) - n(&u["cached"]), n(&u["cached"]), 0, n(&u["output_total"]))
+            }),
+            (Api::Gemini, _) => Some(&want["last"]).map(|u| {
+                assert_eq!(reading.tokens.unwrap().reasoning, n(&u["thoughtsTokenCount"]), "{name}");
+                (n(&u["promptTokenCount"]), 0, 0, n(&u["candidatesTokenCount"]) + n(&u["thoughtsTokenCount"]))
             }),
         };
         assert_eq!(got, want, "{name}");
@@ -330,6 +399,10 @@ fn any_body() -> impl Strategy<Value = (Api, Vec<u8>)> {
         (Api::OpenaiResponses, openai_body()),
         (Api::OpenaiResponses, crlf(openai_body())),
         (Api::OpenaiResponses, gzip(&openai_body())),
+        (Api::Gemini, gemini_body()),
+        (Api::Gemini, gzip(&gemini_body())),
+        (Api::Gemini, serde_json::to_vec_pretty(&gemini_chunks()).unwrap()),
+        (Api::Gemini, gemini_chunks()[2].to_string().into_bytes()),
     ])
 }
 
@@ -378,6 +451,8 @@ fn a_stream_cut_at_any_byte_never_counts_more_than_the_whole_and_never_less_than
         (Api::Anthropic, gzip(&anthropic_body())),
         (Api::OpenaiResponses, openai_body()),
         (Api::OpenaiResponses, gzip(&openai_body())),
+        (Api::Gemini, gemini_body()),
+        (Api::Gemini, gzip(&gemini_body())),
     ];
     for (api, body) in bodies {
         let counted = |reading: &Reading| {

@@ -18,11 +18,13 @@ pub use plan::{OutputForm, Plan, Wish, resolve};
 pub use spec::{Mcp, Provider};
 
 /// The files that ship in the binary.
-const SHIPPED: [(&str, &str); 4] = [
+const SHIPPED: [(&str, &str); 6] = [
     ("claude", include_str!("../../lua/providers/claude.lua")),
     ("codex", include_str!("../../lua/providers/codex.lua")),
     ("command", include_str!("../../lua/providers/command.lua")),
     ("demo", include_str!("../../lua/providers/demo.lua")),
+    ("gemini", include_str!("../../lua/providers/gemini.lua")),
+    ("pi", include_str!("../../lua/providers/pi.lua")),
 ];
 
 /// Longest provider file.

@@ -45,7 +45,7 @@ fn every_shipped_file_is_sound() {
     for name in names(&scratch.0) {
         load(&name, &scratch.0).unwrap_or_else(|e| panic!("{name}: {e}"));
     }
-    assert_eq!(names(&scratch.0), ["claude", "codex", "command", "demo"]);
+    assert_eq!(names(&scratch.0), ["claude", "codex", "command", "demo", "gemini", "pi"]);
 }
 
 #[test]
@@ -57,6 +57,12 @@ fn prompts_reach_the_agent_word_for_word() {
             assert_eq!(plan.argv.last().unwrap(), prompt, "{name}");
             assert_eq!(plan.argv[plan.argv.len() - 2], "--", "{name}");
         }
+        let gemini = scratch.stand_in("gemini", "true").plan(&wish(prompt), &|_| Some("key".into())).unwrap();
+        assert_eq!(gemini.argv.last().unwrap().strip_prefix("--prompt="), Some(prompt));
+        let pi = scratch.stand_in("pi", "true").plan(&wish(prompt), &|_| Some("key".into())).unwrap();
+        let marked = prompt.starts_with(['-', '@']);
+        let last = pi.argv.last().unwrap();
+        assert_eq!(if marked { last.strip_prefix("bb:prompt ") } else { Some(last.as_str()) }, Some(prompt));
         let plan = load("demo", &scratch.0).unwrap().plan(&wish(prompt), &|_| Some("key".into())).unwrap();
         assert_eq!(plan.argv[1..], ["__demo-agent", "-p", prompt]);
     }
@@ -151,7 +157,11 @@ fn instructions_come_as_each_cli_knows_best() {
     let claude = told("claude", "true").unwrap();
     let at = claude.argv.iter().position(|word| word == "--append-system-prompt").unwrap();
     assert_eq!(claude.argv[at + 1], text);
-    for (name, path) in [("codex", "~/.codex/AGENTS.md"), ("command", "~/INSTRUCTIONS.md")] {
+    let pi = told("pi", "true").unwrap().argv;
+    assert_eq!(pi[1..], ["--append-system-prompt", text, "-p", "x"]);
+    for (name, path) in
+        [("codex", "~/.codex/AGENTS.md"), ("gemini", "~/.gemini/GEMINI.md"), ("command", "~/INSTRUCTIONS.md")]
+    {
         let plan = told(name, "true").unwrap();
         let file = plan.files.iter().find(|f| f.path == path).unwrap();
         assert_eq!((file.text.as_str(), file.fill), (text, false), "{name}: word for word");
@@ -170,15 +180,18 @@ fn instructions_come_as_each_cli_knows_best() {
 fn a_session_is_continued_where_the_cli_can() {
     let scratch = Scratch::new("resume");
     let again = Wish { resume: true, ..wish("go on") };
-    for (name, words, kept) in
-        [("claude", &["--continue"][..], "~/.claude/projects"), ("codex", &["resume", "--last"], "~/.codex/sessions")]
-    {
+    for (name, words, kept) in [
+        ("claude", &["--continue"][..], "~/.claude/projects"),
+        ("codex", &["resume", "--last"], "~/.codex/sessions"),
+        ("gemini", &["--resume=latest"], "~/.gemini/tmp"),
+        ("pi", &["--continue"], "~/.pi/agent/sessions"),
+    ] {
         for interactive in [false, true] {
             let wish = Wish { interactive, ..again.clone() };
             let plan = scratch.stand_in(name, "true").plan(&wish, &|_| Some("k".into())).unwrap();
             assert!(plan.argv.windows(words.len()).any(|w| w == words), "{:?}", plan.argv);
             assert!(plan.transcript.iter().any(|t| t == kept), "{:?}", plan.transcript);
-            assert_eq!(plan.skills, Some(format!("~/.{name}/skills")));
+            assert!(plan.skills.as_ref().is_some_and(|s| s.starts_with(&format!("~/.{name}/"))), "{:?}", plan.skills);
         }
     }
     let error = load("demo", &scratch.0).unwrap().plan(&again, &|_| Some("k".into())).unwrap_err();

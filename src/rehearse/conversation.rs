@@ -20,15 +20,25 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    /// Reads a request's body.
+    /// Reads the body of a request to `path`.
     ///
     /// # Errors
     /// One sentence that names what is missing.
-    pub(super) fn read(api: Api, body: &Value) -> Result<Conversation, String> {
-        let model = body["model"].as_str().ok_or("model: a string is required")?.to_owned();
-        let stream = body["stream"].as_bool().unwrap_or(false);
+    pub(super) fn read(api: Api, path: &str, body: &Value) -> Result<Conversation, String> {
+        let (model, stream) = match api {
+            Api::Gemini => {
+                let (model, verb) = path.rsplit('/').next().and_then(|last| last.split_once(':')).unwrap_or_default();
+                (model.to_owned(), verb == "streamGenerateContent")
+            }
+            Api::Anthropic | Api::OpenaiResponses => {
+                let model = body["model"].as_str().ok_or("model: a string is required")?;
+                (model.to_owned(), body["stream"].as_bool().unwrap_or(false))
+            }
+        };
         let mut offers = Vec::new();
-        collect_offers(&body["tools"], &mut offers);
+        if api != Api::Gemini {
+            collect_offers(&body["tools"], &mut offers);
+        }
         let (done, user_text) = match api {
             Api::Anthropic => {
                 let messages = body["messages"].as_array().ok_or("messages: a list is required")?;
@@ -48,6 +58,13 @@ impl Conversation {
                 }
                 _ => return Err("input: a string or a list is required".to_owned()),
             },
+            Api::Gemini => {
+                let contents = body["contents"].as_array().ok_or("contents: a list is required")?;
+                let groups = body["tools"].as_array().into_iter().flatten();
+                groups.for_each(|group| collect_offers(&group["functionDeclarations"], &mut offers));
+                let by = |role: &'static str| contents.iter().filter(move |c| c["role"] == role);
+                (by("model").count(), by("user").map(|c| plain(&c["parts"])).collect())
+            }
         };
         Ok(Conversation { model, stream, done, user_text, offers })
     }
@@ -92,7 +109,13 @@ fn collect_offers(tools: &Value, offers: &mut Vec<Offer>) {
             continue;
         }
         let scripts = kind == "custom" && tool["description"].as_str().is_some_and(|d| d.contains("`exec_command`"));
-        offers.push(Offer { name: tool["name"].as_str().unwrap_or(&kind).to_owned(), kind, scripts });
+        let arguments =
+            ["input_schema", "parameters", "parametersJsonSchema"].iter().map(|key| &tool[*key]["properties"]);
+        let file_path = arguments.filter_map(Value::as_object).next().and_then(|named| {
+            let names = |key: &str| named.contains_key(key);
+            (names("file_path") || names("path")).then(|| names("file_path"))
+        });
+        offers.push(Offer { name: tool["name"].as_str().unwrap_or(&kind).to_owned(), kind, scripts, file_path });
     }
 }
 
@@ -109,7 +132,7 @@ mod tests {
             {"type": "namespace", "name": "collaboration", "tools": [{"type": "function", "name": "bash"}]}]);
         let body = json!({"model": "m", "tools": [{"type": "web_search"}],
             "input": [{"type": "additional_tools", "role": "developer", "tools": tools}, {"role": "user", "content": "x"}]});
-        let read = Conversation::read(Api::OpenaiResponses, &body).unwrap();
+        let read = Conversation::read(Api::OpenaiResponses, "", &body).unwrap();
         let offers: Vec<_> = read.offers.iter().map(|o| (o.name.as_str(), o.kind.as_str(), o.scripts)).collect();
         assert_eq!(
             offers,
@@ -124,8 +147,21 @@ mod tests {
             {"role": "user", "content": "one"}, {"role": "assistant", "content": "x"},
             {"role": "user", "content": [{"type": "tool_result", "content": "no"}, {"type": "text", "text": "two"}]},
             {"role": "assistant", "content": "y"}, {"role": "user", "content": "three"}]});
-        let read = Conversation::read(Api::Anthropic, &body).unwrap();
+        let read = Conversation::read(Api::Anthropic, "", &body).unwrap();
         assert_eq!(read.done, 2);
+        assert!(read.user_text.contains("one") && read.user_text.contains("two") && !read.user_text.contains("no"));
+    }
+
+    #[test]
+    fn a_conversation_with_gemini_names_its_model_in_the_path() {
+        let body = json!({"contents": [{"role": "user", "parts": [{"text": "one"}]},
+            {"role": "model", "parts": [{"functionCall": {"name": "f", "args": {}}}]},
+            {"role": "user", "parts": [{"functionResponse": {"name": "f", "response": {"output": "no"}}}, {"text": "two"}]}],
+            "tools": [{"functionDeclarations": [{"name": "run_shell_command"}]}]});
+        let path = "/v1beta/models/gemini-x:streamGenerateContent";
+        let read = Conversation::read(Api::Gemini, path, &body).unwrap();
+        assert_eq!((read.model.as_str(), read.stream, read.done), ("gemini-x", true, 1));
+        assert_eq!(read.offers[0].name, "run_shell_command");
         assert!(read.user_text.contains("one") && read.user_text.contains("two") && !read.user_text.contains("no"));
     }
 
@@ -137,7 +173,7 @@ mod tests {
             {"type": "reasoning"}, message("assistant"), {"type": "function_call"}, {"type": "custom_tool_call"},
             {"type": "function_call_output"}, {"type": "custom_tool_call_output"},
             {"type": "function_call"}, {"type": "function_call_output"}, message("assistant"), message("user")]});
-        assert_eq!(Conversation::read(Api::OpenaiResponses, &body).unwrap().done, 3);
-        assert!(Conversation::read(Api::OpenaiResponses, &json!({"model": "m"})).is_err());
+        assert_eq!(Conversation::read(Api::OpenaiResponses, "", &body).unwrap().done, 3);
+        assert!(Conversation::read(Api::OpenaiResponses, "", &json!({"model": "m"})).is_err());
     }
 }

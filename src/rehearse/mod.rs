@@ -1,4 +1,4 @@
-//! Rehearsal: stand-ins of the Anthropic Messages and OpenAI Responses APIs on this machine.
+//! Rehearsal: stand-ins of the Anthropic Messages, OpenAI Responses and Gemini APIs on this machine.
 //!
 //! A TLS server on 127.0.0.1 with an authority of its own, made fresh each time. Under the real host names (by
 //! `upstreams`) it lets a recipe, a policy and a real agent CLI run with no key, no network and no cost; what it answers
@@ -8,6 +8,7 @@
 mod anthropic;
 mod body;
 mod conversation;
+mod gemini;
 mod openai;
 pub mod scenario;
 mod serve;
@@ -32,7 +33,7 @@ use stats::Log;
 pub use stats::Stats;
 
 /// The hosts that a rehearsal stands in for.
-const HOSTS: [&str; 3] = ["api.anthropic.com", "api.openai.com", "chatgpt.com"];
+const HOSTS: [&str; 4] = ["api.anthropic.com", "api.openai.com", "chatgpt.com", "generativelanguage.googleapis.com"];
 
 /// Why a rehearsal cannot begin.
 #[derive(Debug, thiserror::Error)]

@@ -23,11 +23,12 @@ use tokio_rustls::TlsAcceptor;
 use super::anthropic::Answer;
 use super::body::{Paced, Piece, gzip};
 use super::conversation::Conversation;
+use super::gemini::Generated;
 use super::openai::Responses;
 use super::scenario::{Fault, NamedFault, Scenario, Turn};
 use super::stats::{Entry, Log, Request as Logged};
 use super::tools;
-use super::{anthropic, openai};
+use super::{anthropic, gemini, openai};
 use crate::types::{Api, Tokens};
 
 /// Largest request body. Unit: bytes.
@@ -119,8 +120,12 @@ struct Head {
     host: String,
     method: String,
     path: String,
+    query: String,
     headers: HeaderMap,
 }
+
+/// Headers by which requests authenticate themselves.
+const AUTH: [&str; 3] = ["authorization", "x-api-key", "x-goog-api-key"];
 
 impl Head {
     fn read(request: &Request<Incoming>) -> Head {
@@ -131,6 +136,7 @@ impl Head {
             host: host.unwrap_or_default().to_ascii_lowercase(),
             method: request.method().to_string(),
             path: request.uri().path().to_owned(),
+            query: request.uri().query().unwrap_or_default().to_owned(),
             headers: request.headers().clone(),
         }
     }
@@ -143,6 +149,10 @@ impl Head {
     fn api(&self) -> Option<Api> {
         match self.path.as_str() {
             "/v1/messages" | "/v1/messages/count_tokens" => Some(Api::Anthropic),
+            path if self.host == "generativelanguage.googleapis.com" => {
+                let models = ["/v1beta/models", "/v1/models", "/v1alpha/models"];
+                models.iter().any(|m| path.starts_with(m)).then_some(Api::Gemini)
+            }
             "/v1/models" if self.host != "api.openai.com" => Some(Api::Anthropic),
             "/v1/models" | "/backend-api/codex/models" => Some(Api::OpenaiResponses),
             path if path.strip_prefix("/backend-api/codex").or(path.strip_prefix("/v1")).is_some_and(|rest| {
@@ -157,14 +167,17 @@ impl Head {
 
     /// Gets the credentials that it carries, the scheme taken off.
     fn credentials(&self) -> impl Iterator<Item = &str> {
-        let bearer = self.header("authorization");
-        let bearer = bearer.split_once(' ').map_or(bearer, |(_, value)| value);
-        [bearer, self.header("x-api-key")].into_iter().filter(|value| !value.is_empty())
+        let bare = |name| {
+            let value = self.header(name);
+            if name == "authorization" { value.split_once(' ').map_or(value, |(_, value)| value) } else { value }
+        };
+        AUTH.into_iter().map(bare).filter(|value| !value.is_empty())
     }
 
     /// Tells whether a real CLI asks something beside its conversation (a title, a topic): no tools are offered.
     fn is_side_call(&self, conversation: &Conversation) -> bool {
-        conversation.offers.is_empty() && self.header("user-agent").starts_with("claude-cli/")
+        let agent = self.header("user-agent");
+        conversation.offers.is_empty() && ["claude-cli/", "GeminiCLI"].iter().any(|cli| agent.starts_with(cli))
     }
 }
 
@@ -173,7 +186,7 @@ type Answered = Response<Paced>;
 async fn answer(stage: &Stage, request: Request<Incoming>) -> Answered {
     let head = Head::read(&request);
     let api = head.api();
-    let auth = ["authorization", "x-api-key"].into_iter().filter(|name| !head.header(name).is_empty());
+    let auth = AUTH.into_iter().filter(|name| !head.header(name).is_empty());
     let auth = auth.map(|name| (name.to_owned(), SecretString::from(head.header(name).to_owned()))).collect();
     let (host, method, path) = (head.host.clone(), head.method.clone(), head.path.clone());
     let mut entry = stage.log.enter(Logged { api, host, method, path, auth, ..Logged::default() });
@@ -198,24 +211,38 @@ async fn answer(stage: &Stage, request: Request<Incoming>) -> Answered {
     if !head.credentials().any(accepted) {
         return refusal(Some(api), entry, 401, "the rehearsal does not know this credential");
     }
-    let models = if api == Api::Anthropic { anthropic::models() } else { openai::models() };
-    match (head.method.as_str(), head.path.rsplit('/').next()) {
+    let models = match api {
+        Api::Anthropic => anthropic::models(),
+        Api::OpenaiResponses => openai::models(),
+        Api::Gemini => gemini::models(),
+    };
+    let last = head.path.rsplit('/').next().map(|last| match api {
+        Api::Gemini => last.rsplit(':').next().unwrap_or(last),
+        Api::Anthropic | Api::OpenaiResponses => last,
+    });
+    match (head.method.as_str(), last) {
         ("GET", Some("models")) if head.path.starts_with("/backend-api") => json_answer(&json!({"models": []}), entry),
         ("GET", Some("models")) => json_answer(&models, entry),
         ("POST", Some("count_tokens")) => json_answer(&json!({"input_tokens": quarter(body.len())}), entry),
+        ("POST", Some("countTokens")) => json_answer(&json!({"totalTokens": quarter(body.len())}), entry),
         ("POST", Some("input_tokens")) => {
             json_answer(&json!({"object": "response.input_tokens", "input_tokens": quarter(body.len())}), entry)
         }
-        ("POST", Some("messages" | "responses" | "compact")) => {
+        ("POST", Some("messages" | "responses" | "compact" | "generateContent" | "streamGenerateContent")) => {
             let Ok(json) = serde_json::from_slice::<Value>(&body) else {
                 return refusal(Some(api), entry, 400, "the request body is not JSON");
             };
-            match Conversation::read(api, &json) {
+            match Conversation::read(api, &head.path, &json) {
                 Ok(conversation) => {
                     entry.note(|request| request.model = Some(conversation.model.clone()));
-                    let messages = if api == Api::Anthropic { &json["messages"] } else { &json["input"] };
+                    let messages = match api {
+                        Api::Anthropic => &json["messages"],
+                        Api::OpenaiResponses => &json["input"],
+                        Api::Gemini => &json["contents"],
+                    };
                     let key = hash(&(api, messages.to_string()));
-                    let asked = Asked { api, key, body_len: body.len(), head, conversation };
+                    let fitting = (api == Api::Gemini).then(|| gemini::schema(&json)).flatten().map(gemini::fitting);
+                    let asked = Asked { api, key, body_len: body.len(), head, conversation, fitting };
                     play(stage, asked, &mut entry).await.into_response(stage, entry)
                 }
                 Err(missing) => refusal(Some(api), entry, 400, &missing),
@@ -233,6 +260,8 @@ struct Asked {
     body_len: usize,
     head: Head,
     conversation: Conversation,
+    /// What fits the schema that the answer has to be in.
+    fitting: Option<Value>,
 }
 
 /// What comes of a request to a model.
@@ -269,7 +298,8 @@ impl Play {
 
 /// Plays the turn that `asked` is due.
 async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play {
-    let Asked { api, key, body_len, head, conversation } = asked;
+    let Asked { api, key, body_len, head, conversation, fitting } = asked;
+    let fitting = fitting.map(|value| value.to_string());
     let side = head.is_side_call(&conversation);
     let compact = head.path.ends_with("/compact");
     let none = Turn::default();
@@ -289,6 +319,7 @@ async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play {
         (Some(text), _, _) => text.as_str(),
         (None, Some(_), None) => "No tool is offered that could do this.",
         (None, Some(_), Some(_)) => "",
+        (None, None, _) if fitting.is_some() => fitting.as_deref().unwrap_or_default(),
         (None, None, _) if side => "Rehearsal",
         (None, None, _) => "Done.",
     };
@@ -302,6 +333,7 @@ async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play {
     let answer = Answer { id: &id, model: &conversation.model, text, call: call.as_ref(), tokens };
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let stream = conversation.stream && !compact;
+    let events = api != Api::Gemini || head.query.split('&').any(|part| part == "alt=sse");
     let pieces = match (api, stream) {
         (Api::Anthropic, true) => answer.stream(),
         (Api::Anthropic, false) => vec![answer.whole()],
@@ -313,11 +345,15 @@ async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play {
                 vec![if compact { responses.compacted() } else { responses.whole() }]
             }
         }
+        (Api::Gemini, stream) => {
+            let generated = Generated { answer, events };
+            if stream { generated.stream() } else { vec![generated.whole()] }
+        }
     };
     Play::Said {
         pieces,
         gap: Duration::from_millis(turn.chunk_ms),
-        stream,
+        stream: stream && events,
         // The ChatGPT backend sends streams without a type.
         typeless: stream && head.path.starts_with("/backend-api/"),
         broken: fault == Some(Fault::Named(NamedFault::Broken)),
@@ -346,6 +382,7 @@ fn quarter(bytes: usize) -> u64 {
 fn refusal(api: Option<Api>, entry: Entry, status: u16, message: &str) -> Answered {
     let body = match api {
         Some(Api::OpenaiResponses) => openai::error(status, message),
+        Some(Api::Gemini) => gemini::error(status, message),
         Some(Api::Anthropic) | None => anthropic::error(status, message),
     };
     let piece = Piece { bytes: Bytes::from(body.to_string()), terminal: false };

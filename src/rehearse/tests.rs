@@ -91,10 +91,16 @@ fn ask_as(to: &Rehearsal, host: &str, h2: bool, method: &str, path: &str, body: 
     })
 }
 
+const GEMINI: &str = "generativelanguage.googleapis.com";
+
 fn ask(to: &Rehearsal, api: Api, body: &Value) -> Answer {
     match api {
         Api::Anthropic => ask_as(to, "api.anthropic.com", false, "POST", "/v1/messages", body),
         Api::OpenaiResponses => ask_as(to, "api.openai.com", true, "POST", "/v1/responses", body),
+        Api::Gemini => {
+            let verb = if body["stream"] == true { "streamGenerateContent?alt=sse" } else { "generateContent" };
+            ask_as(to, GEMINI, true, "POST", &format!("/v1beta/models/m:{verb}"), body)
+        }
     }
 }
 
@@ -109,11 +115,25 @@ fn request(api: Api, done: usize, stream: bool) -> Value {
             "tools": [{"name": "write_file", "input_schema": {"type": "object"}}]}),
         Api::OpenaiResponses => json!({"model": "m", "stream": stream, "input": messages,
             "tools": [{"type": "function", "name": "exec_command", "parameters": {}}, {"type": "custom", "name": "apply_patch"}]}),
+        Api::Gemini => {
+            let said = |role: &str| json!({"role": role, "parts": [{"text": "x"}]});
+            let turns = (0..done).flat_map(|_| [said("model"), said("user")]);
+            json!({"stream": stream, "contents": std::iter::once(said("user")).chain(turns).collect::<Vec<_>>(),
+                "tools": [{"functionDeclarations": [{"name": "write_file"}, {"name": "run_shell_command"}]}]})
+        }
     }
 }
 
 const SCRIPTED: Tokens =
     Tokens { input: 1200, cache_read: 300, cache_write: 90, cache_write_long: 10, output: 80, reasoning: 20 };
+
+/// What an API can say of it: Gemini has no word for what is written to a cache.
+fn said(api: Api) -> Tokens {
+    match api {
+        Api::Gemini => Tokens { input: 1300, cache_write: 0, cache_write_long: 0, ..SCRIPTED },
+        Api::Anthropic | Api::OpenaiResponses => SCRIPTED,
+    }
+}
 
 fn scripted() -> Value {
     let usage = serde_json::to_value(SCRIPTED).unwrap();
@@ -130,7 +150,7 @@ fn the_meter_reads_what_was_scripted_whatever_the_form_of_the_answer() {
                 let reading = answer.reading(api);
                 assert_eq!(
                     (answer.status, reading.tokens),
-                    (200, Some(SCRIPTED)),
+                    (200, Some(said(api))),
                     "{api:?} stream={stream} gzip={gzip}"
                 );
                 assert!(reading.terminal && !reading.broken);
@@ -140,7 +160,7 @@ fn the_meter_reads_what_was_scripted_whatever_the_form_of_the_answer() {
             }
         }
         let stats = rehearsal.stats();
-        assert_eq!((stats.total, stats.completed.input, stats.begun.output), (4, 4800, 320));
+        assert_eq!((stats.total, stats.completed.input, stats.begun.output), (6, 7200, 480));
         assert!(stats.requests.iter().all(|r| r.terminal && !r.open && !r.client_gone && r.turn == Some(0)));
     }
 }
@@ -175,10 +195,13 @@ fn ids_are_fresh_in_every_run_unless_a_seed_is_given() {
     assert_eq!(id(json!({"seed": 7})), id(json!({"seed": 7})));
 }
 
+/// More than two pieces of any API.
+const LONG: &str = "It is said in many pieces, so that the stream can break in their midst.";
+
 #[test]
 fn a_fault_comes_as_often_as_scripted_and_then_the_answer() {
     let rehearsal =
-        start(json!({"turns": [{"text": "x", "error": 529, "times": 2}, {"text": "y", "error": "broken"}]}));
+        start(json!({"turns": [{"text": "x", "error": 529, "times": 2}, {"text": LONG, "error": "broken"}]}));
     for api in Api::ALL {
         let statuses: Vec<u16> = (0..3).map(|_| ask(&rehearsal, api, &request(api, 0, true)).status).collect();
         assert_eq!(statuses, [529, 529, 200]);
@@ -217,6 +240,25 @@ fn only_the_right_credential_is_let_in_and_it_is_kept_out_of_what_is_printed() {
     assert!(!serde_json::to_string(&stats).unwrap().contains("sk-test") && !format!("{stats:?}").contains("sk-test"));
     let accepted = start(json!({"key": "sk-test"}));
     assert_eq!(ask(&accepted, Api::OpenaiResponses, &request(Api::OpenaiResponses, 0, true)).status, 200);
+}
+
+#[test]
+fn gemini_streams_events_or_an_array_and_answers_small_questions_in_their_schema() {
+    let rehearsal = start(json!({"turns": scripted()}));
+    let path = "/v1beta/models/m:streamGenerateContent";
+    let array = ask_as(&rehearsal, GEMINI, false, "POST", path, &request(Api::Gemini, 0, true));
+    assert_eq!(array.reading(Api::Gemini).tokens, Some(said(Api::Gemini)));
+    assert!(array.json().as_array().unwrap().len() > 2 && array.reading(Api::Gemini).terminal);
+    let schema = json!({"type": "object", "properties": {"score": {"type": "integer"}}});
+    let question = json!({"contents": [{"role": "user", "parts": [{"text": "x"}]}],
+        "generationConfig": {"responseMimeType": "application/json", "responseJsonSchema": schema}});
+    let answer = ask(&start(json!({})), Api::Gemini, &question).json();
+    assert_eq!(answer["candidates"][0]["content"]["parts"][0]["text"], "{\"score\":1}");
+    let counted = ask_as(&rehearsal, GEMINI, false, "POST", "/v1beta/models/m:countTokens", &question);
+    assert!(counted.json()["totalTokens"].as_u64() > Some(10));
+    let models = ask_as(&rehearsal, GEMINI, false, "GET", "/v1beta/models", &Value::Null);
+    assert_eq!(models.json()["models"][0]["name"], "models/gemini-rehearsal");
+    assert_eq!(ask_as(&rehearsal, GEMINI, false, "GET", "/v1beta/files", &Value::Null).status, 404);
 }
 
 #[test]

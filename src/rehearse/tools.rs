@@ -1,7 +1,7 @@
 //! From what a turn wants done to a call of a tool that the agent offers.
 //!
 //! The same scenario is played to several agents: a file is written with `Write` by Claude Code, with a shell command by
-//! Codex, with `write_file` by the demo agent.
+//! Codex, with `write_file` by the demo agent and, with other arguments, by Gemini CLI.
 
 use serde_json::{Value, json};
 
@@ -15,6 +15,8 @@ pub(super) struct Offer {
     pub(super) kind: String,
     /// It takes JavaScript, which calls `exec_command` and others of its own (Codex).
     pub(super) scripts: bool,
+    /// Its arguments call a file's path `file_path`, not `path`; `None` where they are not described.
+    pub(super) file_path: Option<bool>,
 }
 
 /// A call of a tool.
@@ -45,9 +47,15 @@ pub(super) fn call(action: Action<'_>, offers: &[Offer]) -> Option<Call> {
         },
         Action::Edit(edit) => {
             let Edit { path, content } = edit;
-            function("write_file", json!({"path": path, "content": content}))
-                .or_else(|| function("Write", json!({"file_path": path, "content": content})))
-                .or_else(|| function("write", json!({"path": path, "content": content})))
+            // The same name may be several agents', with another word for the path.
+            let write = |name: &str, long: bool| {
+                let offer = offers.iter().find(|o| o.name == name)?;
+                let key = if offer.file_path.unwrap_or(long) { "file_path" } else { "path" };
+                function(name, json!({key: path, "content": content}))
+            };
+            write("write_file", false)
+                .or_else(|| write("Write", true))
+                .or_else(|| write("write", false))
                 .or_else(|| shell(offers, &write_command(edit)))
                 .or_else(|| patch(offers, edit))
         }
@@ -74,6 +82,7 @@ fn shell(offers: &[Offer], command: &str) -> Option<Call> {
         let input = match offer.name.as_str() {
             "exec_command" => codex(),
             "shell_command" | "bash" => json!({"command": command}),
+            "run_shell_command" => json!({"command": command, "description": "Rehearsed command"}),
             "Bash" => json!({"command": command, "description": "Rehearsed command"}),
             "shell" if offer.kind == "function" => json!({"command": argv("bash", "-lc")}),
             "run_command" => json!({"argv": argv("sh", "-c")}),
@@ -129,7 +138,12 @@ mod tests {
     fn offers(names: &[(&str, &str)]) -> Vec<Offer> {
         names
             .iter()
-            .map(|(name, kind)| Offer { name: (*name).into(), kind: (*kind).into(), scripts: *name == "exec" })
+            .map(|(name, kind)| Offer {
+                name: (*name).into(),
+                kind: (*kind).into(),
+                scripts: *name == "exec",
+                file_path: None,
+            })
             .collect()
     }
 
@@ -146,6 +160,13 @@ mod tests {
         assert_eq!(with(&[("exec_command", "function")]), function("exec_command", codex.clone()));
         let demo = json!({"path": "a b/c.txt", "content": "it's\n"});
         assert_eq!(with(&[("write_file", "function"), ("run_command", "function")]), function("write_file", demo));
+        // Gemini CLI calls its tool as the demo agent does, and Pi may call it as Claude Code does.
+        for (name, long, key) in [("write_file", true, "file_path"), ("Write", false, "path")] {
+            let mut offered = offers(&[(name, "function")]);
+            offered[0].file_path = Some(long);
+            let want = json!({key: "a b/c.txt", "content": "it's\n"});
+            assert_eq!(call(Action::Edit(&edit), &offered), function(name, want));
+        }
         let patch = "*** Begin Patch\n*** Add File: a b/c.txt\n+it's\n*** End Patch\n";
         assert_eq!(with(&[("apply_patch", "custom")]), Some(Call::Custom("apply_patch".into(), patch.into())));
         let local = vec!["bash".to_owned(), "-lc".to_owned(), shell.to_owned()];

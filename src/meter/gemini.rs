@@ -1,0 +1,198 @@
+//! Usage of the Gemini API, from the chunks of a stream, the array that a stream without `alt=sse` is, and JSON bodies.
+//!
+//! The rules, from the API's documentation and from recorded streams:
+//! * every chunk may carry `usageMetadata`, cumulative: the last one that has figures wins, none is added;
+//! * `promptTokenCount` includes what came from a cache; input of the provider's own tools comes on top;
+//! * `candidatesTokenCount` excludes thinking, which is output all the same;
+//! * where `totalTokenCount` is more than its parts, the rest is output that no field names;
+//! * there is no closing event: a response is over with the reason for which it finished or was blocked, and figures may
+//!   still come after it.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::usage::{Facts, Len, Normaliser, Unreadable, count};
+use crate::types::Tokens;
+
+/// Where one answer stands.
+#[derive(Default)]
+pub(super) struct Gemini {
+    facts: Facts,
+    /// It has said why it finished.
+    finished: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Chunk<'a> {
+    #[serde(default)]
+    candidates: Option<Vec<Candidate>>,
+    #[serde(default)]
+    prompt_feedback: Option<Feedback>,
+    #[serde(default)]
+    usage_metadata: Value,
+    #[serde(borrow, default)]
+    model_version: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    response_id: Option<Cow<'a, str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Candidate {
+    #[serde(default)]
+    content: Option<Content>,
+    #[serde(default)]
+    finish_reason: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Content {
+    #[serde(default)]
+    parts: Option<Vec<Part>>,
+}
+
+/// What a part delivers: text (thinking too), or the arguments of a call.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Part {
+    #[serde(default)]
+    text: Len,
+    #[serde(default)]
+    function_call: Option<FunctionCall>,
+}
+
+#[derive(Deserialize)]
+struct FunctionCall {
+    #[serde(default)]
+    name: Len,
+    #[serde(default)]
+    args: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Feedback {
+    #[serde(default)]
+    block_reason: Option<serde::de::IgnoredAny>,
+}
+
+impl Candidate {
+    /// Gets the length of what it delivers. Unit: bytes.
+    fn delivered(&self) -> u64 {
+        let parts = self.content.iter().flat_map(|content| content.parts.iter().flatten());
+        let length = |part: &Part| {
+            let call = part.function_call.as_ref().map_or(0, |call| {
+                let args = if call.args.is_null() { 0 } else { call.args.to_string().len() as u64 };
+                call.name.0.saturating_add(args)
+            });
+            part.text.0.saturating_add(call)
+        };
+        parts.map(length).fold(0, u64::saturating_add)
+    }
+}
+
+/// Reads a usage object; `None` where it has no figures (yet).
+fn read(usage: &Value) -> Result<Option<Tokens>, Unreadable> {
+    let figure = |key: &str| count(usage, &[key]);
+    let (prompt, total) = (figure("promptTokenCount")?, figure("totalTokenCount")?);
+    let (candidates, thoughts) = (figure("candidatesTokenCount")?, figure("thoughtsTokenCount")?);
+    let (cached, tools) = (figure("cachedContentTokenCount")?, figure("toolUsePromptTokenCount")?);
+    if [prompt, total, candidates, thoughts, cached, tools].iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let n = |figure: Option<u64>| figure.unwrap_or(0);
+    let input = n(prompt).saturating_add(n(tools));
+    let named = n(candidates).saturating_add(n(thoughts));
+    let output = named.max(n(total).saturating_sub(input));
+    let cache_read = n(cached).min(n(prompt));
+    Ok(Some(Tokens { input: input - cache_read, cache_read, output, reasoning: n(thoughts), ..Tokens::default() }))
+}
+
+impl Gemini {
+    fn chunk(&mut self, chunk: Chunk<'_>) -> Result<(), Unreadable> {
+        self.facts.name(chunk.model_version, chunk.response_id.as_deref());
+        let candidates = chunk.candidates.unwrap_or_default();
+        let delivered: u64 = candidates.iter().map(Candidate::delivered).fold(0, u64::saturating_add);
+        self.facts.delivered = self.facts.delivered.saturating_add(delivered);
+        let blocked = chunk.prompt_feedback.is_some_and(|feedback| feedback.block_reason.is_some());
+        if blocked || candidates.iter().any(|candidate| candidate.finish_reason.is_some()) {
+            self.finished = true;
+        } else if delivered > 0 {
+            // It goes on: another of several candidates, or another generation.
+            self.finished = false;
+        }
+        if !chunk.usage_metadata.is_null()
+            && let Some(tokens) = self.facts.refuse_on(read(&chunk.usage_metadata))?
+        {
+            self.facts.tokens = Some(tokens);
+            self.facts.keep_raw(&chunk.usage_metadata);
+        }
+        self.facts.terminal = self.finished && self.facts.tokens.is_some();
+        Ok(())
+    }
+}
+
+impl Normaliser for Gemini {
+    fn event(&mut self, json: &[u8]) -> Result<(), Unreadable> {
+        self.chunk(serde_json::from_slice(json).map_err(|_| Unreadable::Form)?)
+    }
+
+    fn body(&mut self, json: &[u8]) -> Result<(), Unreadable> {
+        if json.trim_ascii_start().starts_with(b"[") {
+            let chunks: Vec<Chunk<'_>> = serde_json::from_slice(json).map_err(|_| Unreadable::Form)?;
+            chunks.into_iter().try_for_each(|chunk| self.chunk(chunk))?;
+        } else {
+            self.event(json)?;
+        }
+        // Nothing was streamed: it came at once.
+        self.facts.delivered = 0;
+        Ok(())
+    }
+
+    fn facts(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn tokens(usage: Value) -> Option<Tokens> {
+        read(&usage).unwrap()
+    }
+
+    #[test]
+    fn each_class_is_read_once() {
+        let all = json!({"promptTokenCount": 500, "cachedContentTokenCount": 300, "toolUsePromptTokenCount": 40,
+            "candidatesTokenCount": 80, "thoughtsTokenCount": 35, "totalTokenCount": 655, "trafficType": "ON_DEMAND",
+            "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 500}]});
+        let want = Tokens { input: 240, cache_read: 300, output: 115, reasoning: 35, ..Tokens::default() };
+        assert_eq!(tokens(all), Some(want));
+    }
+
+    #[test]
+    fn what_the_total_has_and_no_part_names_is_output() {
+        let want = Tokens { input: 10, output: 90, ..Tokens::default() };
+        assert_eq!(tokens(json!({"promptTokenCount": 10, "totalTokenCount": 100})), Some(want));
+        let want = Tokens { input: 10, output: 5, ..Tokens::default() };
+        let low = json!({"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 12});
+        assert_eq!(tokens(low), Some(want), "a total that is too low takes nothing away");
+    }
+
+    #[test]
+    fn an_object_without_figures_says_nothing_and_odd_figures_are_refused() {
+        assert_eq!(tokens(json!({"trafficType": "ON_DEMAND"})), None);
+        assert_eq!(tokens(json!({"promptTokenCount": null})), None);
+        for odd in
+            [json!({"promptTokenCount": -1}), json!({"totalTokenCount": "7"}), json!({"thoughtsTokenCount": 1.5})]
+        {
+            assert_eq!(read(&odd), Err(Unreadable::Figures), "{odd}");
+        }
+    }
+}

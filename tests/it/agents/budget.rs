@@ -1,0 +1,110 @@
+//! Real CLIs whose budget is spent: they end soon, say why, and do not ask again and again.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{CLAUDE, CODEX, Cli, GEMINI, PATIENCE, PI, events, printed, recipe, stand_in};
+use crate::support::{Output, World, within};
+
+/// Has an agent spend more than it may, and returns how `bb run` ended.
+fn overspend(world: &World, cli: &Cli, shutdown: &str, budget: &str, recipe: &str) -> Output {
+    let workspace = world.make_dir("ws");
+    let args = ["run", recipe, "--json", "--grant", "all", "--", "--agent", cli.name, "--shutdown", shutdown];
+    let args = [&args[..], &["--budget", budget, workspace.to_str().unwrap()]].concat();
+    world.command(&args).env(cli.keys[0].0, "sk-real").patience(PATIENCE).run()
+}
+
+/// Gets the enforcement rows of the real book.
+fn enforcement(world: &World) -> Vec<(i64, String, String)> {
+    let book = world.bb_home().join("bot-bottle.db");
+    let book = rusqlite::Connection::open_with_flags(book, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let mut rows = book.prepare("SELECT seq, bottle, action FROM enforcement WHERE action IS NOT NULL").unwrap();
+    rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).unwrap().map(Result::unwrap).collect()
+}
+
+fn budget(cli: &Cli) {
+    // The second answer crosses the first budget. The third request is too large for what is left of the second one.
+    let ends = [("60k", "this bottle's budget is spent: 60"), (cli.too_small, "too small for the next request")];
+    for (budget, sentence) in ends {
+        for world in cli.worlds() {
+            let scenario = json!({"loop": true, "turns": [
+                {"text": "On and on.", "edit": {"path": "a.txt", "content": "x\n"}, "usage": {"input": 30_300, "output": 90}}]});
+            let server = stand_in(&world, &scenario);
+            let recipe = recipe(&world, None);
+            for (shutdown, times) in [("cutoff", 1), ("kill", 2)] {
+                let begun = Instant::now();
+                let output = overspend(&world, cli, shutdown, budget, &recipe).expect(3);
+                let lines = output.json();
+                let one = |kind: &str| {
+                    let all = events(&lines, kind);
+                    assert_eq!(all.len(), 1, "{kind}: {output}");
+                    all.into_iter().next().unwrap()
+                };
+                let (crossed, enforced, ended) = (one("crossed"), one("enforced"), one("bottle.ended"));
+                let ms = ended["ts"].as_i64().unwrap() - crossed["ts"].as_i64().unwrap();
+                eprintln!(
+                    "{} {:?} {shutdown} {budget}: ended {ms} ms after the crossing, {:?}",
+                    cli.name,
+                    world.who,
+                    begun.elapsed()
+                );
+                assert!(
+                    u128::try_from(ms).unwrap() < within(Duration::from_secs(5)).as_millis(),
+                    "it ended {ms} ms after the crossing: {output}"
+                );
+                // The agent says why, where it lives to do so; bb says it in any case.
+                // One that is killed may or may not have had the time.
+                assert!(shutdown == "kill" || printed(&lines).contains(sentence), "{output}");
+                let result = lines.iter().find(|line| line["type"] == "run.result").unwrap();
+                let fault = &result["fault"]["error"];
+                assert_eq!((&result["exit"], &fault["kind"]), (&json!(3), &json!("budget")), "{output}");
+                assert!(fault["message"].as_str().is_some_and(|m| m.contains(sentence)), "{output}");
+                assert!(ended["data"]["reason"].as_str().is_some_and(|r| r.contains(sentence)), "{ended}");
+                let how = if shutdown == "kill" { "budget" } else { "exited" };
+                assert_eq!(ended["data"]["ended"], how, "{output}");
+                // Nothing went out after the two requests that fitted, and it did not ask again and again.
+                let usage = events(&lines, "usage");
+                let fitted = 2 + cli.asides;
+                assert_eq!(usage.len(), fitted, "{output}");
+                let aloud = |denied: &&Value| denied["data"]["host"] == cli.host && denied["data"]["quiet"] == false;
+                let refused = events(&lines, "denied").iter().filter(aloud).count();
+                assert!(refused <= cli.refused && (shutdown == "kill" || refused > 0), "{refused}: {output}");
+                assert!(usage.iter().all(|u| u["seq"].as_u64() < enforced["seq"].as_u64()), "{output}");
+                assert_eq!(server.stats().total, (fitted * times) as u64, "{:?}", server.stats().requests);
+                // And what was done about it is in the book.
+                assert_eq!(
+                    (&enforced["data"]["action"], &enforced["data"]["by"]),
+                    (&json!(shutdown), &json!("budget"))
+                );
+                let row = (
+                    enforced["seq"].as_i64().unwrap(),
+                    enforced["bottle"].as_str().unwrap().to_owned(),
+                    shutdown.to_owned(),
+                );
+                assert!(enforcement(&world).contains(&row), "{row:?} is not in {:?}", enforcement(&world));
+            }
+            world.assert_silent(&[]);
+        }
+    }
+}
+
+#[test]
+fn claude_ends_with_its_budget_and_says_why() {
+    budget(&CLAUDE);
+}
+
+#[test]
+fn codex_ends_with_its_budget_and_says_why() {
+    budget(&CODEX);
+}
+
+#[test]
+fn gemini_ends_with_its_budget_and_says_why() {
+    budget(&GEMINI);
+}
+
+#[test]
+fn pi_ends_with_its_budget_and_says_why() {
+    budget(&PI);
+}
