@@ -90,6 +90,7 @@ bb = {}
 ---@field env? table<string, string> Variables. Never a secret: the agent can read them.
 ---@field files? {path: string, text: string, mode?: integer}[] Files, at an absolute path or one beginning with `~/`.
 ---@field detach? boolean It lives on after the recipe.
+---@field terminal? boolean Its agent gets a terminal, for `bb attach`; of this terminal's size, else of 24 rows and 80 columns.
 
 ---Launches a bottle; returns when its agent runs. Needs the grant `launch`.
 ---

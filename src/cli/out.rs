@@ -71,8 +71,8 @@ fn write(to: impl Write, text: &str) -> Result<()> {
 }
 
 /// Writes; returns whether somebody reads it.
-fn written(mut to: impl Write, text: &str) -> Result<bool> {
-    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+fn written(mut to: impl Write, text: impl AsRef<[u8]>) -> Result<bool> {
+    match to.write_all(text.as_ref()).and_then(|()| to.flush()) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(e) => Err(Error::internal(format!("the output cannot be written: {e}"))),
@@ -212,6 +212,20 @@ impl AgentOutput {
             written(io::stderr().lock(), &self.err.feed(text))
         } else {
             written(io::stdout().lock(), &self.out.feed(text))
+        }
+    }
+
+    /// As [`AgentOutput::write`]; a program or a file gets the bytes themselves, where they are known.
+    ///
+    /// # Errors
+    /// As [`print`].
+    pub fn write_bytes(&mut self, stream: &str, text: &str, bytes: Option<&[u8]>) -> Result<bool> {
+        let of_err = stream == "stderr";
+        let form = if of_err { self.err.form } else { self.out.form };
+        match bytes {
+            Some(bytes) if form == Form::Raw && of_err => written(io::stderr().lock(), bytes),
+            Some(bytes) if form == Form::Raw => written(io::stdout().lock(), bytes),
+            _ => self.write(stream, text),
         }
     }
 

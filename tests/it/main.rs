@@ -21,5 +21,6 @@ mod nightly;
 mod quickstart;
 mod rehearsal;
 mod support;
+mod terminal;
 mod toolchain;
 mod world;
