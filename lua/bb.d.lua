@@ -92,6 +92,7 @@ bb = {}
 ---@field env? table<string, string> Variables. Never a secret: the agent can read them.
 ---@field files? {path: string, text: string, mode?: integer, fill?: boolean}[] Files, at an absolute path or one beginning with `~/`. With `fill`, `{workspace}` in path and text stands for the workspace's path.
 ---@field detach? boolean It lives on after the recipe.
+---@field terminal? boolean Its agent gets a terminal, for `bb attach`; of this terminal's size, else of 24 rows and 80 columns.
 
 ---Launches a bottle; returns when its agent runs. Needs the grant `launch`.
 ---

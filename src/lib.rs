@@ -6,6 +6,7 @@
 //! * [`cli`]: one file per command; arguments and printing, no logic.
 //! * [`lua`]: the scripting host; recipes and the `bb.*` API.
 //! * [`client`], [`api`]: the typed client of the controller's socket, and what is said on it.
+//! * [`terminal`]: a person's terminal and an agent's, joined.
 //! * [`controller`]: the daemon that owns everything below.
 //! * [`enforce`]: from a crossed budget to an action.
 //! * [`egress`]: the only way out: names, routes, TLS, credentials, forwarding, refusals.
@@ -38,5 +39,6 @@ pub mod os;
 pub mod provider;
 pub mod rehearse;
 pub mod settings;
+pub mod terminal;
 pub mod types;
 pub mod yaml;

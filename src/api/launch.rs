@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Api, Book, CutScope, CutoffPolicy};
+use crate::types::{Api, Book, CutScope, CutoffPolicy, TerminalSize};
 
 /// One entry of the allow-list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -331,6 +331,9 @@ pub struct Launch {
     /// The PATH that `argv[0]` and the agent's tools are looked up in, from the front end's environment.
     #[serde(default)]
     pub host_path: Option<String>,
+    /// The agent gets a terminal of this size. Its `TERM` and `COLORTERM` are in `env`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
 }
 
 #[cfg(test)]

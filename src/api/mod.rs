@@ -14,7 +14,7 @@ pub mod launch;
 
 pub use books::{Account, Event, Run, UsageQuery, UsageReport, UsageRow, UsageTotal};
 pub use bottle::{Act, Bottle, Egress, Ended, State};
-pub use exec::{Exec, ExecFrame, Signal, SignalName};
+pub use exec::{Exec, ExecFrame, Input, Resize, Signal, SignalName, Taken};
 pub use launch::{
     Auth, AuthScheme, BudgetNode, BudgetScope, Credentials, File, Launch, Limit, Match, Mount, PathKind, PathRule,
     Route, Upstream,

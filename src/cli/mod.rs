@@ -5,6 +5,7 @@
 use clap::{Parser, Subcommand};
 
 pub mod act;
+pub mod attach;
 pub mod completions;
 pub mod controller;
 pub mod cut;
@@ -34,7 +35,7 @@ Exit codes:
     5  this machine or home lacks something (`bb doctor`)
   124  a deadline passed
   130  Ctrl-C
-`bb exec` ends with the code of its command. More: docs/exit-codes.md, docs/errors.md.";
+`bb exec` ends with the code of its command, `bb attach` with that of the agent. More: docs/exit-codes.md, docs/errors.md.";
 
 /// Run coding agents in bottles: sandboxed, metered, and cut off when their budget is spent.
 #[derive(Debug, Parser)]
@@ -52,6 +53,7 @@ enum Command {
     Ps(ps::Args),
     Logs(logs::Args),
     Exec(exec::Args),
+    Attach(attach::Args),
     Cut(cut::Args),
     Kill(kill::Args),
     Usage(usage::Args),
@@ -82,6 +84,7 @@ pub fn main() -> u8 {
             Command::Ps(args) => ps::run(args),
             Command::Logs(args) => logs::run(args),
             Command::Exec(args) => exec::run(args),
+            Command::Attach(args) => attach::run(args),
             Command::Cut(args) => cut::run(args),
             Command::Kill(args) => kill::run(args),
             Command::Usage(args) => usage::run(args),

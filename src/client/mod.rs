@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::types::Book;
 
-pub use stream::{Events, ExecFrames, Lease};
+pub use stream::{Events, ExecFrames, Lease, LogFilter};
 use wire::{Failure, Request};
 
 /// How long an interrupted call is taken up again before its error is shown.
@@ -170,7 +170,16 @@ impl Client {
     /// As [`Client::bottle`].
     pub async fn exec(&self, slug: &str, exec: &api::Exec) -> Result<ExecFrames> {
         let request = Request::post(format!("/v1/bottles/{}/exec", wire::encode(slug)), exec)?;
-        ExecFrames::open(self, stream::Frames::Exec(request)).await
+        ExecFrames::open(self, stream::Frames::Exec { request, raw: false }).await
+    }
+
+    /// As [`Client::exec`], with the bytes themselves beside the text.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn exec_raw(&self, slug: &str, exec: &api::Exec) -> Result<ExecFrames> {
+        let request = Request::post(format!("/v1/bottles/{}/exec", wire::encode(slug)), exec)?;
+        ExecFrames::open(self, stream::Frames::Exec { request, raw: true }).await
     }
 
     /// `POST /v1/bottles/S/signal`: one that has ended gets none.
@@ -187,7 +196,32 @@ impl Client {
     /// # Errors
     /// As [`Client::bottle`].
     pub async fn logs(&self, slug: &str, since: u64, follow: bool) -> Result<ExecFrames> {
-        ExecFrames::open(self, stream::Frames::Log { slug: slug.to_owned(), since, follow }).await
+        self.output(slug, LogFilter { since, follow, ..LogFilter::default() }).await
+    }
+
+    /// `GET /v1/bottles/S/logs` with all that it can be asked.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn output(&self, slug: &str, filter: LogFilter) -> Result<ExecFrames> {
+        ExecFrames::open(self, stream::Frames::Log { slug: slug.to_owned(), filter }).await
+    }
+
+    /// `POST /v1/bottles/S/input`: feeds an exec; what was not taken is to be sent again.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn input(&self, slug: &str, input: &api::Input) -> Result<api::Taken> {
+        self.call(Request::post(format!("/v1/bottles/{}/input", wire::encode(slug)), input)?).await
+    }
+
+    /// `POST /v1/bottles/S/resize`: sets the size of an exec's terminal.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`]; `usage` where it has none.
+    pub async fn resize(&self, slug: &str, resize: &api::Resize) -> Result<()> {
+        let request = Request::post(format!("/v1/bottles/{}/resize", wire::encode(slug)), resize)?;
+        self.call::<Value>(request).await.map(|_| ())
     }
 
     /// `POST /v1/runs`: names a run and sets its budget, replacing an earlier one.

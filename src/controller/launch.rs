@@ -14,7 +14,7 @@ use super::compose::{self, Composed};
 use super::link::{Held, Link};
 use super::live::{Live, Made};
 use super::note::Note;
-use super::{Controller, ledger_error};
+use super::{Controller, input, ledger_error};
 use crate::api::{Bottle, Egress, Ended, Launch, State};
 use crate::bottle::output::now_ms;
 use crate::bottle::wire::{self, Command, Listener, Reply, Request};
@@ -310,13 +310,19 @@ impl Controller {
 
     /// Has the keeper run the agent's command line as exec 0.
     pub(super) async fn start_agent(&self, live: &Arc<Live>) -> Result<()> {
+        let mut env = live.env.clone();
+        if live.launch.terminal.is_some() {
+            input::name_terminal(&mut env);
+        }
         let command = Command {
             id: AGENT.to_owned(),
             argv: live.launch.argv.clone(),
-            env: live.env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+            env: env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
             cwd: live.view().workspace,
-            stdin: None,
+            terminal: live.launch.terminal,
+            ..Command::default()
         };
+        input::check(live, &command)?;
         match live.link.ask(Request::Exec(command)).await? {
             (Reply::Started { exec, .. }, _) => {
                 live.note_exec(AGENT, exec);

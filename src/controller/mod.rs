@@ -2,7 +2,7 @@
 //!
 //! * [`daemon`]: its life as a process. [`http`], [`peer`]: its socket and who may use it.
 //! * [`launch`], [`compose`], [`trust`], [`adopt`]: the ways in to a running bottle. [`live`]: a bottle while it lives.
-//! * [`lease`]: front ends that bottles depend on. [`link`]: keepers. [`note`]: what they
+//! * [`input`]: what is typed and fed. [`lease`]: front ends that bottles depend on. [`link`]: keepers. [`note`]: what they
 //!   remember for the next controller. [`stream`]: events and output for readers.
 //!
 //! Front ends reach all of it through the socket only (docs/controller-api.md).
@@ -25,6 +25,7 @@ pub mod adopt;
 pub mod compose;
 pub mod daemon;
 pub mod http;
+pub mod input;
 pub mod launch;
 pub mod lease;
 pub mod link;

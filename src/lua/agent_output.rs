@@ -144,6 +144,20 @@ impl AgentOutput {
         }
     }
 
+    /// As [`AgentOutput::write`]; a program or a file gets the bytes themselves, where they are known.
+    ///
+    /// # Errors
+    /// `internal` where it cannot be written.
+    pub fn write_bytes(&mut self, stream: &str, text: &str, bytes: Option<&[u8]>) -> Result<bool> {
+        let of_err = stream == "stderr";
+        let form = if of_err { self.err.form } else { self.out.form };
+        match bytes {
+            Some(bytes) if form == Form::Raw && of_err => written(io::stderr().lock(), bytes),
+            Some(bytes) if form == Form::Raw => written(io::stdout().lock(), bytes),
+            _ => self.write(stream, text),
+        }
+    }
+
     /// Writes what was held back.
     ///
     /// # Errors
@@ -158,8 +172,8 @@ impl AgentOutput {
 ///
 /// # Errors
 /// `internal` where it cannot be written. A reader that went away is no error.
-pub fn written(mut to: impl Write, text: &str) -> Result<bool> {
-    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+pub fn written(mut to: impl Write, text: impl AsRef<[u8]>) -> Result<bool> {
+    match to.write_all(text.as_ref()).and_then(|()| to.flush()) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(e) => Err(Error::internal(format!("the output cannot be written: {e}"))),

@@ -19,6 +19,7 @@ use super::vm::Plain;
 use crate::api::{self, File, Route};
 use crate::error::{Error, Kind, Result};
 use crate::provider::{self, Plan, Provider, Wish};
+use crate::terminal;
 use crate::types::{CutScope, CutoffPolicy};
 
 const CALL: &str = "bb.launch";
@@ -72,6 +73,7 @@ struct Options {
     env: BTreeMap<String, String>,
     files: Vec<File>,
     detach: bool,
+    terminal: bool,
 }
 
 /// What the prelude makes a handle of.
@@ -110,6 +112,9 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
 
     let label = options.label.clone().unwrap_or_else(|| options.agent.clone().unwrap_or_else(|| plan.provider.clone()));
     let mut env = plan.env;
+    if options.terminal && host.terminal {
+        env.extend(terminal::environment());
+    }
     env.extend(options.env);
     let mut files = plan.files;
     files.extend(options.files);
@@ -133,6 +138,7 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         timeout_ms: options.timeout.map(|Span(span)| span.as_millis() as u64),
         upstreams: stage.map(|s| s.upstreams()).unwrap_or_default(),
         host_path: std::env::var("PATH").ok(),
+        terminal: options.terminal.then(|| terminal::size().unwrap_or_default().usable()),
         ..api::Launch::default()
     };
     let since = host.pump.position();

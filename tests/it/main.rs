@@ -22,5 +22,6 @@ mod quickstart;
 mod rehearsal;
 mod start;
 mod support;
+mod terminal;
 mod toolchain;
 mod world;
