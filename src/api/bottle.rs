@@ -41,6 +41,9 @@ pub struct Bottle {
     pub stopped: Option<i64>,
     /// Whether a front end must stay for it to live.
     pub attached: bool,
+    /// Its agent has a terminal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub terminal: bool,
     /// The ANSI colour in which it is listed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub color: Option<String>,

@@ -183,6 +183,7 @@ mod tests {
             stopped: None,
             attached: false,
             color: None,
+            terminal: false,
         }
     }
 

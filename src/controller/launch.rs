@@ -150,6 +150,7 @@ impl Controller {
             stopped: None,
             attached: launch.lease.is_some(),
             color: launch.color.clone(),
+            terminal: launch.terminal.is_some(),
         };
         let ca = Ca::generate(&slug).map_err(internal)?;
         let composed = match compose::compose(&self.host, &launch, &slug, ca.cert_pem()) {

@@ -10,6 +10,7 @@ use super::host::Host;
 use super::vm::Plain;
 use crate::api::ExecFrame;
 use crate::error::Result;
+use crate::terminal::{self, Attached};
 
 /// How it was left.
 #[derive(Serialize)]
@@ -20,8 +21,22 @@ pub(super) struct Left {
     exit_code: Option<i32>,
 }
 
+/// Tells whether this process's terminal can be an agent's: results are not read by a program.
+pub(super) fn has_terminal(host: &Host) -> bool {
+    !host.out.json && terminal::is_terminal()
+}
+
 /// `bottle:attach()`.
 pub(super) async fn attach(_: Lua, host: Rc<Host>, slug: String) -> Result<Plain<Left>> {
+    let client = &host.link().await?.client;
+    if has_terminal(&host) && client.bottle(&slug).await?.terminal {
+        let left = match terminal::attach(client, &slug).await? {
+            Attached::Detached => Left { detached: true, exit_code: None },
+            Attached::Ended(code) => Left { detached: false, exit_code: Some(code) },
+            Attached::Lost => Left { detached: false, exit_code: None },
+        };
+        return Ok(Plain(left));
+    }
     follow(&host, &slug).await.map(Plain)
 }
 

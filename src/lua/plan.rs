@@ -7,6 +7,7 @@ use std::rc::Rc;
 use mlua::{Lua, Value};
 use serde::{Deserialize, Serialize};
 
+use super::attach;
 use super::grants::Grant;
 use super::host::Host;
 use super::manifest::{cwd, shelf, user_home};
@@ -18,6 +19,7 @@ use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::launch::{self, Choice, Desk, Draft, Question, Row};
 use crate::provider::OutputForm;
+use crate::terminal;
 use crate::types::Book;
 
 const CALL: &str = "bb.plan";
@@ -155,6 +157,12 @@ pub(super) async fn launch_plan(lua: Lua, host: Rc<Host>, (id, value): (usize, V
     launch.id = uuid::Uuid::now_v7().to_string();
     launch.run = Some(host.run_id.clone());
     launch.lease = (!options.detach).then(|| host.run_id.clone());
+    if attach::has_terminal(&host) {
+        launch.terminal = Some(terminal::size().unwrap_or_default().usable());
+        for (name, value) in terminal::environment() {
+            launch.env.entry(name).or_insert(value);
+        }
+    }
     let label = launch.label.clone();
     let since = host.pump.position();
     let bottle = link.client.launch(&launch).await?;

@@ -4,7 +4,10 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::support::World;
+use serde_json::json;
+
+use crate::support::person::{person, written};
+use crate::support::{World, have_tools};
 
 fn manifest(world: &World, path: &str, front: &str, body: &str) {
     let path = world.home().join(path);
@@ -349,5 +352,130 @@ fn an_agent_of_a_repository_cannot_raise_what_the_home_allows() {
         manifest(&world, &format!("{home}/agents/helper.md"), "bottle: dev\n", "");
         let output = run().expect(0);
         assert!(output.stderr.contains("$BB_HOME/agents has an agent of that name"), "{output}");
+    }
+}
+
+#[test]
+fn at_a_terminal_somebody_picks_looks_says_yes_works_leaves_and_comes_back() {
+    if !have_tools(&["python3"]) {
+        return;
+    }
+    for world in World::each() {
+        set_up(&world, "env: {A: dev, PS1: \"inside> \"}\nbudget: 40k\n");
+        let home = world.bb_home().display().to_string();
+        manifest(&world, &format!("{home}/bottles/over.md"), "env: {A: over}\n", "Over it.");
+        manifest(&world, &format!("{home}/agents/reviewer.md"), "bottle: dev\n", "You review.");
+        let steps = [
+            json!(["expect", "Agent (type to narrow"]),
+            json!(["expect", "You review."]),
+            // The letters that are typed narrow the list to one.
+            json!(["type", "tst"]),
+            json!(["quiet"]),
+            json!(["type", "\r"]),
+            json!(["expect", "Agent: tester"]),
+            json!(["expect", "Bottles (Space chooses"]),
+            json!(["expect", "[1] dev"]),
+            json!(["type", "over "]),
+            json!(["expect", "[2] over"]),
+            json!(["type", "\r"]),
+            json!(["expect", "Bottles: dev < over"]),
+            json!(["expect", "Name [tester]:"]),
+            json!(["type", "my work\r"]),
+            json!(["expect", "Colour"]),
+            json!(["type", "cyan"]),
+            json!(["quiet"]),
+            json!(["type", "\r"]),
+            // What would hold.
+            json!(["expect", "dev < over"]),
+            json!(["expect", "40,000 tokens, 40,000 left"]),
+            json!(["expect", "Start it? [y/N]"]),
+            json!(["run", "test -z \"$(ls -A $BB_HOME/state)\"", 0]),
+            json!(["type", "y\r"]),
+            json!(["expect", "bottle my-work"]),
+            json!(["expect", "inside> "]),
+            json!(["type", "echo A is $A; tty\r"]),
+            json!(["expect", "A is over"]),
+            json!(["expect", "/dev/pts/"]),
+            json!(["resize", 30, 90]),
+            json!(["insist", "stty size\r", "30 90"]),
+            json!(["type", "\u{10}\u{11}"]),
+            json!(["expect", "detached; bb attach my-work"]),
+            json!(["end", 0]),
+        ];
+        written(&person(&world, "picks", "project", &["start"], &steps).wait().expect(0));
+        let listed = world.bb(&["ps", "--json"]).expect(0).json();
+        assert_eq!((&listed[0]["slug"], &listed[0]["color"]), (&"my-work".into(), &"cyan".into()), "{listed:?}");
+        let steps = [
+            json!(["expect", "30 90"]),
+            json!(["insist", "stty size\r", "24 80"]),
+            json!(["type", "exit 5\r"]),
+            json!(["expect", "session ended (exit 5)"]),
+            json!(["end", 5]),
+        ];
+        written(&person(&world, "back", "project", &["attach", "my"], &steps).wait().expect(0));
+        assert!(world.until(Duration::from_secs(10), || world.bb(&["ps", "--json"]).json().is_empty()));
+    }
+}
+
+#[test]
+fn a_no_at_the_preflight_and_a_ctrl_c_at_a_question_start_nothing() {
+    if !have_tools(&["python3"]) {
+        return;
+    }
+    for world in World::each() {
+        set_up(&world, "env: {BRANCH: \"?Which branch\"}\n");
+        let steps = [
+            json!(["expect", "Bottles"]),
+            json!(["type", "\r"]),
+            json!(["expect", "Name"]),
+            json!(["type", "\r"]),
+            json!(["expect", "Colour"]),
+            json!(["type", "\r"]),
+            json!(["expect", "Which branch: "]),
+            json!(["type", "main\r"]),
+            json!(["expect", "none: it is metered, and nothing will cut it off"]),
+            json!(["expect", "Start it? [y/N]"]),
+            json!(["type", "n\r"]),
+            json!(["expect", "nothing was started"]),
+            json!(["end", 4]),
+        ];
+        written(&person(&world, "no", "project", &["start", "tester"], &steps).wait().expect(0));
+        let steps = [json!(["expect", "Agent"]), json!(["type", "\u{3}"]), json!(["end", 130])];
+        written(&person(&world, "away", "project", &["start"], &steps).wait().expect(0));
+        // A window of twenty columns is narrow, and no reason to fail.
+        let steps = [
+            json!(["resize", 6, 20]),
+            json!(["expect", "Agent"]),
+            json!(["type", "\r"]),
+            json!(["expect", "Bottles"]),
+            json!(["type", "\u{1b}"]),
+            json!(["end", 130]),
+        ];
+        written(&person(&world, "narrow", "project", &["start"], &steps).wait().expect(0));
+        assert!(world.controller_pid().is_none(), "nothing was started");
+        // Without a terminal the question is not asked.
+        let headless = start(&world, &["tester", "--headless", "--prompt", "x", "--budget", "unlimited"]);
+        headless.fails(2, "usage", "dev.md:3", "start it at a terminal");
+    }
+}
+
+#[test]
+fn a_headless_start_is_driven_by_a_parent_that_allocated_the_terminal() {
+    if !have_tools(&["python3"]) {
+        return;
+    }
+    for world in World::each() {
+        set_up(&world, "");
+        let prompt = "stty size; tty; read line; echo \"got $line\"; exit 3";
+        let steps = [
+            json!(["expect", "24 80"]),
+            json!(["expect", "/dev/pts/"]),
+            json!(["type", "what the orchestrator says\r"]),
+            json!(["expect", "got what the orchestrator says"]),
+            json!(["expect", "session ended (exit 3)"]),
+            json!(["end", 1]),
+        ];
+        let args = ["start", "tester", "--headless", "--prompt", prompt];
+        written(&person(&world, "driven", "project", &args, &steps).wait().expect(0));
     }
 }
