@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Pid, Uid};
 
 use super::launch::Up;
 use super::sys;
-use super::{AGENT_ID, confine, terminal};
+use super::{AGENT_ID, confine, landlock, terminal};
 use crate::bottle::wire::{self, Command};
 use crate::error::{Error, Kind, Result};
 use crate::os::process::{Fork, Process, fork_with};
@@ -167,7 +167,7 @@ fn enter(
             sent.map_err(|e| failed("report", e))
         }
         Fork::Child => {
-            let error = execute(command, programs, stdio, report);
+            let error = execute(command, programs, &up.writable, stdio, report);
             let _ = wire::send(report, &Report::Failed { error }, &[]);
             sys::exit_now(127);
         }
@@ -182,7 +182,13 @@ fn usual_descriptors() -> io::Result<()> {
 }
 
 /// The process that becomes the command. Returns only with an error.
-fn execute(command: &Command, programs: &[seccompiler::BpfProgram], stdio: [&OwnedFd; 3], report: &OwnedFd) -> Error {
+fn execute(
+    command: &Command,
+    programs: &[seccompiler::BpfProgram],
+    writable: &[std::path::PathBuf],
+    stdio: [&OwnedFd; 3],
+    report: &OwnedFd,
+) -> Error {
     let prepared = (|| -> io::Result<()> {
         nix::unistd::setsid()?;
         let [stdin, stdout, stderr] = stdio;
@@ -202,6 +208,9 @@ fn execute(command: &Command, programs: &[seccompiler::BpfProgram], stdio: [&Own
     })();
     if let Err(e) = prepared {
         return failed("preparation", e);
+    }
+    if let Err(e) = landlock::restrict(writable) {
+        return failed("second layer", e);
     }
     let strings =
         |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<std::result::Result<Vec<_>, _>>();

@@ -19,7 +19,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::sys;
-use super::{AGENT_ID, confine, forbidden, gate, init, listeners, root};
+use super::{AGENT_ID, confine, forbidden, gate, init, landlock, listeners, root};
 use crate::bottle::plan::Plan;
 use crate::bottle::wire::{self, Listener};
 use crate::error::{Error, Kind, Result};
@@ -45,6 +45,8 @@ pub struct Up {
     pub listeners: Vec<(Listener, OwnedFd)>,
     /// A descriptor of the gate's network namespace.
     pub gate: OwnedFd,
+    /// Where its processes may write; the second layer holds them to it.
+    pub writable: Vec<std::path::PathBuf>,
 }
 
 /// What the two processes report.
@@ -90,7 +92,7 @@ pub fn up(plan: &Plan) -> Result<Up> {
         Fork::Parent(pid) => pid,
     };
     drop(theirs);
-    let result = collect(&ours);
+    let result = collect(&ours).map(|up| Up { writable: landlock::writable(plan), ..up });
     let _ = waitpid(Pid::from_raw(setup), None);
     result
 }
@@ -106,7 +108,8 @@ fn collect(ours: &OwnedFd) -> Result<Up> {
             let pidfd = Process::open(pid).map_err(|e| failed("pid 1", e))?.into();
             let gate = fds.remove(0);
             let listeners = kinds.into_iter().zip(fds).collect();
-            return Ok(Up { pid, pidfd, namespaces: namespaces.unwrap_or_default(), listeners, gate });
+            let namespaces = namespaces.unwrap_or_default();
+            return Ok(Up { pid, pidfd, namespaces, listeners, gate, writable: Vec::new() });
         }
         match wire::receive::<Report>(ours) {
             Ok(Some((Report::Gate { pid, listeners }, fds))) if fds.len() == listeners.len() + 1 => {
