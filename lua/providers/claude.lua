@@ -29,6 +29,12 @@
 -- Claude Code asks before it uses a key that it does not know; it remembers the last twenty characters.
 local KEY = "sk-ant-api03-" .. string.rep("bottle", 13) .. "-placeholder00AA"
 
+-- A repository's own settings may name another API, a proxy or another vendor. The plane refuses where that leads, and
+-- Claude Code would try again for minutes. What an administrator sets stands above them.
+local PINNED = '{"env":{"ANTHROPIC_BASE_URL":"https://api.anthropic.com","CLAUDE_CODE_USE_BEDROCK":"",'
+  .. '"CLAUDE_CODE_USE_VERTEX":"","CLAUDE_CODE_USE_FOUNDRY":"","HTTPS_PROXY":"","HTTP_PROXY":"","ALL_PROXY":"",'
+  .. '"https_proxy":"","http_proxy":"","all_proxy":""}}\n'
+
 return {
   name = "claude",
   exe = "claude",
@@ -86,6 +92,7 @@ return {
       path = "~/.claude/settings.json",
       text = '{"skipDangerousModePermissionPrompt":true,"includeCoAuthoredBy":false}\n',
     },
+    { path = "/etc/claude-code/managed-settings.json", text = PINNED, mode = 420 },
   },
 
   skills = "~/.claude/skills",

@@ -27,6 +27,7 @@ const TRUSTED_BY_TOOLS: &[(&str, bool, &str)] = &[
     (".claude/hooks", true, ""),
     (".codex", true, ""),
     (".gemini", true, ""),
+    (".pi", true, ""),
     (".cursor", true, ""),
     (".vscode", true, ""),
     (".envrc", false, ""),

@@ -14,6 +14,7 @@ mod guards;
 mod keeper;
 mod leaks;
 mod looper;
+mod loosening;
 mod lua_api;
 mod manifest;
 mod names;

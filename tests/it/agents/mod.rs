@@ -17,15 +17,15 @@ use crate::support::{World, has_agent, need};
 const PROMPT: &str = "Write hello.txt, then wait.";
 
 /// How long a run may take. An everyday machine needs three seconds; a busy one must not fail for it.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A real agent CLI.
-struct Cli {
-    name: &'static str,
+pub(crate) struct Cli {
+    pub(crate) name: &'static str,
     /// The host of its API.
     host: &'static str,
     /// Variables of which either holds a key, and the header and the value's beginning by which that key travels.
-    keys: [(&'static str, &'static str, &'static str); 2],
+    pub(crate) keys: [(&'static str, &'static str, &'static str); 2],
     /// A file that its provider puts into its home, and what is in it.
     own: (&'static str, &'static str),
     /// Questions that it asks the model beside its task.
@@ -36,7 +36,7 @@ struct Cli {
     refused: usize,
 }
 
-const CLAUDE: Cli = Cli {
+pub(crate) const CLAUDE: Cli = Cli {
     name: "claude",
     host: "api.anthropic.com",
     keys: [("ANTHROPIC_API_KEY", "x-api-key", ""), ("CLAUDE_CODE_OAUTH_TOKEN", "authorization", "Bearer ")],
@@ -81,7 +81,7 @@ const PI: Cli = Cli {
 
 impl Cli {
     /// Gets the worlds to test it in; none, and said, where it is not installed.
-    fn worlds(&self) -> impl Iterator<Item = World> {
+    pub(crate) fn worlds(&self) -> impl Iterator<Item = World> {
         let here = has_agent(self.name);
         if !here {
             need(&format!("the CLI {} (npm ci in tests/agents)", self.name));
@@ -127,7 +127,7 @@ bottle:wait()
 }
 
 /// Puts a stand-in where the real book's requests to the model APIs go. Before the first command in the world.
-fn stand_in(world: &World, scenario: &Value) -> Rehearsal {
+pub(crate) fn stand_in(world: &World, scenario: &Value) -> Rehearsal {
     let server = world.rehearsal(Scenario::from_value(scenario.clone()).unwrap());
     let ca = world.write("stand-in.pem", server.ca_pem());
     let hosts = [CLAUDE.host, CODEX.host, GEMINI.host];
@@ -137,7 +137,7 @@ fn stand_in(world: &World, scenario: &Value) -> Rehearsal {
 }
 
 /// Gets the events of a type out of what `bb run --json` wrote.
-fn events(lines: &[Value], kind: &str) -> Vec<Value> {
+pub(crate) fn events(lines: &[Value], kind: &str) -> Vec<Value> {
     lines.iter().filter(|line| line["type"] == kind && line["seq"].is_u64()).cloned().collect()
 }
 
