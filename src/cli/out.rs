@@ -209,9 +209,9 @@ impl AgentOutput {
     /// As [`print`].
     pub fn write(&mut self, stream: &str, text: &str) -> Result<bool> {
         if stream == "stderr" {
-            written(io::stderr().lock(), &self.err.feed(text))
+            written(io::stderr().lock(), self.err.feed(text))
         } else {
-            written(io::stdout().lock(), &self.out.feed(text))
+            written(io::stdout().lock(), self.out.feed(text))
         }
     }
 
