@@ -7,7 +7,7 @@
 //!
 //! Front ends reach all of it through the socket only (docs/controller-api.md).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -178,8 +178,7 @@ impl Controller {
             several => {
                 let mut names: Vec<_> = several.iter().map(|b| b.slug.as_str()).collect();
                 names.sort_unstable();
-                Err(Error::new(Kind::AmbiguousSlug, format!("`{name}` fits {}", names.join(", ")))
-                    .hint("write more of the name"))
+                Err(ambiguous(name, &names))
             }
         }
     }
@@ -205,19 +204,35 @@ impl Controller {
         Ok(bottles)
     }
 
-    /// Finds a bottle that has ended before this controller's life, by its slug.
+    /// Finds a bottle that has ended before this controller's life, by its slug, or by a beginning that fits only one.
     ///
     /// # Errors
     /// `no_such_bottle`, and the ledger's kinds.
     pub async fn find_ended(&self, name: &str) -> Result<Bottle> {
         let bottles = self.list(true).await?;
         let living = bottles.iter().any(|b| b.slug == name && b.state != api::State::Ended);
-        let fits = |b: &Bottle| b.slug == name && b.state == api::State::Ended;
-        match bottles.into_iter().rev().find(fits) {
-            Some(bottle) => Ok(bottle),
+        let ended: Vec<Bottle> = bottles.into_iter().filter(|b| b.state == api::State::Ended).collect();
+        match ended.iter().rev().find(|b| b.slug == name) {
+            Some(bottle) => Ok(bottle.clone()),
             None if living => Err(Error::new(Kind::Timeout, format!("the keeper of `{name}` does not answer"))
                 .hint("it is asked again every 2 s; `bb controller logs` tells more")),
-            None => Err(self.find(name).err().unwrap_or_else(|| Error::internal("it has not ended"))),
+            None => match self.find(name) {
+                Ok(_) => Err(Error::internal("it has not ended")),
+                // A beginning that fits none of the living may fit one that has ended.
+                Err(error) if error.kind == Kind::NoSuchBottle => {
+                    let fitting: BTreeSet<&str> = ended
+                        .iter()
+                        .map(|b| b.slug.as_str())
+                        .filter(|s| !name.is_empty() && s.starts_with(name))
+                        .collect();
+                    match fitting.into_iter().collect::<Vec<_>>().as_slice() {
+                        [] => Err(error),
+                        [one] => ended.iter().rev().find(|b| b.slug == *one).cloned().ok_or(error),
+                        several => Err(ambiguous(name, several)),
+                    }
+                }
+                Err(error) => Err(error),
+            },
         }
     }
 
@@ -309,6 +324,10 @@ impl Bottles for Controller {
     fn running(&self) -> Vec<Arc<Live>> {
         self.all().into_iter().filter(|b| !b.has_ended()).collect()
     }
+}
+
+fn ambiguous(name: &str, names: &[&str]) -> Error {
+    Error::new(Kind::AmbiguousSlug, format!("`{name}` fits {}", names.join(", "))).hint("write more of the name")
 }
 
 /// What the row of a bottle says that this controller has not taken up: while it lives, it has no way out.

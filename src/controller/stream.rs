@@ -164,6 +164,15 @@ impl Reader {
             let Ok(Ok((frames, place))) = page.await else { return true };
             self.place = place;
             let Some(newest) = frames.last().map(|f| f.n) else { return true };
+            if let Some(lost) = frames.first().filter(|f| self.since > 0 && f.n > self.since + 1) {
+                // More was written than a log holds while nobody read.
+                let text = "bb: output was lost here: more was written than is kept\n".to_owned();
+                let (n, ts, exec) = (lost.n - 1, lost.ts, self.exec.unwrap_or(lost.exec));
+                let note = ExecFrame::Output { n, ts, exec, stream: "stderr".to_owned(), text, raw: None };
+                if !send(to, &note).await {
+                    return false;
+                }
+            }
             self.since = newest;
             for frame in frames.into_iter().filter(|f| self.exec.is_none_or(|n| n == f.exec)) {
                 if frame.ts > self.until {

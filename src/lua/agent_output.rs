@@ -138,9 +138,9 @@ impl AgentOutput {
     /// `internal` where it cannot be written.
     pub fn write(&mut self, stream: &str, text: &str) -> Result<bool> {
         if stream == "stderr" {
-            written(io::stderr().lock(), &self.err.feed(text))
+            written(io::stderr().lock(), self.err.feed(text))
         } else {
-            written(io::stdout().lock(), &self.out.feed(text))
+            written(io::stdout().lock(), self.out.feed(text))
         }
     }
 
@@ -163,8 +163,8 @@ impl AgentOutput {
     /// # Errors
     /// `internal` where it cannot be written.
     pub fn finish(mut self) -> Result<()> {
-        written(io::stdout().lock(), &self.out.end())?;
-        written(io::stderr().lock(), &self.err.end()).map(|_| ())
+        written(io::stdout().lock(), self.out.end())?;
+        written(io::stderr().lock(), self.err.end()).map(|_| ())
     }
 }
 

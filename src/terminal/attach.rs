@@ -15,7 +15,6 @@ use super::mode::{self, Raw};
 use super::screen::Screen;
 use super::streams::{Sink, Source};
 use crate::api::{Ended, Exec, ExecFrame, Resize, SignalName, State};
-use crate::bottle::output::now_ms;
 use crate::client::{Client, ExecFrames, LogFilter};
 use crate::error::{Error, Kind, Result};
 use crate::types::TerminalSize;
@@ -45,6 +44,10 @@ pub enum Attached {
     Ended(i32),
     /// The bottle's keeper died, and the bottle with it.
     Lost,
+}
+
+fn now_ms() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
 }
 
 fn failed(e: impl std::fmt::Display) -> Error {
@@ -147,8 +150,8 @@ impl<'a> Session<'a> {
         let mut frames = self.client.output(self.slug, filter).await?;
         let mut young = true;
         while let Some(frame) = frames.next().await {
-            if let ExecFrame::Output { n, ts, raw, text, .. } = frame? {
-                self.output(n, ts, raw.as_deref(), &text)?;
+            if let ExecFrame::Output { n, ts, raw, .. } = frame? {
+                self.output(n, ts, raw.as_deref())?;
                 young &= now_ms() - ts < STALE && self.out.len() < YOUNG;
                 if !young {
                     self.out.clear();
@@ -162,12 +165,11 @@ impl<'a> Session<'a> {
     }
 
     /// Takes what was written: to the screen, to the person, and the questions in it to whoever answers them.
-    fn output(&mut self, n: u64, ts: i64, raw: Option<&str>, text: &str) -> Result<()> {
-        let bytes = match raw {
-            Some(raw) => BASE64.decode(raw).map_err(failed)?,
-            None => text.as_bytes().to_vec(),
-        };
+    fn output(&mut self, n: u64, ts: i64, raw: Option<&str>) -> Result<()> {
         self.seen = n;
+        // What is no byte of the agent's is a note about what is missing; the screen is put right by what comes next.
+        let Some(raw) = raw else { return Ok(()) };
+        let bytes = BASE64.decode(raw).map_err(failed)?;
         for (at, piece) in self.filter.feed(&bytes).into_iter().enumerate() {
             match piece {
                 Piece::Pass(bytes) => {
@@ -226,7 +228,7 @@ impl<'a> Session<'a> {
                 },
                 frame = frames.next(), if self.out.len() < MOST_OUT => match frame {
                     Some(frame) => match frame? {
-                        ExecFrame::Output { n, ts, raw, text, .. } => self.output(n, ts, raw.as_deref(), &text)?,
+                        ExecFrame::Output { n, ts, raw, .. } => self.output(n, ts, raw.as_deref())?,
                         ExecFrame::Exit { code, .. } => return Ok(self.ended(code).await),
                     },
                     None => match self.over().await? {

@@ -156,7 +156,7 @@ impl Filter {
                 Err(_) => {
                     self.character.clear();
                     self.pass("\u{fffd}".as_bytes());
-                    if byte < 0x80 || byte >= 0xc2 {
+                    if !(0x80..0xc2).contains(&byte) {
                         self.text(byte);
                     }
                 }

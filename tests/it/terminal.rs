@@ -16,19 +16,19 @@ const PERSON: &str = include_str!("support/person.py");
 /// The keys that detach.
 const DETACH: &str = "\u{10}\u{11}";
 
-/// Starts a person who runs `bb` with these arguments and does these steps.
-fn person<'w>(world: &'w World, name: &str, args: &[&str], steps: &[Value]) -> Running<'w> {
+/// Starts a person at a terminal of `size` who runs `bb` with these arguments and does these steps.
+fn person<'w>(world: &'w World, name: &str, size: &str, args: &[&str], steps: &[Value]) -> Running<'w> {
     let script = world.write("person.py", PERSON).display().to_string();
     let steps = world.write(format!("{name}.json"), serde_json::to_string(steps).unwrap()).display().to_string();
     let bb = world.exe().display().to_string();
     let args: Vec<_> = [script.as_str(), &steps, &bb].into_iter().chain(args.iter().copied()).collect();
-    world.program("/usr/bin/python3", &args).env("TERM", "xterm-256color").patience(LONG).spawn()
+    world.program("/usr/bin/python3", &args).env("TERM", "xterm-256color").env("PTY_SIZE", size).patience(LONG).spawn()
 }
 
 /// Has a person do it all; gets what was written to their terminal.
 #[track_caller]
 fn does(world: &World, args: &[&str], steps: &[Value]) -> String {
-    written(&person(world, "steps", args, steps).wait().expect(0))
+    written(&person(world, "steps", "24x80", args, steps).wait().expect(0))
 }
 
 fn written(output: &Output) -> String {
@@ -349,7 +349,7 @@ fn a_program_that_asks_its_terminal_is_answered_and_the_persons_is_not_asked() {
             json!(["type", DETACH]),
             json!(["end", 0]),
         ];
-        let other = person(&world, "other", &["attach", "asks"], &watching);
+        let other = person(&world, "other", "24x80", &["attach", "asks"], &watching);
         does(&world, &["attach", "asks"], &steps);
         other.wait().expect(0);
         ends(&world, &["asks"]);
@@ -397,37 +397,34 @@ fn two_may_be_attached_and_a_terminal_may_be_narrow_or_without_a_size() {
     }
     for world in World::each() {
         launch(&world, "shell", SHELL);
-        let first = person(
-            &world,
-            "first",
-            &["attach", "shell"],
-            &[
-                json!(["expect", "ready> "]),
-                json!(["type", "echo first-$((1 + 0))\r"]),
-                json!(["expect", "first-1"]),
-                json!(["expect", "second-2"]),
-                json!(["type", "echo seen-$((1 + 2))\r"]),
-                json!(["expect", "session ended (exit 0)"]),
-                json!(["end", 0]),
-            ],
-        );
-        does(
-            &world,
-            &["attach", "shell"],
-            &[
-                json!(["resize", 10, 20]),
-                json!(["expect", "first-1"]),
-                // The last one who said a size is whom it is drawn for.
-                json!(["insist", "stty size\r", "10 20"]),
-                json!(["type", "echo second-$((1 + 1))\r"]),
-                json!(["expect", "second-2"]),
-                json!(["expect", "seen-3"]),
-                json!(["resize", 0, 0]),
-                json!(["insist", "stty size\r", "24 80"]),
-                json!(["type", "exit 0\r"]),
-                json!(["end", 0]),
-            ],
-        );
+        for (size, told) in [("0x0", "24 80"), ("0x132", "24 132"), ("1x1", "1 1")] {
+            let steps = [json!(["expect", told]), json!(["end", 0])];
+            person(&world, "size", size, &["exec", "-t", "shell", "stty", "size"], &steps).wait().expect(0);
+        }
+        let steps = [
+            json!(["expect", "ready> "]),
+            json!(["type", "echo first-$((1 + 0))\r"]),
+            json!(["expect", "first-1"]),
+            json!(["expect", "second-2"]),
+            json!(["type", "echo seen-$((1 + 2))\r"]),
+            json!(["expect", "session ended (exit 0)"]),
+            json!(["end", 0]),
+        ];
+        let first = person(&world, "first", "24x80", &["attach", "shell"], &steps);
+        assert!(world.until(LONG, || world.bb(&["logs", "shell"]).stdout.contains("first-1\r\n")));
+        let steps = [
+            json!(["expect", "first-1"]),
+            // The last one who said a size is whom it is drawn for.
+            json!(["insist", "stty size\r", "10 20"]),
+            json!(["type", "echo second-$((1 + 1))\r"]),
+            json!(["expect", "second-2"]),
+            json!(["expect", "seen-3"]),
+            json!(["resize", 0, 0]),
+            json!(["insist", "stty size\r", "24 80"]),
+            json!(["type", "exit 0\r"]),
+            json!(["end", 0]),
+        ];
+        person(&world, "second", "10x20", &["attach", "shell"], &steps).wait().expect(0);
         first.wait().expect(0);
         assert!(world.until(LONG, || world.leftovers().is_empty()), "{:?}", world.leftovers());
     }
@@ -453,6 +450,21 @@ fn where_there_is_no_terminal_that_is_said_with_one_thing_to_do() {
             let piped = format!("{} attach shell | cat; exit ${{PIPESTATUS[0]}}", world.exe().display());
             world.program("/bin/bash", &["-c", &piped]).run().fails(2, "usage", "standard", "bb logs");
         }
-        ends(&world, &["shell", "plain"]);
+        // A beginning is enough where it fits one; else it is said what it fits.
+        launch(&world, "shelf", SHELL);
+        let output = world.bb(&["exec", "she", "true"]);
+        output.fails(2, "ambiguous_slug", "shelf, shell", "write more of the name");
+        world.bb(&["exec", "shelf", "true"]).expect(0);
+        world.bb(&["kill", "shelf"]).expect(0);
+        world.bb(&["exec", "she", "true"]).expect(0);
+        // Also of one that ended under an earlier controller.
+        world.bb(&["controller", "restart"]).expect(0);
+        world.bb(&["logs", "shelf"]).expect(0);
+        assert!(world.bb(&["kill", "shel"]).expect(0).stdout.contains("shell  killed"));
+        world.bb(&["controller", "restart"]).expect(0);
+        world.bb(&["logs", "shel"]).fails(2, "ambiguous_slug", "shelf, shell", "write more of the name");
+        world.bb(&["logs", "shelf"]).expect(0);
+        world.bb(&["logs", "pl"]).expect(0);
+        ends(&world, &["plain"]);
     }
 }

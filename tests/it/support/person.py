@@ -15,7 +15,7 @@ STEPS.json is a list of lists:
     ["end", CODE]             waits for the end of the command
     ["never", TEXT]           TEXT was not written, in the bytes as they came, since the beginning
 
-Waits for events, for at most PTY_PATIENCE seconds each (60). Ends with 0 if all came true; else it says which step did not, and
+The terminal has the size PTY_SIZE (24x80). Waits for events, for at most PTY_PATIENCE seconds each (60). Ends with 0 if all came true; else it says which step did not, and
 shows the screen. The modes of the terminal are compared before and after: they must be the same. What was written is printed as
 JSON at the end.
 """
@@ -39,7 +39,7 @@ SEQUENCE = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\
 class Person:
     def __init__(self, command):
         self.master, slave = pty.openpty()
-        self.size(24, 80)
+        self.size(*(int(side) for side in os.environ.get("PTY_SIZE", "24x80").split("x")))
         self.before = termios.tcgetattr(slave)
         self.slave = slave
         self.child = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, preexec_fn=self.lead)
