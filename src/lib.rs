@@ -36,4 +36,5 @@ pub mod provider;
 pub mod rehearse;
 pub mod settings;
 pub mod types;
+pub mod workspace;
 pub mod yaml;

@@ -15,6 +15,7 @@ mod handle;
 mod host;
 mod launch;
 mod ledger;
+mod limits;
 pub mod log;
 mod meter;
 mod modules;

@@ -22,4 +22,5 @@ mod quickstart;
 mod rehearsal;
 mod support;
 mod toolchain;
+mod workspace;
 mod world;
