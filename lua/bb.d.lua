@@ -59,6 +59,7 @@ bb = {}
 ---@field trace {file: string, line: integer, name?: string}[] The recipe's own lines that led to it, innermost first.
 
 ---@alias bb.Duration string
+---@alias bb.Size integer|string
 ---@alias bb.Tokens integer|string
 ---@alias bb.Budget bb.Tokens|table<string, bb.Tokens|{tokens: bb.Tokens, hard?: boolean}|boolean
 
@@ -83,6 +84,8 @@ bb = {}
 ---@field label? string Wanted name; the slug is made from it and made unique.
 ---@field agent? string The agent's name in reports.
 ---@field workspace? string A directory of the host, mounted read-write at its own path. Needs `write:PATH`. A scratch directory when absent.
+---@field workspace_mode? "mount"|"overlay"|"copy" `overlay`: the directory lies below, what the agent writes in a layer of its own (`bb diff`, `bb apply`). `copy`: a copy of it. `mount` when absent.
+---@field limits? {memory?: bb.Size, cpus?: number, pids?: integer, disk?: bb.Size, best_effort?: boolean} What it may use of the machine. What cannot be enforced here refuses the launch, unless `best_effort`.
 ---@field budget? bb.Budget Limits of this bottle.
 ---@field shutdown? "cutoff"|"kill" What happens when a budget is spent; the host's setting when absent.
 ---@field cutoff_scope? "all"|"metered" What a cut takes away.

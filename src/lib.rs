@@ -41,4 +41,5 @@ pub mod rehearse;
 pub mod settings;
 pub mod terminal;
 pub mod types;
+pub mod workspace;
 pub mod yaml;

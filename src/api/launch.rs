@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::workspace::{Limits, WorkspaceMode};
 use crate::types::{Api, Book, CutScope, CutoffPolicy, TerminalSize};
 
 /// One entry of the allow-list.
@@ -298,6 +299,12 @@ pub struct Launch {
     /// Directory of the host mounted read-write at its own path; a scratch directory when absent.
     #[serde(default)]
     pub workspace: Option<String>,
+    /// How the workspace comes into the bottle; mounted when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_mode: Option<WorkspaceMode>,
+    /// What the bottle may use of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// More mounts.
     #[serde(default)]
     pub mounts: Vec<Mount>,

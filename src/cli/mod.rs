@@ -5,20 +5,26 @@
 use clap::{Parser, Subcommand};
 
 pub mod act;
+pub mod apply;
 pub mod attach;
 pub mod completions;
 pub mod controller;
 pub mod cut;
+pub mod diff;
 pub mod doctor;
 pub mod exec;
+pub mod inspect;
 pub mod kill;
 pub mod logs;
 pub mod manifest;
 pub mod out;
+pub mod prune;
 pub mod ps;
+pub mod rm;
 pub mod run;
 pub mod setup;
 pub mod start;
+pub mod stop;
 pub mod usage;
 
 #[cfg(test)]
@@ -55,7 +61,13 @@ enum Command {
     Exec(exec::Args),
     Attach(attach::Args),
     Cut(cut::Args),
+    Stop(stop::Args),
     Kill(kill::Args),
+    Diff(diff::Args),
+    Apply(apply::Args),
+    Rm(rm::Args),
+    Prune(prune::Args),
+    Inspect(inspect::Args),
     Usage(usage::Args),
     Manifest(manifest::Args),
     Controller(controller::Args),
@@ -86,7 +98,13 @@ pub fn main() -> u8 {
             Command::Exec(args) => exec::run(args),
             Command::Attach(args) => attach::run(args),
             Command::Cut(args) => cut::run(args),
+            Command::Stop(args) => stop::run(args),
             Command::Kill(args) => kill::run(args),
+            Command::Diff(args) => diff::run(args),
+            Command::Apply(args) => apply::run(args),
+            Command::Rm(args) => rm::run(args),
+            Command::Prune(args) => prune::run(args),
+            Command::Inspect(args) => inspect::run(args),
             Command::Usage(args) => usage::run(args),
             Command::Manifest(args) => manifest::run(args),
             Command::Completions(args) => completions::run(&args),

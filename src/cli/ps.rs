@@ -136,9 +136,10 @@ fn state(bottle: &Bottle) -> String {
                 Ended::Lost => "lost",
                 Ended::HostRestart => "host restart",
             });
+            let kept = if bottle.kept { ", kept" } else { "" };
             return match code {
-                Some(code) if bottle.ended == Some(Ended::Exited) => format!("ended: {code}"),
-                _ => format!("ended: {how}"),
+                Some(code) if bottle.ended == Some(Ended::Exited) => format!("ended: {code}{kept}"),
+                _ => format!("ended: {how}{kept}"),
             };
         }
     };
@@ -184,6 +185,8 @@ mod tests {
             attached: false,
             color: None,
             terminal: false,
+            workspace_mode: None,
+            kept: false,
         }
     }
 

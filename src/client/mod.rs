@@ -37,6 +37,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// How long a launch may take: the keeper, the namespaces and the agent's process.
 const LAUNCH: Duration = Duration::from_secs(60);
 
+/// How long the files of a workspace may be looked at.
+const FILES: Duration = Duration::from_secs(600);
+
 /// One leg of a wait; longer waits are made of several.
 const WAIT_LEG: Duration = Duration::from_secs(20);
 
@@ -162,6 +165,55 @@ impl Client {
     /// As [`Client::bottle`].
     pub async fn kill(&self, slug: &str, act: &Act) -> Result<Bottle> {
         self.call(Request::post(format!("/v1/bottles/{}/kill", wire::encode(slug)), act)?).await
+    }
+
+    /// `POST /v1/bottles/S/stop`: returns when it has ended.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn stop_bottle(&self, slug: &str, stop: &api::Stop) -> Result<Bottle> {
+        let within = Duration::from_millis(stop.timeout_ms) + ANSWER;
+        self.call(Request::post(format!("/v1/bottles/{}/stop", wire::encode(slug)), stop)?.within(within)).await
+    }
+
+    /// `POST /v1/bottles/S/diff`: what the agent has changed.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`]; `usage` where its workspace is mounted, `workspace_unsafe` where it is gone.
+    pub async fn diff(&self, slug: &str, query: &api::DiffQuery) -> Result<api::Diff> {
+        self.call(Request::post(format!("/v1/bottles/{}/diff", wire::encode(slug)), query)?.within(FILES)).await
+    }
+
+    /// `POST /v1/bottles/S/apply`: brings over what was shown.
+    ///
+    /// # Errors
+    /// As [`Client::diff`].
+    pub async fn apply(&self, slug: &str, apply: &api::Apply) -> Result<api::Applied> {
+        self.call(Request::post(format!("/v1/bottles/{}/apply", wire::encode(slug)), apply)?.within(FILES)).await
+    }
+
+    /// `POST /v1/bottles/S/rm`: removes what is left of a bottle that has ended.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`]; `usage` where it runs.
+    pub async fn remove(&self, slug: &str, act: &Act) -> Result<Bottle> {
+        self.call(Request::post(format!("/v1/bottles/{}/rm", wire::encode(slug)), act)?.within(FILES)).await
+    }
+
+    /// `POST /v1/prune`: removes, or lists, everything that is left of bottles which do not run.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn prune(&self, prune: &api::Prune) -> Result<Vec<api::Leftover>> {
+        self.call_field(Request::post("/v1/prune", prune)?.within(FILES), "removed").await
+    }
+
+    /// `GET /v1/bottles/S/inspect`: everything that is known of it, less its secrets.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn inspect(&self, slug: &str) -> Result<Value> {
+        self.call(Request::get(format!("/v1/bottles/{}/inspect", wire::encode(slug)))).await
     }
 
     /// `POST /v1/bottles/S/exec`: its output as it comes; the last frame is the exit.

@@ -23,7 +23,9 @@ use tokio::sync::mpsc;
 use super::live::Live;
 use super::stream::{self as follow, Line, Wanted};
 use super::{Controller, input, ledger_error, peer};
-use crate::api::{Act, Bottle, Ended, Exec, Input, Launch, Resize, Run, Signal, SignalName, UsageQuery};
+use crate::api::{
+    Act, Apply, Bottle, DiffQuery, Ended, Exec, Input, Launch, Prune, Resize, Run, Signal, SignalName, Stop, UsageQuery,
+};
 use crate::bottle::wire::{Command, Reply, Request as Ask};
 use crate::enforce::By;
 use crate::error::{Error, Kind, Result};
@@ -216,6 +218,11 @@ async fn route(controller: &Arc<Controller>, request: Request<Incoming>) -> Resu
             let run: Run = read(request.into_body()).await?;
             ok(&json!({ "accounts": controller.run(run).await? }))
         }
+        (true, ["v1", "prune"]) => {
+            controller.ready().await;
+            let prune: Prune = read(request.into_body()).await?;
+            ok(&json!({ "removed": controller.prune(prune.dry_run).await? }))
+        }
         (true, ["v1", "usage", "query"]) => {
             ok(&controller.usage(read::<UsageQuery>(request.into_body()).await?).await?)
         }
@@ -248,13 +255,30 @@ async fn bottles(
     post: bool,
     rest: &[&str],
 ) -> Result<Response<Body>> {
+    // What an agent changed and what is left of a bottle can be asked for whether it runs or has ended.
+    match (post, rest) {
+        (true, [name, "diff"]) => {
+            let query: DiffQuery = read(request.into_body()).await?;
+            return ok(&controller.diff(name, query).await?);
+        }
+        (true, [name, "apply"]) => {
+            let apply: Apply = read(request.into_body()).await?;
+            return ok(&controller.apply(name, apply).await?);
+        }
+        (true, [name, "rm"]) => {
+            let _act: Act = read(request.into_body()).await?;
+            return ok(&controller.remove(name).await?);
+        }
+        (false, [name, "inspect"]) => return ok(&controller.inspect(name).await?),
+        _ => {}
+    }
     if let [name, call @ ..] = rest
         && controller.find(name).map_or(true, |live| live.slug != *name)
     {
         // Whoever asks about a bottle may have seen it end under an earlier controller. A whole name goes before a beginning.
         match (controller.find_ended(name).await, controller.find(name)) {
             (Ok(bottle), _) => match call {
-                [] | ["wait" | "cut" | "kill"] => return ok(&bottle),
+                [] | ["wait" | "cut" | "kill" | "stop"] => return ok(&bottle),
                 ["logs"] => return Ok(logs_of_ended(controller, &bottle, query)),
                 _ => return Err(over(name)),
             },
@@ -291,6 +315,12 @@ async fn bottles(
             let reason = act.reason.unwrap_or_else(|| "killed by the operator".to_owned());
             live.end(Ended::Killed, &reason, By::Operator, None);
             let _ = tokio::time::timeout(Duration::from_secs(10), live.ended()).await;
+            ok(&live.view())
+        }
+        (true, [name, "stop"]) => {
+            let stop: Stop = read(request.into_body()).await?;
+            let live = controller.find(name)?;
+            live.stop(Duration::from_millis(stop.timeout_ms.min(600_000)), stop.reason.as_deref()).await?;
             ok(&live.view())
         }
         (true, [name, "exec"]) => {

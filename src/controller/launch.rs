@@ -133,6 +133,7 @@ impl Controller {
             ));
         }
         let slug = self.choose_slug(&launch.label)?;
+        let _making = self.making.of(&slug);
         let mut view = Bottle {
             slug: slug.clone(),
             id: launch.id.clone(),
@@ -151,6 +152,8 @@ impl Controller {
             attached: launch.lease.is_some(),
             color: launch.color.clone(),
             terminal: launch.terminal.is_some(),
+            workspace_mode: launch.workspace_mode.filter(|mode| *mode != crate::api::WorkspaceMode::Mount),
+            kept: false,
         };
         let ca = Ca::generate(&slug).map_err(internal)?;
         let composed = match compose::compose(&self.host, &launch, &slug, ca.cert_pem()) {
@@ -357,7 +360,7 @@ impl Controller {
             .find(|slug| {
                 !taken.contains_key(slug)
                     && state(slug).parent().is_some_and(|p| p.exists() || std::fs::create_dir_all(p).is_ok())
-                    && std::fs::create_dir(state(slug)).is_ok()
+                    && self.making.claim(slug, || std::fs::create_dir(state(slug)).is_ok())
             })
             .ok_or_else(|| Error::internal("no free name for the bottle").hint("choose another label"))
     }
@@ -375,7 +378,7 @@ pub fn budget_path(launch: &Launch) -> Vec<Node> {
 /// Removes what a failed launch has made.
 fn clean(home: &Home, slug: &str, placeholders: &[std::path::PathBuf]) {
     crate::bottle::guard::remove_placeholders(placeholders);
-    let _ = std::fs::remove_dir_all(home.state(slug));
+    crate::workspace::kept::remove(&home.state(slug));
 }
 
 /// Gets the view of held things for a bottle that came up by adoption.

@@ -2,7 +2,8 @@
 //!
 //! * [`daemon`]: its life as a process. [`http`], [`peer`]: its socket and who may use it.
 //! * [`launch`], [`compose`], [`trust`], [`adopt`]: the ways in to a running bottle. [`live`]: a bottle while it lives.
-//! * [`input`]: what is typed and fed. [`lease`]: front ends that bottles depend on. [`link`]: keepers. [`note`]: what they
+//! * [`input`]: what is typed and fed. [`keep`]: what is left of bottles that have ended, and what their agents changed.
+//! * [`lease`]: front ends that bottles depend on. [`link`]: keepers. [`note`]: what they
 //!   remember for the next controller. [`stream`]: events and output for readers.
 //!
 //! Front ends reach all of it through the socket only (docs/controller-api.md).
@@ -26,6 +27,7 @@ pub mod compose;
 pub mod daemon;
 pub mod http;
 pub mod input;
+pub mod keep;
 pub mod launch;
 pub mod lease;
 pub mod link;
@@ -53,6 +55,8 @@ pub struct Controller {
     bottles: Mutex<HashMap<String, Arc<Live>>>,
     /// One launch at a time for each client id: a retry waits for the first and gets its answer.
     launching: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Names whose state directory is there and whose bottle is not yet.
+    making: keep::Making,
     /// Leases held by front ends.
     pub leases: Arc<Leases>,
     /// Connections that are served now.
@@ -97,6 +101,7 @@ impl Controller {
             rehearsal: OnceCell::new(),
             bottles: Mutex::default(),
             launching: Mutex::default(),
+            making: keep::Making::default(),
             leases,
             connections: Arc::new(AtomicUsize::new(0)),
             adopted: watch::Sender::new(false),
@@ -199,6 +204,9 @@ impl Controller {
                     .filter_map(|r| serde_json::from_str::<Bottle>(&r.body).ok())
                     .map(as_not_ours),
             );
+        }
+        for bottle in bottles.iter_mut().filter(|b| b.state == api::State::Ended) {
+            bottle.kept = crate::workspace::kept::is_kept_of(&self.host.home.state(&bottle.slug), &bottle.id);
         }
         bottles.sort_by(|a, b| (a.started, &a.slug).cmp(&(b.started, &b.slug)));
         Ok(bottles)

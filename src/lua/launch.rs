@@ -13,10 +13,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::grants::Grant;
 use super::host::{Host, Link};
+use super::limits::LimitOptions;
 use super::rehearse::stage;
 use super::values::{Budget, Span, options};
 use super::vm::Plain;
-use crate::api::{self, File, Route};
+use crate::api::{self, File, Route, WorkspaceMode};
 use crate::error::{Error, Kind, Result};
 use crate::provider::{self, Plan, Provider, Wish};
 use crate::terminal;
@@ -64,6 +65,8 @@ struct Options {
     label: Option<String>,
     agent: Option<String>,
     workspace: Option<String>,
+    workspace_mode: Option<WorkspaceMode>,
+    limits: Option<LimitOptions>,
     budget: Option<Budget>,
     shutdown: Option<CutoffPolicy>,
     cutoff_scope: Option<CutScope>,
@@ -130,6 +133,8 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         env,
         files,
         workspace: workspace.map(|p| p.display().to_string()),
+        workspace_mode: options.workspace_mode,
+        limits: options.limits.map(api::Limits::from),
         routes,
         credentials,
         budget: options.budget.map(|b| b.0).unwrap_or_default(),

@@ -17,6 +17,7 @@ mod handle;
 mod host;
 mod launch;
 mod ledger;
+mod limits;
 pub mod log;
 mod manifest;
 mod meter;

@@ -25,4 +25,5 @@ mod start;
 mod support;
 mod terminal;
 mod toolchain;
+mod workspace;
 mod world;

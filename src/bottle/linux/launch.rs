@@ -71,7 +71,7 @@ pub fn up(plan: &Plan) -> Result<Up> {
     let patience = nix::sys::time::TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
     setsockopt(&ours, sockopt::ReceiveTimeout, &patience).map_err(|e| failed("socket option", e))?;
     // The translation of ids needs rights over the host's file systems, so it is made before they are given up.
-    let idmap = if plan.binds.iter().any(|b| b.idmap) {
+    let idmap = if plan.binds.iter().chain(plan.overlay.iter().map(|o| &o.lower)).any(|b| b.idmap) {
         Some(idmap_namespace(plan).map_err(|e| failed("id translation", e))?)
     } else {
         None
@@ -193,7 +193,9 @@ fn netlink(e: &io::Error, what: &str) -> Error {
 }
 
 fn open_sources(plan: &Plan, idmap: Option<&OwnedFd>) -> Result<Vec<Option<OwnedFd>>> {
-    root::open_sources(&plan.binds, idmap).map_err(|e| {
+    let layers = plan.overlay.iter().flat_map(|overlay| [&overlay.lower, &overlay.layer]);
+    let binds: Vec<_> = plan.binds.iter().chain(layers).cloned().collect();
+    root::open_sources(&binds, idmap).map_err(|e| {
         if e.kind() == io::ErrorKind::Unsupported {
             Error::new(Kind::FsUnsupported, e.to_string())
                 .hint("give the workspace to an ordinary user (chown), or put it on ext4, xfs or btrfs")
@@ -275,7 +277,14 @@ fn inside(
     }
     gate::build_agent_side().map_err(|e| netlink(&e, "network"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    root::build(plan, &sources).map_err(|e| failed("root file system", e))?;
+    root::build(plan, &sources).map_err(|e| match e.kind() {
+        io::ErrorKind::Unsupported => {
+            Error::new(Kind::FsUnsupported, e.to_string()).at(plan.workspace.display().to_string()).hint(
+                "use workspace mode `copy` or `mount`; an overlay needs Linux 5.11 and no mounts inside the workspace",
+            )
+        }
+        _ => failed("root file system", e),
+    })?;
     drop(sources);
     let programs = confine::programs().map_err(|e| failed("seccomp", e))?;
     sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;
