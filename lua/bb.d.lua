@@ -143,7 +143,9 @@ function bb.manifest.bottles() end
 ---@field timeout? bb.Duration The bottle is killed after this long.
 ---@field copy? boolean Works on a copy of the directory.
 ---@field backend? string What makes the sandbox, over what manifests and settings say.
+---@field workspace_mode? "mount"|"overlay"|"copy" How the directory comes in, over what manifests say.
 ---@field answers? table<string, string> Answers to the plan's questions, by variable.
+---@field resume? string The kept bottle that is taken up: agent, bottles and directory are its own.
 
 ---Drafts a launch by manifests: they are merged, references are resolved, nothing is started. Needs the grant `start`.
 ---The agent works in the directory that the user stands in.
@@ -158,6 +160,8 @@ function bb.plan(options) end
 ---@field bottles string[] The bottle manifests, in merge order.
 ---@field questions {name: string, text: string, place: string}[] What manifests want to be asked: draft again with `answers`.
 ---@field warnings string[] What is said in a manifest and does nothing.
+---@field changes {key: string, before?: string, now?: string}[] What is different from when the kept bottle was started.
+---@field interactive boolean The agent has its own interface.
 local Plan = {}
 
 ---Everything that would hold, as rows: never a secret.
@@ -220,10 +224,12 @@ local Bottle = {}
 ---@class bb.Outcome
 ---@field slug string
 ---@field ok boolean The agent came to its own end with code 0, and nothing was cut.
----@field ended string `exited`, `killed`, `budget`, `policy`, `timeout`, `lease_lost`, `start_failed`, `oom`, `lost` or `host_restart`.
+---@field ended string `exited`, `killed`, `budget`, `policy`, `timeout`, `lease_lost`, `start_failed`, `oom`, `lost`, `host_restart` or `frozen`.
 ---@field exit_code? integer 128 + signal when killed by one.
 ---@field cut? string Why a budget cut it.
 ---@field reason? string One sentence about the end.
+---@field kept boolean What its agent changed, or its session, is kept.
+---@field resumable boolean Its session can be taken up again.
 ---@field ms? integer From start to end.
 
 ---Waits for the bottle's end. Returns `nil, "timeout"` if that takes longer than `timeout`.
@@ -238,6 +244,10 @@ function Bottle:wait(options) end
 ---terminal is the agent's, and ctrl-p ctrl-q leaves it running.
 ---@return {detached: boolean, exit_code?: integer}
 function Bottle:attach() end
+
+---Ends it and keeps its session, its transcript and what it changed; `bb resume` takes it up again.
+---@param options? {reason?: string}
+function Bottle:freeze(options) end
 
 ---Runs a command in the bottle and waits for its end: a string for the shell, or a list with options beside it.
 ---```lua

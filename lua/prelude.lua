@@ -158,6 +158,9 @@ end
 function bottle_methods.attach(self)
   return check(host.attach(own(self, "attach")))
 end
+function bottle_methods.freeze(self, options)
+  return check(host.freeze_bottle(own(self, "freeze"), options))
+end
 function bottle_methods.exec(self, command)
   return check(host.exec(own(self, "exec"), command))
 end
@@ -189,7 +192,7 @@ end
 -- Plans -------------------------------------------------------------------------------------------------------------
 
 local plan_methods = {}
-local plan_names = { "label", "provider", "bottles", "questions", "warnings" }
+local plan_names = { "label", "provider", "bottles", "questions", "warnings", "changes", "interactive" }
 local Plan = {
   __metatable = "plan",
   __index = function(_, name)

@@ -1,12 +1,13 @@
 --- @bb needs start
--- What `bb start` does, step by step. A copy of this file at $BB_HOME/flows/start.lua is run in its place: take out a
--- question, add a check, choose your own defaults.
+-- What `bb start` and `bb resume` do, step by step. A copy of this file at $BB_HOME/flows/start.lua (flows/resume.lua) is
+-- run in its place: take out a question, add a check, choose your own defaults.
 --
 -- bb.args has what stood on the command line: agent, bottles, label, color, prompt, budget, timeout, backend, copy,
--- args, headless, dry_run.
+-- args, headless, dry_run; of `bb resume`: resume, prompt, budget, timeout, headless, dry_run.
 
 local given = bb.args
 local asks = not given.headless and not given.dry_run
+local picks = asks and not given.resume
 
 -- Which agent, in which bottles, under which name ---------------------------------------------------------------------
 
@@ -30,7 +31,7 @@ local agents = bb.manifest.agents()
 local bottles = bb.manifest.bottles()
 
 local agent = given.agent
-if not agent and asks then
+if not agent and picks then
   if #agents == 0 then
     error({ kind = "usage", message = "there is no agent yet", hint = "bb setup writes a first one" }, 0)
   end
@@ -39,7 +40,7 @@ end
 
 -- What the command line names is taken; else the agent's own bottle is the one that is chosen first.
 local chosen = given.bottles or {}
-if asks and #chosen == 0 and #bottles > 0 then
+if picks and #chosen == 0 and #bottles > 0 then
   local own = {}
   for _, known in ipairs(agents) do
     if known.name == agent and known.bottle then
@@ -50,10 +51,10 @@ if asks and #chosen == 0 and #bottles > 0 then
 end
 
 local label, color = given.label, given.color
-if asks and not label then
+if picks and not label then
   label = bb.ui.ask("Name", agent or "bottle")
 end
-if asks and not color then
+if picks and not color then
   local colors = { { name = "none" } }
   for _, name in ipairs(given.colors) do
     colors[#colors + 1] = { name = name }
@@ -79,6 +80,7 @@ local choice = {
   copy = given.copy,
   interactive = not given.headless,
   answers = {},
+  resume = given.resume,
 }
 
 local plan = bb.plan(choice)
@@ -91,6 +93,10 @@ end
 
 for _, warning in ipairs(plan.warnings) do
   bb.log.warn(warning)
+end
+-- A kept bottle is held to what the manifests say today.
+for _, change in ipairs(plan.changes) do
+  bb.log.warn("since it was started, " .. change.key .. ": " .. (change.before and "no longer " .. change.before or "now " .. change.now))
 end
 if asks or given.dry_run then
   bb.ui.note("")
@@ -109,7 +115,7 @@ end
 
 -- The bottle ----------------------------------------------------------------------------------------------------------
 
-local bottle = plan:launch({ told = asks, detach = asks })
+local bottle = plan:launch({ told = asks, detach = not given.headless })
 bb.ui.note("bottle " .. bottle.slug)
 
 local left = bottle:attach()
@@ -125,7 +131,18 @@ if outcome.ended ~= "exited" or outcome.cut then
   bb.ui.note(bb.text.style("yellow", outcome.ended) .. ": " .. (outcome.cut or outcome.reason or "no reason was given"))
 end
 
-if outcome.cut or outcome.ended == "policy" then
+if outcome.resumable then
+  bb.ui.note("to take it up again: bb resume " .. bottle.slug)
+end
+if outcome.kept and not outcome.resumable then
+  bb.ui.note("its changes are kept: bb diff " .. bottle.slug .. ", bb apply " .. bottle.slug .. ", bb rm " .. bottle.slug)
+elseif outcome.kept then
+  bb.ui.note("what it changed: bb diff " .. bottle.slug .. "; to forget it: bb rm " .. bottle.slug)
+end
+
+if outcome.ended == "frozen" then
+  bb.exit(0)
+elseif outcome.cut or outcome.ended == "policy" then
   bb.exit(3)
 elseif outcome.ended == "timeout" then
   bb.exit(124)

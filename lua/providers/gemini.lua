@@ -48,7 +48,8 @@ return {
 
   instructions = "~/.gemini/GEMINI.md",
   skills = "~/.gemini/skills",
-  transcript = { "~/.gemini/tmp", "~/.gemini/projects.json" },
+  -- All of it: which project has which session stands in a file beside them.
+  transcript = { "~/.gemini" },
   resumes = true,
   mcp = { file = "~/.gemini/settings.json", key = "mcpServers" },
   count_tokens = "estimate",

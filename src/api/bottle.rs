@@ -51,7 +51,10 @@ pub struct Bottle {
     /// How its workspace came in, where it is no mount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_mode: Option<WorkspaceMode>,
-    /// It has ended, and what the agent changed is kept: `bb diff`, `bb apply`, `bb rm`.
+    /// It has ended, and its session can be taken up again: `bb resume`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resumable: bool,
+    /// It has ended, and what is left of it is kept: `bb diff`, `bb apply`, `bb resume`, `bb rm`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept: bool,
 }
@@ -96,6 +99,8 @@ pub enum Ended {
     Lost,
     /// The host was restarted.
     HostRestart,
+    /// Its state was saved; `bb resume` takes it up again.
+    Frozen,
 }
 
 /// What a bottle's way out is.

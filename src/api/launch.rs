@@ -266,6 +266,21 @@ impl Drop for Credentials {
     }
 }
 
+/// What a front end needs to take a bottle up again. Written into the bottle's state directory; never a secret.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Session {
+    /// Directories of the agent's home (`~/...`) that its CLI keeps a session in.
+    #[serde(default)]
+    pub keep: Vec<String>,
+    /// What was chosen, in the front end's own form.
+    #[serde(default)]
+    pub choice: serde_json::Value,
+    /// What held, as rows of key and value: what has changed since can be told.
+    #[serde(default)]
+    pub held: Vec<(String, String)>,
+}
+
 /// Body of `POST /v1/bottles`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -314,6 +329,12 @@ pub struct Launch {
     /// Resolved credentials by name. They go to controller and keeper and no further.
     #[serde(default)]
     pub credentials: Credentials,
+    /// What of the agent's session may outlive the bottle, and what is needed to take it up again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+    /// The bottle whose kept session and workspace are taken up; it has its name again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<String>,
     /// Limits on the bottle itself.
     #[serde(default)]
     pub budget: Vec<Limit>,

@@ -18,7 +18,7 @@ pub use bottle::{Act, Bottle, Egress, Ended, Leftover, Prune, State, Stop};
 pub use exec::{Exec, ExecFrame, Input, Resize, Signal, SignalName, Taken};
 pub use launch::{
     Auth, AuthScheme, BudgetNode, BudgetScope, Credentials, File, Launch, Limit, Match, Mount, PathKind, PathRule,
-    Route, Upstream,
+    Route, Session, Upstream,
 };
 pub use workspace::{
     Applied, Apply, Change, Diff, DiffQuery, Done, FileKind, Limits, Outcome, Wanted, What, WorkspaceMode,

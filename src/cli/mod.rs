@@ -13,6 +13,7 @@ pub mod cut;
 pub mod diff;
 pub mod doctor;
 pub mod exec;
+pub mod freeze;
 pub mod inspect;
 pub mod kill;
 pub mod logs;
@@ -20,6 +21,7 @@ pub mod manifest;
 pub mod out;
 pub mod prune;
 pub mod ps;
+pub mod resume;
 pub mod rm;
 pub mod run;
 pub mod setup;
@@ -61,6 +63,8 @@ enum Command {
     Exec(exec::Args),
     Attach(attach::Args),
     Cut(cut::Args),
+    Freeze(freeze::Args),
+    Resume(Box<resume::Args>),
     Stop(stop::Args),
     Kill(kill::Args),
     Diff(diff::Args),
@@ -98,6 +102,8 @@ pub fn main() -> u8 {
             Command::Exec(args) => exec::run(args),
             Command::Attach(args) => attach::run(args),
             Command::Cut(args) => cut::run(args),
+            Command::Freeze(args) => freeze::run(args),
+            Command::Resume(args) => resume::run(*args),
             Command::Stop(args) => stop::run(args),
             Command::Kill(args) => kill::run(args),
             Command::Diff(args) => diff::run(args),

@@ -135,6 +135,7 @@ fn state(bottle: &Bottle) -> String {
                 Ended::Oom => "out of memory",
                 Ended::Lost => "lost",
                 Ended::HostRestart => "host restart",
+                Ended::Frozen => "frozen",
             });
             let kept = if bottle.kept { ", kept" } else { "" };
             return match code {
@@ -187,6 +188,7 @@ mod tests {
             terminal: false,
             workspace_mode: None,
             kept: false,
+            resumable: false,
         }
     }
 

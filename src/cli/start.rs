@@ -2,7 +2,7 @@
 //! the home's own.
 
 use std::io::{IsTerminal, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -86,7 +86,7 @@ pub fn run(args: Args) -> u8 {
 fn start(args: Args) -> Result<u8> {
     let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     let dry_run = args.dry_run || variable("BOT_BOTTLE_DRY_RUN").is_some_and(|v| v == "1");
-    let prompt = prompt(&args)?;
+    let prompt = prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
     if args.headless {
         // Both are said at once, and before anything has an effect.
         let missing: Vec<&str> = [("an agent's name", args.agent.is_none()), ("--prompt", prompt.is_none())]
@@ -115,7 +115,7 @@ fn start(args: Args) -> Result<u8> {
         budget: (!budget.is_empty()).then(|| amounts(&budget)),
         backend: args.backend.clone().or_else(|| variable("BOT_BOTTLE_BACKEND")),
     };
-    let recipe = flow(&home)?;
+    let recipe = flow(&home, "start.lua")?;
     let out = Output::of_process(args.json, false);
     let settings = Settings {
         home,
@@ -129,18 +129,22 @@ fn start(args: Args) -> Result<u8> {
     drive(recipe, settings)
 }
 
+/// Gets a variable of the environment that is not empty.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Gets the flow: the home's own, else the shipped one. It runs as declared: what lies in the home may allow.
-fn flow(home: &Home) -> Result<Recipe> {
-    let own = home.root.join("flows").join("start.lua");
+/// Gets a flow: the home's own, else the shipped one. It runs as declared: what lies in the home may allow.
+///
+/// # Errors
+/// `usage` where the home's own cannot be read.
+pub fn flow(home: &Home, name: &str) -> Result<Recipe> {
+    let own = home.root.join("flows").join(name);
     let place = own.display().to_string();
     match std::fs::metadata(&own) {
         Ok(_) => Recipe::read(&own),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            Recipe::from_text("start.lua", home.root.join("flows"), SHIPPED.to_owned())
+            Recipe::from_text(name, home.root.join("flows"), SHIPPED.to_owned())
         }
         // Not the shipped one: what the user's own file says is unknown then, and it may ask for more.
         Err(e) => Err(Error::new(Kind::Usage, format!("the flow cannot be read: {e}")).at(place)),
@@ -148,8 +152,11 @@ fn flow(home: &Home) -> Result<Recipe> {
 }
 
 /// Gets the task, word for word.
-fn prompt(args: &Args) -> Result<Option<String>> {
-    let Some(path) = &args.prompt_file else { return Ok(args.prompt.clone()) };
+///
+/// # Errors
+/// `usage` where the file cannot be read, or is no text.
+pub fn prompt(text: Option<&str>, file: Option<&Path>) -> Result<Option<String>> {
+    let Some(path) = file else { return Ok(text.map(str::to_owned)) };
     let place = path.display().to_string();
     let wrong = |what: String| {
         Error::new(Kind::Usage, format!("the prompt {what}"))
@@ -176,7 +183,7 @@ fn prompt(args: &Args) -> Result<Option<String>> {
 }
 
 /// Writes limits as Lua reads them.
-fn amounts(limits: &[crate::api::Limit]) -> Value {
+pub fn amounts(limits: &[crate::api::Limit]) -> Value {
     let amount = |tokens: Option<u64>| tokens.map_or_else(|| json!("unlimited"), |tokens| json!(tokens.to_string()));
     match limits {
         [one] if one.provider == "*" => json!({"tokens": amount(one.tokens)}),

@@ -159,6 +159,26 @@ impl Client {
         self.call(Request::post(format!("/v1/bottles/{}/cut", wire::encode(slug)), act)?).await
     }
 
+    /// `GET /v1/bottles/S/session`: what is kept of a bottle that can be taken up again, with its whole name.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`]; `usage` where nothing is kept.
+    pub async fn session(&self, slug: &str) -> Result<(String, api::Session)> {
+        let mut value: Value = self.call(Request::get(format!("/v1/bottles/{}/session", wire::encode(slug)))).await?;
+        let slug = value["slug"].as_str().unwrap_or(slug).to_owned();
+        let session = serde_json::from_value(value["session"].take())
+            .map_err(|e| Error::internal(format!("the controller's answer has no session: {e}")))?;
+        Ok((slug, session))
+    }
+
+    /// `POST /v1/bottles/S/freeze`.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`]; `usage` where it has no session to keep.
+    pub async fn freeze(&self, slug: &str, act: &Act) -> Result<Bottle> {
+        self.call(Request::post(format!("/v1/bottles/{}/freeze", wire::encode(slug)), act)?).await
+    }
+
     /// `POST /v1/bottles/S/kill`.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::bottle::toolchain;
 use crate::bottle::{AGENT_ID, RESERVED_ID, forbidden};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::workspace::{kept, prepare};
+use crate::workspace::{kept, prepare, session};
 
 /// The agent's home in the bottle.
 pub const AGENT_HOME: &str = "/home/agent";
@@ -186,12 +186,23 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         Some(source) if mode == WorkspaceMode::Mount => guard::prepare(source, owner)?,
         Some(source) => {
             let owner = as_root.then_some((host_uid, host_gid));
-            let order = prepare::Order { slug, id: &launch.id, state: &state, workspace: source, mode, owner };
+            let resumes = launch.resume.is_some();
+            let order = prepare::Order { slug, id: &launch.id, state: &state, workspace: source, mode, owner, resumes };
             prepare::prepare(&order)?;
             guard::Guarded::default()
         }
         None => guard::Guarded::default(),
     };
+    if let Some(wanted) = &launch.session {
+        let owner = as_root.then_some((host_uid, host_gid));
+        let places = session::prepare(&state, &launch.id, wanted, owner).inspect_err(|_| {
+            guard::remove_placeholders(&guarded.made);
+        })?;
+        let shown = places
+            .into_iter()
+            .map(|(place, below)| Bind { rw: true, ..Bind::read_only(place).at(Path::new(AGENT_HOME).join(below)) });
+        tools.binds.extend(shown);
+    }
     // For whoever cleans up when this controller and the keeper are both gone.
     let list = serde_json::to_vec(&guarded.made).unwrap_or_default();
     if let Err(e) = fs::write(state.join("placeholders.json"), list) {

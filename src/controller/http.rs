@@ -269,6 +269,10 @@ async fn bottles(
             let _act: Act = read(request.into_body()).await?;
             return ok(&controller.remove(name).await?);
         }
+        (false, [name, "session"]) => {
+            let (slug, session) = controller.session(name)?;
+            return ok(&json!({"slug": slug, "session": session}));
+        }
         (false, [name, "inspect"]) => return ok(&controller.inspect(name).await?),
         _ => {}
     }
@@ -315,6 +319,12 @@ async fn bottles(
             let reason = act.reason.unwrap_or_else(|| "killed by the operator".to_owned());
             live.end(Ended::Killed, &reason, By::Operator, None);
             let _ = tokio::time::timeout(Duration::from_secs(10), live.ended()).await;
+            ok(&live.view())
+        }
+        (true, [name, "freeze"]) => {
+            let act: Act = read(request.into_body()).await?;
+            let live = controller.find(name)?;
+            live.freeze(&act.reason.unwrap_or_else(|| "frozen by the operator".to_owned()), By::Operator, None).await?;
             ok(&live.view())
         }
         (true, [name, "stop"]) => {

@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use super::Controller;
 use super::live::Live;
-use crate::api::{Applied, Apply, Bottle, Diff, DiffQuery, Leftover, State};
+use crate::api::{Applied, Apply, Bottle, Diff, DiffQuery, Leftover, Session, State};
 use crate::error::{Error, Kind, Result};
 use crate::workspace::kept::{self, Metadata};
-use crate::workspace::{apply, changes};
+use crate::workspace::{apply, changes, session};
 
 /// Names of bottles that are being made: their state directories are no leftovers.
 #[derive(Debug, Default)]
@@ -86,6 +86,34 @@ impl Controller {
 
     fn is_kept(&self, slug: &str) -> bool {
         crate::name::Name::parse(slug).is_ok() && kept::is_kept(&self.host.home.state(slug))
+    }
+
+    /// Finds a bottle whose session can be taken up again: a whole name before a beginning.
+    ///
+    /// # Errors
+    /// `no_such_bottle`, `ambiguous_slug`, `usage` where nothing of its session is kept.
+    pub fn resumable(&self, name: &str) -> Result<String> {
+        let known = self.known(name)?;
+        if known.live.as_ref().is_some_and(|live| !live.has_ended()) {
+            return Err(
+                Error::new(Kind::Usage, format!("`{}` runs", known.slug)).hint(format!("`bb attach {}`", known.slug))
+            );
+        }
+        if !session::is_kept(&known.state) {
+            return Err(Error::new(Kind::Usage, format!("no session of `{}` is kept", known.slug))
+                .hint("a session is kept by `bb freeze`, or where it failed; `bb ps --all` says of which bottles something is kept"));
+        }
+        Ok(known.slug)
+    }
+
+    /// Answers `GET /v1/bottles/S/session`.
+    ///
+    /// # Errors
+    /// As [`Controller::resumable`].
+    pub fn session(&self, name: &str) -> Result<(String, Session)> {
+        let slug = self.resumable(name)?;
+        let session = session::of(&self.host.home.state(&slug));
+        session.map(|session| (slug, session)).ok_or_else(|| Error::internal("the session cannot be read"))
     }
 
     fn kept_names(&self) -> Vec<String> {

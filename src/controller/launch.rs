@@ -132,8 +132,12 @@ impl Controller {
                 "give it more: `budget =` in the launch, bb.budget.set in the recipe, `budget:` in settings.yml",
             ));
         }
-        let slug = self.choose_slug(&launch.label)?;
+        let slug = match &launch.resume {
+            Some(kept) => self.take_up(kept)?,
+            None => self.choose_slug(&launch.label)?,
+        };
         let _making = self.making.of(&slug);
+        let resumes = launch.resume.is_some();
         let mut view = Bottle {
             slug: slug.clone(),
             id: launch.id.clone(),
@@ -154,12 +158,13 @@ impl Controller {
             terminal: launch.terminal.is_some(),
             workspace_mode: launch.workspace_mode.filter(|mode| *mode != crate::api::WorkspaceMode::Mount),
             kept: false,
+            resumable: false,
         };
         let ca = Ca::generate(&slug).map_err(internal)?;
         let composed = match compose::compose(&self.host, &launch, &slug, ca.cert_pem()) {
             Ok(composed) => composed,
             Err(error) => {
-                clean(&self.host.home, &slug, &[]);
+                clean(&self.host.home, &slug, &[], resumes);
                 return Err(error);
             }
         };
@@ -173,14 +178,14 @@ impl Controller {
         };
         let placeholders = composed.placeholders.clone();
         ledger.put_bottle(row(&view)).await.map_err(|e| {
-            clean(&self.host.home, &slug, &placeholders);
+            clean(&self.host.home, &slug, &placeholders, resumes);
             ledger_error(&e, &place)
         })?;
         let terms = Terms::of(&launch, &settings, ledger.clone());
         match self.bring_up(launch, view.clone(), &ca, composed, terms, &settings).await {
             Ok(live) => Ok(live.view()),
             Err(error) => {
-                clean(&self.host.home, &slug, &placeholders);
+                clean(&self.host.home, &slug, &placeholders, resumes);
                 view.state = State::Ended;
                 view.ended = Some(Ended::StartFailed);
                 view.reason = Some(error.to_string());
@@ -337,6 +342,17 @@ impl Controller {
         }
     }
 
+    /// Takes the name and the state of a bottle whose session is kept.
+    fn take_up(&self, name: &str) -> Result<String> {
+        let slug = self.resumable(name)?;
+        let mut bottles = self.bottles.lock().unwrap_or_else(PoisonError::into_inner);
+        if bottles.get(&slug).is_some_and(|live| !live.has_ended()) || !self.making.claim(&slug, || true) {
+            return Err(Error::new(Kind::Usage, format!("`{slug}` runs already")).hint(format!("`bb attach {slug}`")));
+        }
+        bottles.remove(&slug);
+        Ok(slug)
+    }
+
     /// Makes a slug from a label: lower-case letters, digits and dashes, unique among what runs or is kept.
     fn choose_slug(&self, label: &str) -> Result<String> {
         let mut base = String::new();
@@ -375,10 +391,16 @@ pub fn budget_path(launch: &Launch) -> Vec<Node> {
     path
 }
 
-/// Removes what a failed launch has made.
-fn clean(home: &Home, slug: &str, placeholders: &[std::path::PathBuf]) {
+/// Removes what a failed launch has made. What was there before, of a bottle that was to be taken up again, stays.
+fn clean(home: &Home, slug: &str, placeholders: &[std::path::PathBuf], resumes: bool) {
     crate::bottle::guard::remove_placeholders(placeholders);
-    crate::workspace::kept::remove(&home.state(slug));
+    let state = home.state(slug);
+    if resumes {
+        crate::workspace::session::settle(&state, true, true);
+        crate::workspace::kept::settle(&state);
+    } else {
+        crate::workspace::kept::remove(&state);
+    }
 }
 
 /// Gets the view of held things for a bottle that came up by adoption.

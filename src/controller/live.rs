@@ -20,7 +20,7 @@ use crate::enforce::By;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{BottleRow, Ledger, NewEvent, Node};
 use crate::types::{CutScope, CutoffPolicy};
-use crate::workspace::kept;
+use crate::workspace::{kept, session};
 
 mod decide;
 
@@ -250,9 +250,13 @@ impl Live {
         let tail = tokio::task::spawn_blocking(move || output::tail(&log, TAIL)).await.unwrap_or_default();
         crate::bottle::guard::remove_placeholders(&self.placeholders);
         let state = self.state_dir.clone();
-        let kept = tokio::task::spawn_blocking(move || kept::settle(&state)).await.unwrap_or(true);
         let mut last = self.view();
-        last.kept = kept;
+        let outlives = session::outlives(reading, last.exit_code);
+        let left = tokio::task::spawn_blocking(move || {
+            let session = session::settle(&state, outlives, reading == Ended::Frozen);
+            (kept::settle(&state) || session, session)
+        });
+        (last.kept, last.resumable) = left.await.unwrap_or((true, false));
         last.state = State::Ended;
         last.ended = Some(reading);
         last.stopped = Some(output::now_ms());

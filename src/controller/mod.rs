@@ -206,7 +206,9 @@ impl Controller {
             );
         }
         for bottle in bottles.iter_mut().filter(|b| b.state == api::State::Ended) {
-            bottle.kept = crate::workspace::kept::is_kept_of(&self.host.home.state(&bottle.slug), &bottle.id);
+            let state = self.host.home.state(&bottle.slug);
+            bottle.kept = crate::workspace::kept::is_kept_of(&state, &bottle.id);
+            bottle.resumable = crate::workspace::session::is_kept_of(&state, &bottle.id);
         }
         bottles.sort_by(|a, b| (a.started, &a.slug).cmp(&(b.started, &b.slug)));
         Ok(bottles)

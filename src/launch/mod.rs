@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 pub use budget::{governed, limits_of_flags};
 pub use preflight::Row;
 
-use crate::api::{self, BudgetNode, BudgetScope, Limit, Mount, Upstream};
+use serde::{Deserialize, Serialize};
+
+use crate::api::{self, BudgetNode, BudgetScope, Limit, Mount, Session, Upstream, WorkspaceMode};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::manifest::{Effective, EnvValue, Shelf, effective};
@@ -51,8 +53,9 @@ pub const COLORS: [&str; 16] = [
     "bright-white",
 ];
 
-/// What somebody chose.
-#[derive(Clone, Debug, Default)]
+/// What somebody chose. As JSON it is what a kept session remembers.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Choice {
     /// The agent's manifest.
     pub agent: Option<String>,
@@ -76,10 +79,16 @@ pub struct Choice {
     pub timeout_ms: Option<u64>,
     /// Works on a copy of the directory.
     pub copy: bool,
+    /// How the directory comes in, over what manifests say.
+    pub workspace_mode: Option<WorkspaceMode>,
+    /// The directory; the one that somebody stands in when absent.
+    pub directory: Option<PathBuf>,
     /// What makes the sandbox, over what manifests and settings say.
     pub backend: Option<String>,
     /// Answers to the questions of `env`, by variable.
     pub answers: BTreeMap<String, String>,
+    /// The kept bottle that is taken up.
+    pub resume: Option<String>,
 }
 
 /// What a draft is made with: whose files, whose environment.
@@ -163,6 +172,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         rehearsal: desk.stage.is_some(),
         interactive: choice.interactive,
         instructions: instructions(&merged.prompt),
+        resume: choice.resume.is_some(),
         auth_token: merged.auth_token.as_ref().map(|said| said.value.clone()),
         ..Wish::default()
     };
@@ -197,6 +207,9 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         env: all_env,
         files,
         workspace: Some(desk.cwd.display().to_string()),
+        workspace_mode: Some(mode_of(choice, &merged)),
+        limits: limits_of(&merged),
+        resume: choice.resume.clone(),
         mounts: mounts.collect(),
         routes: allow.routes,
         credentials: allow.credentials,
@@ -210,8 +223,41 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         host_path: (desk.lookup)("PATH"),
         ..api::Launch::default()
     };
-    let global = if desk.stage.is_some() { Vec::new() } else { settings.budget };
-    Ok(Draft { launch, merged, questions, warnings, global, exe, credentials: allow.names })
+    let mut draft = Draft { launch, merged, questions, warnings, global: Vec::new(), exe, credentials: allow.names };
+    if !plan.transcript.is_empty() {
+        let remembered = Choice {
+            directory: Some(desk.cwd.to_owned()),
+            workspace_mode: draft.launch.workspace_mode,
+            resume: None,
+            ..choice.clone()
+        };
+        let choice = serde_json::to_value(remembered).map_err(|e| Error::internal(e.to_string()))?;
+        draft.launch.session = Some(Session { keep: plan.transcript.clone(), choice, held: draft.held() });
+    }
+    draft.global = if desk.stage.is_some() { Vec::new() } else { settings.budget };
+    Ok(draft)
+}
+
+/// Decides how the directory comes in: as chosen, as a manifest says, and else such that nobody who is not there is
+/// surprised: headless agents write into a layer.
+fn mode_of(choice: &Choice, merged: &Effective) -> WorkspaceMode {
+    let said = || merged.workspace.as_ref().map(|said| said.value);
+    let copy = choice.copy.then_some(WorkspaceMode::Copy);
+    let usual = if choice.interactive { WorkspaceMode::Mount } else { WorkspaceMode::Overlay };
+    choice.workspace_mode.or(copy).or_else(said).unwrap_or(usual)
+}
+
+/// Gets what the bottle may use of the machine.
+fn limits_of(merged: &Effective) -> Option<api::Limits> {
+    let limits = &merged.limits;
+    let limits = api::Limits {
+        memory: limits.memory.as_ref().map(|said| said.value),
+        cpus: limits.cpus.as_ref().map(|said| said.value),
+        pids: limits.pids.as_ref().map(|said| said.value),
+        disk: limits.disk.as_ref().map(|said| said.value),
+        best_effort: limits.best_effort.as_ref().is_some_and(|said| said.value),
+    };
+    (limits != api::Limits::default()).then_some(limits)
 }
 
 impl Draft {

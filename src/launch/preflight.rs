@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use super::Draft;
-use crate::api::{Account, Limit, Route};
+use crate::api::{Account, Limit, Route, WorkspaceMode};
 use crate::budget::grouped;
 use crate::types::Book;
 
@@ -66,14 +66,35 @@ impl Draft {
         rows
     }
 
+    /// What held, less what only the moment says: budgets that are left. For whoever takes the bottle up again.
+    pub fn held(&self) -> Vec<(String, String)> {
+        let rows = self.rows(None).into_iter().filter(|row| row.key != "agent");
+        rows.map(|row| (row.key.to_owned(), row.value)).collect()
+    }
+
     fn workspace_words(&self) -> &'static str {
-        "the directory itself, writable"
+        match self.launch.workspace_mode.unwrap_or_default() {
+            WorkspaceMode::Mount => "the directory itself, writable",
+            WorkspaceMode::Overlay => "a layer over it: bb diff shows what was written, bb apply brings it over",
+            WorkspaceMode::Copy => "a copy of it",
+        }
     }
 
     /// What makes the sandbox, and what it may use.
     fn machine_rows(&self, row: &mut impl FnMut(&'static str, String)) {
         let backend = self.merged.backend.as_ref().map_or("linux", |said| said.value.as_str());
         row("backend", backend.to_owned());
+        let Some(limits) = &self.launch.limits else { return };
+        let bytes =
+            |n: u64| if n.is_multiple_of(1 << 30) { format!("{} GiB", n >> 30) } else { format!("{} MiB", n >> 20) };
+        let said = [
+            limits.memory.map(|n| format!("memory {}", bytes(n))),
+            limits.cpus.map(|n| format!("{} processors", f64::from(n) / 1000.0)),
+            limits.pids.map(|n| format!("{n} processes")),
+            limits.disk.map(|n| format!("disk {}", bytes(n))),
+            limits.best_effort.then(|| "where they can be had".to_owned()),
+        ];
+        row("limits", said.into_iter().flatten().collect::<Vec<_>>().join(", "));
     }
 
     /// The budget path, nearest first, with what is left where it is known.

@@ -49,6 +49,10 @@ struct Outcome {
     /// Why a budget cut it.
     cut: Option<String>,
     reason: Option<String>,
+    /// What its agent changed, or its session, is kept.
+    kept: bool,
+    /// Its session can be taken up again.
+    resumable: bool,
     /// Milliseconds from start to end.
     ms: Option<i64>,
 }
@@ -89,6 +93,8 @@ pub(super) async fn wait(
         exit_code: bottle.exit_code,
         cut,
         reason: bottle.reason,
+        kept: bottle.kept,
+        resumable: bottle.resumable,
         ms: bottle.stopped.map(|stopped| stopped - bottle.started),
     };
     multi(&lua, Plain(outcome))
@@ -305,6 +311,12 @@ fn act(reason: Option<String>, scope: Option<CutScope>) -> Act {
 pub(super) async fn cut(lua: Lua, host: Rc<Host>, (slug, value): (String, Value)) -> Result<()> {
     let CutOptions { reason, scope } = options(&lua, "bottle:cut", value)?;
     host.link().await?.client.cut(&slug, &act(reason, scope)).await.map(|_| ())
+}
+
+/// `bottle:freeze{...}`.
+pub(super) async fn freeze(lua: Lua, host: Rc<Host>, (slug, value): (String, Value)) -> Result<()> {
+    let KillOptions { reason } = options(&lua, "bottle:freeze", value)?;
+    host.link().await?.client.freeze(&slug, &act(reason, None)).await.map(|_| ())
 }
 
 /// `bottle:kill{...}`.

@@ -10,14 +10,15 @@ use serde::{Deserialize, Serialize};
 use super::attach;
 use super::grants::Grant;
 use super::host::Host;
-use super::manifest::{cwd, shelf, user_home};
+use super::manifest::{cwd, user_home};
 use super::rehearse::stage;
 use super::values::{Budget, Span, options};
 use super::vm::Plain;
-use crate::api::Account;
+use crate::api::{Account, WorkspaceMode};
 use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::launch::{self, Choice, Desk, Draft, Question, Row};
+use crate::manifest::Shelf;
 use crate::provider::OutputForm;
 use crate::terminal;
 use crate::types::Book;
@@ -43,7 +44,17 @@ struct Options {
     timeout: Option<Span>,
     copy: bool,
     backend: Option<String>,
+    workspace_mode: Option<WorkspaceMode>,
     answers: BTreeMap<String, String>,
+    resume: Option<String>,
+}
+
+/// What is different from when a kept bottle was started.
+#[derive(Serialize)]
+struct Difference {
+    key: String,
+    before: Option<String>,
+    now: Option<String>,
 }
 
 /// What the prelude makes a plan of.
@@ -55,16 +66,24 @@ pub(super) struct Planned {
     bottles: Vec<String>,
     questions: Vec<Question>,
     warnings: Vec<String>,
+    /// What is different from when the bottle that is taken up was started.
+    changes: Vec<Difference>,
+    interactive: bool,
 }
 
 /// `bb.plan{...}`: drafts a launch. Nothing is started.
-pub(super) fn plan(lua: &Lua, host: &Rc<Host>, value: Value) -> Result<Plain<Planned>> {
+pub(super) async fn plan(lua: Lua, host: Rc<Host>, value: Value) -> Result<Plain<Planned>> {
     host.grants.need(&Grant::Start, CALL)?;
-    let options: Options = options(lua, CALL, value)?;
+    let options: Options = options(&lua, CALL, value)?;
     if let Some(budget) = &options.budget {
         budget.check_providers(CALL, &crate::provider::names(&host.home))?;
     }
-    let choice = Choice {
+    let (mut choice, held) = match &options.resume {
+        Some(slug) => kept(&host, slug).await?,
+        None => (Choice::default(), None),
+    };
+    let resumed = choice.clone();
+    choice = Choice {
         agent: options.agent,
         bottles: options.bottles,
         label: options.label,
@@ -77,16 +96,27 @@ pub(super) fn plan(lua: &Lua, host: &Rc<Host>, value: Value) -> Result<Plain<Pla
         timeout_ms: options.timeout.map(|Span(span)| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
         copy: options.copy,
         backend: options.backend,
+        workspace_mode: options.workspace_mode,
+        directory: None,
         answers: options.answers,
+        resume: None,
     };
-    let (shelf, user_home, cwd) = (shelf(host)?, user_home(), cwd()?);
+    if options.resume.is_some() {
+        choice = again(resumed, choice);
+    }
+    let user_home = user_home();
+    let cwd = match &choice.directory {
+        Some(directory) => directory.clone(),
+        None => cwd()?,
+    };
+    let shelf = Shelf::open(&host.home, user_home.as_deref(), &cwd);
     let desk = Desk {
         home: &host.home,
         shelf: &shelf,
         user_home: user_home.as_deref(),
         cwd: &cwd,
         lookup: &|name| std::env::var(name).ok(),
-        stage: stage(host)?.map(super::rehearse::Stage::upstreams),
+        stage: stage(&host)?.map(super::rehearse::Stage::upstreams),
     };
     let draft = launch::draft(&choice, &desk)?;
     let mut plans = host.plans.borrow_mut();
@@ -100,9 +130,59 @@ pub(super) fn plan(lua: &Lua, host: &Rc<Host>, value: Value) -> Result<Plain<Pla
         bottles: draft.merged.bottles.iter().map(ToString::to_string).collect(),
         questions: draft.questions.clone(),
         warnings: draft.warnings.clone(),
+        changes: held.map(|held| differences(&held, &draft.held())).unwrap_or_default(),
+        interactive: choice.interactive,
     };
     plans.push(Rc::new(draft));
     Ok(Plain(planned))
+}
+
+/// What a headless session is told that is taken up without a new task.
+const GO_ON: &str = "Continue where you left off.";
+
+/// Reads what was chosen for a kept bottle, and what held for it.
+async fn kept(host: &Host, slug: &str) -> Result<(Choice, Option<Vec<(String, String)>>)> {
+    let (slug, session) = host.client().await?.session(slug).await?;
+    let choice: Choice = serde_json::from_value(session.choice).map_err(|e| {
+        Error::new(Kind::Usage, format!("what was chosen for `{slug}` cannot be read: {e}"))
+            .hint(format!("start it anew; `bb rm {slug}` removes what is kept"))
+    })?;
+    if let Some(directory) = choice.directory.as_ref().filter(|directory| !directory.is_dir()) {
+        return Err(Error::new(Kind::WorkspaceUnsafe, format!("the workspace of `{slug}` is gone"))
+            .at(directory.display().to_string())
+            .hint(format!("put the directory back; what is kept stays until `bb rm {slug}`")));
+    }
+    let label = choice.label.clone().or(Some(slug.clone()));
+    Ok((Choice { resume: Some(slug), label, ..choice }, Some(session.held)))
+}
+
+/// Takes up a choice: what is said now goes before what was said then. What it may do is read anew from the manifests.
+fn again(before: Choice, now: Choice) -> Choice {
+    let prompt = match now.prompt {
+        None if !before.interactive => Some(GO_ON.to_owned()),
+        prompt => prompt,
+    };
+    let budget = if now.budget.is_empty() { before.budget } else { now.budget };
+    Choice {
+        prompt,
+        budget,
+        timeout_ms: now.timeout_ms.or(before.timeout_ms),
+        answers: before.answers.into_iter().chain(now.answers).collect(),
+        ..before
+    }
+}
+
+/// Gets what is different, row by row; of a key with several rows those that are only on one side.
+fn differences(before: &[(String, String)], now: &[(String, String)]) -> Vec<Difference> {
+    let only = |these: &[(String, String)], those: &[(String, String)]| -> Vec<(String, String)> {
+        these.iter().filter(|row| !those.contains(row)).cloned().collect()
+    };
+    let (gone, come) = (only(before, now), only(now, before));
+    let gone = gone.into_iter().map(|(key, value)| Difference { key, before: Some(value), now: None });
+    let come = come.into_iter().map(|(key, value)| Difference { key, before: None, now: Some(value) });
+    let mut all: Vec<Difference> = gone.chain(come).collect();
+    all.sort_by(|a, b| a.key.cmp(&b.key));
+    all
 }
 
 fn planned(host: &Host, id: usize) -> Result<Rc<Draft>> {

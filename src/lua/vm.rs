@@ -159,6 +159,7 @@ fn primitives(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
     bind.later("next", handle::next)?;
     bind.later("cut", handle::cut)?;
     bind.later("kill", handle::kill)?;
+    bind.later("freeze_bottle", handle::freeze)?;
     bind.later("meter_of", meter::of)?;
     bind.now("meter_parse", meter::parse)?;
     bind.later("ledger_query", ledger::query)?;
@@ -175,7 +176,7 @@ fn primitives(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
     bind.now("rehearsing", rehearse::rehearsing)?;
     bind.now("manifest_agents", manifest::agents)?;
     bind.now("manifest_bottles", manifest::bottles)?;
-    bind.now("plan", plan::plan)?;
+    bind.later("plan", plan::plan)?;
     bind.later("plan_preflight", plan::preflight)?;
     bind.now("plan_ready", plan::ready)?;
     bind.later("plan_launch", plan::launch_plan)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use mlua::Value;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::spec::{Alternative, Argv, Provider, fault, timed};
 use crate::api::{Auth, Credentials, File, Match, Route};
@@ -15,7 +15,7 @@ const PROMPT: &str = "{prompt}";
 const EXE: &str = "{exe}";
 
 /// What the agent prints at its end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OutputForm {
     /// For people.

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::changes;
+use super::{changes, session};
 use crate::api::WorkspaceMode;
 use crate::error::{Error, Kind, Result};
 use crate::os::beneath::{self, Dir};
@@ -135,12 +135,12 @@ pub(super) fn note_listed(state: &Path, paths: &[u8]) -> io::Result<()> {
 
 /// Tells whether the state of an ended bottle is kept.
 pub fn is_kept(state: &Path) -> bool {
-    Metadata::read(state).is_some_and(|m| m.kept)
+    Metadata::read(state).is_some_and(|m| m.kept) || session::is_kept(state)
 }
 
 /// Tells whether the state that is kept is that of the launch `id`.
 pub fn is_kept_of(state: &Path, id: &str) -> bool {
-    Metadata::read(state).is_some_and(|m| m.kept && m.id == id)
+    Metadata::read(state).is_some_and(|m| m.kept && m.id == id) || session::is_kept_of(state, id)
 }
 
 /// Decides whether the state of a bottle that has ended is kept: it is where the agent has changed something that is not in
@@ -183,7 +183,9 @@ pub fn forget(state: &Path) -> bool {
 /// Removes the state of a bottle whose end nobody has seen, unless the agent has changed something: then it is kept.
 pub fn sweep(state: &Path) -> bool {
     let _turn = turn();
-    if settle_in_turn(state) {
+    // Nobody saw its end, so it was none of its own.
+    let session = session::settle_in_turn(state, true, false);
+    if settle_in_turn(state) || session {
         return true;
     }
     remove_in_turn(state);

@@ -48,6 +48,8 @@ pub struct Order<'a> {
     pub mode: WorkspaceMode,
     /// The agent on the host, where that is somebody else than who makes this.
     pub owner: Option<(u32, u32)>,
+    /// What is kept of a bottle of before is taken up.
+    pub resumes: bool,
 }
 
 /// Makes it, and what is remembered of it.
@@ -58,6 +60,16 @@ pub struct Order<'a> {
 pub fn prepare(order: &Order<'_>) -> Result<()> {
     let fail = |e: io::Error| Error::internal(e.to_string()).at(order.state.display().to_string());
     let identity = beneath::identity(order.workspace).map_err(fail)?;
+    if order.resumes
+        && let Some(before) = Metadata::read(order.state)
+    {
+        if before.mode != order.mode || before.workspace != order.workspace || before.identity != identity {
+            return Err(Error::new(ErrorKind::WorkspaceUnsafe, "the workspace is not the one that the bottle had")
+                .at(before.workspace.display().to_string())
+                .hint(format!("put the directory back, or `bb diff {0}` and `bb rm {0}`", order.slug)));
+        }
+        return (Metadata { id: order.id.to_owned(), kept: false, ..before }).write(order.state).map_err(fail);
+    }
     match order.mode {
         WorkspaceMode::Mount => return Ok(()),
         WorkspaceMode::Overlay => layer(order)?,

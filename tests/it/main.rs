@@ -21,6 +21,7 @@ mod names;
 mod nightly;
 mod quickstart;
 mod rehearsal;
+mod session;
 mod start;
 mod support;
 mod terminal;

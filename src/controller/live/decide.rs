@@ -15,12 +15,15 @@ use crate::controller::ledger_error;
 use crate::controller::note::{Cut, End};
 use crate::egress;
 use crate::enforce::{By, Subject};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::ledger::{Answer, EventQuery, Ledger, Node, Standing};
 use crate::types::{CutScope, CutoffPolicy};
 
 /// Longest that a keeper may take to take its bottle down.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long an agent that is frozen has to put its session in order.
+const FREEZING: Duration = Duration::from_secs(5);
 
 impl Live {
     /// Cuts it, for a person or a recipe: every open stream of the scope is closed. The cut has taken effect when this
@@ -71,7 +74,8 @@ impl Live {
     }
 
     async fn record_end(&self, end: &End) -> Answer<()> {
-        self.enforced(json!({"action": "kill", "reason": end.reason, "node": end.node, "by": end.by})).await
+        let action = if end.ended == Ended::Frozen { "freeze" } else { "kill" };
+        self.enforced(json!({"action": action, "reason": end.reason, "node": end.node, "by": end.by})).await
     }
 
     async fn enforced(&self, data: Value) -> Answer<()> {
@@ -114,6 +118,48 @@ impl Live {
         });
     }
 
+    /// Freezes it: its way out is cut, its agent is asked to end so that its session is whole, and what it leaves is kept.
+    ///
+    /// # Errors
+    /// `usage` where it was launched without a session to keep.
+    pub async fn freeze(self: &Arc<Self>, reason: &str, by: By, node: Option<Node>) -> Result<()> {
+        if self.has_ended() {
+            return Ok(());
+        }
+        if self.launch.session.is_none() {
+            return Err(Error::new(Kind::Usage, format!("`{}` has no session that could be kept", self.slug)).hint(
+                "bottles of `bb start` have one, where the provider's file says what to keep; `bb stop` ends this one",
+            ));
+        }
+        if let Some(handle) = &*lock(&self.egress) {
+            handle.cut(CutScope::All, reason, false);
+        }
+        // Decided before anything ends: whatever does, it was frozen.
+        let end =
+            End { ended: Ended::Frozen, reason: reason.to_owned(), by: by.as_str().to_owned(), node: node.clone() };
+        let mine = {
+            let mut note = lock(&self.note);
+            let free = note.end.is_none();
+            if free {
+                note.end = Some(end.clone());
+            }
+            free
+        };
+        self.change(|b| b.reason = Some(reason.to_owned()));
+        self.leave_note().await;
+        let _ = self.link.ask(Request::Signal { exec: 0, signal: libc::SIGTERM }).await;
+        if tokio::time::timeout(FREEZING, self.ended()).await.is_err() {
+            self.link.kill().await;
+            if tokio::time::timeout(PATIENCE, self.ended()).await.is_err() {
+                self.link.kill_keeper();
+            }
+        }
+        if mine {
+            let _ = self.record_end(&end).await;
+        }
+        Ok(())
+    }
+
     /// Asks the agent to end (SIGTERM), and kills the bottle where it has not within `limit`.
     ///
     /// # Errors
@@ -141,7 +187,10 @@ impl Live {
         if let Some(end) = note.end {
             let query = EventQuery { since: 0, bottle: Some(self.slug.clone()), run: None, max: 0 };
             let events = self.ledger.events(query).await.unwrap_or_default();
-            if !events.iter().any(|e| e.kind == "enforced" && e.data["action"] == "kill") {
+            if !events
+                .iter()
+                .any(|e| e.kind == "enforced" && (e.data["action"] == "kill" || e.data["action"] == "freeze"))
+            {
                 let _ = self.record_end(&end).await;
             }
         }

@@ -1,0 +1,169 @@
+//! Sessions that outlive their bottle: frozen or failed, and taken up again under today's manifests.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::support::{Output, Running, World};
+
+/// A provider whose agent keeps its session in its home, and a log in the workspace. Resumed, it says what it remembers.
+const KEEPER: &str = r#"return {
+  name = "keeper",
+  argv = function(ctx)
+    local script = "mkdir -p ~/.keeper; "
+    if ctx.resume then
+      script = script .. "echo remembers $(cat ~/.keeper/session); "
+    end
+    return { "sh", "-c", script .. ctx.prompt }
+  end,
+  transcript = { "~/.keeper" },
+  resumes = true,
+}"#;
+
+fn set_up(world: &World, bottle: &str) {
+    world.write(world.bb_home().join("providers/keeper.lua"), KEEPER);
+    let home = world.bb_home();
+    world.write(home.join("bottles/dev.md"), format!("---\nagent_provider: {{template: keeper}}\n{bottle}---\n"));
+    world.write(home.join("agents/worker.md"), "---\nbottle: dev\n---\n");
+    world.make_dir("project");
+}
+
+fn bb(world: &World, args: &[&str]) -> Output {
+    world.command(args).cwd(world.home().join("project")).run()
+}
+
+/// Starts a worker that has begun its session and goes on until it is ended.
+fn at_work(world: &World) -> Running<'_> {
+    let prompt = "echo began > ~/.keeper/session; echo draft > notes; echo up; sleep 600 & wait";
+    let args = ["start", "worker", "--headless", "--prompt", prompt];
+    let running = world.command(&args).cwd(world.home().join("project")).spawn();
+    running.says("up");
+    running
+}
+
+fn kept(world: &World) -> Vec<String> {
+    let all = world.bb(&["ps", "--all", "--json"]).expect(0).json();
+    let kept = all.iter().filter(|bottle| bottle["kept"] == true);
+    kept.map(|bottle| bottle["slug"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_frozen_bottle_is_taken_up_with_its_session_and_its_files_under_todays_manifests() {
+    for world in World::each() {
+        set_up(&world, "env: {TZ: UTC}\n");
+        let first = at_work(&world);
+        let frozen = world.bb(&["freeze", "work"]).expect(0);
+        assert!(frozen.stdout.contains("worker  frozen; bb resume worker"), "{frozen}");
+        let ended = first.wait();
+        assert_eq!(ended.code, 0, "{ended}");
+        assert!(ended.stderr.contains("frozen") && ended.stderr.contains("bb resume worker"), "{ended}");
+        assert_eq!(kept(&world), ["worker"]);
+        // Its name is taken while it is kept.
+        let other = bb(&world, &["start", "worker", "--headless", "--prompt", "true"]).expect(0);
+        assert!(other.stderr.contains("bottle worker-2\n"), "{other}");
+
+        // What is different is said, and holds.
+        let home = world.bb_home();
+        world.write(
+            home.join("bottles/dev.md"),
+            "---\nagent_provider: {template: keeper}\nenv: {TZ: UTC}\negress: {routes: [docs.example]}\n---\n",
+        );
+        let dry = bb(&world, &["resume", "worker", "--dry-run"]).expect(0);
+        assert!(dry.stderr.contains("since it was started, route: now docs.example"), "{dry}");
+        assert_eq!(kept(&world), ["worker"], "a dry run takes nothing");
+        let resume = ["resume", "worker", "--headless", "--prompt", "cat notes; echo more >> notes; exit 4"];
+        let output = bb(&world, &resume).expect(1);
+        assert_eq!(output.stdout, "remembers began\ndraft\n", "{output}");
+        assert!(output.stderr.contains("bottle worker\n"), "it has its name again: {output}");
+        // It failed, so it is kept once more; ended well, it is not.
+        let done = bb(&world, &["resume", "worker", "--headless", "--prompt", "cat notes; rm notes"]).expect(0);
+        assert_eq!(done.stdout, "remembers began\ndraft\nmore\n", "{done}");
+        assert!(kept(&world).is_empty(), "{done}");
+        let over = bb(&world, &["resume", "worker", "--headless"]);
+        assert_eq!(over.code, 2, "{over}");
+    }
+}
+
+#[test]
+fn a_session_is_kept_where_it_failed_and_not_where_it_ended_well_or_was_killed() {
+    for world in World::each() {
+        set_up(&world, "");
+        let begins = "echo began > ~/.keeper/session; ";
+        let run = |label: &str, script: &str, more: &[&str]| {
+            let prompt = format!("{begins}{script}");
+            let args = ["start", "worker", "--headless", "--label", label, "--prompt", &prompt];
+            bb(&world, &[&args[..], more].concat())
+        };
+        run("well", "true", &[]).expect(0);
+        let failed = run("failed", "exit 9", &[]).expect(1);
+        assert!(failed.stderr.contains("to take it up again: bb resume failed"), "{failed}");
+        run("late", "sleep 600", &["--timeout", "2s"]).expect(124);
+        let first = at_work(&world);
+        world.bb(&["kill", "worker"]).expect(0);
+        first.wait();
+        assert_eq!(kept(&world), ["failed", "late", "worker"], "of the one that was killed the file it wrote is left");
+        bb(&world, &["resume", "worker", "--headless"]).fails(2, "usage", "no session of `worker`", "bb freeze");
+        world.bb(&["rm", "failed"]).expect(0);
+        bb(&world, &["resume", "failed", "--headless"]).fails(2, "no_such_bottle", "failed", "bb ps --all");
+        // A bottle of a recipe has none.
+        let recipe = "--- @bb needs launch\nlocal b = bb.launch{command = {\"sleep\", \"600\"}, label = \"plain\", budget = \"unlimited\"}\n\
+            print(bb.try(b.freeze, b))\nprint(select(2, bb.try(b.freeze, b)).kind)\nbb.exit(0)\n";
+        let output = world.bb(&["run", "--grant", "all", &world.recipe("plain.lua", recipe)]).expect(0);
+        assert!(output.stdout.ends_with("usage\n"), "{output}");
+    }
+}
+
+#[test]
+fn what_is_missing_at_a_resume_is_said_and_what_is_kept_stays() {
+    for world in World::each() {
+        set_up(&world, "");
+        let first = at_work(&world);
+        bb(&world, &["resume", "worker", "--headless"]).fails(2, "usage", "`worker` runs", "bb attach worker");
+        world.bb(&["freeze", "worker"]).expect(0);
+        first.wait();
+        let resume = || world.command(&["resume", "worker", "--headless", "--prompt", "true"]).run();
+        let agent = world.bb_home().join("agents/worker.md");
+        let (text, away) = (fs::read(&agent).unwrap(), world.home().join("away"));
+        fs::remove_file(&agent).unwrap();
+        resume().fails(2, "usage", "no agent `worker`", "there is none yet");
+        world.write(&agent, &text);
+        fs::rename(world.home().join("project"), &away).unwrap();
+        resume().fails(5, "workspace_unsafe", "project", "put the directory back");
+        fs::create_dir(world.home().join("project")).unwrap();
+        std::os::unix::fs::chown(world.home().join("project"), Some(world.uid()), None).unwrap();
+        resume().fails(5, "workspace_unsafe", "project", "put the directory back");
+        assert_eq!(kept(&world), ["worker"]);
+        fs::remove_dir(world.home().join("project")).unwrap();
+        fs::rename(&away, world.home().join("project")).unwrap();
+        let output = resume().expect(0);
+        assert_eq!(output.stdout, "remembers began\n", "{output}");
+    }
+}
+
+#[test]
+fn a_bottle_that_died_with_its_keeper_or_under_a_freeze_can_be_taken_up() {
+    for world in World::each() {
+        set_up(&world, "");
+        let first = at_work(&world);
+        for pid in world.keepers() {
+            crate::support::signal(pid, nix::sys::signal::SIGKILL);
+        }
+        let ended = first.wait();
+        assert!(ended.code == 1 && ended.stderr.contains("bb resume worker"), "{ended}");
+        let again = bb(&world, &["resume", "worker", "--headless", "--prompt", "true"]).expect(0);
+        assert_eq!(again.stdout, "remembers began\n");
+        world.bb(&["rm", "worker"]).expect(0);
+        // The controller dies with the keeper; the next one finds what is left.
+        let first = at_work(&world);
+        world.kill_controller();
+        for pid in world.keepers() {
+            crate::support::signal(pid, nix::sys::signal::SIGKILL);
+        }
+        first.wait();
+        let found = world.until(Duration::from_secs(10), || kept(&world) == ["worker"]);
+        assert!(found, "{:?}", kept(&world));
+        let again = bb(&world, &["resume", "worker", "--headless", "--prompt", "cat notes"]).expect(0);
+        assert_eq!(again.stdout, "remembers began\ndraft\n", "{again}");
+        world.bb(&["prune", "--yes"]).expect(0);
+        assert!(kept(&world).is_empty());
+    }
+}
