@@ -18,6 +18,9 @@ const ROUNDS: usize = 60;
 /// Idle bottles that are up at once when memory is measured.
 const IDLE: usize = 40;
 
+/// Bottles that are started together.
+const TOGETHER: usize = 100;
+
 /// Memory of a process that it shares with nobody. Unit: KiB.
 fn private(pid: u32) -> u64 {
     let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
@@ -41,7 +44,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn main() {
     let (home, dir) = support::controller("launch");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let (running, whole, in_controller, in_keeper) = runtime.block_on(async {
+    let (running, whole, in_controller, in_keeper, together) = runtime.block_on(async {
         let client = Client::connect(&home).await.unwrap().expect("a controller");
         let (mut running, mut whole) = (Vec::new(), Vec::new());
         for n in 0..ROUNDS {
@@ -77,9 +80,29 @@ fn main() {
         for slug in idle {
             client.kill(&slug, &Act::default()).await.unwrap();
         }
+        let start = Instant::now();
+        let launches = (0..TOGETHER).map(|n| {
+            let client = client.clone();
+            async move {
+                let launch = Launch {
+                    id: format!("together-{n}"),
+                    label: "together".into(),
+                    provider: "bench".into(),
+                    argv: vec!["sleep".into(), "600".into()],
+                    ..Launch::default()
+                };
+                client.launch(&launch).await.unwrap().slug
+            }
+        });
+        let up = futures_util::future::join_all(launches).await;
+        let together = start.elapsed().as_secs_f64() * 1e3;
+        for slug in up {
+            client.kill(&slug, &Act::default()).await.unwrap();
+        }
         client.stop().await.unwrap();
-        (median(running), median(whole), in_controller, in_keeper)
+        (median(running), median(whole), in_controller, in_keeper, together)
     });
+    println!("{TOGETHER} bottles at once, until the last agent runs  {together:>8.1} ms");
     println!("bottle, until the agent runs     {running:>8.2} ms");
     println!("bottle, until `true` has ended   {whole:>8.2} ms");
     let bwrap: Option<Vec<f64>> = (0..ROUNDS)

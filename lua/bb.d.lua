@@ -8,6 +8,7 @@
 --   --- @bb needs launch, budget, ledger:read
 --
 --   launch            bottles of its own, and everything on their handles
+--   start             launching what the home's manifests allow, where the user stands (bb.manifest, bb.plan)
 --   budget            setting the budget of its run
 --   ledger:read       usage beyond its own run
 --   egress:HOST       routes to a host that no provider file names; `*` = any
@@ -58,6 +59,7 @@ bb = {}
 ---@field trace {file: string, line: integer, name?: string}[] The recipe's own lines that led to it, innermost first.
 
 ---@alias bb.Duration string
+---@alias bb.Size integer|string
 ---@alias bb.Tokens integer|string
 ---@alias bb.Budget bb.Tokens|table<string, bb.Tokens|{tokens: bb.Tokens, hard?: boolean}|boolean
 
@@ -82,6 +84,8 @@ bb = {}
 ---@field label? string Wanted name; the slug is made from it and made unique.
 ---@field agent? string The agent's name in reports.
 ---@field workspace? string A directory of the host, mounted read-write at its own path. Needs `write:PATH`. A scratch directory when absent.
+---@field workspace_mode? "mount"|"overlay"|"copy" `overlay`: the directory lies below, what the agent writes in a layer of its own (`bb diff`, `bb apply`). `copy`: a copy of it. `mount` when absent.
+---@field limits? {memory?: bb.Size, cpus?: number, pids?: integer, disk?: bb.Size, best_effort?: boolean} What it may use of the machine. What cannot be enforced here refuses the launch, unless `best_effort`.
 ---@field budget? bb.Budget Limits of this bottle.
 ---@field shutdown? "cutoff"|"kill" What happens when a budget is spent; the host's setting when absent.
 ---@field cutoff_scope? "all"|"metered" What a cut takes away.
@@ -91,6 +95,7 @@ bb = {}
 ---@field env? table<string, string> Variables. Never a secret: the agent can read them.
 ---@field files? {path: string, text: string, mode?: integer, fill?: boolean}[] Files, at an absolute path or one beginning with `~/`. With `fill`, `{workspace}` in path and text stands for the workspace's path.
 ---@field detach? boolean It lives on after the recipe.
+---@field terminal? boolean Its agent gets a terminal, for `bb attach`; of this terminal's size, else of 24 rows and 80 columns.
 
 ---Launches a bottle; returns when its agent runs. Needs the grant `launch`.
 ---
@@ -105,6 +110,104 @@ function bb.launch(options) end
 ---Lists the providers, and what they run if it is on this machine.
 ---@return {name: string, path?: string}[]
 function bb.providers() end
+
+-- Manifests and plans ------------------------------------------------------------------------------------------------
+
+---The agents and bottles that there are (docs/manifests.md). Needs the grant `start`.
+bb.manifest = {}
+
+---@class bb.Manifest
+---@field name string
+---@field origin "home"|"repository" Whose file it is.
+---@field path string
+---@field about string The first line of its text.
+---@field bottle? string The bottle that an agent names.
+---@field fault? bb.Error What is wrong with the file.
+
+---@return bb.Manifest[]
+function bb.manifest.agents() end
+
+---@return bb.Manifest[]
+function bb.manifest.bottles() end
+
+---@class bb.PlanOptions
+---@field agent? string The agent's manifest.
+---@field bottles? string[] Bottle manifests in merge order; the agent's own when absent.
+---@field label? string Wanted name; the agent's when absent.
+---@field color? string One of the sixteen ANSI colours: how it is shown in lists.
+---@field prompt? string The task, word for word.
+---@field args? string[] More arguments for the agent's CLI.
+---@field output? "text"|"json" What the agent prints at its end.
+---@field interactive? boolean The agent's own interface at a terminal, in place of one task.
+---@field budget? bb.Budget Limits of this bottle.
+---@field timeout? bb.Duration The bottle is killed after this long.
+---@field copy? boolean Works on a copy of the directory.
+---@field backend? string What makes the sandbox, over what manifests and settings say.
+---@field answers? table<string, string> Answers to the plan's questions, by variable.
+
+---Drafts a launch by manifests: they are merged, references are resolved, nothing is started. Needs the grant `start`.
+---The agent works in the directory that the user stands in.
+---@param options bb.PlanOptions
+---@return bb.Plan
+function bb.plan(options) end
+
+---A launch that was drafted.
+---@class bb.Plan
+---@field label string
+---@field provider string Its budget key.
+---@field bottles string[] The bottle manifests, in merge order.
+---@field questions {name: string, text: string, place: string}[] What manifests want to be asked: draft again with `answers`.
+---@field warnings string[] What is said in a manifest and does nothing.
+local Plan = {}
+
+---Everything that would hold, as rows: never a secret.
+---@return {key: string, value: string}[]
+function Plan:preflight() end
+
+---Raises where it cannot be launched as it is. `told`: somebody at the terminal has seen the preflight.
+---@param told? boolean
+function Plan:ready(told) end
+
+---Launches it; returns when its agent runs.
+---@param options? {detach?: boolean, told?: boolean}
+---@return bb.Bottle
+function Plan:launch(options) end
+
+-- The terminal -------------------------------------------------------------------------------------------------------
+
+---Questions to whoever sits at the terminal. Without a terminal they raise `approval`; Esc and Ctrl-C raise `interrupted`.
+bb.ui = {}
+
+---Tells whether somebody can be asked.
+---@return boolean
+function bb.ui.terminal() end
+
+---Lets somebody pick one of a list, narrowed by what is typed; gets its name.
+---@param options {title: string, items: {name: string, note?: string}[], start?: string}
+---@return string
+function bb.ui.pick(options) end
+
+---Lets somebody choose any number of a list; gets their names in the order in which they were chosen.
+---@param options {title: string, items: {name: string, note?: string}[], chosen?: string[]}
+---@return string[]
+function bb.ui.choose(options) end
+
+---Asks for a line; an empty one is the default.
+---@param question string
+---@param default? string
+---@return string
+function bb.ui.ask(question, default) end
+
+---Yes or no; no unless it is said.
+---@param question string
+---@return boolean
+function bb.ui.confirm(question) end
+
+---Says something to people, on standard error.
+---@param ... any
+function bb.ui.note(...) end
+
+-- Handles ------------------------------------------------------------------------------------------------------------
 
 ---A bottle that this recipe launched.
 ---@class bb.Bottle
@@ -130,6 +233,11 @@ local Bottle = {}
 ---@param options? {timeout?: bb.Duration, check?: boolean, allow?: string[]}
 ---@return bb.Outcome?, string?
 function Bottle:wait(options) end
+
+---This process's standard streams become the agent's, until it ends. At a terminal, where the bottle has one, the
+---terminal is the agent's, and ctrl-p ctrl-q leaves it running.
+---@return {detached: boolean, exit_code?: integer}
+function Bottle:attach() end
 
 ---Runs a command in the bottle and waits for its end: a string for the shell, or a list with options beside it.
 ---```lua

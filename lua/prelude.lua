@@ -155,6 +155,9 @@ local open_logs = iterator(host.logs)
 function bottle_methods.wait(self, options)
   return check(host.wait(own(self, "wait"), options, handling[co.running()] == true))
 end
+function bottle_methods.attach(self)
+  return check(host.attach(own(self, "attach")))
+end
 function bottle_methods.exec(self, command)
   return check(host.exec(own(self, "exec"), command))
 end
@@ -181,6 +184,43 @@ local function launch(options)
   local bottle = freeze(setmetatable(check(host.launch(options)), Bottle))
   handles[bottle.slug] = bottle
   return bottle
+end
+
+-- Plans -------------------------------------------------------------------------------------------------------------
+
+local plan_methods = {}
+local plan_names = { "label", "provider", "bottles", "questions", "warnings" }
+local Plan = {
+  __metatable = "plan",
+  __index = function(_, name)
+    return plan_methods[name] or raise(host.unknown("a plan", tostring(name), plan_names))
+  end,
+}
+
+local function planned(self, method)
+  if type(self) ~= "table" or getmetatable(self) ~= "plan" then
+    misuse("plan." .. method .. " was called without its plan", "write it with a colon: plan:" .. method .. "(...)")
+  end
+  return rawget(self, "id")
+end
+
+function plan_methods.preflight(self)
+  return check(host.plan_preflight(planned(self, "preflight")))
+end
+function plan_methods.ready(self, told)
+  return check(host.plan_ready(planned(self, "ready"), told == true))
+end
+function plan_methods.launch(self, options)
+  local bottle = freeze(setmetatable(check(host.plan_launch(planned(self, "launch"), options)), Bottle))
+  handles[bottle.slug] = bottle
+  return bottle
+end
+for name in pairs(plan_methods) do
+  plan_names[#plan_names + 1] = name
+end
+
+local function plan(options)
+  return freeze(setmetatable(check(host.plan(options)), Plan))
 end
 
 -- Tasks -------------------------------------------------------------------------------------------------------------
@@ -444,6 +484,18 @@ local bb = closed({
   on = on,
   log = log,
   text = closed({ style = style, pad = pad, number = number, table = lay_out }, "bb.text"),
+  manifest = closed({ agents = raising(host.manifest_agents), bottles = raising(host.manifest_bottles) }, "bb.manifest"),
+  plan = plan,
+  ui = closed({
+    terminal = raising(host.ui_terminal),
+    pick = raising(host.ui_pick),
+    choose = raising(host.ui_choose),
+    ask = raising(host.ui_ask),
+    confirm = raising(host.ui_confirm),
+    note = function(...)
+      return check(host.ui_note(text_of(...)))
+    end,
+  }, "bb.ui"),
   rehearse = raising(host.rehearse),
   rehearsing = raising(host.rehearsing),
   exit = raising(host.exit),
@@ -458,5 +510,6 @@ return {
   protected = protected,
   dispatch = dispatch,
   bottle_methods = bottle_methods,
+  plan_methods = plan_methods,
   task_methods = task_methods,
 }

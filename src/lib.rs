@@ -6,17 +6,20 @@
 //! * [`cli`]: one file per command; arguments and printing, no logic.
 //! * [`lua`]: the scripting host; recipes and the `bb.*` API.
 //! * [`client`], [`api`]: the typed client of the controller's socket, and what is said on it.
+//! * [`terminal`]: a person's terminal and an agent's, joined.
 //! * [`controller`]: the daemon that owns everything below.
 //! * [`enforce`]: from a crossed budget to an action.
 //! * [`egress`]: the only way out: names, routes, TLS, credentials, forwarding, refusals.
 //! * [`bottle`]: spec, keeper, and the Linux backend.
 //! * [`ledger`]: usage, holds, budgets and audit on disk.
 //! * [`budget`], [`meter`]: arithmetic and wire formats; pure.
+//! * [`ask`]: questions at a terminal.
 //! * [`provider`]: how one agent CLI is run. [`rehearse`]: stand-in model APIs.
-//! * [`manifest`]: the files that say what an agent is and what its bottle allows.
+//! * [`launch`]: from a chosen agent to a launch. [`manifest`]: the files that say what an agent is and what its bottle allows.
 //! * [`settings`], [`home`], [`name`], [`yaml`], [`types`], [`error`]: shared by all. [`os`]: what the operating system is asked for.
 
 pub mod api;
+pub mod ask;
 pub mod bottle;
 pub mod budget;
 pub mod cli;
@@ -26,6 +29,7 @@ pub mod egress;
 pub mod enforce;
 pub mod error;
 pub mod home;
+pub mod launch;
 pub mod ledger;
 pub mod lua;
 pub mod manifest;
@@ -35,5 +39,7 @@ pub mod os;
 pub mod provider;
 pub mod rehearse;
 pub mod settings;
+pub mod terminal;
 pub mod types;
+pub mod workspace;
 pub mod yaml;

@@ -35,6 +35,39 @@ impl Api {
     }
 }
 
+/// The size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TerminalSize {
+    /// Rows.
+    pub rows: u16,
+    /// Columns.
+    pub cols: u16,
+}
+
+impl TerminalSize {
+    /// What a terminal has that says nothing of its size.
+    pub const USUAL: TerminalSize = TerminalSize { rows: 24, cols: 80 };
+
+    /// Largest that is made: what draws for a terminal holds its cells in memory.
+    pub const LARGEST: TerminalSize = TerminalSize { rows: 500, cols: 1000 };
+
+    /// Gets a size that can be drawn for: none becomes the usual one, a huge one the largest.
+    pub fn usable(self) -> TerminalSize {
+        let side = |given: u16, usual: u16, most: u16| if given == 0 { usual } else { given.min(most) };
+        TerminalSize {
+            rows: side(self.rows, Self::USUAL.rows, Self::LARGEST.rows),
+            cols: side(self.cols, Self::USUAL.cols, Self::LARGEST.cols),
+        }
+    }
+}
+
+impl Default for TerminalSize {
+    fn default() -> Self {
+        Self::USUAL
+    }
+}
+
 /// Token counts of one response, each class apart. Unit: tokens.
 ///
 /// Classes do not overlap, except `reasoning`, which is a part of `output`.

@@ -17,8 +17,9 @@
 --   transcript   what has to be kept for a session to be continued
 --   resumes      true: argv heeds ctx.resume
 --   mcp          { file, key }: where it is told of MCP servers
---   credentials  by name: alternatives { env, placeholder, scheme = "header" | "Bearer" | "token", header, set }. The
---                first whose `env` the host has is used; the bottle gets only the placeholder, in the variables of `set`
+--   credentials  by name: alternatives { env, placeholder, scheme = "header" | "Bearer" | "token", header, set, prefix }.
+--                The first whose `env` the host has is used, or, where a manifest's `auth_token` names a variable, the one
+--                whose `prefix` its value begins with; the bottle gets only the placeholder, in the variables of `set`
 --   routes       the allow-list; `credential` names one of the above, `api` makes a route a metered one, `server_tools`
 --                lets features through by which the provider reaches out for the agent, `quiet` refuses paths silently
 --   quiet_hosts  hosts that its CLI looks up by itself and that it does without: refused silently
@@ -105,6 +106,7 @@ return {
       { env = "ANTHROPIC_API_KEY", placeholder = KEY, scheme = "header", header = "x-api-key" },
       {
         env = "CLAUDE_CODE_OAUTH_TOKEN",
+        prefix = "sk-ant-oat",
         placeholder = "sk-ant-oat01-" .. string.rep("bottle", 13) .. "-placeholder00AA",
         scheme = "Bearer",
       },

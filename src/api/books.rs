@@ -144,7 +144,7 @@ impl UsageTotal {
 /// One account of a node, in the answer of `GET /v1/budgets`. Unit: counted tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
-    /// `global`, `run:ID` or `bottle:ID`.
+    /// `global`, `run:ID`, `manifest:NAME@ID`, `agent:NAME@ID` or `bottle:ID`, ID being a launch's for all but runs.
     pub node: String,
     /// Provider, or `*`.
     pub provider: String,

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::workspace::WorkspaceMode;
 use crate::types::{Book, CutScope};
 
 /// A bottle as the controller shows it.
@@ -41,6 +42,18 @@ pub struct Bottle {
     pub stopped: Option<i64>,
     /// Whether a front end must stay for it to live.
     pub attached: bool,
+    /// Its agent has a terminal.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub terminal: bool,
+    /// The ANSI colour in which it is listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub color: Option<String>,
+    /// How its workspace came in, where it is no mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_mode: Option<WorkspaceMode>,
+    /// It has ended, and what the agent changed is kept: `bb diff`, `bb apply`, `bb rm`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
 }
 
 /// Where a bottle's process stands.
@@ -109,4 +122,37 @@ pub struct Act {
     /// For a cut: what it takes away.
     #[serde(default)]
     pub scope: Option<CutScope>,
+}
+
+/// Body of `POST /v1/bottles/S/stop`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// Chosen by the client.
+    pub id: String,
+    /// How long the agent has for its end; then it is killed. Unit: milliseconds.
+    pub timeout_ms: u64,
+    /// Said where it had to be killed.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// Body of `POST /v1/prune`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prune {
+    /// Chosen by the client.
+    pub id: String,
+    /// Only list what would be removed.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Something that is left of a bottle which does not run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Leftover {
+    /// `kept` (changes that nobody has applied), `state` (output and the like), `cgroup`.
+    pub kind: String,
+    /// Slug, or path.
+    pub name: String,
 }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::types::TerminalSize;
+
 /// Body of `POST /v1/bottles/S/exec`. The answer is NDJSON of [`ExecFrame`].
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +23,54 @@ pub struct Exec {
     /// Text for its standard input; empty when absent.
     #[serde(default)]
     pub stdin: Option<String>,
+    /// Its standard input stays open, and is fed by [`Input`]; `stdin` then counts for nothing.
+    #[serde(default)]
+    pub input: bool,
+    /// It gets a terminal of this size; its input is open.
+    #[serde(default)]
+    pub terminal: Option<TerminalSize>,
+}
+
+/// Body of `POST /v1/bottles/S/input`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// Id of the exec; `agent` is the agent's.
+    pub exec: String,
+    /// Who feeds, chosen by the client: each feeder has a stream of its own.
+    pub from: String,
+    /// Where in that stream `data` begins, bytes. What was taken before is not taken again.
+    pub seq: u64,
+    /// Base64.
+    #[serde(default)]
+    pub data: String,
+    /// Nothing comes after it: a pipe is closed. A terminal has no end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub end: bool,
+    /// Counts only where this feeder has fed nothing yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub once: bool,
+}
+
+/// Answer of `POST /v1/bottles/S/input`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// Where in the feeder's stream it goes on.
+    pub taken: u64,
+    /// Whether more may be fed.
+    pub open: bool,
+}
+
+/// Body of `POST /v1/bottles/S/resize`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resize {
+    /// Id of the exec; `agent` is the agent's.
+    pub exec: String,
+    /// Rows.
+    pub rows: u16,
+    /// Columns.
+    pub cols: u16,
 }
 
 /// Body of `POST /v1/bottles/S/signal`.
@@ -63,6 +113,9 @@ pub enum ExecFrame {
         stream: String,
         /// The bytes as UTF-8, invalid ones replaced.
         text: String,
+        /// The bytes themselves in base64, with `?raw=1`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        raw: Option<String>,
     },
     /// The end of an exec.
     Exit {

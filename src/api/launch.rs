@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::types::{Api, Book, CutScope, CutoffPolicy};
+use super::workspace::{Limits, WorkspaceMode};
+use crate::types::{Api, Book, CutScope, CutoffPolicy, TerminalSize};
 
 /// One entry of the allow-list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +137,39 @@ pub struct Limit {
     pub hard: bool,
 }
 
+/// A manifest that a launch was made from, with what it may spend: a node of the bottle's budget path, counted per launch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BudgetNode {
+    /// Whose it is.
+    pub scope: BudgetScope,
+    /// The manifest's name.
+    pub name: String,
+    /// Its limits.
+    pub limits: Vec<Limit>,
+}
+
+/// What a [`BudgetNode`] belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BudgetScope {
+    /// An agent.
+    Agent,
+    /// A bottle manifest.
+    Manifest,
+}
+
+impl BudgetNode {
+    /// Gets the node's name in the ledger, for the launch `id`.
+    pub fn node(&self, id: &str) -> String {
+        let scope = match self.scope {
+            BudgetScope::Agent => "agent",
+            BudgetScope::Manifest => "manifest",
+        };
+        format!("{scope}:{}@{id}", self.name)
+    }
+}
+
 /// Where to dial a name instead of resolving it (settings.yml `upstreams`, and rehearsals).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -265,6 +299,12 @@ pub struct Launch {
     /// Directory of the host mounted read-write at its own path; a scratch directory when absent.
     #[serde(default)]
     pub workspace: Option<String>,
+    /// How the workspace comes into the bottle; mounted when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_mode: Option<WorkspaceMode>,
+    /// What the bottle may use of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// More mounts.
     #[serde(default)]
     pub mounts: Vec<Mount>,
@@ -277,6 +317,12 @@ pub struct Launch {
     /// Limits on the bottle itself.
     #[serde(default)]
     pub budget: Vec<Limit>,
+    /// The manifests that have limits of their own, nearest first: they lie between the bottle and the run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<BudgetNode>,
+    /// One of the sixteen ANSI colours, by name: how the bottle is shown in lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub color: Option<String>,
     /// What to do when the budget is spent; the host's setting when absent.
     #[serde(default)]
     pub shutdown: Option<CutoffPolicy>,
@@ -292,6 +338,9 @@ pub struct Launch {
     /// The PATH that `argv[0]` and the agent's tools are looked up in, from the front end's environment.
     #[serde(default)]
     pub host_path: Option<String>,
+    /// The agent gets a terminal of this size. Its `TERM` and `COLORTERM` are in `env`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Shared by [`crate::client`] and [`crate::controller`]. Plain data with serde; no I/O and no decisions.
 //!
 //! * [`launch`]: what a launch asks for. [`bottle`]: how a bottle stands, and what can be done to it.
-//! * [`exec`]: commands in a bottle, and output. [`books`]: events, usage, accounts, runs.
+//! * [`workspace`]: what an agent has changed. [`exec`]: commands in a bottle, and output. [`books`]: events, usage, accounts, runs.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,12 +11,17 @@ pub mod books;
 pub mod bottle;
 pub mod exec;
 pub mod launch;
+pub mod workspace;
 
 pub use books::{Account, Event, Run, UsageQuery, UsageReport, UsageRow, UsageTotal};
-pub use bottle::{Act, Bottle, Egress, Ended, State};
-pub use exec::{Exec, ExecFrame, Signal, SignalName};
+pub use bottle::{Act, Bottle, Egress, Ended, Leftover, Prune, State, Stop};
+pub use exec::{Exec, ExecFrame, Input, Resize, Signal, SignalName, Taken};
 pub use launch::{
-    Auth, AuthScheme, Credentials, File, Launch, Limit, Match, Mount, PathKind, PathRule, Route, Upstream,
+    Auth, AuthScheme, BudgetNode, BudgetScope, Credentials, File, Launch, Limit, Match, Mount, PathKind, PathRule,
+    Route, Upstream,
+};
+pub use workspace::{
+    Applied, Apply, Change, Diff, DiffQuery, Done, FileKind, Limits, Outcome, Wanted, What, WorkspaceMode,
 };
 
 /// The major version of this API. Same number = front end and controller talk.

@@ -18,7 +18,7 @@ use super::repository;
 use crate::error::{Error, Kind, Result};
 
 /// What a host tool would execute or trust if an agent had written it: (path, is a directory, text of a placeholder).
-const TRUSTED_BY_TOOLS: &[(&str, bool, &str)] = &[
+pub const TRUSTED_BY_TOOLS: &[(&str, bool, &str)] = &[
     (".git", true, ""),
     (".mcp.json", false, "{\"mcpServers\":{}}\n"),
     (".claude", true, ""),

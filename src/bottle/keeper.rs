@@ -20,12 +20,13 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::caller::Caller;
+use super::exec::Exec;
 use super::linux::launch::{self, Up};
 use super::linux::watch::Watch;
 use super::linux::{enter, listeners, sys};
 use super::output::{MAX_FRAME, Stream, Writer};
 use super::plan::Plan;
-use super::wire::{self, ExecRecord, Listener, Reply, Request};
+use super::wire::{self, ExecRecord, Listener, Reply, Request, TerminalSize};
 use crate::error::{Error, Kind, Result};
 
 /// How long a keeper waits for a controller to come back by itself before it starts one.
@@ -40,17 +41,6 @@ const MOST_EXECS: usize = 4096;
 /// Most frames that are still read from a pipe after its exec's end: somebody may hold it open and write for ever. It
 /// holds more than a pipe does.
 const MOST_LEFT_OVER: usize = 64;
-
-/// An exec that still runs or still has output.
-struct Exec {
-    id: String,
-    pid: i32,
-    /// Gone once the process has been reaped.
-    pidfd: Option<OwnedFd>,
-    code: Option<i32>,
-    stdout: Option<OwnedFd>,
-    stderr: Option<OwnedFd>,
-}
 
 struct Keeper {
     plan: Plan,
@@ -133,7 +123,8 @@ fn start(controller: &OwnedFd) -> Result<Keeper> {
     let listeners = std::mem::take(&mut up.listeners);
     let fds: Vec<RawFd> = listeners.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
     let kinds = listeners.iter().map(|(kind, _)| *kind).collect();
-    wire::send(controller, &Reply::Up { pid: up.pid, listeners: kinds }, &fds).map_err(|e| failed("report", e))?;
+    let up_now = Reply::Up { pid: up.pid, listeners: kinds, verbs: verbs() };
+    wire::send(controller, &up_now, &fds).map_err(|e| failed("report", e))?;
     Ok(Keeper {
         plan,
         sealed,
@@ -149,6 +140,11 @@ fn start(controller: &OwnedFd) -> Result<Keeper> {
         start_at: None,
         leaving: false,
     })
+}
+
+/// What this keeper understands beyond the frozen verbs.
+fn verbs() -> Vec<String> {
+    wire::VERBS.map(str::to_owned).into()
 }
 
 fn open_door(path: &std::path::Path) -> io::Result<OwnedFd> {
@@ -169,6 +165,7 @@ enum Ready {
     Init,
     Ended(u32),
     Output(u32, Stream),
+    Room(u32),
 }
 
 impl Keeper {
@@ -183,6 +180,11 @@ impl Keeper {
                     Ready::Ended(exec) => self.exec_ended(exec),
                     Ready::Output(exec, stream) => {
                         self.copy_output(exec, stream);
+                    }
+                    Ready::Room(exec) => {
+                        if let Some(exec) = self.execs.get_mut(&exec) {
+                            exec.flush();
+                        }
                     }
                 }
             }
@@ -218,6 +220,9 @@ impl Keeper {
                 if let Some(fd) = fd {
                     watch(Ready::Output(n, stream), fd.as_fd(), PollFlags::POLLIN);
                 }
+            }
+            if let Some(fd) = exec.wants_room() {
+                watch(Ready::Room(n), fd, PollFlags::POLLOUT);
             }
             if let Some(fd) = &exec.pidfd {
                 watch(Ready::Ended(n), fd.as_fd(), PollFlags::POLLIN);
@@ -275,6 +280,10 @@ impl Keeper {
         let request = match controller.flush().and_then(|()| controller.request()) {
             Ok(Some(request)) => request,
             Ok(None) => return,
+            // A packet of a controller that knows more verbs.
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                return self.say(Reply::Failed { error: Error::new(Kind::Usage, "the keeper knows no such verb") });
+            }
             Err(_) => return self.lost_controller(),
         };
         match request {
@@ -296,7 +305,10 @@ impl Keeper {
                 };
                 self.say(reply);
             }
-            Request::Resize { .. } => self.say(Reply::Done),
+            Request::Input { exec, from, seq, data, end, once } => {
+                self.say_of(exec, |e| e.feed(&from, seq, &data, end, once));
+            }
+            Request::Resize { exec, rows, cols } => self.say_of(exec, |e| e.resize(TerminalSize { rows, cols })),
             Request::Note { note } => self.note = Some(note),
             Request::Kill => self.kill_all(),
             Request::Exit => {
@@ -304,6 +316,15 @@ impl Keeper {
                 self.kill_all();
             }
         }
+    }
+
+    /// Says what an exec answers.
+    fn say_of(&mut self, exec: u32, answer: impl FnOnce(&mut Exec) -> Reply) {
+        let reply = match self.execs.get_mut(&exec) {
+            Some(exec) => answer(exec),
+            None => Reply::Failed { error: Error::new(Kind::Usage, "no such exec") },
+        };
+        self.say(reply);
     }
 
     fn listener_list(&self) -> (Vec<Listener>, Vec<RawFd>) {
@@ -327,6 +348,7 @@ impl Keeper {
             listeners,
             note: self.note.clone(),
             guard_lost: self.guard_lost.clone(),
+            verbs: verbs(),
         };
         self.say_with(reply, &fds);
     }
@@ -365,15 +387,7 @@ impl Keeper {
         match result {
             Ok(running) => {
                 let exec = self.execs.len() as u32;
-                let record = Exec {
-                    id: command.id.clone(),
-                    pid: running.pid,
-                    pidfd: Some(running.pidfd),
-                    code: None,
-                    stdout: Some(running.stdout),
-                    stderr: Some(running.stderr),
-                };
-                self.execs.insert(exec, record);
+                self.execs.insert(exec, Exec::new(command.id.clone(), running));
                 self.say(Reply::Started { exec, id: command.id.clone() });
             }
             Err(error) => self.say(Reply::Failed { error }),
@@ -412,13 +426,15 @@ impl Keeper {
         let Some(e) = self.execs.get_mut(&exec) else { return };
         e.pidfd = None;
         let code = reap(e.pid);
-        e.code = Some(code);
         for stream in [Stream::Out, Stream::Err] {
             for _ in 0..MOST_LEFT_OVER {
                 if !self.copy_output(exec, stream) {
                     break;
                 }
             }
+        }
+        if let Some(e) = self.execs.get_mut(&exec) {
+            e.ended(code);
         }
         self.say(Reply::Exited { exec, code });
     }

@@ -1,10 +1,12 @@
 //! Bottles: what may be shown ([`places`], [`toolchain`]) and what is guarded ([`guard`], [`repository`]), the plan ([`plan`]), the
-//! process that holds one ([`keeper`]), what is said between keeper and controller ([`wire`], [`caller`]), and what an agent wrote ([`output`]).
+//! process that holds one ([`keeper`]) with its commands ([`exec`], [`input`]), what is said between keeper and controller ([`wire`], [`caller`]), and what an agent wrote ([`output`]).
 //!
 //! Only [`linux`] and the keeper know that they run on Linux (and [`crate::os`]). Nothing here decides about egress or budgets.
 
 pub mod caller;
+pub mod exec;
 pub mod guard;
+pub mod input;
 pub mod keeper;
 pub mod linux;
 pub mod output;
@@ -15,4 +17,5 @@ pub mod toolchain;
 pub mod wire;
 
 /// What the rest of bb asks of the embedded backend.
+pub use linux::landlock::version as landlock_version;
 pub use linux::{AGENT_ID, RESERVED_ID, forbidden};

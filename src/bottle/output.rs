@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Size at which the files take turns. Both together bound a log to twice this.
@@ -106,28 +106,88 @@ impl Writer {
     }
 }
 
-/// Reads the frames after number `since`, at most `max_bytes` of text of them.
+/// Where a reader stopped: a file and the beginning of its next frame. It is held open, so that no other gets its number.
+#[derive(Debug, Default)]
+pub struct Place {
+    file: Option<File>,
+    at: u64,
+}
+
+impl Place {
+    /// Gets where to begin in `file`.
+    fn in_file(&self, file: &File) -> Option<u64> {
+        let id = |file: &File| file.metadata().map(|m| (m.dev(), m.ino())).ok();
+        (id(self.file.as_ref()?)? == id(file)?).then_some(self.at)
+    }
+}
+
+/// Reads on after number `since`, at most `max_bytes` of text, from where `place` says that the last reading stopped. What of
+/// the log has been written over meanwhile is missing.
 ///
 /// # Errors
-/// Those of reading; a log that does not exist has no frames.
-pub fn read(path: &Path, since: u64, max_bytes: usize) -> io::Result<Vec<Frame>> {
+/// As [`read`].
+pub fn read_on(path: &Path, place: &mut Place, since: u64, max_bytes: usize) -> io::Result<Vec<Frame>> {
     let mut frames = Vec::new();
     let mut left = max_bytes;
-    for file in [older(path), path.to_owned()] {
-        match File::open(&file) {
-            Ok(mut file) => read_file(&mut file, since, &mut left, &mut frames)?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e),
+    let mut newer = File::open(path).map(Some).or_else(none_is_fine)?;
+    if newer.as_ref().is_none_or(|file| place.in_file(file).is_none()) {
+        if let Some(mut file) = File::open(older(path)).map(Some).or_else(none_is_fine)? {
+            let start = place.in_file(&file).unwrap_or(0);
+            let at = read_file(&mut file, start, since, &mut left, &mut frames)?;
+            *place = Place { file: Some(file), at };
+            if left == 0 {
+                return Ok(frames);
+            }
         }
+        // What was the newer one a moment ago may be the older one now.
+        newer = File::open(path).map(Some).or_else(none_is_fine)?;
+    }
+    if let Some(mut file) = newer {
+        let start = place.in_file(&file).unwrap_or(0);
+        let at = read_file(&mut file, start, since, &mut left, &mut frames)?;
+        *place = Place { file: Some(file), at };
     }
     frames.dedup_by_key(|f| f.n);
     Ok(frames)
 }
 
-/// Reads one of the two files. A frame that is not whole yet ends it.
-fn read_file(file: &mut File, since: u64, left: &mut usize, frames: &mut Vec<Frame>) -> io::Result<()> {
+fn none_is_fine(e: io::Error) -> io::Result<Option<File>> {
+    if e.kind() == io::ErrorKind::NotFound { Ok(None) } else { Err(e) }
+}
+
+/// Gets the number of the frame before the last `bytes` that `exec` (or anybody) wrote; 0 where it did not write as much.
+pub fn before_last(path: &Path, exec: Option<u32>, bytes: usize) -> u64 {
+    let mut lengths = std::collections::VecDeque::new();
+    let (mut sum, mut before, mut since, mut place) = (0, 0, 0, Place::default());
+    while let Ok(frames) = read_on(path, &mut place, since, 1 << 20) {
+        let Some(last) = frames.last() else { break };
+        since = last.n;
+        for frame in frames.iter().filter(|f| exec.is_none_or(|exec| f.exec == exec)) {
+            lengths.push_back((frame.n, frame.bytes.len()));
+            sum += frame.bytes.len();
+            while sum > bytes
+                && let Some((n, length)) = lengths.pop_front()
+            {
+                sum -= length;
+                before = n;
+            }
+        }
+    }
+    before
+}
+
+/// Reads the frames after number `since`, at most `max_bytes` of text of them.
+///
+/// # Errors
+/// Those of reading; a log that does not exist has no frames.
+pub fn read(path: &Path, since: u64, max_bytes: usize) -> io::Result<Vec<Frame>> {
+    read_on(path, &mut Place::default(), since, max_bytes)
+}
+
+/// Reads one of the two files from the frame at `at` on; returns where it stopped. A frame that is not whole yet ends it.
+fn read_file(file: &mut File, mut at: u64, since: u64, left: &mut usize, frames: &mut Vec<Frame>) -> io::Result<u64> {
     let end = file.metadata()?.len();
-    let mut at = 0u64;
+    file.seek(io::SeekFrom::Start(at))?;
     let mut reader = io::BufReader::with_capacity(64 * 1024, file);
     let mut head = [0u8; HEAD];
     while *left > 0 && at + HEAD as u64 <= end {
@@ -152,7 +212,7 @@ fn read_file(file: &mut File, since: u64, left: &mut usize, frames: &mut Vec<Fra
         let stream = if stream == 1 { Stream::Err } else { Stream::Out };
         frames.push(Frame { n, ts: ts as i64, exec: exec as u32, stream, bytes });
     }
-    Ok(())
+    Ok(at)
 }
 
 /// Gets the last bytes that exec 0 wrote to its standard output, at most `max`, cut at a line where possible.
@@ -207,6 +267,27 @@ mod tests {
         let rest = read(&path, n, 1 << 20).unwrap();
         assert_eq!((rest.len(), rest[0].exec, rest[0].bytes.as_slice()), (1, 1, b"three\n".as_slice()));
         assert_eq!(tail(&path, 100), "one\ntwo");
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_reader_goes_on_in_its_place_whatever_the_files_do_meanwhile() {
+        let path = scratch("place");
+        let mut log = Writer::create(&path).unwrap();
+        let (mut place, mut seen, mut next) = (Place::default(), 0, 1);
+        let block = vec![b'x'; MAX_FRAME];
+        for round in 0..(5 * TURN / MAX_FRAME as u64) {
+            log.append(0, Stream::Out, &block).unwrap();
+            if round % 3 == 0 {
+                for frame in read_on(&path, &mut place, seen, 1 << 20).unwrap() {
+                    assert_eq!(frame.n, next, "no hole and nothing twice");
+                    (seen, next) = (frame.n, next + 1);
+                }
+            }
+        }
+        let whole = read(&path, 0, usize::MAX).unwrap();
+        assert_eq!(before_last(&path, None, usize::MAX), 0);
+        assert_eq!(before_last(&path, None, 3 * MAX_FRAME), whole.last().unwrap().n - 3);
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
 

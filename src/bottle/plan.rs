@@ -38,6 +38,9 @@ pub struct Plan {
     pub scratch_bytes: u64,
     /// The workspace, and the first working directory.
     pub workspace: PathBuf,
+    /// The workspace is a layer over a directory of the host, in place of a bind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlay: Option<Overlay>,
     /// TCP ports that listeners are made for, beside DNS.
     pub ports: Vec<u16>,
     /// How to start a controller again: executable and `BB_HOME`.
@@ -90,6 +93,15 @@ impl Bind {
         self.target = target.into();
         self
     }
+}
+
+/// The two directories of the host that a layered workspace is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// What lies below; only read.
+    pub lower: Bind,
+    /// A directory with `upper` and `work` in it.
+    pub layer: Bind,
 }
 
 /// A path in the workspace that the agent cannot change.

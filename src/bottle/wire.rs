@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 pub use crate::os::sealed::{read_sealed, sealed};
+pub use crate::types::TerminalSize;
 
 /// Largest packet. What may be larger (the spec, the sealed part) travels in a sealed memory file.
 pub const MAX_PACKET: usize = 64 * 1024;
@@ -43,7 +44,26 @@ pub enum Request {
         /// Signal number.
         signal: i32,
     },
-    /// Sets the size of an exec's terminal. Keepers of this version hold none and answer [`Reply::Done`].
+    /// Feeds the standard input of an exec that was started with [`Command::input`] or [`Command::terminal`]. Answer:
+    /// [`Reply::Taken`] or [`Reply::Failed`]. Only to keepers whose `verbs` have `input`.
+    Input {
+        /// Which exec.
+        exec: u32,
+        /// Who feeds; each feeder has a stream of its own.
+        from: String,
+        /// Where in that stream this begins. What was taken before is not taken again.
+        seq: u64,
+        /// Base64.
+        data: String,
+        /// Nothing comes after it. A terminal has no end.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        end: bool,
+        /// Taken only where this feeder has fed nothing yet, and only whole.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        once: bool,
+    },
+    /// Sets the size of an exec's terminal. Answer: [`Reply::Done`]; keepers whose `verbs` have `input` say
+    /// [`Reply::Failed`] where there is no terminal, older ones hold none and do nothing.
     Resize {
         /// Which exec.
         exec: u32,
@@ -77,7 +97,16 @@ pub struct Command {
     /// Text for standard input.
     #[serde(default)]
     pub stdin: Option<String>,
+    /// Standard input is a pipe that stays open, for [`Request::Input`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub input: bool,
+    /// It gets a terminal of this size: all three streams, and input is taken. Only to keepers whose `verbs` have `input`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
 }
+
+/// What keepers of this version understand beyond the frozen verbs: [`Request::Input`], with terminals.
+pub const VERBS: [&str; 1] = ["input"];
 
 /// One exec, as a keeper remembers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +147,9 @@ pub enum Reply {
         pid: i32,
         /// What the descriptors are.
         listeners: Vec<Listener>,
+        /// See [`VERBS`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        verbs: Vec<String>,
     },
     /// Answer to [`Request::Hello`]. Descriptors: the sealed part, a memory file with every exec so far (a list of
     /// [`ExecRecord`]), then the listeners.
@@ -136,6 +168,9 @@ pub enum Reply {
         /// See [`Reply::GuardLost`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         guard_lost: Option<String>,
+        /// See [`VERBS`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        verbs: Vec<String>,
     },
     /// Answer to [`Request::Listeners`] and [`Request::Listen`].
     Listeners {
@@ -148,6 +183,13 @@ pub enum Reply {
         exec: u32,
         /// The id it was asked with.
         id: String,
+    },
+    /// Answer to [`Request::Input`].
+    Taken {
+        /// Where in the feeder's stream it goes on.
+        bytes: u64,
+        /// Whether more may be fed.
+        open: bool,
     },
     /// An exec ended. Also sent unasked.
     Exited {

@@ -73,6 +73,19 @@ pub fn parse_amount(text: &str) -> Result<Amount, AmountError> {
     Ok(Some(total))
 }
 
+/// Writes a figure with commas between its thousands.
+pub fn grouped(figure: u64) -> String {
+    let digits = figure.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

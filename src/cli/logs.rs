@@ -11,7 +11,7 @@ use super::out::{self, AgentOutput};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Slug, or a unique beginning of one
-    #[arg(value_name = "SLUG")]
+    #[arg(value_name = "SLUG", add = super::completions::slugs())]
     pub slug: String,
     /// Stay until the bottle has ended
     #[arg(short, long)]

@@ -69,7 +69,11 @@ pub fn run(args: Args) -> u8 {
     done.unwrap_or_else(|error| out::fail(&error))
 }
 
-fn shelf() -> Result<Shelf> {
+/// Opens the shelf of whoever runs this.
+///
+/// # Errors
+/// `usage` where there is no home, or no working directory.
+pub fn shelf() -> Result<Shelf> {
     let home = Home::from_env()?;
     let user_home = std::env::var_os("HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let cwd = std::env::current_dir().map_err(|e| Error::new(Kind::Usage, format!("the current directory: {e}")))?;

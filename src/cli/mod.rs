@@ -5,16 +5,26 @@
 use clap::{Parser, Subcommand};
 
 pub mod act;
+pub mod apply;
+pub mod attach;
+pub mod completions;
 pub mod controller;
 pub mod cut;
+pub mod diff;
 pub mod doctor;
 pub mod exec;
+pub mod inspect;
 pub mod kill;
 pub mod logs;
 pub mod manifest;
 pub mod out;
+pub mod prune;
 pub mod ps;
+pub mod rm;
 pub mod run;
+pub mod setup;
+pub mod start;
+pub mod stop;
 pub mod usage;
 
 #[cfg(test)]
@@ -31,7 +41,7 @@ Exit codes:
     5  this machine or home lacks something (`bb doctor`)
   124  a deadline passed
   130  Ctrl-C
-`bb exec` ends with the code of its command. More: docs/exit-codes.md, docs/errors.md.";
+`bb exec` ends with the code of its command, `bb attach` with that of the agent. More: docs/exit-codes.md, docs/errors.md.";
 
 /// Run coding agents in bottles: sandboxed, metered, and cut off when their budget is spent.
 #[derive(Debug, Parser)]
@@ -44,15 +54,25 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Args),
+    Start(Box<start::Args>),
+    Setup(setup::Args),
     Ps(ps::Args),
     Logs(logs::Args),
     Exec(exec::Args),
+    Attach(attach::Args),
     Cut(cut::Args),
+    Stop(stop::Args),
     Kill(kill::Args),
+    Diff(diff::Args),
+    Apply(apply::Args),
+    Rm(rm::Args),
+    Prune(prune::Args),
+    Inspect(inspect::Args),
     Usage(usage::Args),
     Manifest(manifest::Args),
     Controller(controller::Args),
     Doctor(doctor::Args),
+    Completions(completions::Args),
 }
 
 /// Runs the command that the arguments name and gives the exit code.
@@ -67,16 +87,27 @@ pub fn main() -> u8 {
         }
         _ => {}
     }
+    completions::complete(<Cli as clap::CommandFactory>::command);
     match Cli::try_parse() {
         Ok(cli) => match cli.command {
             Command::Run(args) => run::run(args),
+            Command::Start(args) => start::run(*args),
+            Command::Setup(args) => setup::run(&args),
             Command::Ps(args) => ps::run(args),
             Command::Logs(args) => logs::run(args),
             Command::Exec(args) => exec::run(args),
+            Command::Attach(args) => attach::run(args),
             Command::Cut(args) => cut::run(args),
+            Command::Stop(args) => stop::run(args),
             Command::Kill(args) => kill::run(args),
+            Command::Diff(args) => diff::run(args),
+            Command::Apply(args) => apply::run(args),
+            Command::Rm(args) => rm::run(args),
+            Command::Prune(args) => prune::run(args),
+            Command::Inspect(args) => inspect::run(args),
             Command::Usage(args) => usage::run(args),
             Command::Manifest(args) => manifest::run(args),
+            Command::Completions(args) => completions::run(&args),
             Command::Controller(args) => controller::run(args),
             Command::Doctor(args) => doctor::run(args),
         },

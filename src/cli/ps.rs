@@ -136,9 +136,10 @@ fn state(bottle: &Bottle) -> String {
                 Ended::Lost => "lost",
                 Ended::HostRestart => "host restart",
             });
+            let kept = if bottle.kept { ", kept" } else { "" };
             return match code {
-                Some(code) if bottle.ended == Some(Ended::Exited) => format!("ended: {code}"),
-                _ => format!("ended: {how}"),
+                Some(code) if bottle.ended == Some(Ended::Exited) => format!("ended: {code}{kept}"),
+                _ => format!("ended: {how}{kept}"),
             };
         }
     };
@@ -182,6 +183,10 @@ mod tests {
             started: 1_735_787_045_000,
             stopped: None,
             attached: false,
+            color: None,
+            terminal: false,
+            workspace_mode: None,
+            kept: false,
         }
     }
 

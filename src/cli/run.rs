@@ -62,7 +62,14 @@ fn start(args: Args, out: Output) -> Result<u8> {
     let given = granted(&args.grant, recipe.needs())?;
     recipe.allow(&home, &given, terminal.then_some(&ask as &dyn Fn(&str) -> bool))?;
 
-    let settings = Settings { home, args: args.args, rehearse: args.rehearse, timeout, out, terminal };
+    drive(recipe, Settings { home, args: args.args, given: None, rehearse: args.rehearse, timeout, out, terminal })
+}
+
+/// Runs a recipe to its end; Ctrl-C stops it.
+///
+/// # Errors
+/// `internal` where there is no runtime.
+pub fn drive(recipe: Recipe, settings: Settings) -> Result<u8> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

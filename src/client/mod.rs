@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::types::Book;
 
-pub use stream::{Events, ExecFrames, Lease};
+pub use stream::{Events, ExecFrames, Lease, LogFilter};
 use wire::{Failure, Request};
 
 /// How long an interrupted call is taken up again before its error is shown.
@@ -36,6 +36,9 @@ const ANSWER: Duration = Duration::from_secs(30);
 
 /// How long a launch may take: the keeper, the namespaces and the agent's process.
 const LAUNCH: Duration = Duration::from_secs(60);
+
+/// How long the files of a workspace may be looked at.
+const FILES: Duration = Duration::from_secs(600);
 
 /// One leg of a wait; longer waits are made of several.
 const WAIT_LEG: Duration = Duration::from_secs(20);
@@ -164,13 +167,71 @@ impl Client {
         self.call(Request::post(format!("/v1/bottles/{}/kill", wire::encode(slug)), act)?).await
     }
 
+    /// `POST /v1/bottles/S/stop`: returns when it has ended.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn stop_bottle(&self, slug: &str, stop: &api::Stop) -> Result<Bottle> {
+        let within = Duration::from_millis(stop.timeout_ms) + ANSWER;
+        self.call(Request::post(format!("/v1/bottles/{}/stop", wire::encode(slug)), stop)?.within(within)).await
+    }
+
+    /// `POST /v1/bottles/S/diff`: what the agent has changed.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`]; `usage` where its workspace is mounted, `workspace_unsafe` where it is gone.
+    pub async fn diff(&self, slug: &str, query: &api::DiffQuery) -> Result<api::Diff> {
+        self.call(Request::post(format!("/v1/bottles/{}/diff", wire::encode(slug)), query)?.within(FILES)).await
+    }
+
+    /// `POST /v1/bottles/S/apply`: brings over what was shown.
+    ///
+    /// # Errors
+    /// As [`Client::diff`].
+    pub async fn apply(&self, slug: &str, apply: &api::Apply) -> Result<api::Applied> {
+        self.call(Request::post(format!("/v1/bottles/{}/apply", wire::encode(slug)), apply)?.within(FILES)).await
+    }
+
+    /// `POST /v1/bottles/S/rm`: removes what is left of a bottle that has ended.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`]; `usage` where it runs.
+    pub async fn remove(&self, slug: &str, act: &Act) -> Result<Bottle> {
+        self.call(Request::post(format!("/v1/bottles/{}/rm", wire::encode(slug)), act)?.within(FILES)).await
+    }
+
+    /// `POST /v1/prune`: removes, or lists, everything that is left of bottles which do not run.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn prune(&self, prune: &api::Prune) -> Result<Vec<api::Leftover>> {
+        self.call_field(Request::post("/v1/prune", prune)?.within(FILES), "removed").await
+    }
+
+    /// `GET /v1/bottles/S/inspect`: everything that is known of it, less its secrets.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn inspect(&self, slug: &str) -> Result<Value> {
+        self.call(Request::get(format!("/v1/bottles/{}/inspect", wire::encode(slug)))).await
+    }
+
     /// `POST /v1/bottles/S/exec`: its output as it comes; the last frame is the exit.
     ///
     /// # Errors
     /// As [`Client::bottle`].
     pub async fn exec(&self, slug: &str, exec: &api::Exec) -> Result<ExecFrames> {
         let request = Request::post(format!("/v1/bottles/{}/exec", wire::encode(slug)), exec)?;
-        ExecFrames::open(self, stream::Frames::Exec(request)).await
+        ExecFrames::open(self, stream::Frames::Exec { request, raw: false }).await
+    }
+
+    /// As [`Client::exec`], with the bytes themselves beside the text.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn exec_raw(&self, slug: &str, exec: &api::Exec) -> Result<ExecFrames> {
+        let request = Request::post(format!("/v1/bottles/{}/exec", wire::encode(slug)), exec)?;
+        ExecFrames::open(self, stream::Frames::Exec { request, raw: true }).await
     }
 
     /// `POST /v1/bottles/S/signal`: one that has ended gets none.
@@ -187,7 +248,32 @@ impl Client {
     /// # Errors
     /// As [`Client::bottle`].
     pub async fn logs(&self, slug: &str, since: u64, follow: bool) -> Result<ExecFrames> {
-        ExecFrames::open(self, stream::Frames::Log { slug: slug.to_owned(), since, follow }).await
+        self.output(slug, LogFilter { since, follow, ..LogFilter::default() }).await
+    }
+
+    /// `GET /v1/bottles/S/logs` with all that it can be asked.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn output(&self, slug: &str, filter: LogFilter) -> Result<ExecFrames> {
+        ExecFrames::open(self, stream::Frames::Log { slug: slug.to_owned(), filter }).await
+    }
+
+    /// `POST /v1/bottles/S/input`: feeds an exec; what was not taken is to be sent again.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn input(&self, slug: &str, input: &api::Input) -> Result<api::Taken> {
+        self.call(Request::post(format!("/v1/bottles/{}/input", wire::encode(slug)), input)?).await
+    }
+
+    /// `POST /v1/bottles/S/resize`: sets the size of an exec's terminal.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`]; `usage` where it has none.
+    pub async fn resize(&self, slug: &str, resize: &api::Resize) -> Result<()> {
+        let request = Request::post(format!("/v1/bottles/{}/resize", wire::encode(slug)), resize)?;
+        self.call::<Value>(request).await.map(|_| ())
     }
 
     /// `POST /v1/runs`: names a run and sets its budget, replacing an earlier one.

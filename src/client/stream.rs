@@ -109,10 +109,25 @@ impl Events {
 
 /// What the frames are of.
 pub(super) enum Frames {
-    /// One exec: the same request with the same id is answered from its beginning again.
-    Exec(Request),
+    /// One exec: the same request with the same id is answered again, from its beginning; with the bytes, from where it was.
+    Exec { request: Request, raw: bool },
     /// A bottle's log.
-    Log { slug: String, since: u64, follow: bool },
+    Log { slug: String, filter: LogFilter },
+}
+
+/// What of a bottle's output to read; see [`Client::output`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogFilter {
+    /// Only what came after this position.
+    pub since: u64,
+    /// Only one exec's, by number; 0 is the agent's. With `follow` its exit is the last frame.
+    pub exec: Option<u32>,
+    /// Stay and wait for more.
+    pub follow: bool,
+    /// With the bytes themselves beside the text.
+    pub raw: bool,
+    /// Only so much of the end of what there is, about. Unit: bytes.
+    pub last: Option<u64>,
 }
 
 /// Output of an exec or of a bottle's log.
@@ -130,8 +145,8 @@ pub struct ExecFrames {
 impl ExecFrames {
     pub(super) async fn open(client: &Client, of: Frames) -> Result<Self> {
         let seen = match &of {
-            Frames::Exec(_) => 0,
-            Frames::Log { since, .. } => *since,
+            Frames::Exec { .. } => 0,
+            Frames::Log { filter, .. } => filter.since,
         };
         let mut frames =
             ExecFrames { client: client.clone(), of, lines: None, seen, over: false, exits: VecDeque::new() };
@@ -141,10 +156,25 @@ impl ExecFrames {
 
     fn request(&self) -> Request {
         match &self.of {
-            Frames::Exec(request) => request.clone(),
-            Frames::Log { slug, follow, .. } => {
-                let follow = if *follow { "&follow=1" } else { "" };
-                Request::get(format!("/v1/bottles/{}/logs?since={}{follow}", wire::encode(slug), self.seen))
+            Frames::Exec { request, raw: false } => request.clone(),
+            Frames::Exec { request, raw: true } => {
+                let mut request = request.clone();
+                request.path.push_str(&format!("?raw=1&since={}", self.seen));
+                request
+            }
+            Frames::Log { slug, filter } => {
+                let mut path = format!("/v1/bottles/{}/logs?since={}", wire::encode(slug), self.seen);
+                for (wanted, word) in [(filter.follow, "&follow=1"), (filter.raw, "&raw=1")] {
+                    path.push_str(if wanted { word } else { "" });
+                }
+                if let Some(exec) = filter.exec {
+                    path.push_str(&format!("&exec={exec}"));
+                }
+                // What was seen already says better where to go on.
+                if let Some(last) = filter.last.filter(|_| self.seen == filter.since) {
+                    path.push_str(&format!("&last={last}"));
+                }
+                Request::get(path)
             }
         }
     }
@@ -185,12 +215,20 @@ impl ExecFrames {
         }
     }
 
+    /// Tells whether an exit frame is the last that comes.
+    fn has_an_end(&self) -> bool {
+        match &self.of {
+            Frames::Exec { .. } => true,
+            Frames::Log { filter, .. } => filter.exec.is_some() && filter.follow,
+        }
+    }
+
     /// Passes a frame on unless it was handed out before.
     fn fresh(&mut self, frame: ExecFrame) -> Option<ExecFrame> {
         match &frame {
             ExecFrame::Output { n, .. } if *n <= self.seen => return None,
             ExecFrame::Output { n, .. } => self.seen = *n,
-            ExecFrame::Exit { .. } if matches!(self.of, Frames::Exec(_)) => self.over = true,
+            ExecFrame::Exit { .. } if self.has_an_end() => self.over = true,
             ExecFrame::Exit { exec, .. } if self.exits.contains(exec) => return None,
             ExecFrame::Exit { exec, .. } => {
                 self.exits.push_back(*exec);

@@ -24,6 +24,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::{BottleRow, Ledger, NewEvent};
 use crate::settings::Settings;
 use crate::types::{Book, CutScope};
+use crate::workspace::kept;
 
 /// How soon a keeper that did not answer is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -139,7 +140,7 @@ impl Controller {
             return;
         }
         let slug = path.file_stem().unwrap_or_default();
-        let _ = std::fs::remove_dir_all(self.host.home.state(&slug.to_string_lossy()));
+        kept::sweep(&self.host.home.state(&slug.to_string_lossy()));
         for book in [Book::Real, Book::Rehearsal] {
             if (book == Book::Real || self.rehearsal.get().is_some())
                 && let Err(error) = self.close_lost(book, |row| slug == row.slug.as_str()).await
@@ -308,14 +309,14 @@ impl Controller {
                             break;
                         }
                     }
-                    let _ = std::fs::remove_dir_all(controller.host.home.state(&bottle.slug));
+                    kept::sweep(&controller.host.home.state(&bottle.slug));
                 });
             }
         }
         for name in unknown {
             let dir = self.host.home.state(&name);
             remove_placeholders(&dir, &kept);
-            let _ = std::fs::remove_dir_all(dir);
+            kept::sweep(&dir);
         }
     }
 }

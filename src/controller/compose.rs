@@ -9,14 +9,15 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::trust;
-use crate::api::Launch;
+use crate::api::{Launch, WorkspaceMode};
 use crate::bottle::guard;
 use crate::bottle::places::Forbidden;
-use crate::bottle::plan::{Bind, Plan, PlannedFile, Starter};
+use crate::bottle::plan::{Bind, Overlay, Plan, PlannedFile, Starter};
 use crate::bottle::toolchain;
 use crate::bottle::{AGENT_ID, RESERVED_ID, forbidden};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
+use crate::workspace::{kept, prepare};
 
 /// The agent's home in the bottle.
 pub const AGENT_HOME: &str = "/home/agent";
@@ -83,6 +84,11 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         None => None,
     };
     let workspace = source.clone().unwrap_or_else(|| PathBuf::from(AGENT_HOME).join("work"));
+    let mode = launch.workspace_mode.unwrap_or_default();
+    if mode != WorkspaceMode::Mount && source.is_none() {
+        return Err(Error::new(Kind::Usage, format!("workspace mode `{}` without a workspace", mode.as_str()))
+            .hint("name the directory, or leave the mode out: a scratch workspace is the bottle's own"));
+    }
     let owner = owner.unwrap_or((RESERVED_ID, RESERVED_ID));
     let (host_uid, host_gid, idmap) = if !as_root {
         (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw(), false)
@@ -127,8 +133,20 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
                 "install `{argv0}` on the host, or run another provider (`demo` with --rehearse needs nothing)"
             )));
     }
-    if let Some(source) = &source {
-        tools.binds.push(Bind { rw: true, idmap, ..Bind::read_only(source).at(&workspace) });
+    let mut overlay = None;
+    match (&source, mode) {
+        (Some(source), WorkspaceMode::Mount) => {
+            tools.binds.push(Bind { rw: true, idmap, ..Bind::read_only(source).at(&workspace) });
+        }
+        (Some(source), WorkspaceMode::Overlay) => {
+            let lower = Bind { idmap, ..Bind::read_only(source).at(&workspace) };
+            let layer = Bind { rw: true, ..Bind::read_only(state.join(kept::LAYER)).at(&workspace) };
+            overlay = Some(Overlay { lower, layer });
+        }
+        (Some(_), WorkspaceMode::Copy) => {
+            tools.binds.push(Bind { rw: true, ..Bind::read_only(state.join(kept::COPY)).at(&workspace) });
+        }
+        (None, _) => {}
     }
     for mount in &launch.mounts {
         let real = places.check(Path::new(&mount.source))?;
@@ -162,9 +180,16 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
 
     let mut env = environment(&tools, &workspace);
     env.extend(launch.env.clone());
-    // Last, since it writes into the workspace: nothing fails after it.
+    // Last, since it writes into the workspace: nothing fails after it. What the agent does to a layer or a copy is judged when
+    // it is brought over.
     let guarded = match &source {
-        Some(source) => guard::prepare(source, owner)?,
+        Some(source) if mode == WorkspaceMode::Mount => guard::prepare(source, owner)?,
+        Some(source) => {
+            let owner = as_root.then_some((host_uid, host_gid));
+            let order = prepare::Order { slug, id: &launch.id, state: &state, workspace: source, mode, owner };
+            prepare::prepare(&order)?;
+            guard::Guarded::default()
+        }
         None => guard::Guarded::default(),
     };
     // For whoever cleans up when this controller and the keeper are both gone.
@@ -174,6 +199,7 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         return Err(internal(e));
     }
     if let Some(source) = &source
+        && mode == WorkspaceMode::Mount
         && let Err(e) = hide_from_git(source, &guarded.made, &state, &mut tools.binds)
     {
         guard::remove_placeholders(&guarded.made);
@@ -194,6 +220,7 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         home: PathBuf::from(AGENT_HOME),
         scratch_bytes: SCRATCH_BYTES,
         workspace: workspace.clone(),
+        overlay,
         ports,
         controller: Starter { exe: host.exe.clone(), env: host.controller_env.clone(), stopped: host.home.stopped() },
     };

@@ -20,9 +20,12 @@ use serde_json::json;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
+use super::live::Live;
 use super::stream::{self as follow, Line, Wanted};
-use super::{Controller, ledger_error, peer};
-use crate::api::{Act, Bottle, Ended, Exec, Launch, Run, Signal, SignalName, UsageQuery};
+use super::{Controller, input, ledger_error, peer};
+use crate::api::{
+    Act, Apply, Bottle, DiffQuery, Ended, Exec, Input, Launch, Prune, Resize, Run, Signal, SignalName, Stop, UsageQuery,
+};
 use crate::bottle::wire::{Command, Reply, Request as Ask};
 use crate::enforce::By;
 use crate::error::{Error, Kind, Result};
@@ -215,6 +218,11 @@ async fn route(controller: &Arc<Controller>, request: Request<Incoming>) -> Resu
             let run: Run = read(request.into_body()).await?;
             ok(&json!({ "accounts": controller.run(run).await? }))
         }
+        (true, ["v1", "prune"]) => {
+            controller.ready().await;
+            let prune: Prune = read(request.into_body()).await?;
+            ok(&json!({ "removed": controller.prune(prune.dry_run).await? }))
+        }
         (true, ["v1", "usage", "query"]) => {
             ok(&controller.usage(read::<UsageQuery>(request.into_body()).await?).await?)
         }
@@ -247,13 +255,30 @@ async fn bottles(
     post: bool,
     rest: &[&str],
 ) -> Result<Response<Body>> {
+    // What an agent changed and what is left of a bottle can be asked for whether it runs or has ended.
+    match (post, rest) {
+        (true, [name, "diff"]) => {
+            let query: DiffQuery = read(request.into_body()).await?;
+            return ok(&controller.diff(name, query).await?);
+        }
+        (true, [name, "apply"]) => {
+            let apply: Apply = read(request.into_body()).await?;
+            return ok(&controller.apply(name, apply).await?);
+        }
+        (true, [name, "rm"]) => {
+            let _act: Act = read(request.into_body()).await?;
+            return ok(&controller.remove(name).await?);
+        }
+        (false, [name, "inspect"]) => return ok(&controller.inspect(name).await?),
+        _ => {}
+    }
     if let [name, call @ ..] = rest
         && controller.find(name).map_or(true, |live| live.slug != *name)
     {
         // Whoever asks about a bottle may have seen it end under an earlier controller. A whole name goes before a beginning.
         match (controller.find_ended(name).await, controller.find(name)) {
             (Ok(bottle), _) => match call {
-                [] | ["wait" | "cut" | "kill"] => return ok(&bottle),
+                [] | ["wait" | "cut" | "kill" | "stop"] => return ok(&bottle),
                 ["logs"] => return Ok(logs_of_ended(controller, &bottle, query)),
                 _ => return Err(over(name)),
             },
@@ -292,17 +317,31 @@ async fn bottles(
             let _ = tokio::time::timeout(Duration::from_secs(10), live.ended()).await;
             ok(&live.view())
         }
+        (true, [name, "stop"]) => {
+            let stop: Stop = read(request.into_body()).await?;
+            let live = controller.find(name)?;
+            live.stop(Duration::from_millis(stop.timeout_ms.min(600_000)), stop.reason.as_deref()).await?;
+            ok(&live.view())
+        }
         (true, [name, "exec"]) => {
             let exec: Exec = read(request.into_body()).await?;
-            start_exec(controller, name, exec).await
+            start_exec(controller, name, exec, query).await
         }
         (true, [name, "signal"]) => {
             let signal: Signal = read(request.into_body()).await?;
             send_signal(controller, name, &signal).await
         }
+        (true, [name, "input"]) => {
+            let piece: Input = read(request.into_body()).await?;
+            ok(&input::feed(&*living(controller, name)?, piece).await?)
+        }
+        (true, [name, "resize"]) => {
+            let resize: Resize = read(request.into_body()).await?;
+            ok(&input::resize(&*living(controller, name)?, &resize).await?)
+        }
         (false, [name, "logs"]) => {
             let exec = number(query, "exec")?.map(|n| n as u32);
-            let wanted = Wanted { since: number(query, "since")?.unwrap_or(0), exec, follow: flag(query, "follow") };
+            let wanted = Wanted { exec, follow: flag(query, "follow"), ..wanted(query)? };
             let (to, from) = mpsc::channel(64);
             tokio::spawn(follow::output(controller.find(name)?, wanted, to));
             Ok(lines(from))
@@ -316,15 +355,21 @@ fn logs_of_ended(controller: &Arc<Controller>, bottle: &Bottle, query: &HashMap<
     let (to, from) = mpsc::channel(64);
     let log = controller.host.home.state(&bottle.slug).join("output.log");
     let (controller, bottle) = (Arc::clone(controller), bottle.clone());
-    let since = query.get("since").and_then(|n| n.parse().ok()).unwrap_or(0);
+    let wanted = wanted(query).unwrap_or_default();
     tokio::spawn(async move {
         if log.exists() {
-            follow::Reader::new(log, Wanted { since, exec: None, follow: false }).send(&to).await;
-        } else if since == 0 {
+            follow::Reader::new(log, wanted).send(&to).await;
+        } else if wanted.since == 0 {
             follow::tail(&controller, &bottle, &to).await;
         }
     });
     lines(from)
+}
+
+/// Finds a bottle that can be done something with.
+fn living(controller: &Controller, name: &str) -> Result<Arc<Live>> {
+    let live = controller.find(name)?;
+    if live.has_ended() { Err(over(&live.slug)) } else { Ok(live) }
 }
 
 fn over(name: &str) -> Error {
@@ -332,13 +377,26 @@ fn over(name: &str) -> Error {
         .hint(format!("`bb logs {name}` shows what it wrote"))
 }
 
-async fn start_exec(controller: &Arc<Controller>, name: &str, exec: Exec) -> Result<Response<Body>> {
-    let live = controller.find(name)?;
-    if live.has_ended() {
-        return Err(over(&live.slug));
-    }
+/// Reads what of an output is wanted, less the exec.
+fn wanted(query: &HashMap<String, String>) -> Result<Wanted> {
+    let since = number(query, "since")?.unwrap_or(0);
+    let last = number(query, "last")?.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    Ok(Wanted { since, last, raw: flag(query, "raw"), ..Wanted::default() })
+}
+
+async fn start_exec(
+    controller: &Arc<Controller>,
+    name: &str,
+    exec: Exec,
+    query: &HashMap<String, String>,
+) -> Result<Response<Body>> {
+    let asked = wanted(query)?;
+    let live = living(controller, name)?;
     let mut env = live.env.clone();
     env.extend(exec.env);
+    if exec.terminal.is_some() {
+        input::name_terminal(&mut env);
+    }
     let now = *live.output.borrow();
     let id = exec.id;
     let command = Command {
@@ -347,17 +405,20 @@ async fn start_exec(controller: &Arc<Controller>, name: &str, exec: Exec) -> Res
         env: env.into_iter().map(|(k, v)| format!("{k}={v}")).collect(),
         cwd: exec.cwd.unwrap_or_else(|| live.view().workspace),
         stdin: exec.stdin,
+        input: exec.input,
+        terminal: exec.terminal,
     };
+    input::check(&live, &command)?;
     if serde_json::to_vec(&command).map_or(usize::MAX, |b| b.len()) > crate::bottle::wire::MAX_PACKET - 1024 {
         return Err(Error::new(Kind::Usage, "the command, its environment and input are larger than 63 KiB")
             .hint("put the input into a file of the workspace"));
     }
     match live.link.ask(Ask::Exec(command)).await? {
         (Reply::Started { exec, .. }, _) => {
-            // One that was asked for before is told from its beginning.
-            let since = if live.note_exec(&id, exec) { now } else { 0 };
+            // One that was asked for before is told from its beginning, or from where its reader stopped.
+            let since = if live.note_exec(&id, exec) { now } else { asked.since };
             let (to, from) = mpsc::channel(64);
-            tokio::spawn(follow::output(live, Wanted { since, exec: Some(exec), follow: true }, to));
+            tokio::spawn(follow::output(live, Wanted { since, exec: Some(exec), follow: true, ..asked }, to));
             Ok(lines(from))
         }
         (Reply::Failed { error }, _) => Err(error),

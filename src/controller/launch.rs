@@ -14,7 +14,7 @@ use super::compose::{self, Composed};
 use super::link::{Held, Link};
 use super::live::{Live, Made};
 use super::note::Note;
-use super::{Controller, ledger_error};
+use super::{Controller, input, ledger_error};
 use crate::api::{Bottle, Egress, Ended, Launch, State};
 use crate::bottle::output::now_ms;
 use crate::bottle::wire::{self, Command, Listener, Reply, Request};
@@ -124,12 +124,16 @@ impl Controller {
         if !launch.budget.is_empty() {
             ledger.set_limits(&path[0], launch.budget.clone()).await.map_err(fail)?;
         }
+        for node in &launch.nodes {
+            ledger.set_limits(&node.node(&launch.id), node.limits.clone()).await.map_err(fail)?;
+        }
         if let Some(spent) = ledger.spent(path.clone(), &launch.provider).await.map_err(fail)? {
             return Err(Error::new(Kind::Budget, egress::spent::sentence(&spent)).at(spent.node).hint(
                 "give it more: `budget =` in the launch, bb.budget.set in the recipe, `budget:` in settings.yml",
             ));
         }
         let slug = self.choose_slug(&launch.label)?;
+        let _making = self.making.of(&slug);
         let mut view = Bottle {
             slug: slug.clone(),
             id: launch.id.clone(),
@@ -146,6 +150,10 @@ impl Controller {
             started: now_ms(),
             stopped: None,
             attached: launch.lease.is_some(),
+            color: launch.color.clone(),
+            terminal: launch.terminal.is_some(),
+            workspace_mode: launch.workspace_mode.filter(|mode| *mode != crate::api::WorkspaceMode::Mount),
+            kept: false,
         };
         let ca = Ca::generate(&slug).map_err(internal)?;
         let composed = match compose::compose(&self.host, &launch, &slug, ca.cert_pem()) {
@@ -306,13 +314,19 @@ impl Controller {
 
     /// Has the keeper run the agent's command line as exec 0.
     pub(super) async fn start_agent(&self, live: &Arc<Live>) -> Result<()> {
+        let mut env = live.env.clone();
+        if live.launch.terminal.is_some() {
+            input::name_terminal(&mut env);
+        }
         let command = Command {
             id: AGENT.to_owned(),
             argv: live.launch.argv.clone(),
-            env: live.env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
+            env: env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
             cwd: live.view().workspace,
-            stdin: None,
+            terminal: live.launch.terminal,
+            ..Command::default()
         };
+        input::check(live, &command)?;
         match live.link.ask(Request::Exec(command)).await? {
             (Reply::Started { exec, .. }, _) => {
                 live.note_exec(AGENT, exec);
@@ -346,7 +360,7 @@ impl Controller {
             .find(|slug| {
                 !taken.contains_key(slug)
                     && state(slug).parent().is_some_and(|p| p.exists() || std::fs::create_dir_all(p).is_ok())
-                    && std::fs::create_dir(state(slug)).is_ok()
+                    && self.making.claim(slug, || std::fs::create_dir(state(slug)).is_ok())
             })
             .ok_or_else(|| Error::internal("no free name for the bottle").hint("choose another label"))
     }
@@ -355,6 +369,7 @@ impl Controller {
 /// Gets the nodes of a launch's budget, nearest first.
 pub fn budget_path(launch: &Launch) -> Vec<Node> {
     let mut path = vec![format!("bottle:{}", launch.id)];
+    path.extend(launch.nodes.iter().map(|node| node.node(&launch.id)));
     path.extend(launch.run.as_ref().map(|run| format!("run:{run}")));
     path.push(GLOBAL.to_owned());
     path
@@ -363,7 +378,7 @@ pub fn budget_path(launch: &Launch) -> Vec<Node> {
 /// Removes what a failed launch has made.
 fn clean(home: &Home, slug: &str, placeholders: &[std::path::PathBuf]) {
     crate::bottle::guard::remove_placeholders(placeholders);
-    let _ = std::fs::remove_dir_all(home.state(slug));
+    crate::workspace::kept::remove(&home.state(slug));
 }
 
 /// Gets the view of held things for a bottle that came up by adoption.

@@ -58,6 +58,8 @@ pub struct Link {
     urgent: mpsc::Sender<Request>,
     /// The keeper's process; `None` where it was gone before it could be had.
     process: Option<Arc<Process>>,
+    /// What the keeper understands beyond the frozen verbs.
+    verbs: Arc<[String]>,
 }
 
 impl std::fmt::Debug for Ask {
@@ -119,8 +121,8 @@ impl Link {
         let fds = vec![plan, sealed.try_clone().map_err(failed)?];
         let answer = link.ask_with(Request::Start, fds).await.inspect_err(|_| link.kill_keeper())?;
         match answer {
-            (Reply::Up { pid, listeners }, fds) if fds.len() == listeners.len() => Ok(Held {
-                link,
+            (Reply::Up { pid, listeners, verbs }, fds) if fds.len() == listeners.len() => Ok(Held {
+                link: Link { verbs: verbs.into(), ..link },
                 said,
                 listeners: listeners.into_iter().zip(fds).collect(),
                 sealed: None,
@@ -153,7 +155,7 @@ impl Link {
         let hello = hello.map_err(|_| Error::new(Kind::Timeout, "the keeper does not answer"))?;
         // A keeper that dies now is found gone at the next attempt.
         match hello.map_err(|e| failed(e.message))? {
-            (Reply::Hello { slug, keeper, pid, listeners, note, guard_lost }, mut fds)
+            (Reply::Hello { slug, keeper, pid, listeners, note, guard_lost, verbs }, mut fds)
                 if fds.len() == listeners.len() + 2 =>
             {
                 let sealed = Some(fds.remove(0));
@@ -161,6 +163,7 @@ impl Link {
                 let execs = serde_json::from_slice(&record).map_err(failed)?;
                 let listeners = listeners.into_iter().zip(fds).collect();
                 link.process = Process::open(keeper).ok().map(Arc::new);
+                link.verbs = verbs.into();
                 Ok((slug, Held { link, said, listeners, sealed, execs, pid, note, guard_lost }))
             }
             (Reply::Failed { error }, _) => Err(failed(error.message)),
@@ -176,7 +179,12 @@ impl Link {
         let (urgent, told) = mpsc::channel(8);
         let (tell, said) = mpsc::unbounded_channel();
         tokio::spawn(serve(socket, asked, told, tell));
-        Ok((Link { to: ask, urgent, process: None }, said))
+        Ok((Link { to: ask, urgent, process: None, verbs: Arc::default() }, said))
+    }
+
+    /// Tells whether the keeper understands a verb that is not among the frozen ones.
+    pub fn knows(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|v| v == verb)
     }
 
     /// Asks and waits for the answer.

@@ -20,6 +20,7 @@ use crate::enforce::By;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{BottleRow, Ledger, NewEvent, Node};
 use crate::types::{CutScope, CutoffPolicy};
+use crate::workspace::kept;
 
 mod decide;
 
@@ -248,7 +249,10 @@ impl Live {
         let (log, reading) = (self.log.clone(), ended);
         let tail = tokio::task::spawn_blocking(move || output::tail(&log, TAIL)).await.unwrap_or_default();
         crate::bottle::guard::remove_placeholders(&self.placeholders);
+        let state = self.state_dir.clone();
+        let kept = tokio::task::spawn_blocking(move || kept::settle(&state)).await.unwrap_or(true);
         let mut last = self.view();
+        last.kept = kept;
         last.state = State::Ended;
         last.ended = Some(reading);
         last.stopped = Some(output::now_ms());
@@ -275,8 +279,8 @@ impl Live {
         }
     }
 
-    /// Removes what was kept of an ended bottle for its front end.
+    /// Removes what is left of an ended bottle for its front end, unless what the agent changed is kept.
     pub fn forget(&self) {
-        let _ = std::fs::remove_dir_all(&self.state_dir);
+        kept::forget(&self.state_dir);
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! * [`daemon`]: its life as a process. [`http`], [`peer`]: its socket and who may use it.
 //! * [`launch`], [`compose`], [`trust`], [`adopt`]: the ways in to a running bottle. [`live`]: a bottle while it lives.
+//! * [`input`]: what is typed and fed. [`keep`]: what is left of bottles that have ended, and what their agents changed.
 //! * [`lease`]: front ends that bottles depend on. [`link`]: keepers. [`note`]: what they
 //!   remember for the next controller. [`stream`]: events and output for readers.
 //!
 //! Front ends reach all of it through the socket only (docs/controller-api.md).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,6 +26,8 @@ pub mod adopt;
 pub mod compose;
 pub mod daemon;
 pub mod http;
+pub mod input;
+pub mod keep;
 pub mod launch;
 pub mod lease;
 pub mod link;
@@ -52,6 +55,8 @@ pub struct Controller {
     bottles: Mutex<HashMap<String, Arc<Live>>>,
     /// One launch at a time for each client id: a retry waits for the first and gets its answer.
     launching: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    /// Names whose state directory is there and whose bottle is not yet.
+    making: keep::Making,
     /// Leases held by front ends.
     pub leases: Arc<Leases>,
     /// Connections that are served now.
@@ -96,6 +101,7 @@ impl Controller {
             rehearsal: OnceCell::new(),
             bottles: Mutex::default(),
             launching: Mutex::default(),
+            making: keep::Making::default(),
             leases,
             connections: Arc::new(AtomicUsize::new(0)),
             adopted: watch::Sender::new(false),
@@ -177,8 +183,7 @@ impl Controller {
             several => {
                 let mut names: Vec<_> = several.iter().map(|b| b.slug.as_str()).collect();
                 names.sort_unstable();
-                Err(Error::new(Kind::AmbiguousSlug, format!("`{name}` fits {}", names.join(", ")))
-                    .hint("write more of the name"))
+                Err(ambiguous(name, &names))
             }
         }
     }
@@ -200,23 +205,42 @@ impl Controller {
                     .map(as_not_ours),
             );
         }
+        for bottle in bottles.iter_mut().filter(|b| b.state == api::State::Ended) {
+            bottle.kept = crate::workspace::kept::is_kept_of(&self.host.home.state(&bottle.slug), &bottle.id);
+        }
         bottles.sort_by(|a, b| (a.started, &a.slug).cmp(&(b.started, &b.slug)));
         Ok(bottles)
     }
 
-    /// Finds a bottle that has ended before this controller's life, by its slug.
+    /// Finds a bottle that has ended before this controller's life, by its slug, or by a beginning that fits only one.
     ///
     /// # Errors
     /// `no_such_bottle`, and the ledger's kinds.
     pub async fn find_ended(&self, name: &str) -> Result<Bottle> {
         let bottles = self.list(true).await?;
         let living = bottles.iter().any(|b| b.slug == name && b.state != api::State::Ended);
-        let fits = |b: &Bottle| b.slug == name && b.state == api::State::Ended;
-        match bottles.into_iter().rev().find(fits) {
-            Some(bottle) => Ok(bottle),
+        let ended: Vec<Bottle> = bottles.into_iter().filter(|b| b.state == api::State::Ended).collect();
+        match ended.iter().rev().find(|b| b.slug == name) {
+            Some(bottle) => Ok(bottle.clone()),
             None if living => Err(Error::new(Kind::Timeout, format!("the keeper of `{name}` does not answer"))
                 .hint("it is asked again every 2 s; `bb controller logs` tells more")),
-            None => Err(self.find(name).err().unwrap_or_else(|| Error::internal("it has not ended"))),
+            None => match self.find(name) {
+                Ok(_) => Err(Error::internal("it has not ended")),
+                // A beginning that fits none of the living may fit one that has ended.
+                Err(error) if error.kind == Kind::NoSuchBottle => {
+                    let fitting: BTreeSet<&str> = ended
+                        .iter()
+                        .map(|b| b.slug.as_str())
+                        .filter(|s| !name.is_empty() && s.starts_with(name))
+                        .collect();
+                    match fitting.into_iter().collect::<Vec<_>>().as_slice() {
+                        [] => Err(error),
+                        [one] => ended.iter().rev().find(|b| b.slug == *one).cloned().ok_or(error),
+                        several => Err(ambiguous(name, several)),
+                    }
+                }
+                Err(error) => Err(error),
+            },
         }
     }
 
@@ -308,6 +332,10 @@ impl Bottles for Controller {
     fn running(&self) -> Vec<Arc<Live>> {
         self.all().into_iter().filter(|b| !b.has_ended()).collect()
     }
+}
+
+fn ambiguous(name: &str, names: &[&str]) -> Error {
+    Error::new(Kind::AmbiguousSlug, format!("`{name}` fits {}", names.join(", "))).hint("write more of the name")
 }
 
 /// What the row of a bottle says that this controller has not taken up: while it lives, it has no way out.

@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc;
@@ -101,7 +103,7 @@ async fn send(to: &mpsc::Sender<Line>, value: &impl serde::Serialize) -> bool {
 }
 
 /// What of a bottle's output a reader wants.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
     /// Only frames after this one.
     pub since: u64,
@@ -109,6 +111,10 @@ pub struct Wanted {
     pub exec: Option<u32>,
     /// Goes on until the end of the bottle or exec.
     pub follow: bool,
+    /// With the bytes themselves beside the text.
+    pub raw: bool,
+    /// Only so much of the end of what there is, about. Unit: bytes.
+    pub last: Option<usize>,
 }
 
 /// A reader of a log: where it is, and characters of which only the beginning has been read.
@@ -117,6 +123,10 @@ pub struct Reader {
     log: PathBuf,
     since: u64,
     exec: Option<u32>,
+    raw: bool,
+    last: Option<usize>,
+    /// Where in the files the reading goes on.
+    place: output::Place,
     /// Frames younger than this are not read. Unit: milliseconds since the epoch.
     until: i64,
     /// By exec and stream.
@@ -127,16 +137,42 @@ impl Reader {
     /// Reads `log` for `wanted`; without `follow` nothing that is written after this.
     pub fn new(log: PathBuf, wanted: Wanted) -> Reader {
         let until = if wanted.follow { i64::MAX } else { output::now_ms() };
-        Reader { log, since: wanted.since, exec: wanted.exec, until, cut: HashMap::new() }
+        Reader {
+            log,
+            since: wanted.since,
+            exec: wanted.exec,
+            raw: wanted.raw,
+            last: wanted.last,
+            place: output::Place::default(),
+            until,
+            cut: HashMap::new(),
+        }
     }
 
     /// Sends what the log holds by now. Returns whether somebody still reads.
     pub async fn send(&mut self, to: &mpsc::Sender<Line>) -> bool {
+        if let Some(last) = self.last.take() {
+            let (path, exec) = (self.log.clone(), self.exec);
+            let start = tokio::task::spawn_blocking(move || output::before_last(&path, exec, last)).await;
+            self.since = self.since.max(start.unwrap_or(0));
+        }
         loop {
-            let (path, since) = (self.log.clone(), self.since);
-            let page = tokio::task::spawn_blocking(move || output::read(&path, since, OUTPUT_PAGE)).await;
-            let Ok(Ok(frames)) = page else { return true };
+            let (path, since, mut place) = (self.log.clone(), self.since, std::mem::take(&mut self.place));
+            let page = tokio::task::spawn_blocking(move || {
+                output::read_on(&path, &mut place, since, OUTPUT_PAGE).map(|frames| (frames, place))
+            });
+            let Ok(Ok((frames, place))) = page.await else { return true };
+            self.place = place;
             let Some(newest) = frames.last().map(|f| f.n) else { return true };
+            if let Some(lost) = frames.first().filter(|f| self.since > 0 && f.n > self.since + 1) {
+                // More was written than a log holds while nobody read.
+                let text = "bb: output was lost here: more was written than is kept\n".to_owned();
+                let (n, ts, exec) = (lost.n - 1, lost.ts, self.exec.unwrap_or(lost.exec));
+                let note = ExecFrame::Output { n, ts, exec, stream: "stderr".to_owned(), text, raw: None };
+                if !send(to, &note).await {
+                    return false;
+                }
+            }
             self.since = newest;
             for frame in frames.into_iter().filter(|f| self.exec.is_none_or(|n| n == f.exec)) {
                 if frame.ts > self.until {
@@ -145,7 +181,8 @@ impl Reader {
                 let stream = frame.stream.as_str();
                 let text = whole_characters(self.cut.entry((frame.exec, stream)).or_default(), &frame.bytes);
                 let (n, ts, exec, stream) = (frame.n, frame.ts, frame.exec, stream.to_owned());
-                if !send(to, &ExecFrame::Output { n, ts, exec, stream, text }).await {
+                let raw = self.raw.then(|| BASE64.encode(&frame.bytes));
+                if !send(to, &ExecFrame::Output { n, ts, exec, stream, text, raw }).await {
                     return false;
                 }
             }
@@ -218,7 +255,7 @@ pub async fn tail(controller: &Controller, bottle: &Bottle, to: &mpsc::Sender<Li
     let ts = bottle.stopped.unwrap_or(bottle.started);
     let note = format!("bb: `{}` has ended, and of its output only the end is kept:\n", bottle.slug);
     for (n, stream, text) in [(1, "stderr", note), (2, "stdout", format!("{text}\n"))] {
-        let frame = ExecFrame::Output { n, ts, exec: 0, stream: stream.to_owned(), text };
+        let frame = ExecFrame::Output { n, ts, exec: 0, stream: stream.to_owned(), text, raw: None };
         if !send(to, &frame).await {
             return;
         }

@@ -18,11 +18,14 @@ const RETRY_AFTER: i64 = 3600;
 
 /// Gets how an account stands, in one sentence: scope, used, limit. For people and agents alike.
 pub fn sentence(standing: &Standing) -> String {
+    let name = |node: &str| node.split('@').next().unwrap_or_default().to_owned();
     let whose = match standing.node.split_once(':') {
-        _ if standing.node == crate::ledger::GLOBAL => "this host's global budget",
-        Some(("bottle", _)) => "this bottle's budget",
-        Some(("run", _)) => "the budget of this run",
-        _ => "the budget",
+        _ if standing.node == crate::ledger::GLOBAL => "this host's global budget".to_owned(),
+        Some(("bottle", _)) => "this bottle's budget".to_owned(),
+        Some(("run", _)) => "the budget of this run".to_owned(),
+        Some(("agent", node)) => format!("the budget of the agent {}", name(node)),
+        Some(("manifest", node)) => format!("the budget of the bottle manifest {}", name(node)),
+        _ => "the budget".to_owned(),
     };
     let Standing { used, limit, wanted, .. } = standing;
     let scope = match standing.provider.as_str() {

@@ -12,6 +12,8 @@ pub struct Args {
     pub options: Vec<(String, Option<String>)>,
     /// The positions.
     pub positions: Vec<String>,
+    /// What a flow was given in place of words; it is the table then.
+    pub given: Option<serde_json::Value>,
 }
 
 impl Args {
@@ -42,6 +44,9 @@ impl Args {
 
     /// Makes the table that recipes see: positions as a list, options by name with `-` as `_`.
     pub(super) fn table(&self, lua: &Lua) -> mlua::Result<Table> {
+        if let Some(given) = &self.given {
+            return super::vm::to_lua(lua, given).and_then(|value| mlua::FromLua::from_lua(value, lua));
+        }
         let table = lua.create_sequence_from(self.positions.iter().map(String::as_str))?;
         for (name, value) in &self.options {
             let name = name.replace('-', "_");

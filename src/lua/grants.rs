@@ -14,6 +14,8 @@ use crate::error::{Error, Kind, Result, nearest};
 pub enum Grant {
     /// `launch`: bottles of its own, and everything on their handles.
     Launch,
+    /// `start`: launching what the home's manifests allow, in the directory that the user stands in.
+    Start,
     /// `budget`: setting the budget of its run.
     Budget,
     /// `ledger:read`: usage of other runs.
@@ -31,13 +33,23 @@ pub enum Grant {
 }
 
 /// The words, for suggestions.
-const WORDS: [&str; 8] =
-    ["launch", "budget", "ledger:read", "egress:HOST", "credential:NAME", "write:PATH", "read:PATH", "run:NAME"];
+const WORDS: [&str; 9] = [
+    "launch",
+    "start",
+    "budget",
+    "ledger:read",
+    "egress:HOST",
+    "credential:NAME",
+    "write:PATH",
+    "read:PATH",
+    "run:NAME",
+];
 
 impl fmt::Display for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Grant::Launch => f.write_str("launch"),
+            Grant::Start => f.write_str("start"),
             Grant::Budget => f.write_str("budget"),
             Grant::LedgerRead => f.write_str("ledger:read"),
             Grant::Egress(host) => write!(f, "egress:{host}"),
@@ -58,6 +70,7 @@ impl Grant {
         let (name, value) = word.split_once(':').unwrap_or((word, ""));
         let grant = match (name, value) {
             ("launch", "") => Grant::Launch,
+            ("start", "") => Grant::Start,
             ("budget", "") => Grant::Budget,
             ("ledger", "read") => Grant::LedgerRead,
             ("egress", host) if !host.is_empty() => Grant::Egress(host.to_ascii_lowercase()),

@@ -142,6 +142,7 @@ pub(super) async fn exec(lua: Lua, host: Rc<Host>, (slug, value): (String, Value
         env: options.env,
         cwd: options.cwd,
         stdin: options.stdin,
+        ..api::Exec::default()
     };
     let work = async {
         let mut frames = client.exec(&slug, &exec).await?;

@@ -65,6 +65,8 @@ pub(super) struct Host {
     pub tasks: Tasks,
     pub pump: Pump,
     pub streams: super::handle::Streams,
+    /// The launches that `bb.plan` has drafted. Each has secrets; they go with the run.
+    pub plans: RefCell<Vec<Rc<crate::launch::Draft>>>,
     run_budget: RefCell<Vec<Limit>>,
     /// The runtime of the main thread: leases live there, so that a recipe that computes cannot lose one.
     outer: tokio::runtime::Handle,
@@ -109,6 +111,7 @@ impl Host {
             tasks: Tasks::default(),
             pump: Pump::default(),
             streams: Default::default(),
+            plans: RefCell::default(),
             run_budget: RefCell::default(),
             outer: parts.outer,
             client: tokio::sync::OnceCell::new(),

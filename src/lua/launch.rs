@@ -13,12 +13,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::grants::Grant;
 use super::host::{Host, Link};
+use super::limits::LimitOptions;
 use super::rehearse::stage;
 use super::values::{Budget, Span, options};
 use super::vm::Plain;
-use crate::api::{self, File, Route};
+use crate::api::{self, File, Route, WorkspaceMode};
 use crate::error::{Error, Kind, Result};
 use crate::provider::{self, Plan, Provider, Wish};
+use crate::terminal;
 use crate::types::{CutScope, CutoffPolicy};
 
 const CALL: &str = "bb.launch";
@@ -63,6 +65,8 @@ struct Options {
     label: Option<String>,
     agent: Option<String>,
     workspace: Option<String>,
+    workspace_mode: Option<WorkspaceMode>,
+    limits: Option<LimitOptions>,
     budget: Option<Budget>,
     shutdown: Option<CutoffPolicy>,
     cutoff_scope: Option<CutScope>,
@@ -72,6 +76,7 @@ struct Options {
     env: BTreeMap<String, String>,
     files: Vec<File>,
     detach: bool,
+    terminal: bool,
 }
 
 /// What the prelude makes a handle of.
@@ -110,6 +115,9 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
 
     let label = options.label.clone().unwrap_or_else(|| options.agent.clone().unwrap_or_else(|| plan.provider.clone()));
     let mut env = plan.env;
+    if options.terminal && host.terminal {
+        env.extend(terminal::environment());
+    }
     env.extend(options.env);
     let mut files = plan.files;
     files.extend(options.files);
@@ -125,6 +133,8 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         env,
         files,
         workspace: workspace.map(|p| p.display().to_string()),
+        workspace_mode: options.workspace_mode,
+        limits: options.limits.map(api::Limits::from),
         routes,
         credentials,
         budget: options.budget.map(|b| b.0).unwrap_or_default(),
@@ -133,6 +143,7 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         timeout_ms: options.timeout.map(|Span(span)| span.as_millis() as u64),
         upstreams: stage.map(|s| s.upstreams()).unwrap_or_default(),
         host_path: std::env::var("PATH").ok(),
+        terminal: options.terminal.then(|| terminal::size().unwrap_or_default().usable()),
         ..api::Launch::default()
     };
     let since = host.pump.position();

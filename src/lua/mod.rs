@@ -3,10 +3,12 @@
 //! A recipe looks blocking and yields underneath. Its VM lives on a thread of its own and reaches everything through the
 //! controller's client; nothing here touches a bottle, a ledger or a budget directly. One file for each namespace:
 //! [`launch`], [`handle`], [`meter`], [`ledger`], [`budget`], [`tasks`], [`on`], [`log`], [`args`], [`exit`],
-//! [`rehearse`]; around them [`recipe`] (its life), [`vm`] (what it sees), [`host`] (what it has), [`grants`] (what it
+//! [`rehearse`], [`manifest`], [`plan`], [`ui`]; around them [`recipe`] (its life), [`vm`] (what it sees), [`host`] (what it has), [`grants`] (what it
 //! may), [`errors`] (how its faults are shown) and [`values`] (how its options are read).
 
+pub mod agent_output;
 pub mod args;
+mod attach;
 mod budget;
 pub mod errors;
 mod exit;
@@ -15,13 +17,17 @@ mod handle;
 mod host;
 mod launch;
 mod ledger;
+mod limits;
 pub mod log;
+mod manifest;
 mod meter;
 mod modules;
 mod on;
+mod plan;
 pub mod recipe;
 mod rehearse;
 mod tasks;
+mod ui;
 pub mod values;
 mod vm;
 

@@ -91,6 +91,8 @@ pub struct Settings {
     pub home: Home,
     /// What stands after `--`.
     pub args: Vec<String>,
+    /// What a flow is given in place of words: its `bb.args`.
+    pub given: Option<serde_json::Value>,
     /// `--rehearse`.
     pub rehearse: bool,
     /// `--timeout`.
@@ -245,7 +247,7 @@ fn on_its_thread(recipe: Recipe, settings: Settings, stop: Arc<Stop>, outer: tok
         recipe: recipe.name.clone(),
         folder: recipe.folder,
         grants: Grants::new(recipe.needs, std::env::current_dir().unwrap_or_default()),
-        args: Args::parse(&settings.args),
+        args: Args { given: settings.given, ..Args::parse(&settings.args) },
         out: settings.out,
         terminal: settings.terminal,
         rehearse: settings.rehearse,

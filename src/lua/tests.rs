@@ -43,8 +43,15 @@ struct Ran {
 fn run_in(scratch: &Scratch, source: &str, change: impl FnOnce(&mut Settings), stop: Arc<Stop>) -> Ran {
     let kept = Arc::new(Mutex::new(String::new()));
     let out = log::Output { kept: Some(kept.clone()), ..log::Output::default() };
-    let mut settings =
-        Settings { home: scratch.home.clone(), args: Vec::new(), rehearse: false, timeout: None, out, terminal: false };
+    let mut settings = Settings {
+        home: scratch.home.clone(),
+        args: Vec::new(),
+        given: None,
+        rehearse: false,
+        timeout: None,
+        out,
+        terminal: false,
+    };
     change(&mut settings);
     let recipe = Recipe::from_text("r.lua", scratch.folder(), source.to_owned()).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -442,7 +449,7 @@ fn the_documentation_and_the_live_api_name_the_same_things() {
             live.extend(table.pairs::<String, mlua::Value>().map(|p| format!("bb.{name}.{}", p.unwrap().0)));
         }
     }
-    for (class, methods) in [("Bottle", "bottle_methods"), ("Task", "task_methods")] {
+    for (class, methods) in [("Bottle", "bottle_methods"), ("Plan", "plan_methods"), ("Task", "task_methods")] {
         let table: mlua::Table = vm.prelude.get(methods).unwrap();
         live.extend(table.pairs::<String, mlua::Value>().map(|p| format!("{class}:{}", p.unwrap().0)));
     }

@@ -9,7 +9,9 @@ use mlua::{
 use serde::Serialize;
 
 use super::host::Host;
-use super::{budget, exit, handle, launch, ledger, meter, modules, on, rehearse, tasks, values};
+use super::{
+    attach, budget, exit, handle, launch, ledger, manifest, meter, modules, on, plan, rehearse, tasks, ui, values,
+};
 use crate::error::{Error, Result, nearest};
 
 /// Every global name of a recipe.
@@ -149,6 +151,7 @@ fn primitives(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
     let bind = Bind { lua, table: &table, host };
     bind.later("launch", launch::launch)?;
     bind.now("providers", launch::providers)?;
+    bind.later("attach", attach::attach)?;
     bind.later("wait", handle::wait)?;
     bind.later("exec", handle::exec)?;
     bind.later("events", handle::events)?;
@@ -170,6 +173,18 @@ fn primitives(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
     bind.now("module", modules::load)?;
     bind.now("rehearse", rehearse::rehearse)?;
     bind.now("rehearsing", rehearse::rehearsing)?;
+    bind.now("manifest_agents", manifest::agents)?;
+    bind.now("manifest_bottles", manifest::bottles)?;
+    bind.now("plan", plan::plan)?;
+    bind.later("plan_preflight", plan::preflight)?;
+    bind.now("plan_ready", plan::ready)?;
+    bind.later("plan_launch", plan::launch_plan)?;
+    bind.now("ui_terminal", ui::terminal)?;
+    bind.later("ui_pick", ui::pick)?;
+    bind.later("ui_choose", ui::choose)?;
+    bind.later("ui_ask", ui::line)?;
+    bind.later("ui_confirm", ui::confirm)?;
+    bind.now("ui_note", ui::note)?;
     bind.later("exit", exit::exit)?;
     Ok(table)
 }

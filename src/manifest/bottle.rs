@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::egress::variable;
 use super::{EnvValue, GitGate, Limits, Mount, Reader, Route, Said, egress, env, front, git_gate, limits, mounts};
-use crate::api::Limit;
+use crate::api::{Limit, WorkspaceMode as Workspace};
 use crate::name::Name;
 use crate::types::{CutScope, CutoffPolicy};
 use crate::yaml::read::{boolean, budget, list, named, table, tokens, word};
@@ -42,22 +42,6 @@ impl Backend {
     pub fn as_str(self) -> &'static str {
         match self {
             Backend::Linux => "linux",
-        }
-    }
-}
-
-/// How the working directory comes into the bottle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Workspace {
-    /// The directory itself, writable.
-    Mount,
-}
-
-impl Workspace {
-    /// Gets the word for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Workspace::Mount => "mount",
         }
     }
 }
@@ -158,7 +142,8 @@ impl Bottle {
                     bottle.backend = backend.map(|b| reader.said(entry.line, b));
                 }
                 "workspace" => {
-                    let workspace = word(entry, &[("mount", Workspace::Mount)], &["overlay", "copy"], problems);
+                    let modes = [Workspace::Mount, Workspace::Overlay, Workspace::Copy];
+                    let workspace = word(entry, &modes.map(|mode| (mode.as_str(), mode)), &[], problems);
                     bottle.workspace = workspace.map(|w| reader.said(entry.line, w));
                 }
                 "limits" => bottle.limits = limits::read(&entry.value, reader, problems),

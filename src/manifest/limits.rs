@@ -9,7 +9,7 @@ use crate::yaml::{Entry, Node, Problems};
 const KEYS: [&str; 5] = ["memory", "cpus", "pids", "disk", "best_effort"];
 
 /// Least memory that an agent could start in, and least disk, bytes.
-const LEAST_BYTES: u64 = 16 << 20;
+pub(crate) const LEAST_BYTES: u64 = 16 << 20;
 
 /// What a bottle may use; nothing said = no limit of bb's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +24,21 @@ pub struct Limits {
     pub disk: Option<Said<u64>>,
     /// Start also where a limit cannot be enforced; it is said.
     pub best_effort: Option<Said<bool>>,
+}
+
+impl From<&Limits> for crate::api::Limits {
+    fn from(limits: &Limits) -> crate::api::Limits {
+        fn value<T: Copy>(said: &Option<Said<T>>) -> Option<T> {
+            said.as_ref().map(|s| s.value)
+        }
+        crate::api::Limits {
+            memory: value(&limits.memory),
+            cpus: value(&limits.cpus),
+            pids: value(&limits.pids),
+            disk: value(&limits.disk),
+            best_effort: value(&limits.best_effort).unwrap_or_default(),
+        }
+    }
 }
 
 /// Reads the table.
@@ -43,7 +58,7 @@ pub(super) fn read(node: &Node, reader: Reader<'_>, problems: &mut Problems) -> 
 }
 
 /// Reads a size: an integer of bytes, or one with K, M, G or T (powers of 1024; `Gi`, `GiB` and `GB` are the same).
-fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(end);

@@ -21,12 +21,14 @@ mod tests;
 
 use std::fmt;
 
+pub use crate::api::WorkspaceMode as Workspace;
 pub use agent::Agent;
-pub use bottle::{Backend, Bottle, Workspace};
+pub use bottle::{Backend, Bottle};
 pub use egress::{Detectors, Dlp, OnMatch, Route};
 pub use env::EnvValue;
 pub use git_gate::{GitGate, Identity, Repo, User};
 pub use limits::Limits;
+pub(crate) use limits::{LEAST_BYTES, size};
 pub use merge::{Effective, Node, effective};
 pub use mounts::Mount;
 pub use shelf::{Found, Origin, Shelf};

@@ -225,7 +225,7 @@ fn values_of_the_wrong_form_are_refused_by_each_key() {
         "budget: -1\n",
         "backend: docker\n",
         "backend: virtualbox\n",
-        "workspace: copy\n",
+        "workspace: shared\n",
         "cutoff_scope: some\n",
         "limits: 5\n",
         "limits: {memory: 1K}\n",

@@ -44,6 +44,9 @@ pub struct Wish {
     pub instructions: Option<String>,
     /// The session of before is continued.
     pub resume: bool,
+    /// The variable of the host that has the provider's credential, in place of the ones that its file names. (A file
+    /// with several credentials gets it for each.)
+    pub auth_token: Option<String>,
 }
 
 /// What a launch needs of a provider.
@@ -83,7 +86,10 @@ impl Provider {
         let mut credentials = Credentials::default();
         let mut chosen: BTreeMap<&str, &Alternative> = BTreeMap::new();
         for (name, alternatives) in &self.spec.credentials {
-            let (alternative, value) = choose(self.name(), alternatives, wish.rehearsal, lookup)?;
+            let (alternative, value) = match &wish.auth_token {
+                Some(variable) => named(alternatives, variable, wish.rehearsal, lookup)?,
+                None => choose(self.name(), alternatives, wish.rehearsal, lookup)?,
+            };
             for variable in alternative.set.as_deref().unwrap_or(std::slice::from_ref(&alternative.env)) {
                 env.insert(variable.clone(), alternative.placeholder.clone());
             }
@@ -238,6 +244,34 @@ fn choose<'a>(
             )
             .hint("set it in this shell, or try the recipe with --rehearse"))
         }
+    }
+}
+
+/// Takes the value of `variable`, in the form of the alternative of that name; else of the one whose values begin as this
+/// one does; else of the first.
+fn named<'a>(
+    alternatives: &'a [Alternative],
+    variable: &str,
+    rehearsal: bool,
+    lookup: &dyn Fn(&str) -> Option<String>,
+) -> Result<(&'a Alternative, String)> {
+    let value = match lookup(variable).filter(|v| !v.trim().is_empty()) {
+        Some(value) => value,
+        None if rehearsal => made_up(variable),
+        None => {
+            return Err(Error::new(
+                Kind::CredentialMissing,
+                format!("`auth_token` names {variable}, which is not set"),
+            )
+            .hint(format!("set {variable} in this shell")));
+        }
+    };
+    let begins = |a: &&Alternative| a.prefix.as_deref().is_some_and(|prefix| value.starts_with(prefix));
+    let found = alternatives.iter().find(|a| a.env == variable);
+    let found = found.or_else(|| alternatives.iter().find(begins)).or_else(|| alternatives.first());
+    match found {
+        Some(found) => Ok((found, value)),
+        None => Err(Error::internal("a credential without an alternative")),
     }
 }
 

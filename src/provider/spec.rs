@@ -109,6 +109,9 @@ pub(super) struct Alternative {
     pub env: String,
     /// What stands in the bottle instead, of the same shape.
     pub placeholder: String,
+    /// How its values begin, where that tells them from those of the other alternatives.
+    #[serde(default)]
+    pub prefix: Option<String>,
     /// The variables of the bottle that get the placeholder; `env` itself when absent.
     #[serde(default)]
     pub set: Option<Vec<String>>,

@@ -115,3 +115,14 @@ fn a_machine_that_forbids_user_namespaces_is_told_what_forbids_them_and_the_reme
     assert_eq!(result["ok"], true);
     assert!(world.until(Duration::from_secs(5), || left().is_empty()), "{:?}", left());
 }
+
+#[test]
+fn fix_prints_commands_and_nothing_else() {
+    for world in World::each() {
+        let path = "/usr/local/bin:/usr/bin:/bin";
+        let output = world.command(&["doctor", "--fix"]).env("PATH", path).patience(PATIENCE).run().expect(0);
+        let lines: Vec<&str> = output.stdout.lines().collect();
+        assert!(lines.contains(&"npm install -g @anthropic-ai/claude-code"), "{output}");
+        assert!(lines.iter().all(|line| line.starts_with("npm ") || line.starts_with("sudo ")), "{output}");
+    }
+}

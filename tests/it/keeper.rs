@@ -26,7 +26,7 @@ fn command(id: &str, env: &BTreeMap<String, String>, argv: &[&str]) -> Command {
         argv: argv.iter().map(|a| (*a).to_owned()).collect(),
         env: env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
         cwd: "/home/agent/work".into(),
-        stdin: None,
+        ..Command::default()
     }
 }
 

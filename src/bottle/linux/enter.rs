@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Pid, Uid};
 
 use super::launch::Up;
 use super::sys;
-use super::{AGENT_ID, confine};
+use super::{AGENT_ID, confine, landlock, terminal};
 use crate::bottle::wire::{self, Command};
 use crate::error::{Error, Kind, Result};
 use crate::os::process::{Fork, Process, fork_with};
@@ -33,8 +33,12 @@ pub struct Running {
     pub pidfd: OwnedFd,
     /// Read end of its standard output.
     pub stdout: OwnedFd,
-    /// Read end of its standard error.
-    pub stderr: OwnedFd,
+    /// Read end of its standard error; one in a terminal has none of its own.
+    pub stderr: Option<OwnedFd>,
+    /// Where it is fed, if it is.
+    pub stdin: Option<OwnedFd>,
+    /// The master of its terminal, if it has one; `stdout` and `stdin` are the same.
+    pub terminal: Option<OwnedFd>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -53,12 +57,13 @@ fn failed(step: &str, e: impl std::fmt::Display) -> Error {
 /// `agent_missing` where the program is not in the bottle, `backend_unavailable` for everything else.
 pub fn run(up: &Up, as_root: bool, command: &Command) -> Result<Running> {
     let programs = confine::programs().map_err(|e| failed("seccomp", e))?;
-    let stdin = match &command.stdin {
-        Some(text) => wire::sealed("stdin", text.as_bytes()).map_err(|e| failed("standard input", e))?,
-        None => std::fs::File::open("/dev/null").map_err(|e| failed("standard input", e))?.into(),
-    };
-    let stdin = reopened(&stdin).map_err(|e| failed("standard input", e))?;
     let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| failed("pipe", e));
+    let (stdin, feed) = match &command.stdin {
+        _ if command.input && command.terminal.is_none() => pipe().map(|(theirs, ours)| (theirs, Some(ours)))?,
+        Some(text) => (wire::sealed("stdin", text.as_bytes()).map_err(|e| failed("standard input", e))?, None),
+        None => (std::fs::File::open("/dev/null").map_err(|e| failed("standard input", e))?.into(), None),
+    };
+    let stdin = if feed.is_some() { stdin } else { reopened(&stdin).map_err(|e| failed("standard input", e))? };
     let (stdout, out) = pipe()?;
     let (stderr, err) = pipe()?;
     let (ours, theirs) = wire::pair().map_err(|e| failed("socket pair", e))?;
@@ -67,7 +72,7 @@ pub fn run(up: &Up, as_root: bool, command: &Command) -> Result<Running> {
     // SAFETY: the keeper is single-threaded.
     let helper = match unsafe { fork_with(0) }.map_err(|e| failed("fork", e))? {
         Fork::Child => {
-            drop((ours, stdout, stderr));
+            drop((ours, stdout, stderr, feed));
             let error = enter(up, as_root, command, &programs, [&stdin, &out, &err], &theirs);
             let code = match error {
                 Ok(()) => 0,
@@ -80,14 +85,16 @@ pub fn run(up: &Up, as_root: bool, command: &Command) -> Result<Running> {
         }
         Fork::Parent(pid) => pid,
     };
-    drop((theirs, out, err));
+    drop((theirs, out, err, stdin));
     // The helper says the pid; then the program is either executed, which closes the socket, or says why not.
     let mut result = Err(failed("set-up", "the helper died without a word"));
+    let mut master = None;
     loop {
         let error = match wire::receive::<Report>(&ours) {
             Ok(None) => break,
-            Ok(Some((Report::Pid { pid }, _))) => {
+            Ok(Some((Report::Pid { pid }, mut fds))) => {
                 result = Ok(pid);
+                master = fds.pop();
                 continue;
             }
             Ok(Some((Report::Failed { error }, _))) => error,
@@ -109,11 +116,18 @@ pub fn run(up: &Up, as_root: bool, command: &Command) -> Result<Running> {
     let _ = waitpid(Pid::from_raw(helper), None);
     let pid = result?;
     let pidfd = Process::open(pid).map_err(|e| failed("process descriptor", e))?.into();
-    for fd in [&stdout, &stderr] {
-        nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
-            .map_err(|e| failed("pipe", e))?;
+    let nonblocking = |fd: OwnedFd| {
+        nix::fcntl::fcntl(&fd, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))
+            .map_err(|e| failed("pipe", e))
+            .map(|_| fd)
+    };
+    if let Some(master) = master {
+        let another = || master.try_clone().map_err(|e| failed("terminal", e));
+        let (stdout, stdin) = (nonblocking(another()?)?, Some(another()?));
+        return Ok(Running { pid, pidfd, stdout, stderr: None, stdin, terminal: Some(master) });
     }
-    Ok(Running { pid, pidfd, stdout, stderr })
+    let (stdout, stderr) = (nonblocking(stdout)?, Some(nonblocking(stderr)?));
+    Ok(Running { pid, pidfd, stdout, stderr, stdin: feed, terminal: None })
 }
 
 /// Opens a descriptor's file anew, read-only and from its start: the agent gets no writable descriptor of the host.
@@ -141,14 +155,19 @@ fn enter(
     nix::unistd::setresuid(uid, uid, uid).map_err(|e| failed("user", e))?;
     // Whatever the change of users did: nobody in the bottle may look into the copies of the keeper.
     sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;
+    // Made here, where the bottle's own devpts is seen.
+    let made = command.terminal.map(terminal::make).transpose().map_err(|e| failed("terminal", e))?;
+    let (master, slave) = made.unzip();
+    let stdio = slave.as_ref().map_or(stdio, |slave| [slave; 3]);
     // SAFETY: single-threaded, as the keeper is.
     match unsafe { fork_with(libc::CLONE_PARENT) }.map_err(|e| failed("fork", e))? {
         Fork::Parent(pid) => {
-            let sent = wire::send(report, &Report::Pid { pid }, &[]);
+            let master: Vec<_> = master.iter().map(AsRawFd::as_raw_fd).collect();
+            let sent = wire::send(report, &Report::Pid { pid }, &master);
             sent.map_err(|e| failed("report", e))
         }
         Fork::Child => {
-            let error = execute(command, programs, stdio, report);
+            let error = execute(command, programs, &up.writable, stdio, report);
             let _ = wire::send(report, &Report::Failed { error }, &[]);
             sys::exit_now(127);
         }
@@ -163,13 +182,22 @@ fn usual_descriptors() -> io::Result<()> {
 }
 
 /// The process that becomes the command. Returns only with an error.
-fn execute(command: &Command, programs: &[seccompiler::BpfProgram], stdio: [&OwnedFd; 3], report: &OwnedFd) -> Error {
+fn execute(
+    command: &Command,
+    programs: &[seccompiler::BpfProgram],
+    writable: &[std::path::PathBuf],
+    stdio: [&OwnedFd; 3],
+    report: &OwnedFd,
+) -> Error {
     let prepared = (|| -> io::Result<()> {
         nix::unistd::setsid()?;
         let [stdin, stdout, stderr] = stdio;
         nix::unistd::dup2_stdin(stdin)?;
         nix::unistd::dup2_stdout(stdout)?;
         nix::unistd::dup2_stderr(stderr)?;
+        if command.terminal.is_some() {
+            terminal::control()?;
+        }
         sys::close_all_but(&[report.as_raw_fd()]);
         sys::default_signals();
         usual_descriptors()?;
@@ -180,6 +208,9 @@ fn execute(command: &Command, programs: &[seccompiler::BpfProgram], stdio: [&Own
     })();
     if let Err(e) = prepared {
         return failed("preparation", e);
+    }
+    if let Err(e) = landlock::restrict(writable) {
+        return failed("second layer", e);
     }
     let strings =
         |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<std::result::Result<Vec<_>, _>>();

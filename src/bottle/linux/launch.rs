@@ -19,7 +19,7 @@ use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
 use super::sys;
-use super::{AGENT_ID, confine, forbidden, gate, init, listeners, root};
+use super::{AGENT_ID, confine, forbidden, gate, init, landlock, listeners, root};
 use crate::bottle::plan::Plan;
 use crate::bottle::wire::{self, Listener};
 use crate::error::{Error, Kind, Result};
@@ -45,6 +45,8 @@ pub struct Up {
     pub listeners: Vec<(Listener, OwnedFd)>,
     /// A descriptor of the gate's network namespace.
     pub gate: OwnedFd,
+    /// Where its processes may write; the second layer holds them to it.
+    pub writable: Vec<std::path::PathBuf>,
 }
 
 /// What the two processes report.
@@ -69,7 +71,7 @@ pub fn up(plan: &Plan) -> Result<Up> {
     let patience = nix::sys::time::TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
     setsockopt(&ours, sockopt::ReceiveTimeout, &patience).map_err(|e| failed("socket option", e))?;
     // The translation of ids needs rights over the host's file systems, so it is made before they are given up.
-    let idmap = if plan.binds.iter().any(|b| b.idmap) {
+    let idmap = if plan.binds.iter().chain(plan.overlay.iter().map(|o| &o.lower)).any(|b| b.idmap) {
         Some(idmap_namespace(plan).map_err(|e| failed("id translation", e))?)
     } else {
         None
@@ -90,7 +92,7 @@ pub fn up(plan: &Plan) -> Result<Up> {
         Fork::Parent(pid) => pid,
     };
     drop(theirs);
-    let result = collect(&ours);
+    let result = collect(&ours).map(|up| Up { writable: landlock::writable(plan), ..up });
     let _ = waitpid(Pid::from_raw(setup), None);
     result
 }
@@ -106,7 +108,8 @@ fn collect(ours: &OwnedFd) -> Result<Up> {
             let pidfd = Process::open(pid).map_err(|e| failed("pid 1", e))?.into();
             let gate = fds.remove(0);
             let listeners = kinds.into_iter().zip(fds).collect();
-            return Ok(Up { pid, pidfd, namespaces: namespaces.unwrap_or_default(), listeners, gate });
+            let namespaces = namespaces.unwrap_or_default();
+            return Ok(Up { pid, pidfd, namespaces, listeners, gate, writable: Vec::new() });
         }
         match wire::receive::<Report>(ours) {
             Ok(Some((Report::Gate { pid, listeners }, fds))) if fds.len() == listeners.len() + 1 => {
@@ -190,7 +193,9 @@ fn netlink(e: &io::Error, what: &str) -> Error {
 }
 
 fn open_sources(plan: &Plan, idmap: Option<&OwnedFd>) -> Result<Vec<Option<OwnedFd>>> {
-    root::open_sources(&plan.binds, idmap).map_err(|e| {
+    let layers = plan.overlay.iter().flat_map(|overlay| [&overlay.lower, &overlay.layer]);
+    let binds: Vec<_> = plan.binds.iter().chain(layers).cloned().collect();
+    root::open_sources(&binds, idmap).map_err(|e| {
         if e.kind() == io::ErrorKind::Unsupported {
             Error::new(Kind::FsUnsupported, e.to_string())
                 .hint("give the workspace to an ordinary user (chown), or put it on ext4, xfs or btrfs")
@@ -272,7 +277,14 @@ fn inside(
     }
     gate::build_agent_side().map_err(|e| netlink(&e, "network"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    root::build(plan, &sources).map_err(|e| failed("root file system", e))?;
+    root::build(plan, &sources).map_err(|e| match e.kind() {
+        io::ErrorKind::Unsupported => {
+            Error::new(Kind::FsUnsupported, e.to_string()).at(plan.workspace.display().to_string()).hint(
+                "use workspace mode `copy` or `mount`; an overlay needs Linux 5.11 and no mounts inside the workspace",
+            )
+        }
+        _ => failed("root file system", e),
+    })?;
     drop(sources);
     let programs = confine::programs().map_err(|e| failed("seccomp", e))?;
     sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;

@@ -4,7 +4,7 @@
 //! * [`gate`]: the two network namespaces. [`listeners`]: the sockets in the gate.
 //! * [`root`]: the bottle's file system.
 //! * [`confine`]: no capabilities, no new privileges, seccomp.
-//! * [`enter`]: the one way in, for the agent and for every later exec.
+//! * [`enter`]: the one way in, for the agent and for every later exec. [`terminal`]: terminals of its own.
 //! * [`init`]: pid 1.
 //! * [`watch`]: whether its mounts stay.
 //! * [`forbidden`]: why this machine forbids user namespaces, and the remedy.
@@ -18,10 +18,12 @@ pub mod enter;
 pub mod forbidden;
 pub mod gate;
 pub mod init;
+pub mod landlock;
 pub mod launch;
 pub mod listeners;
 pub mod root;
 pub mod sys;
+pub mod terminal;
 pub mod watch;
 
 /// The agent's user and group id inside the bottle.

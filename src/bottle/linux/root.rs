@@ -118,6 +118,12 @@ pub fn build(plan: &Plan, sources: &[Option<OwnedFd>]) -> io::Result<()> {
             attach(&root_fd, source, &bind.target).map_err(at(&bind.target))?;
         }
     }
+    if plan.overlay.is_some() {
+        match sources.get(plan.binds.len()..) {
+            Some([Some(lower), Some(layer)]) => overlay(&root_fd, lower, layer, &plan.workspace)?,
+            _ => return Err(io::Error::other("the sources of the overlay are missing")),
+        }
+    }
     for file in &plan.files {
         write_file(&root_fd, &file.path, file.text.as_bytes(), file.mode).map_err(at(&file.path))?;
     }
@@ -175,6 +181,28 @@ fn directory_below(root_fd: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
 fn parent_below<'a>(root_fd: &OwnedFd, path: &'a Path) -> io::Result<(OwnedFd, &'a Path)> {
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     Ok((directory_below(root_fd, path.parent().unwrap_or(Path::new("/")))?, Path::new(name)))
+}
+
+/// Mounts the workspace as a layer over a directory of the host. Both trees are put where only this process sees them, since
+/// an overlay takes paths; it keeps them by itself afterwards.
+fn overlay(root_fd: &OwnedFd, lower: &OwnedFd, layer: &OwnedFd, target: &Path) -> io::Result<()> {
+    let places = [Path::new("/.bb-lower"), Path::new("/.bb-layer")];
+    for (place, tree) in places.iter().zip([lower, layer]) {
+        sys::attach(tree, directory_below(root_fd, place)?.as_fd())?;
+    }
+    let [lower, layer] = places.map(|place| below(Path::new(BUILDING), place));
+    let options =
+        format!("lowerdir={0},upperdir={1}/upper,workdir={1}/work,userxattr", lower.display(), layer.display());
+    let place = directory_below(root_fd, target)?;
+    let through = PathBuf::from(format!("/proc/self/fd/{}", place.as_raw_fd()));
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("overlay"), &through, Some("overlay"), flags, Some(options.as_str()))
+        .map_err(|e| io::Error::new(io::ErrorKind::Unsupported, format!("an overlay cannot be mounted: {e}")))?;
+    for path in [lower, layer] {
+        umount2(&path, MntFlags::MNT_DETACH)?;
+        fs::remove_dir(&path)?;
+    }
+    Ok(())
 }
 
 /// Puts a detached tree at `target`, making the place for it where there is none.

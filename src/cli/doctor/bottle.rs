@@ -240,7 +240,7 @@ async fn command(held: &mut Held, composed: &Composed, argv: &[&str]) -> Result<
         argv: argv.iter().map(|a| (*a).to_owned()).collect(),
         env: composed.env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
         cwd: composed.workspace.display().to_string(),
-        stdin: None,
+        ..Command::default()
     };
     let number = match held.link.ask(Request::Exec(command)).await? {
         (Reply::Started { exec, .. }, _) => exec,

@@ -31,6 +31,9 @@ pub struct Args {
     /// Write NDJSON on stdout
     #[arg(long)]
     pub json: bool,
+    /// Print the commands that would help, and nothing else, on stdout; none of them is run
+    #[arg(long, conflicts_with = "json")]
+    pub fix: bool,
 }
 
 /// How a check went.
@@ -81,6 +84,12 @@ impl Check {
         self
     }
 
+    /// Gets the command of the hint, where it has one.
+    fn command(&self) -> Option<&str> {
+        let hint = self.hint.as_deref().filter(|_| self.level != Level::Ok)?;
+        hint.strip_prefix("run: ").or_else(|| hint.find("npm install -g").map(|at| &hint[at..]))
+    }
+
     fn rendered(&self, colour: bool) -> String {
         let code = match self.level {
             Level::Ok => "32",
@@ -111,6 +120,8 @@ impl Check {
 /// Prints checks as they are made and counts them.
 struct Sheet {
     json: bool,
+    /// Only commands are wanted.
+    fix: bool,
     colour: bool,
     errors: usize,
     warnings: usize,
@@ -123,7 +134,11 @@ impl Sheet {
             Level::Warn => self.warnings += 1,
             Level::Error => self.errors += 1,
         }
-        if self.json { out::json(&check.json()) } else { out::print(&check.rendered(self.colour)) }
+        match (self.json, self.fix) {
+            (true, _) => out::json(&check.json()),
+            (_, true) => check.command().map_or(Ok(()), out::print),
+            _ => out::print(&check.rendered(self.colour)),
+        }
     }
 
     fn close(&self) -> Result<u8> {
@@ -150,8 +165,11 @@ pub fn run(args: Args) -> u8 {
 }
 
 async fn work(args: Args) -> Result<u8> {
-    let mut sheet = Sheet { json: args.json, colour: out::colour(), errors: 0, warnings: 0 };
+    let mut sheet = Sheet { json: args.json, fix: args.fix, colour: out::colour(), errors: 0, warnings: 0 };
     sheet.add(&system())?;
+    sheet.add(&clock())?;
+    sheet.add(&trust())?;
+    sheet.add(&landlock())?;
     match Home::from_env() {
         Ok(home) => {
             sheet.add(&space(&home))?;
@@ -175,6 +193,41 @@ fn system() -> Check {
     };
     let user = if nix::unistd::geteuid().is_root() { "root" } else { "an ordinary user" };
     Check::ok("system", format!("{kernel} {release}, {machine}, as {user}"))
+}
+
+/// Checks that the clock is not far off: certificates and budgets by the day go by it.
+fn clock() -> Check {
+    let now = jiff::Timestamp::now();
+    let message = now.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
+    // Nobody runs this before it was written.
+    if now.as_second() < 1_790_000_000 {
+        return Check::warn("clock", format!("{message} is in the past"), "run: sudo timedatectl set-ntp true");
+    }
+    Check::ok("clock", message)
+}
+
+/// Checks that this host has authorities to check upstream certificates by.
+fn trust() -> Check {
+    match crate::egress::upstream::host_roots().len() {
+        0 => Check::warn(
+            "authorities",
+            "this host has no certificate authorities: no API can be reached",
+            "run: sudo apt-get install ca-certificates",
+        ),
+        n => Check::ok("authorities", format!("{n} that upstream certificates are checked by")),
+    }
+}
+
+/// Says whether the second layer of a bottle's file system is there.
+fn landlock() -> Check {
+    match crate::bottle::landlock_version() {
+        Some(version) if version >= 2 => Check::ok("landlock", format!("ABI {version}: a second layer for writes")),
+        _ => Check::warn(
+            "landlock",
+            "this kernel has none that can be used: read-only places are so by their mounts alone",
+            "use Linux 5.19 or newer with `landlock` in its `lsm=` list; bottles run without",
+        ),
+    }
 }
 
 /// Checks the file system of the home for space.
@@ -296,7 +349,7 @@ mod tests {
 
     #[test]
     fn warnings_do_not_fail_and_errors_do() {
-        let sheet = |errors| Sheet { json: false, colour: false, errors, warnings: 3 };
+        let sheet = |errors| Sheet { json: false, fix: false, colour: false, errors, warnings: 3 };
         assert_eq!(sheet(0).code(), 0);
         assert_eq!(sheet(1).code(), 5);
     }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Live, lock};
 use crate::api::{Egress, Ended, State};
+use crate::bottle::wire::Request;
 use crate::controller::ledger_error;
 use crate::controller::note::{Cut, End};
 use crate::egress;
@@ -111,6 +112,24 @@ impl Live {
                 live.link.kill_keeper();
             }
         });
+    }
+
+    /// Asks the agent to end (SIGTERM), and kills the bottle where it has not within `limit`.
+    ///
+    /// # Errors
+    /// What the keeper answers, where it does not pass the signal on.
+    pub async fn stop(self: &Arc<Self>, limit: Duration, reason: Option<&str>) -> Result<()> {
+        if self.has_ended() {
+            return Ok(());
+        }
+        // A refusal says that the agent has ended already: the bottle goes with it.
+        self.link.ask(Request::Signal { exec: 0, signal: libc::SIGTERM }).await?;
+        if tokio::time::timeout(limit, self.ended()).await.is_err() {
+            let reason = reason.unwrap_or("stopped by the operator; its agent did not end by itself");
+            self.end(Ended::Killed, reason, By::Operator, None);
+            let _ = tokio::time::timeout(PATIENCE, self.ended()).await;
+        }
+        Ok(())
     }
 
     /// Records decisions of an earlier controller that has left them with the keeper and may not have written them.

@@ -52,6 +52,13 @@ const ROWS: &[Row] = &[
         .each(&[("No space left", 3)])
         .twin("fallocate -l 1M ~/small; fallocate -l 1M /tmp/small"),
     Row::new(
+        "the second layer of its file system",
+        // The kernel stacks sixteen layers; where one is bb's, fifteen are left.
+        "python3 -c 'import ctypes as c\nk = c.CDLL(None).syscall\nn = 0\nwrites = c.c_uint64(2)\nwhile n < 20 and k(446, k(444, c.byref(writes), 8, 0), 0) == 0: n += 1\nprint(\"layers left\", n if k(444, 0, 0, 1) > 1 else 15)'",
+        &["layers left 15"],
+    )
+    .twin("echo x > ~/w && echo x > /tmp/w && echo x > /run/w && echo x > w && mv w v && echo x > /dev/shm/w && echo x > /dev/null && ln v u"),
+    Row::new(
         "the key of its authority",
         "grep -rlaE 'BEGIN [A-Z ]*PRIVATE KEY' /etc/bb /run /tmp ~ /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null; echo searched",
         &["searched"],

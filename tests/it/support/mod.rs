@@ -7,6 +7,7 @@ mod canary;
 mod command;
 mod left;
 mod leftovers;
+pub mod person;
 mod site;
 mod warden;
 mod world;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use canary::Hit;
-pub use command::{Output, Running, signal};
+pub use command::{Command, Output, Running, signal};
 pub use site::{Reply, Seen, Site};
 pub use world::{Who, World};
 

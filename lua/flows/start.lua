@@ -1,0 +1,133 @@
+--- @bb needs start
+-- What `bb start` does, step by step. A copy of this file at $BB_HOME/flows/start.lua is run in its place: take out a
+-- question, add a check, choose your own defaults.
+--
+-- bb.args has what stood on the command line: agent, bottles, label, color, prompt, budget, timeout, backend, copy,
+-- args, headless, dry_run.
+
+local given = bb.args
+local asks = not given.headless and not given.dry_run
+
+-- Which agent, in which bottles, under which name ---------------------------------------------------------------------
+
+local function about(manifest)
+  if manifest.fault then
+    return "has a fault: bb manifest check"
+  end
+  local from = manifest.origin == "repository" and " (from this repository)" or ""
+  return manifest.about .. from
+end
+
+local function items(manifests)
+  local list = {}
+  for i, manifest in ipairs(manifests) do
+    list[i] = { name = manifest.name, note = about(manifest) }
+  end
+  return list
+end
+
+local agents = bb.manifest.agents()
+local bottles = bb.manifest.bottles()
+
+local agent = given.agent
+if not agent and asks then
+  if #agents == 0 then
+    error({ kind = "usage", message = "there is no agent yet", hint = "bb setup writes a first one" }, 0)
+  end
+  agent = bb.ui.pick({ title = "Agent", items = items(agents) })
+end
+
+-- What the command line names is taken; else the agent's own bottle is the one that is chosen first.
+local chosen = given.bottles or {}
+if asks and #chosen == 0 and #bottles > 0 then
+  local own = {}
+  for _, known in ipairs(agents) do
+    if known.name == agent and known.bottle then
+      own = { known.bottle }
+    end
+  end
+  chosen = bb.ui.choose({ title = "Bottles", items = items(bottles), chosen = own })
+end
+
+local label, color = given.label, given.color
+if asks and not label then
+  label = bb.ui.ask("Name", agent or "bottle")
+end
+if asks and not color then
+  local colors = { { name = "none" } }
+  for _, name in ipairs(given.colors) do
+    colors[#colors + 1] = { name = name }
+  end
+  color = bb.ui.pick({ title = "Colour", items = colors })
+end
+if color == "none" then
+  color = nil
+end
+
+-- What would hold -----------------------------------------------------------------------------------------------------
+
+local choice = {
+  agent = agent,
+  bottles = chosen,
+  label = label,
+  color = color,
+  prompt = given.prompt,
+  args = given.args,
+  budget = given.budget,
+  timeout = given.timeout,
+  backend = given.backend,
+  copy = given.copy,
+  interactive = not given.headless,
+  answers = {},
+}
+
+local plan = bb.plan(choice)
+if asks and #plan.questions > 0 then
+  for _, question in ipairs(plan.questions) do
+    choice.answers[question.name] = bb.ui.ask(question.text)
+  end
+  plan = bb.plan(choice)
+end
+
+for _, warning in ipairs(plan.warnings) do
+  bb.log.warn(warning)
+end
+if asks or given.dry_run then
+  bb.ui.note("")
+  for _, row in ipairs(plan:preflight()) do
+    bb.ui.note(bb.text.pad(row.key, 12) .. row.value)
+  end
+  bb.ui.note("")
+end
+if given.dry_run then
+  bb.exit(0)
+end
+if asks and not bb.ui.confirm("Start it?") then
+  bb.ui.note("nothing was started")
+  bb.exit(4)
+end
+
+-- The bottle ----------------------------------------------------------------------------------------------------------
+
+local bottle = plan:launch({ told = asks, detach = asks })
+bb.ui.note("bottle " .. bottle.slug)
+
+local left = bottle:attach()
+if left.detached then
+  bb.ui.note("detached; bb attach " .. bottle.slug .. " takes it up again")
+  bb.exit(0)
+end
+
+local outcome = bottle:wait({ check = false })
+local code = outcome.exit_code and " (exit " .. outcome.exit_code .. ")" or ""
+bb.ui.note("session ended" .. code)
+if outcome.ended ~= "exited" or outcome.cut then
+  bb.ui.note(bb.text.style("yellow", outcome.ended) .. ": " .. (outcome.cut or outcome.reason or "no reason was given"))
+end
+
+if outcome.cut or outcome.ended == "policy" then
+  bb.exit(3)
+elseif outcome.ended == "timeout" then
+  bb.exit(124)
+end
+bb.exit(outcome.ok and 0 or 1)

@@ -1,0 +1,21 @@
+//! `bb rm`: removes what is left of bottles that have ended.
+
+use crate::api::Bottle;
+
+use super::{act, out};
+
+/// Remove what is kept of bottles that have ended: what their agents changed and nobody applied is lost.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Slugs, or unique beginnings of slugs
+    #[arg(required = true, value_name = "SLUG")]
+    pub slugs: Vec<String>,
+}
+
+/// Runs the command; returns its exit code.
+pub fn run(args: Args) -> u8 {
+    out::block_on(async move {
+        let remove = async |client: &crate::client::Client, slug: &str| client.remove(slug, &act::act(None)).await;
+        act::each(&args.slugs, remove, |bottle: &Bottle| format!("{}  removed", bottle.slug)).await
+    })
+}

@@ -1,0 +1,221 @@
+//! `bb start`: launches an agent by its manifest. Reads the arguments and runs the flow `start.lua`, the shipped one or
+//! the home's own.
+
+use std::io::{IsTerminal, Read};
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Kind, Result};
+use crate::home::Home;
+use crate::launch::{COLORS, limits_of_flags};
+use crate::lua::log::Output;
+use crate::lua::values::parse_duration;
+use crate::lua::{Recipe, Settings};
+
+use super::{out, run::drive};
+
+/// The flow that ships in the binary.
+const SHIPPED: &str = include_str!("../../lua/flows/start.lua");
+
+/// Longest flow of a home, and longest prompt in a file.
+const LONGEST: u64 = 4 << 20;
+
+/// Start an agent by its manifest (docs/start.md).
+///
+/// At a terminal it asks which agent, which bottles, a name and a colour, shows what would hold, and starts after a yes:
+/// then this terminal is the agent's, until it ends or ctrl-p ctrl-q leaves it running. With --headless nothing is asked:
+/// the agent works on --prompt, and its output and its end are this command's.
+///
+/// With --json one object a line: {"v": 1, "type": "run.start" | "log" | "output" | "run.result", ...} and the events of
+/// docs/controller-api.md.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The agent's name
+    #[arg(add = super::completions::agents())]
+    pub agent: Option<String>,
+    /// Show what would hold, and start nothing. BOT_BOTTLE_DRY_RUN=1 does the same
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Ask nothing: needs an agent and a prompt
+    #[arg(long)]
+    pub headless: bool,
+    /// A bottle manifest, in place of the agent's own; given several times they are merged in this order
+    #[arg(long = "bottle", value_name = "NAME", add = super::completions::bottles())]
+    pub bottles: Vec<String>,
+    /// The bottle's name; the agent's when absent
+    #[arg(long)]
+    pub label: Option<String>,
+    /// One of the sixteen ANSI colours, for lists
+    #[arg(long)]
+    pub color: Option<String>,
+    /// The task, word for word
+    #[arg(long, allow_hyphen_values = true, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// The task from a file; - is standard input
+    #[arg(long, value_name = "PATH", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
+    /// Tokens that the bottle may spend: 200k, claude=200k,codex=1M, or unlimited
+    #[arg(long, value_name = "AMOUNT")]
+    pub budget: Vec<String>,
+    /// Kill it after this long (90s, 30m, 1h30m); exit code 124
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<String>,
+    /// Work on a copy of this directory
+    #[arg(long)]
+    pub cwd: bool,
+    /// What makes the sandbox: linux, docker. BOT_BOTTLE_BACKEND does the same, and this wins
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+    /// Against stand-ins of the model APIs: no key, no network, no cost
+    #[arg(long)]
+    pub rehearse: bool,
+    /// Write NDJSON on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// More arguments for the agent's CLI, after --
+    #[arg(last = true)]
+    pub args: Vec<String>,
+}
+
+/// Runs the command; returns its exit code.
+pub fn run(args: Args) -> u8 {
+    start(args).unwrap_or_else(|error| out::fail(&error))
+}
+
+fn start(args: Args) -> Result<u8> {
+    let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    let dry_run = args.dry_run || variable("BOT_BOTTLE_DRY_RUN").is_some_and(|v| v == "1");
+    let prompt = prompt(&args)?;
+    if args.headless {
+        // Both are said at once, and before anything has an effect.
+        let missing: Vec<&str> = [("an agent's name", args.agent.is_none()), ("--prompt", prompt.is_none())]
+            .into_iter()
+            .filter_map(|(what, missing)| missing.then_some(what))
+            .collect();
+        if !missing.is_empty() {
+            return Err(Error::new(Kind::Usage, format!("--headless needs {}", missing.join(" and ")))
+                .hint("write bb start AGENT --headless --prompt \"the task\""));
+        }
+    } else if !dry_run && !terminal {
+        return Err(Error::new(Kind::Usage, "nobody is at a terminal to be asked")
+            .hint("write bb start AGENT --headless --prompt \"the task\", or run it at a terminal"));
+    } else if dry_run && args.agent.is_none() && args.bottles.is_empty() {
+        return Err(Error::new(Kind::Usage, "a dry run asks nothing, and no agent is named")
+            .hint("write bb start AGENT --dry-run"));
+    }
+    if let Some(timeout) = &args.timeout {
+        parse_duration(timeout).map_err(|e| e.at("--timeout"))?;
+    }
+    let home = Home::from_env()?;
+    let budget = limits_of_flags(&args.budget, &crate::provider::names(&home))?;
+    let given = Given {
+        prompt,
+        dry_run,
+        budget: (!budget.is_empty()).then(|| amounts(&budget)),
+        backend: args.backend.clone().or_else(|| variable("BOT_BOTTLE_BACKEND")),
+    };
+    let recipe = flow(&home)?;
+    let out = Output::of_process(args.json, false);
+    let settings = Settings {
+        home,
+        args: Vec::new(),
+        given: Some(given.table(&args)),
+        rehearse: args.rehearse,
+        timeout: None,
+        out,
+        terminal,
+    };
+    drive(recipe, settings)
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Gets the flow: the home's own, else the shipped one. It runs as declared: what lies in the home may allow.
+fn flow(home: &Home) -> Result<Recipe> {
+    let own = home.root.join("flows").join("start.lua");
+    let place = own.display().to_string();
+    match std::fs::metadata(&own) {
+        Ok(_) => Recipe::read(&own),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            Recipe::from_text("start.lua", home.root.join("flows"), SHIPPED.to_owned())
+        }
+        // Not the shipped one: what the user's own file says is unknown then, and it may ask for more.
+        Err(e) => Err(Error::new(Kind::Usage, format!("the flow cannot be read: {e}")).at(place)),
+    }
+}
+
+/// Gets the task, word for word.
+fn prompt(args: &Args) -> Result<Option<String>> {
+    let Some(path) = &args.prompt_file else { return Ok(args.prompt.clone()) };
+    let place = path.display().to_string();
+    let wrong = |what: String| {
+        Error::new(Kind::Usage, format!("the prompt {what}"))
+            .at(place.clone())
+            .hint("name a text file, or - for standard input")
+    };
+    let mut bytes = Vec::new();
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin().lock().take(LONGEST + 1).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
+    };
+    read.map_err(|e| wrong(format!("cannot be read: {e}")))?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(wrong("is longer than 4 MiB".to_owned()));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| wrong("is not UTF-8 text".to_owned()))?;
+    // The newline at the end of a file is the file's.
+    let text = text.strip_suffix('\n').unwrap_or(&text).to_owned();
+    if text.trim().is_empty() {
+        return Err(wrong("is empty".to_owned()));
+    }
+    Ok(Some(text))
+}
+
+/// Writes limits as Lua reads them.
+fn amounts(limits: &[crate::api::Limit]) -> Value {
+    let amount = |tokens: Option<u64>| tokens.map_or_else(|| json!("unlimited"), |tokens| json!(tokens.to_string()));
+    match limits {
+        [one] if one.provider == "*" => json!({"tokens": amount(one.tokens)}),
+        _ => limits
+            .iter()
+            .map(|limit| {
+                let name = if limit.provider == "*" { "tokens" } else { &limit.provider };
+                (name.to_owned(), amount(limit.tokens))
+            })
+            .collect::<Map<_, _>>()
+            .into(),
+    }
+}
+
+/// What was given beside the plain arguments.
+struct Given {
+    prompt: Option<String>,
+    dry_run: bool,
+    budget: Option<Value>,
+    backend: Option<String>,
+}
+
+impl Given {
+    /// Makes the `bb.args` of the flow.
+    fn table(self, args: &Args) -> Value {
+        json!({
+            "agent": args.agent,
+            "bottles": args.bottles,
+            "label": args.label,
+            "color": args.color,
+            "colors": COLORS,
+            "prompt": self.prompt,
+            "args": args.args,
+            "budget": self.budget,
+            "timeout": args.timeout,
+            "backend": self.backend,
+            "copy": args.cwd,
+            "headless": args.headless,
+            "dry_run": self.dry_run,
+        })
+    }
+}

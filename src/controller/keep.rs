@@ -1,0 +1,235 @@
+//! What an agent has changed, and what is left of bottles that have ended: shown, applied, removed.
+//!
+//! All of it works by the state directory, whether the bottle runs or not. Looking at files takes place on threads that may
+//! wait. Decides nothing about bottles that run.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::{Value, json};
+
+use super::Controller;
+use super::live::Live;
+use crate::api::{Applied, Apply, Bottle, Diff, DiffQuery, Leftover, State};
+use crate::error::{Error, Kind, Result};
+use crate::workspace::kept::{self, Metadata};
+use crate::workspace::{apply, changes};
+
+/// Names of bottles that are being made: their state directories are no leftovers.
+#[derive(Debug, Default)]
+pub(super) struct Making(Arc<Mutex<HashSet<String>>>);
+
+/// A name that is being made a bottle of, for as long as the value lives.
+pub(super) struct Name(Arc<Mutex<HashSet<String>>>, String);
+
+impl Making {
+    /// Claims a name by `make`, which makes its directory.
+    pub fn claim(&self, slug: &str, make: impl FnOnce() -> bool) -> bool {
+        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let made = make();
+        if made {
+            names.insert(slug.to_owned());
+        }
+        made
+    }
+
+    /// Holds a claimed name.
+    pub fn of(&self, slug: &str) -> Name {
+        Name(Arc::clone(&self.0), slug.to_owned())
+    }
+
+    fn has(&self, slug: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(slug)
+    }
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
+    }
+}
+
+/// A bottle by whatever is there of it.
+struct Known {
+    slug: String,
+    state: PathBuf,
+    live: Option<Arc<Live>>,
+}
+
+/// Runs what may wait for disks.
+async fn waiting<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal(e.to_string()))
+}
+
+impl Controller {
+    /// Finds a bottle that runs, has ended in this controller's time, or is kept: a whole name before a beginning.
+    fn known(&self, name: &str) -> Result<Known> {
+        let of = |slug: &str, live| Known { slug: slug.to_owned(), state: self.host.home.state(slug), live };
+        let found = self.find(name);
+        if let Ok(live) = &found
+            && (live.slug == name || !self.is_kept(name))
+        {
+            return Ok(of(&live.slug, Some(Arc::clone(live))));
+        }
+        if self.is_kept(name) {
+            return Ok(of(name, None));
+        }
+        let kept = self.kept_names();
+        let fits: Vec<&String> = kept.iter().filter(|slug| !name.is_empty() && slug.starts_with(name)).collect();
+        match (fits.as_slice(), found) {
+            ([one], Err(error)) if error.kind == Kind::NoSuchBottle => Ok(of(one, None)),
+            (_, Err(error)) => Err(error),
+            (_, Ok(live)) => Ok(of(&live.slug.clone(), Some(live))),
+        }
+    }
+
+    fn is_kept(&self, slug: &str) -> bool {
+        crate::name::Name::parse(slug).is_ok() && kept::is_kept(&self.host.home.state(slug))
+    }
+
+    fn kept_names(&self) -> Vec<String> {
+        self.states().into_iter().filter(|slug| self.is_kept(slug)).collect()
+    }
+
+    /// Names of all state directories, sorted.
+    fn states(&self) -> Vec<String> {
+        let dirs = std::fs::read_dir(self.host.home.root.join("state")).into_iter().flatten().flatten();
+        let mut names: Vec<String> = dirs.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Finds a bottle whose workspace is a layer or a copy.
+    fn known_workspace(&self, name: &str) -> Result<(Known, Metadata)> {
+        let known = self.known(name)?;
+        if let Some(metadata) = Metadata::read(&known.state) {
+            return Ok((known, metadata));
+        }
+        let Known { slug, live, .. } = known;
+        let over = live.as_ref().is_some_and(|l| l.has_ended());
+        let mounted = live.is_none_or(|l| l.launch.workspace_mode.unwrap_or_default() == Default::default());
+        Err(if over && !mounted {
+            Error::new(Kind::NoSuchBottle, format!("nothing is kept of `{slug}`: no change was left to apply"))
+                .hint("`bb ps --all` says of which bottles something is kept")
+        } else {
+            Error::new(Kind::Usage, format!("`{slug}` has no layer: its agent writes into the directory itself"))
+                .hint("launch with workspace_mode = \"overlay\" or \"copy\"")
+        })
+    }
+
+    /// Answers `POST /v1/bottles/S/diff`.
+    ///
+    /// # Errors
+    /// `no_such_bottle`, `usage` where the workspace is mounted, `workspace_unsafe` where it is gone.
+    pub async fn diff(&self, name: &str, query: DiffQuery) -> Result<Diff> {
+        let (known, metadata) = self.known_workspace(name)?;
+        let (workspace, mode) = (metadata.workspace.display().to_string(), metadata.mode);
+        let findings = waiting(move || changes::list(&metadata, &known.state, &query)).await??;
+        let changes = findings.found.into_iter().map(|found| found.change).collect();
+        Ok(Diff { slug: known.slug, workspace, mode, changes, truncated: findings.truncated })
+    }
+
+    /// Answers `POST /v1/bottles/S/apply`.
+    ///
+    /// # Errors
+    /// As [`Controller::diff`].
+    pub async fn apply(&self, name: &str, wanted: Apply) -> Result<Applied> {
+        let (known, metadata) = self.known_workspace(name)?;
+        // In a task of its own, so that a front end that goes away leaves nothing half done.
+        let state = known.state.clone();
+        let done = waiting(move || apply::apply(&metadata, &state, &wanted)).await??;
+        Ok(Applied { slug: known.slug, done })
+    }
+
+    /// Removes what is left of a bottle that has ended.
+    ///
+    /// # Errors
+    /// `usage` where it runs, `no_such_bottle`.
+    pub async fn remove(&self, name: &str) -> Result<Bottle> {
+        let known = match self.known(name) {
+            Ok(known) => known,
+            // It may have been removed by the same call before.
+            Err(error) => return self.find_ended(name).await.map_err(|_| error),
+        };
+        if let Some(live) = &known.live
+            && !live.has_ended()
+        {
+            return Err(Error::new(Kind::Usage, format!("`{}` runs", known.slug))
+                .hint(format!("`bb stop {0}` or `bb kill {0}` first", known.slug)));
+        }
+        let state = known.state.clone();
+        waiting(move || kept::remove(&state)).await?;
+        let live = self.bottles.lock().unwrap_or_else(PoisonError::into_inner).remove(&known.slug);
+        match live {
+            Some(live) => Ok(Bottle { kept: false, ..live.view() }),
+            None => self.find_ended(&known.slug).await,
+        }
+    }
+
+    /// Removes everything that is left of bottles which do not run; with `dry_run` only lists it.
+    ///
+    /// # Errors
+    /// `internal` where the work is not done.
+    pub async fn prune(&self, dry_run: bool) -> Result<Vec<Leftover>> {
+        let mut left = Vec::new();
+        for slug in self.states() {
+            let live = self.find(&slug).ok().filter(|live| live.slug == slug);
+            let in_use = live.as_ref().is_some_and(|live| {
+                let read = live.launch.lease.as_ref().is_some_and(|lease| self.leases.is_held(lease));
+                !live.has_ended() || read && !self.is_kept(&slug)
+            });
+            let keeper = self.host.home.keeper_socket(&slug).exists();
+            if in_use || keeper || self.making.has(&slug) {
+                continue;
+            }
+            let kind = if self.is_kept(&slug) { "kept" } else { "state" };
+            left.push(Leftover { kind: kind.to_owned(), name: slug });
+        }
+        if dry_run {
+            return Ok(left);
+        }
+        for leftover in &left {
+            let state = self.host.home.state(&leftover.name);
+            waiting(move || kept::remove(&state)).await?;
+            self.bottles.lock().unwrap_or_else(PoisonError::into_inner).remove(&leftover.name);
+        }
+        Ok(left)
+    }
+
+    /// Says everything that is known of a bottle, less its secrets.
+    ///
+    /// # Errors
+    /// `no_such_bottle`.
+    pub async fn inspect(&self, name: &str) -> Result<Value> {
+        let known = self.known(name);
+        let bottle = match &known {
+            Ok(Known { live: Some(live), .. }) => live.view(),
+            Ok(Known { slug, .. }) => self.find_ended(slug).await?,
+            Err(error) => self.find_ended(name).await.map_err(|_| error.clone())?,
+        };
+        let state = self.host.home.state(&bottle.slug);
+        let kept = kept::is_kept_of(&state, &bottle.id);
+        let ended = bottle.state == State::Ended;
+        let mut value = json!({ "bottle": Bottle { kept: kept && ended, ..bottle }, "state": state });
+        if let Some(metadata) = Metadata::read(&state) {
+            value["workspace"] = json!({ "path": metadata.workspace, "mode": metadata.mode, "kept": metadata.kept });
+        }
+        if let Ok(Known { live: Some(live), .. }) = &known {
+            let launch = &live.launch;
+            value["launch"] = json!({
+                "label": launch.label, "argv": launch.argv, "env": launch.env,
+                "files": launch.files.iter().map(|f| &f.path).collect::<Vec<_>>(),
+                "workspace": launch.workspace, "workspace_mode": launch.workspace_mode.unwrap_or_default(),
+                "mounts": launch.mounts, "routes": launch.routes,
+                "credentials": launch.credentials.keys().collect::<Vec<_>>(),
+                "budget": launch.budget, "limits": launch.limits, "timeout_ms": launch.timeout_ms,
+                "lease": launch.lease,
+            });
+            value["budget_path"] = json!(live.path);
+            value["shutdown"] = json!(live.policy);
+            value["cutoff_scope"] = json!(live.cut_scope);
+        }
+        Ok(value)
+    }
+}

@@ -1,0 +1,335 @@
+//! From what somebody chose (an agent, bottles, a prompt) to a launch: manifests are merged, references are resolved, and
+//! everything that would hold is laid out before anything happens.
+//!
+//! * [`Choice`]: what was chosen. [`Draft`]: what comes of it: the launch, and what a preflight shows of it.
+//! * [`preflight`]: the rows of a preflight. [`skills`]: what an agent has been taught. [`routes`]: its allow-list.
+//!
+//! Runs in the front end, whose environment has the credentials. Must not start, write or ask anything: questions are
+//! handed to whoever can ask.
+
+mod budget;
+mod preflight;
+mod routes;
+mod skills;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+pub use budget::{governed, limits_of_flags};
+pub use preflight::Row;
+
+use crate::api::{self, BudgetNode, BudgetScope, Limit, Mount, Upstream};
+use crate::error::{Error, Kind, Result};
+use crate::home::Home;
+use crate::manifest::{Effective, EnvValue, Shelf, effective};
+use crate::name::Name;
+use crate::provider::{self, OutputForm, Wish};
+use crate::settings::Settings;
+use crate::types::Book;
+use crate::yaml::read::joined;
+
+/// The names of the sixteen ANSI colours (ECMA-48 SGR 30 to 37 and 90 to 97).
+pub const COLORS: [&str; 16] = [
+    "black",
+    "red",
+    "green",
+    "yellow",
+    "blue",
+    "magenta",
+    "cyan",
+    "white",
+    "bright-black",
+    "bright-red",
+    "bright-green",
+    "bright-yellow",
+    "bright-blue",
+    "bright-magenta",
+    "bright-cyan",
+    "bright-white",
+];
+
+/// What somebody chose.
+#[derive(Clone, Debug, Default)]
+pub struct Choice {
+    /// The agent's manifest.
+    pub agent: Option<String>,
+    /// Bottle manifests in merge order; the agent's own when empty.
+    pub bottles: Vec<String>,
+    /// Wanted name; the agent's when absent.
+    pub label: Option<String>,
+    /// One of [`COLORS`].
+    pub color: Option<String>,
+    /// The task, word for word.
+    pub prompt: Option<String>,
+    /// More arguments for the agent's CLI.
+    pub args: Vec<String>,
+    /// What it prints.
+    pub output: OutputForm,
+    /// Its own interface at a terminal, in place of one task.
+    pub interactive: bool,
+    /// Limits of this bottle.
+    pub budget: Vec<Limit>,
+    /// It is killed after this many milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Works on a copy of the directory.
+    pub copy: bool,
+    /// What makes the sandbox, over what manifests and settings say.
+    pub backend: Option<String>,
+    /// Answers to the questions of `env`, by variable.
+    pub answers: BTreeMap<String, String>,
+}
+
+/// What a draft is made with: whose files, whose environment.
+pub struct Desk<'a> {
+    /// The home.
+    pub home: &'a Home,
+    /// Where manifests lie.
+    pub shelf: &'a Shelf,
+    /// `$HOME`.
+    pub user_home: Option<&'a Path>,
+    /// The directory that the agent is to work in.
+    pub cwd: &'a Path,
+    /// The environment.
+    pub lookup: &'a dyn Fn(&str) -> Option<String>,
+    /// The names that a rehearsal stands in for; `None` = this is none.
+    pub stage: Option<BTreeMap<String, Upstream>>,
+}
+
+/// A question that a manifest wants to be asked.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Question {
+    /// The variable that gets the answer.
+    pub name: String,
+    /// What is asked.
+    pub text: String,
+    /// The file and line that wants it.
+    pub place: String,
+}
+
+/// A launch that could be made, and what it was made of.
+#[derive(Debug)]
+pub struct Draft {
+    /// What would be sent, less its id, its run and its lease. Its credentials are secrets.
+    pub launch: api::Launch,
+    /// What the manifests come to.
+    pub merged: Effective,
+    /// What is to be asked before it can be launched.
+    pub questions: Vec<Question>,
+    /// What is said and does nothing yet, or counts for nothing: a sentence each.
+    pub warnings: Vec<String>,
+    /// The limits of the host.
+    pub global: Vec<Limit>,
+    /// What is run, found on this machine.
+    pub exe: Option<PathBuf>,
+    /// Names of credentials and the variables that they came from.
+    pub credentials: Vec<String>,
+}
+
+/// Drafts the launch of a choice.
+///
+/// # Errors
+/// Everything that is wrong with a manifest, joined into one error; `usage`, `agent_missing`, `credential_missing`; what
+/// cannot be enforced yet is refused.
+pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
+    let bottles = choice.bottles.iter().map(|name| named(name, "--bottle")).collect::<Result<Vec<_>>>()?;
+    let merged = effective(desk.shelf, choice.agent.as_deref(), &bottles).map_err(joined)?;
+    let settings = Settings::load(desk.home).map_err(joined)?;
+    refuse_what_nothing_enforces(&merged)?;
+    if let Some(color) = choice.color.as_deref().filter(|c| !COLORS.contains(c)) {
+        let near = crate::error::nearest(color, COLORS).map_or_else(
+            || format!("colours are: {}", COLORS.join(", ")),
+            |near| format!("did you mean `{near}`? colours are: {}", COLORS.join(", ")),
+        );
+        return Err(Error::new(Kind::Usage, format!("`{color}` is no colour's name")).at("--color").hint(near));
+    }
+    let template = merged.template.as_ref().ok_or_else(|| {
+        Error::new(Kind::Usage, "no manifest says which provider runs the agent")
+            .at(merged.folded.last().map_or_else(String::new, |name| format!("bottle {name}")))
+            .hint("write `agent_provider: {template: claude}` in the bottle's manifest")
+    })?;
+    let provider = provider::load(template.value.as_str(), desk.home).map_err(|e| match e.place {
+        None => e.at(template.place.to_string()),
+        Some(_) => e,
+    })?;
+    let exe = provider.found();
+    let skills = skills::collect(&merged.skills, desk.home, desk.user_home)?;
+    let wish = Wish {
+        prompt: choice.prompt.clone(),
+        args: choice.args.clone(),
+        output: choice.output,
+        rehearsal: desk.stage.is_some(),
+        interactive: choice.interactive,
+        instructions: instructions(&merged.prompt),
+        auth_token: merged.auth_token.as_ref().map(|said| said.value.clone()),
+        ..Wish::default()
+    };
+    let plan = provider.plan(&wish, desk.lookup)?;
+    let allow = routes::allow_list(&merged, &provider, &plan, desk)?;
+    let (mut env, questions) = variables(&merged, choice, desk)?;
+    let mut all_env = plan.env.clone();
+    all_env.append(&mut env);
+    identity(&merged, &mut all_env);
+    let mut files = plan.files.clone();
+    files.extend(skills.into_iter().map(|skill| skill.at(plan.skills.as_deref())));
+    let mut warnings = desk.shelf.warnings();
+    warnings.extend(not_served(&merged));
+    missing_tools(&merged, desk)?;
+    let mounts = merged.mounts.iter().map(|mount| Mount {
+        source: at_home(&mount.value.source, desk.user_home),
+        target: mount.value.target.clone(),
+        rw: mount.value.rw,
+    });
+    let nodes = merged.path.iter().filter_map(|node| {
+        let limits = node.budget.as_ref()?.value.clone();
+        let scope = if node.scope == "agent" { BudgetScope::Agent } else { BudgetScope::Manifest };
+        Some(BudgetNode { scope, name: node.name.to_string(), limits })
+    });
+    let agent = merged.agent.as_ref().map(|(name, _)| name.to_string());
+    let launch = api::Launch {
+        label: choice.label.clone().or_else(|| agent.clone()).unwrap_or_else(|| plan.provider.clone()),
+        book: if desk.stage.is_some() { Book::Rehearsal } else { Book::Real },
+        provider: plan.budget_key.clone(),
+        agent,
+        argv: plan.argv.clone(),
+        env: all_env,
+        files,
+        workspace: Some(desk.cwd.display().to_string()),
+        mounts: mounts.collect(),
+        routes: allow.routes,
+        credentials: allow.credentials,
+        budget: choice.budget.clone(),
+        nodes: nodes.collect(),
+        color: choice.color.clone(),
+        shutdown: merged.shutdown.as_ref().map(|said| said.value),
+        cutoff_scope: merged.cutoff_scope.as_ref().map(|said| said.value),
+        timeout_ms: choice.timeout_ms,
+        upstreams: desk.stage.clone().unwrap_or_default(),
+        host_path: (desk.lookup)("PATH"),
+        ..api::Launch::default()
+    };
+    let global = if desk.stage.is_some() { Vec::new() } else { settings.budget };
+    Ok(Draft { launch, merged, questions, warnings, global, exe, credentials: allow.names })
+}
+
+impl Draft {
+    /// Checks that the bottle may start as it is: nothing is left to ask, and that no budget governs it was said aloud.
+    /// `told` = somebody at a terminal sees the preflight.
+    ///
+    /// # Errors
+    /// `usage`, with what to write.
+    pub fn ready(&self, told: bool) -> Result<()> {
+        if let Some(question) = self.questions.first() {
+            let message = format!("`{}` is to be asked at a terminal: {}", question.name, question.text);
+            return Err(Error::new(Kind::Usage, message).at(question.place.clone()).hint(format!(
+                "start it at a terminal, or write `{}: \"${{{}}}\"` and set that",
+                question.name, question.name
+            )));
+        }
+        let rehearsal = self.launch.book == Book::Rehearsal;
+        if told || rehearsal || governed(&self.launch, &self.global) {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Usage, "no budget governs this bottle, and nobody is there to be told")
+            .hint("give it --budget 200k, or say --budget unlimited aloud"))
+    }
+}
+
+fn named(name: &str, place: &str) -> Result<Name> {
+    Name::parse(name).map_err(|e| Error::new(Kind::Usage, e.to_string()).at(place).hint(crate::name::HINT))
+}
+
+/// Gets what the agent is told before its task, if anything.
+fn instructions(body: &str) -> Option<String> {
+    Some(body.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// What would have to be enforced and is not is refused: a bottle that is less safe than its manifest says must not start.
+fn refuse_what_nothing_enforces(merged: &Effective) -> Result<()> {
+    let refused = |place: String, what: &str, hint: &str| {
+        Err(Error::new(Kind::Usage, format!("{what} cannot be enforced yet")).at(place).hint(hint))
+    };
+    if let Some(policy) = merged.policies.first() {
+        return refused(policy.place.to_string(), "`policies`", "take it out; budgets and `shutdown` hold without it");
+    }
+    if let Some(route) = merged.routes.iter().find(|route| route.value.dlp.is_some()) {
+        return refused(route.place.to_string(), "`dlp`", "take it out, or allow less of the host with `matches`");
+    }
+    Ok(())
+}
+
+/// What is said and does nothing yet, without making anything less safe.
+fn not_served(merged: &Effective) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if merged.supervise.as_ref().is_some_and(|said| said.value) {
+        warnings.push("`supervise: true` does nothing yet: the agent cannot make proposals".to_owned());
+    }
+    if !merged.git_gate.repos.is_empty() {
+        warnings.push("`git-gate.repos` does nothing yet: the agent cannot push".to_owned());
+    }
+    warnings
+}
+
+/// Resolves the variables of the manifests; those that are to be asked and were not answered come back as questions.
+fn variables(
+    merged: &Effective,
+    choice: &Choice,
+    desk: &Desk<'_>,
+) -> Result<(BTreeMap<String, String>, Vec<Question>)> {
+    let (mut env, mut questions) = (BTreeMap::new(), Vec::new());
+    for (name, said) in &merged.env {
+        let value = match &said.value {
+            EnvValue::Literal(text) => text.clone(),
+            EnvValue::Host(variable) => (desk.lookup)(variable).ok_or_else(|| {
+                Error::new(Kind::CredentialMissing, format!("`{name}` wants {variable}, which is not set"))
+                    .at(said.place.to_string())
+                    .hint(format!("set {variable} in this shell"))
+            })?,
+            EnvValue::Ask(text) => match choice.answers.get(name) {
+                Some(answer) => answer.clone(),
+                None => {
+                    questions.push(Question { name: name.clone(), text: text.clone(), place: said.place.to_string() });
+                    continue;
+                }
+            },
+        };
+        env.insert(name.clone(), value);
+    }
+    Ok((env, questions))
+}
+
+/// Says who commits, where a manifest does (git-commit(1), COMMIT INFORMATION).
+fn identity(merged: &Effective, env: &mut BTreeMap<String, String>) {
+    let user = &merged.git_gate.user;
+    for (said, variables) in [
+        (&user.name, ["GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"]),
+        (&user.email, ["GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"]),
+    ] {
+        if let Some(said) = said {
+            env.extend(variables.map(|variable| (variable.to_owned(), said.value.clone())));
+        }
+    }
+}
+
+/// Checks that the programs that a manifest needs are on this machine.
+fn missing_tools(merged: &Effective, desk: &Desk<'_>) -> Result<()> {
+    let path = (desk.lookup)("PATH").unwrap_or_default();
+    for tool in &merged.tools {
+        if crate::bottle::toolchain::find(&tool.value, &path).is_none() {
+            return Err(Error::new(Kind::AgentMissing, format!("`{}` is not on this machine", tool.value))
+                .at(tool.place.to_string())
+                .hint(format!("install `{}`, or take it out of `tools`", tool.value)));
+        }
+    }
+    Ok(())
+}
+
+/// Writes a path of a manifest as the host has it.
+fn at_home(path: &str, user_home: Option<&Path>) -> String {
+    match (path.strip_prefix("~/"), user_home) {
+        (Some(rest), Some(home)) => home.join(rest).display().to_string(),
+        _ => path.to_owned(),
+    }
+}

@@ -1,0 +1,151 @@
+//! What a preflight shows: everything that would hold, in the order in which a person would ask. Never a secret: of
+//! credentials the names only.
+
+use serde::Serialize;
+
+use super::Draft;
+use crate::api::{Account, Limit, Route};
+use crate::budget::grouped;
+use crate::types::Book;
+
+/// A line of the preflight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// What it is about.
+    pub key: &'static str,
+    /// In words.
+    pub value: String,
+}
+
+/// How a person is told that nothing stands against something.
+const NOTHING: &str = "none";
+
+impl Draft {
+    /// Gets the rows. `accounts` are those of the host, where they are known.
+    pub fn rows(&self, accounts: Option<&[Account]>) -> Vec<Row> {
+        let launch = &self.launch;
+        let mut rows = Vec::new();
+        let mut row = |key: &'static str, value: String| rows.push(Row { key, value });
+        row("agent", launch.agent.clone().unwrap_or_else(|| NOTHING.to_owned()));
+        let bottles: Vec<&str> = self.merged.bottles.iter().map(crate::name::Name::as_str).collect();
+        let folded: Vec<&str> = self.merged.folded.iter().map(crate::name::Name::as_str).collect();
+        let order = if folded == bottles { String::new() } else { format!(" (merged: {})", folded.join(" < ")) };
+        row("bottles", format!("{}{order}", bottles.join(" < ")));
+        let exe = self.exe.as_ref().map(|exe| format!(", {}", exe.display())).unwrap_or_default();
+        let book = if launch.book == Book::Rehearsal { ", in rehearsal" } else { "" };
+        row("provider", format!("{}{exe}{book}", launch.provider));
+        if let Some(workspace) = &launch.workspace {
+            row("workspace", format!("{workspace}, {}", self.workspace_words()));
+        }
+        for mount in &launch.mounts {
+            let at = mount.target.as_ref().map(|target| format!(" at {target}")).unwrap_or_default();
+            row("mount", format!("{}{at}, {}", mount.source, if mount.rw { "writable" } else { "read-only" }));
+        }
+        for route in launch.routes.iter().filter(|route| !is_closed(route)) {
+            row("route", words(route));
+        }
+        let credentials = if self.credentials.is_empty() { NOTHING.to_owned() } else { self.credentials.join(", ") };
+        row("credentials", format!("{credentials} (put in by the host, never in the bottle)"));
+        let skills: Vec<String> = self.merged.skills.iter().map(|skill| skill.value.to_string()).collect();
+        if !skills.is_empty() {
+            row("skills", skills.join(", "));
+        }
+        for budget in self.budget_rows(accounts) {
+            row("budget", budget);
+        }
+        if launch.shutdown.is_some() || launch.cutoff_scope.is_some() {
+            let policy = launch.shutdown.map_or("the host's setting", |policy| policy.as_str());
+            row("when spent", policy.to_owned());
+        } else {
+            row("when spent", "the host's setting (cutoff: its routes are dropped)".to_owned());
+        }
+        if let Some(ms) = launch.timeout_ms {
+            row("timeout", format!("{} s", ms / 1000));
+        }
+        self.machine_rows(&mut row);
+        rows
+    }
+
+    fn workspace_words(&self) -> &'static str {
+        "the directory itself, writable"
+    }
+
+    /// What makes the sandbox, and what it may use.
+    fn machine_rows(&self, row: &mut impl FnMut(&'static str, String)) {
+        let backend = self.merged.backend.as_ref().map_or("linux", |said| said.value.as_str());
+        row("backend", backend.to_owned());
+    }
+
+    /// The budget path, nearest first, with what is left where it is known.
+    fn budget_rows(&self, accounts: Option<&[Account]>) -> Vec<String> {
+        let mut rows = Vec::new();
+        let mut add = |whose: String, limits: &[Limit], used: &dyn Fn(&str) -> Option<u64>| {
+            let of = |limit: &&Limit| limit.provider == "*" || limit.provider == self.launch.provider;
+            for limit in limits.iter().filter(of) {
+                let scope = if limit.provider == "*" { String::new() } else { format!(" for {}", limit.provider) };
+                let hard = if limit.hard { ", hard" } else { "" };
+                let amount = match (limit.tokens, used(&limit.provider)) {
+                    (None, _) => "unlimited".to_owned(),
+                    (Some(tokens), Some(used)) => {
+                        format!("{} tokens, {} left", grouped(tokens), grouped(tokens.saturating_sub(used)))
+                    }
+                    (Some(tokens), None) => format!("{} tokens", grouped(tokens)),
+                };
+                rows.push(format!("{whose}{scope}: {amount}{hard}"));
+            }
+        };
+        let fresh = |_: &str| Some(0);
+        add("this bottle".to_owned(), &self.launch.budget, &fresh);
+        for node in &self.launch.nodes {
+            let scope = match node.scope {
+                crate::api::BudgetScope::Agent => "agent",
+                crate::api::BudgetScope::Manifest => "bottle manifest",
+            };
+            add(format!("{scope} {}", node.name), &node.limits, &fresh);
+        }
+        add("global".to_owned(), &self.global, &|provider| {
+            let accounts = accounts?;
+            let its = accounts.iter().find(|a| a.node == crate::ledger::GLOBAL && a.provider == provider);
+            Some(its.map_or(0, |account| account.used))
+        });
+        if rows.is_empty() {
+            rows.push("none: it is metered, and nothing will cut it off".to_owned());
+        }
+        rows
+    }
+}
+
+/// Tells whether a route lets nothing through: it only keeps the refusals of its host quiet.
+fn is_closed(route: &Route) -> bool {
+    !route.matches.is_empty() && route.matches.iter().all(|rule| rule.methods == ["NONE"])
+}
+
+/// Says what a route allows.
+fn words(route: &Route) -> String {
+    let mut parts = vec![route.host.clone()];
+    for rule in &route.matches {
+        let methods = if rule.methods.is_empty() { "any method".to_owned() } else { rule.methods.join(" ") };
+        let paths: Vec<String> = rule
+            .paths
+            .iter()
+            .map(|path| match path.kind {
+                crate::api::PathKind::Exact => path.value.clone(),
+                crate::api::PathKind::Prefix => format!("{}…", path.value),
+            })
+            .collect();
+        parts.push(format!("{methods} {}", paths.join(" ")).trim_end().to_owned());
+    }
+    if !route.ports.is_empty() {
+        parts.push(format!("ports {}", route.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" ")));
+    }
+    if let Some(auth) = &route.auth {
+        parts.push(format!("credential {}", auth.credential));
+    }
+    if let Some(api) = route.api {
+        parts.push(format!("metered as {}", api.as_str()));
+    }
+    if !route.server_tools.is_empty() {
+        parts.push(format!("server tools {}", route.server_tools.join(" ")));
+    }
+    parts.join(", ")
+}

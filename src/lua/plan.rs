@@ -1,0 +1,171 @@
+//! `bb.plan`: a launch by manifests that was drafted and can be looked at before it is made. One primitive a step: no
+//! function here chains two of them.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use mlua::{Lua, Value};
+use serde::{Deserialize, Serialize};
+
+use super::attach;
+use super::grants::Grant;
+use super::host::Host;
+use super::manifest::{cwd, shelf, user_home};
+use super::rehearse::stage;
+use super::values::{Budget, Span, options};
+use super::vm::Plain;
+use crate::api::Account;
+use crate::client::Client;
+use crate::error::{Error, Kind, Result};
+use crate::launch::{self, Choice, Desk, Draft, Question, Row};
+use crate::provider::OutputForm;
+use crate::terminal;
+use crate::types::Book;
+
+const CALL: &str = "bb.plan";
+
+/// Most plans of a recipe.
+const MOST: usize = 10_000;
+
+/// The options of `bb.plan`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    agent: Option<String>,
+    bottles: Vec<String>,
+    label: Option<String>,
+    color: Option<String>,
+    prompt: Option<String>,
+    args: Vec<String>,
+    output: Option<OutputForm>,
+    interactive: bool,
+    budget: Option<Budget>,
+    timeout: Option<Span>,
+    copy: bool,
+    backend: Option<String>,
+    answers: BTreeMap<String, String>,
+}
+
+/// What the prelude makes a plan of.
+#[derive(Serialize)]
+pub(super) struct Planned {
+    id: usize,
+    label: String,
+    provider: String,
+    bottles: Vec<String>,
+    questions: Vec<Question>,
+    warnings: Vec<String>,
+}
+
+/// `bb.plan{...}`: drafts a launch. Nothing is started.
+pub(super) fn plan(lua: &Lua, host: &Rc<Host>, value: Value) -> Result<Plain<Planned>> {
+    host.grants.need(&Grant::Start, CALL)?;
+    let options: Options = options(lua, CALL, value)?;
+    if let Some(budget) = &options.budget {
+        budget.check_providers(CALL, &crate::provider::names(&host.home))?;
+    }
+    let choice = Choice {
+        agent: options.agent,
+        bottles: options.bottles,
+        label: options.label,
+        color: options.color,
+        prompt: options.prompt,
+        args: options.args,
+        output: options.output.unwrap_or_default(),
+        interactive: options.interactive,
+        budget: options.budget.map(|budget| budget.0).unwrap_or_default(),
+        timeout_ms: options.timeout.map(|Span(span)| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        copy: options.copy,
+        backend: options.backend,
+        answers: options.answers,
+    };
+    let (shelf, user_home, cwd) = (shelf(host)?, user_home(), cwd()?);
+    let desk = Desk {
+        home: &host.home,
+        shelf: &shelf,
+        user_home: user_home.as_deref(),
+        cwd: &cwd,
+        lookup: &|name| std::env::var(name).ok(),
+        stage: stage(host)?.map(super::rehearse::Stage::upstreams),
+    };
+    let draft = launch::draft(&choice, &desk)?;
+    let mut plans = host.plans.borrow_mut();
+    if plans.len() >= MOST {
+        return Err(Error::new(Kind::Usage, format!("{CALL}: more than {MOST} plans in one run")));
+    }
+    let planned = Planned {
+        id: plans.len(),
+        label: draft.launch.label.clone(),
+        provider: draft.launch.provider.clone(),
+        bottles: draft.merged.bottles.iter().map(ToString::to_string).collect(),
+        questions: draft.questions.clone(),
+        warnings: draft.warnings.clone(),
+    };
+    plans.push(Rc::new(draft));
+    Ok(Plain(planned))
+}
+
+fn planned(host: &Host, id: usize) -> Result<Rc<Draft>> {
+    host.plans.borrow().get(id).cloned().ok_or_else(|| Error::internal("there is no such plan"))
+}
+
+/// `plan:preflight()`: everything that would hold, as rows.
+pub(super) async fn preflight(_: Lua, host: Rc<Host>, id: usize) -> Result<Plain<Vec<Row>>> {
+    let draft = planned(&host, id)?;
+    let accounts = accounts(&host, &draft).await;
+    Ok(Plain(draft.rows(accounts.as_deref())))
+}
+
+/// Gets how the host's budgets stand, without making anything: where there is no ledger yet, nothing was used.
+async fn accounts(host: &Host, draft: &Draft) -> Option<Vec<Account>> {
+    if draft.launch.book == Book::Rehearsal || !host.home.ledger().exists() {
+        return Some(Vec::new());
+    }
+    let client = Client::connect_or_start(&host.home).await.ok()?;
+    client.budgets(Book::Real, Some(crate::ledger::GLOBAL)).await.ok()
+}
+
+/// `plan:ready{told = true}`: whether it may be launched as it is.
+pub(super) fn ready(_: &Lua, host: &Rc<Host>, (id, told): (usize, bool)) -> Result<()> {
+    planned(host, id)?.ready(told && host.terminal)
+}
+
+/// What the prelude makes a handle of.
+#[derive(Serialize)]
+pub(super) struct Launched {
+    slug: String,
+    label: String,
+    provider: String,
+    workspace: String,
+}
+
+/// The options of `plan:launch`.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LaunchOptions {
+    detach: bool,
+    told: bool,
+}
+
+/// `plan:launch{...}`: launches it; returns when its agent runs.
+pub(super) async fn launch_plan(lua: Lua, host: Rc<Host>, (id, value): (usize, Value)) -> Result<Plain<Launched>> {
+    let options: LaunchOptions = options(&lua, "plan:launch", value)?;
+    let draft = planned(&host, id)?;
+    draft.ready(options.told && host.terminal)?;
+    let link = host.link().await?;
+    let mut launch = draft.launch.clone();
+    launch.id = uuid::Uuid::now_v7().to_string();
+    launch.run = Some(host.run_id.clone());
+    launch.lease = (!options.detach).then(|| host.run_id.clone());
+    if attach::has_terminal(&host) {
+        launch.terminal = Some(terminal::size().unwrap_or_default().usable());
+        for (name, value) in terminal::environment() {
+            launch.env.entry(name).or_insert(value);
+        }
+    }
+    let label = launch.label.clone();
+    let since = host.pump.position();
+    let bottle = link.client.launch(&launch).await?;
+    host.bottles.borrow_mut().entry(bottle.slug.clone()).or_default().since = since;
+    Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
+}

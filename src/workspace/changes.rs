@@ -1,0 +1,562 @@
+//! What an agent has changed: the two sides of a workspace walked together.
+//!
+//! A layer has only what the agent touched, with marks for what it removed; of a copy, what the agent did not touch is known by
+//! the time of its last change, which no program can set. The host's side may have changed as well: what both have changed is
+//! a conflict. Both sides may change under the walk; whoever acts on a finding looks again.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::kept::{self, Metadata};
+use super::refuse::Rules;
+use super::{MOST_FILE, text};
+use crate::api::{Change, DiffQuery, FileKind, What, WorkspaceMode};
+use crate::error::Result;
+use crate::os::beneath::{self, Dir, Kind, Stat};
+
+/// Most changes that are listed.
+const MOST_CHANGES: usize = 50_000;
+
+/// Most entries that one walk looks at.
+const MOST_SEEN: usize = 4_000_000;
+
+/// Most bytes of content that one walk reads.
+const MOST_READ: u64 = 16 << 30;
+
+/// Most bytes of unified diffs in one answer.
+const MOST_TEXT: usize = 8 << 20;
+
+/// Deepest directory that is looked into.
+const DEEPEST: usize = 200;
+
+/// The attribute by which an overlay says that a directory hides the one below.
+const OPAQUE: &str = "user.overlay.opaque";
+/// The attribute by which it says that something was copied up.
+const ORIGIN: &str = "user.overlay.origin";
+
+/// One change, and both sides of it as they were seen.
+#[derive(Debug)]
+pub struct Found {
+    /// Below the workspace.
+    pub path: PathBuf,
+    /// The agent's side.
+    pub agent: Option<Stat>,
+    /// The host's side.
+    pub host: Option<Stat>,
+    /// For people and programs.
+    pub change: Change,
+}
+
+/// What a walk came to.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// By path, a directory before what lies in it.
+    pub found: Vec<Found>,
+    /// There is more.
+    pub truncated: bool,
+}
+
+struct Walk<'a> {
+    metadata: &'a Metadata,
+    rules: Rules<'a>,
+    wanted: Vec<PathBuf>,
+    listed: HashSet<PathBuf>,
+    applied: BTreeMap<String, i64>,
+    /// Stop at the first change; its content does not matter.
+    any: bool,
+    seen: usize,
+    read: u64,
+    findings: Findings,
+}
+
+/// Lists what the agent has changed.
+///
+/// # Errors
+/// `workspace_unsafe` where the workspace is gone, `internal` where the agent's side cannot be opened.
+pub fn list(metadata: &Metadata, state: &Path, query: &DiffQuery) -> Result<Findings> {
+    let (host, agent) = (metadata.host_side()?, metadata.agent_side(state)?);
+    let mut findings = walk(metadata, state, &host, &agent, query, false);
+    if query.text {
+        add_text(&mut findings, &host, &agent);
+    }
+    Ok(findings)
+}
+
+/// Tells whether the agent has changed anything.
+///
+/// # Errors
+/// As [`list`].
+pub fn any(metadata: &Metadata, state: &Path) -> Result<bool> {
+    let (host, agent) = (metadata.host_side()?, metadata.agent_side(state)?);
+    let findings = walk(metadata, state, &host, &agent, &DiffQuery::default(), true);
+    Ok(!findings.found.is_empty() || findings.truncated)
+}
+
+pub(super) fn walk(
+    metadata: &Metadata,
+    state: &Path,
+    host: &Dir,
+    agent: &Dir,
+    query: &DiffQuery,
+    any: bool,
+) -> Findings {
+    let wanted = |path: &String| {
+        let path = Path::new(path);
+        path.strip_prefix(&metadata.workspace).unwrap_or(path).components().collect::<PathBuf>()
+    };
+    let mut walk = Walk {
+        metadata,
+        rules: Rules::of(&metadata.workspace, host, agent),
+        // `.` is everything.
+        wanted: query.paths.iter().map(wanted).filter(|p| p != Path::new(".") && !p.as_os_str().is_empty()).collect(),
+        listed: if metadata.mode == WorkspaceMode::Copy { kept::listed(state) } else { HashSet::new() },
+        applied: kept::applied(state),
+        any,
+        seen: 0,
+        read: 0,
+        findings: Findings::default(),
+    };
+    walk.directory(Path::new(""), Some(host), agent, 0);
+    walk.findings
+}
+
+/// What the walk makes of one place, before it is judged.
+struct Place<'a> {
+    path: &'a Path,
+    name: &'a OsStr,
+    host_dir: Option<&'a Dir>,
+    agent_dir: &'a Dir,
+    host: Option<Stat>,
+    agent: Option<Stat>,
+    depth: usize,
+}
+
+impl Walk<'_> {
+    fn is_over(&mut self) -> bool {
+        if self.findings.found.len() >= MOST_CHANGES || self.seen >= MOST_SEEN {
+            self.findings.truncated = true;
+        }
+        self.findings.truncated || self.any && !self.findings.found.is_empty()
+    }
+
+    fn is_wanted(&self, path: &Path) -> bool {
+        self.wanted.is_empty() || self.wanted.iter().any(|w| path.starts_with(w) || w.starts_with(path))
+    }
+
+    /// Walks one directory of the agent's side beside that of the host, if there is one.
+    fn directory(&mut self, dir: &Path, host: Option<&Dir>, agent: &Dir, depth: usize) {
+        let names = match agent.names() {
+            Ok(names) => names,
+            Err(e) => return self.unreadable(dir, &e),
+        };
+        for name in &names {
+            let path = dir.join(name);
+            self.seen += 1;
+            if self.is_over() {
+                return;
+            }
+            if !self.is_wanted(&path) {
+                continue;
+            }
+            let stats = agent.stat(name).and_then(|a| Ok((a, host.map(|h| h.stat(name)).transpose()?.flatten())));
+            match stats {
+                Ok((agent_stat @ Some(_), host_stat)) => self.place(&Place {
+                    path: &path,
+                    name,
+                    host_dir: host,
+                    agent_dir: agent,
+                    host: host_stat,
+                    agent: agent_stat,
+                    depth,
+                }),
+                // It is gone meanwhile.
+                Ok((None, _)) => {}
+                Err(e) => self.unreadable(&path, &e),
+            }
+        }
+        // What is missing on the agent's side: of a copy it counts, of a layer only where that hides what lies below.
+        let Some(host) = host else { return };
+        let hides = self.metadata.mode == WorkspaceMode::Copy || agent.attribute(OPAQUE).is_some_and(|v| v == b"y");
+        if !hides {
+            return;
+        }
+        for name in host.names().unwrap_or_default() {
+            let path = dir.join(&name);
+            self.seen += 1;
+            if self.is_over() {
+                return;
+            }
+            let missing = names.binary_search(&name).is_err() && self.is_wanted(&path);
+            let was_there = self.metadata.mode == WorkspaceMode::Overlay || self.listed.contains(&path);
+            if missing
+                && was_there
+                && let Ok(Some(stat)) = host.stat(&name)
+            {
+                self.place(&Place {
+                    path: &path,
+                    name: &name,
+                    host_dir: Some(host),
+                    agent_dir: agent,
+                    host: Some(stat),
+                    agent: None,
+                    depth,
+                });
+            }
+        }
+    }
+
+    fn place(&mut self, place: &Place<'_>) {
+        let overlay = self.metadata.mode == WorkspaceMode::Overlay;
+        let agent = match place.agent {
+            Some(stat) if overlay && stat.kind == Kind::Whiteout => None,
+            other => other,
+        };
+        let (host, path) = (place.host, place.path);
+        let Some(now) = agent else {
+            if let Some(was) = host {
+                self.gone(place, was);
+            }
+            return;
+        };
+        // What an agent has not touched is none of its changes, whatever the host did.
+        let untouched = !overlay && now.ctime <= self.metadata.base;
+        if now.kind == Kind::Directory {
+            let below = host.filter(|h| h.kind == Kind::Directory);
+            match (below, host) {
+                (Some(was), _) if was.mode != now.mode && !untouched => {
+                    self.push(place, What::Mode, Some(was), now, None)
+                }
+                (Some(_), _) => {}
+                // The host has removed a directory that the agent has not changed itself; what lies in it may be.
+                (None, None) if untouched => {}
+                (None, was) => {
+                    let what = if was.is_some() { What::Changed } else { What::Added };
+                    self.push(place, what, was, now, None);
+                }
+            }
+            self.enter(place, below.is_some());
+            return;
+        }
+        if untouched {
+            return;
+        }
+        let was = host;
+        let what = match was.map(|w| w.kind) {
+            None => What::Added,
+            Some(kind) if kind != now.kind => What::Changed,
+            Some(Kind::File) => match self.same_content(place, now) {
+                Some(true) if was.is_some_and(|w| w.mode == now.mode) => return,
+                Some(true) => What::Mode,
+                _ => What::Changed,
+            },
+            Some(Kind::Link) => {
+                let targets = (place.agent_dir.target(place.name), place.host_dir.map(|d| d.target(place.name)));
+                match targets {
+                    (Ok(a), Some(Ok(h))) if a == h => return,
+                    _ => What::Changed,
+                }
+            }
+            Some(_) => return,
+        };
+        let conflict = if was.is_none() { self.removed_meanwhile(path, place) } else { None };
+        self.push(place, what, was, now, conflict);
+    }
+
+    /// Goes into a directory of the agent's side.
+    fn enter(&mut self, place: &Place<'_>, with_host: bool) {
+        if place.depth >= DEEPEST {
+            let e = std::io::Error::other(format!("more than {DEEPEST} directories deep"));
+            return self.unreadable(place.path, &e);
+        }
+        let name = Path::new(place.name);
+        let host = place.host_dir.filter(|_| with_host).map(|dir| dir.sub(name)).transpose();
+        match (place.agent_dir.sub(name), host) {
+            (Ok(agent), Ok(host)) => self.directory(place.path, host.as_ref(), &agent, place.depth + 1),
+            (Err(e), _) | (_, Err(e)) => self.unreadable(place.path, &e),
+        }
+    }
+
+    /// Compares the content of two files; `None` where that cannot be done.
+    fn same_content(&mut self, place: &Place<'_>, now: Stat) -> Option<bool> {
+        if place.host.is_some_and(|was| was.size != now.size) {
+            return Some(false);
+        }
+        let name = Path::new(place.name);
+        let (host, _) = place.host_dir?.read(name).ok()?;
+        let (agent, _) = place.agent_dir.read(name).ok()?;
+        self.read = self.read.saturating_add(now.size.saturating_mul(2));
+        if now.size > MOST_FILE || self.read > MOST_READ {
+            return None;
+        }
+        same(host, agent).ok()
+    }
+
+    /// Says whether the host has removed what the agent has changed.
+    fn removed_meanwhile(&self, path: &Path, place: &Place<'_>) -> Option<String> {
+        let said = || Some("the host has removed it meanwhile".to_owned());
+        if self.metadata.mode == WorkspaceMode::Copy {
+            return if self.listed.contains(path) { said() } else { None };
+        }
+        // Copied up from below, or from another name below: the host's directory tells which.
+        let (file, _) = place.agent_dir.read(Path::new(place.name)).ok()?;
+        beneath::attribute(&file, ORIGIN)?;
+        let changed = match place.host_dir {
+            Some(dir) => dir.own().is_ok_and(|own| self.is_newer(path.parent().unwrap_or(Path::new("")), &own)),
+            None => place.agent_dir.attribute(ORIGIN).is_some(),
+        };
+        if changed { said() } else { None }
+    }
+
+    /// Tells whether something of the host has changed since the bottle's start, and not by an apply.
+    fn is_newer(&self, path: &Path, stat: &Stat) -> bool {
+        stat.ctime > self.metadata.base
+            && beneath::text(path).and_then(|p| self.applied.get(p)).is_none_or(|at| *at != stat.ctime)
+    }
+
+    /// Something of the host is gone on the agent's side.
+    fn gone(&mut self, place: &Place<'_>, was: Stat) {
+        let (mut refused, mut conflict) = (self.rules.why(place.path), None);
+        if let Some(dir) = place.host_dir {
+            self.judge_tree(dir, place.name, place.path, place.depth, &mut refused, &mut conflict);
+        }
+        self.findings.found.push(Found {
+            path: place.path.to_owned(),
+            agent: None,
+            host: Some(was),
+            change: Change {
+                path: shown(place.path),
+                what: What::Deleted,
+                kind: kind(was.kind),
+                old_mode: Some(was.mode),
+                mode: None,
+                size: None,
+                target: None,
+                added_lines: None,
+                removed_lines: None,
+                diff: None,
+                refused,
+                conflict,
+                fingerprint: format!("deleted:{}:{}", was.id.1, was.ctime),
+            },
+        });
+    }
+
+    /// Looks at everything of the host that goes with a name.
+    fn judge_tree(
+        &mut self,
+        dir: &Dir,
+        name: &OsStr,
+        path: &Path,
+        depth: usize,
+        refused: &mut Option<String>,
+        conflict: &mut Option<String>,
+    ) {
+        self.seen += 1;
+        let Ok(Some(stat)) = dir.stat(name) else { return };
+        let unlisted = self.metadata.mode == WorkspaceMode::Copy && !self.listed.contains(path);
+        if conflict.is_none() && (unlisted || stat.kind != Kind::Directory && self.is_newer(path, &stat)) {
+            *conflict = Some(format!("the host has changed {} meanwhile", shown(path)));
+        }
+        if stat.kind != Kind::Directory || refused.is_some() {
+            return;
+        }
+        match dir.sub(Path::new(name)).and_then(|sub| Ok((sub.names()?, sub))) {
+            Ok((names, sub)) if depth < DEEPEST && self.seen < MOST_SEEN => {
+                for child in names {
+                    let path = path.join(&child);
+                    *refused = refused.take().or_else(|| {
+                        self.rules.why(&path).map(|why| format!("with it would go {}: {why}", shown(&path)))
+                    });
+                    self.judge_tree(&sub, &child, &path, depth + 1, refused, conflict);
+                }
+            }
+            _ => *refused = Some("not everything in it can be looked at".to_owned()),
+        }
+    }
+
+    /// Notes a change of something that is there on the agent's side.
+    fn push(&mut self, place: &Place<'_>, what: What, was: Option<Stat>, now: Stat, conflict: Option<String>) {
+        let name = Path::new(place.name);
+        let mut refused = self.rules.why(place.path);
+        let mut conflict = conflict.or_else(|| {
+            let both = was.is_some_and(|w| w.kind == Kind::Directory && now.kind == Kind::Directory);
+            was.filter(|w| !both && self.is_newer(place.path, w))
+                .map(|_| "the host has changed it meanwhile".to_owned())
+        });
+        // What takes a directory's place removes all that is in it.
+        if was.is_some_and(|w| w.kind == Kind::Directory)
+            && now.kind != Kind::Directory
+            && let Some(dir) = place.host_dir
+        {
+            self.judge_tree(dir, place.name, place.path, place.depth, &mut refused, &mut conflict);
+        }
+        let mut target = None;
+        let content = match now.kind {
+            Kind::File if now.size > MOST_FILE => {
+                refused.get_or_insert_with(|| format!("it has more than {} MiB", MOST_FILE >> 20));
+                "large".to_owned()
+            }
+            Kind::File if self.any || what == What::Mode => String::new(),
+            Kind::File => {
+                self.read = self.read.saturating_add(now.size);
+                let digest = if self.read > MOST_READ { None } else { digest(place.agent_dir, name) };
+                digest.unwrap_or_else(|| {
+                    refused.get_or_insert_with(|| "it cannot be read".to_owned());
+                    "unread".to_owned()
+                })
+            }
+            Kind::Link => {
+                refused.get_or_insert_with(|| "links are not brought over".to_owned());
+                target = place.agent_dir.target(place.name).ok().map(|t| t.to_string_lossy().into_owned());
+                target.clone().unwrap_or_default()
+            }
+            Kind::Directory => String::new(),
+            Kind::Whiteout | Kind::Special => {
+                refused.get_or_insert_with(|| "it is neither a file nor a directory".to_owned());
+                String::new()
+            }
+        };
+        if now.mode & 0o6000 != 0 && now.kind != Kind::Link {
+            refused.get_or_insert_with(|| "it has a setuid or setgid bit".to_owned());
+        }
+        self.findings.found.push(Found {
+            path: place.path.to_owned(),
+            agent: Some(now),
+            host: was,
+            change: Change {
+                path: shown(place.path),
+                what,
+                kind: kind(now.kind),
+                old_mode: was.map(|w| w.mode),
+                mode: Some(now.mode),
+                size: (now.kind == Kind::File).then_some(now.size),
+                target,
+                added_lines: None,
+                removed_lines: None,
+                diff: None,
+                refused,
+                conflict,
+                fingerprint: format!("{}:{:o}:{content}", what.as_str(), now.mode),
+            },
+        });
+    }
+
+    /// Notes that something cannot be looked at. It may hide changes.
+    fn unreadable(&mut self, path: &Path, e: &std::io::Error) {
+        self.findings.found.push(Found {
+            path: path.to_owned(),
+            agent: None,
+            host: None,
+            change: Change {
+                path: shown(path),
+                what: What::Changed,
+                kind: FileKind::Special,
+                old_mode: None,
+                mode: None,
+                size: None,
+                target: None,
+                added_lines: None,
+                removed_lines: None,
+                diff: None,
+                refused: Some(format!("it cannot be looked at: {e}")),
+                conflict: None,
+                fingerprint: "unreadable".to_owned(),
+            },
+        });
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn kind(kind: Kind) -> FileKind {
+    match kind {
+        Kind::File => FileKind::File,
+        Kind::Directory => FileKind::Directory,
+        Kind::Link => FileKind::Link,
+        Kind::Whiteout | Kind::Special => FileKind::Special,
+    }
+}
+
+fn same(mut one: File, mut other: File) -> std::io::Result<bool> {
+    let (mut a, mut b) = (vec![0u8; 64 << 10], vec![0u8; 64 << 10]);
+    loop {
+        let (n, m) = (fill(&mut one, &mut a)?, fill(&mut other, &mut b)?);
+        if a[..n] != b[..m] {
+            return Ok(false);
+        }
+        if n < a.len() {
+            return Ok(true);
+        }
+    }
+}
+
+fn fill(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut n = 0;
+    while n < buffer.len() {
+        match file.read(&mut buffer[n..])? {
+            0 => break,
+            more => n += more,
+        }
+    }
+    Ok(n)
+}
+
+/// Gets what stands for the content of a file, in hex.
+fn digest(dir: &Dir, name: &Path) -> Option<String> {
+    let (file, _) = dir.read(name).ok()?;
+    let mut file = file.take(MOST_FILE + 1);
+    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+    let mut buffer = vec![0u8; 64 << 10];
+    loop {
+        match file.read(&mut buffer).ok()? {
+            0 => return Some(hex(context.finish().as_ref())),
+            n => context.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Writes bytes in hex.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Adds unified diffs, as many as there is room for.
+fn add_text(findings: &mut Findings, host: &Dir, agent: &Dir) {
+    let mut room = MOST_TEXT;
+    for found in &mut findings.found {
+        let is_text = |stat: Option<Stat>| stat.is_none_or(|s| s.kind == Kind::File && s.size <= text::MOST);
+        if found.change.kind != FileKind::File
+            || found.change.what == What::Mode
+            || !is_text(found.agent)
+            || !is_text(found.host)
+        {
+            continue;
+        }
+        let content = |dir: &Dir, side: Option<Stat>| -> Option<Option<Vec<u8>>> {
+            let Some(_) = side else { return Some(None) };
+            let (file, _) = dir.read(&found.path).ok()?;
+            let mut bytes = Vec::new();
+            file.take(text::MOST + 1).read_to_end(&mut bytes).ok()?;
+            Some(Some(bytes))
+        };
+        let (Some(old), Some(new)) = (content(host, found.host), content(agent, found.agent)) else { continue };
+        // The digest that was taken says what is shown; what was changed since is not.
+        if let Some(new) = &new
+            && !found.change.fingerprint.ends_with(&hex(ring::digest::digest(&ring::digest::SHA256, new).as_ref()))
+        {
+            continue;
+        }
+        let Some(text) = text::compare(&found.change.path, old.as_deref(), new.as_deref()) else { continue };
+        found.change.added_lines = Some(text.added);
+        found.change.removed_lines = Some(text.removed);
+        if text.diff.len() <= room {
+            room -= text.diff.len();
+            found.change.diff = Some(text.diff);
+        }
+    }
+}

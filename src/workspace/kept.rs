@@ -1,0 +1,203 @@
+//! What is remembered of a workspace that is a layer or a copy, in the bottle's state directory, and when it is removed.
+//!
+//! The state of a bottle that ended with changes which nobody has applied is kept until somebody removes it. Must not look at
+//! what the bottle was for.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::changes;
+use crate::api::WorkspaceMode;
+use crate::error::{Error, Kind, Result};
+use crate::os::beneath::{self, Dir};
+
+const METADATA: &str = "metadata.json";
+const APPLIED: &str = "applied.json";
+const LISTED: &str = "workspace.list";
+
+/// A layer: a directory of the agent's with `upper` and `work` in it. Whoever mounts it has to be able to enter it.
+pub const LAYER: &str = "layer";
+/// What the agent wrote, in the layer.
+pub const UPPER: &str = "upper";
+/// What the kernel needs beside it.
+pub const WORK: &str = "work";
+/// The copy.
+pub const COPY: &str = "copy";
+
+/// What is remembered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// Version of this form.
+    pub v: u32,
+    /// The bottle.
+    pub slug: String,
+    /// Its launch: a name may be used again.
+    pub id: String,
+    /// How the workspace came in; never `mount`.
+    pub mode: WorkspaceMode,
+    /// The directory on the host.
+    pub workspace: PathBuf,
+    /// Its device and inode: another directory at that path is another workspace.
+    pub identity: (u64, u64),
+    /// When the layer or the copy was ready, by the clock of the file system, nanoseconds since the epoch.
+    pub base: i64,
+    /// The bottle has ended with changes that are not applied.
+    #[serde(default)]
+    pub kept: bool,
+}
+
+/// One holds it who changes or removes what is kept: two at once would take it from under each other.
+static TURN: Mutex<()> = Mutex::new(());
+
+/// Waits for one's turn to change what is kept.
+pub fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Metadata {
+    /// Reads what is remembered in a state directory; `None` where its workspace was mounted.
+    pub fn read(state: &Path) -> Option<Metadata> {
+        let text = fs::read(state.join(METADATA)).ok()?;
+        serde_json::from_slice(&text).ok().filter(|m: &Metadata| m.v == 1 && m.mode != WorkspaceMode::Mount)
+    }
+
+    /// Writes it, in one step.
+    ///
+    /// # Errors
+    /// Those of the system calls.
+    pub fn write(&self, state: &Path) -> io::Result<()> {
+        replace(&state.join(METADATA), &serde_json::to_vec(self)?)
+    }
+
+    /// Opens the layer or the copy.
+    ///
+    /// # Errors
+    /// `internal` where it is not there.
+    pub fn agent_side(&self, state: &Path) -> Result<Dir> {
+        let dir = if self.mode == WorkspaceMode::Overlay { state.join(LAYER).join(UPPER) } else { state.join(COPY) };
+        Dir::open(&dir).map_err(|e| Error::internal(e.to_string()).at(dir.display().to_string()))
+    }
+
+    /// Opens the workspace, if it is still the same directory.
+    ///
+    /// # Errors
+    /// `workspace_unsafe` where it is gone, or another one.
+    pub fn host_side(&self) -> Result<Dir> {
+        let fail = |what: String| {
+            Error::new(Kind::WorkspaceUnsafe, what)
+                .at(self.workspace.display().to_string())
+                .hint(format!("put the directory back; what the agent changed stays until `bb rm {}`", self.slug))
+        };
+        let dir = Dir::open(&self.workspace).map_err(|e| fail(format!("the workspace is gone: {e}")))?;
+        let own = dir.own().map_err(|e| fail(format!("the workspace cannot be looked at: {e}")))?;
+        if own.id != self.identity {
+            return Err(fail("another directory lies where the workspace was".to_owned()));
+        }
+        Ok(dir)
+    }
+}
+
+/// Writes a file in one step: a reader sees the old text or the new.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = fs::File::create(&new)?;
+    file.write_all(bytes)?;
+    fs::rename(new, path)
+}
+
+/// Gets the times that paths of the workspace got when changes were brought over.
+pub(super) fn applied(state: &Path) -> BTreeMap<String, i64> {
+    serde_json::from_slice(&fs::read(state.join(APPLIED)).unwrap_or_default()).unwrap_or_default()
+}
+
+/// Remembers them.
+pub(super) fn note_applied(state: &Path, applied: &BTreeMap<String, i64>) -> io::Result<()> {
+    replace(&state.join(APPLIED), &serde_json::to_vec(applied)?)
+}
+
+/// Gets the paths that a copy was made of.
+pub(super) fn listed(state: &Path) -> HashSet<PathBuf> {
+    let bytes = fs::read(state.join(LISTED)).unwrap_or_default();
+    let paths = bytes.split(|b| *b == 0).filter(|p| !p.is_empty());
+    paths.map(|p| PathBuf::from(std::ffi::OsStr::from_bytes(p))).collect()
+}
+
+/// Remembers them; each ends with a NUL.
+pub(super) fn note_listed(state: &Path, paths: &[u8]) -> io::Result<()> {
+    replace(&state.join(LISTED), paths)
+}
+
+/// Tells whether the state of an ended bottle is kept.
+pub fn is_kept(state: &Path) -> bool {
+    Metadata::read(state).is_some_and(|m| m.kept)
+}
+
+/// Tells whether the state that is kept is that of the launch `id`.
+pub fn is_kept_of(state: &Path, id: &str) -> bool {
+    Metadata::read(state).is_some_and(|m| m.kept && m.id == id)
+}
+
+/// Decides whether the state of a bottle that has ended is kept: it is where the agent has changed something that is not in
+/// the workspace. What cannot be looked at is kept. Where nothing is, the layer is removed.
+pub fn settle(state: &Path) -> bool {
+    let _turn = turn();
+    settle_in_turn(state)
+}
+
+/// [`settle`], for whoever has the turn.
+pub(super) fn settle_in_turn(state: &Path) -> bool {
+    let Some(metadata) = Metadata::read(state) else { return false };
+    if changes::any(&metadata, state).unwrap_or(true) {
+        if !metadata.kept
+            && let Err(e) = (Metadata { kept: true, ..metadata }).write(state)
+        {
+            tracing::error!(state = %state.display(), "keeping what the agent changed: {e}");
+        }
+        return true;
+    }
+    for name in [LAYER, COPY] {
+        let _ = beneath::remove_all(&state.join(name));
+    }
+    for name in [METADATA, APPLIED, LISTED] {
+        let _ = fs::remove_file(state.join(name));
+    }
+    false
+}
+
+/// Removes the state of a bottle that has ended, unless it is kept. Returns whether it is.
+pub fn forget(state: &Path) -> bool {
+    let _turn = turn();
+    if is_kept(state) {
+        return true;
+    }
+    remove_in_turn(state);
+    false
+}
+
+/// Removes the state of a bottle whose end nobody has seen, unless the agent has changed something: then it is kept.
+pub fn sweep(state: &Path) -> bool {
+    let _turn = turn();
+    if settle_in_turn(state) {
+        return true;
+    }
+    remove_in_turn(state);
+    false
+}
+
+/// Removes the state of a bottle, kept or not.
+pub fn remove(state: &Path) {
+    let _turn = turn();
+    remove_in_turn(state);
+}
+
+fn remove_in_turn(state: &Path) {
+    if let Err(e) = beneath::remove_all(state) {
+        tracing::error!(state = %state.display(), "removing the state of a bottle: {e}");
+    }
+}
