@@ -471,6 +471,7 @@ function bb.text.table(rows, header) end
 
 ---@class bb.Case
 ---@field contains? string Text that the user's part of the conversation contains.
+---@field told? string Text that the agent tells the model beside or in the user's part: its standing instructions.
 ---@field turns? bb.Turn[]
 ---@field loop? boolean
 

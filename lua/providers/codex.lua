@@ -45,7 +45,9 @@ return {
     { path = "~/.codex/auth.json", text = '{"OPENAI_API_KEY":"' .. KEY .. '"}\n' },
     {
       path = "~/.codex/config.toml",
+      -- At a terminal it would copy itself into its home (60 MB) and start a server of its own there.
       text = 'check_for_update_on_startup = false\n[analytics]\nenabled = false\n[otel]\nexporter = "none"\n'
+        .. '[features]\ndaemon_auto_start = false\nin_app_updates = false\n'
         .. '[projects."{workspace}"]\ntrust_level = "trusted"\n',
     },
   },

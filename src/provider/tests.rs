@@ -312,3 +312,34 @@ fn a_users_file_wins_and_its_slips_are_named() {
     assert_eq!(load("cluade", &scratch.0).err().unwrap().hint.as_deref(), Some("did you mean 'claude'?"));
     assert!(load("../claude", &scratch.0).is_err());
 }
+
+#[test]
+fn the_documentation_has_every_key_and_its_example_works() {
+    let docs = include_str!("../../docs/providers.md");
+    let scratch = Scratch::new("documented");
+    scratch.write("mine", "return {name = 'mine', argv = {'x'}, zzzzzzzzzzzzzzzzzzzz = 1}");
+    let hint = load("mine", &scratch.0).err().unwrap().hint.unwrap();
+    let mut known: Vec<&str> = hint.split("known are: ").nth(1).unwrap().split(", ").chain(["argv"]).collect();
+    known.sort_unstable();
+    let table = docs.split("## The table").nth(1).unwrap().split("Everything in").next().unwrap();
+    let mut rows: Vec<&str> = table.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+    rows.sort_unstable();
+    assert_eq!(rows, known);
+    // Nothing that a file is told goes undocumented either.
+    scratch.write(
+        "mine",
+        "return {name = 'mine', argv = function(ctx) local names = {'x'} for name in pairs(ctx) do \
+         names[#names + 1] = name end return names end, instructions = '~/i', resumes = true}",
+    );
+    let all = Wish { instructions: Some("i".into()), ..wish("x") };
+    let mut told = load("mine", &scratch.0).unwrap().plan(&all, &|_| None).unwrap().argv[1..].to_vec();
+    told.sort_unstable();
+    let table = docs.split("| field of `ctx`").nth(1).unwrap().split("```").next().unwrap();
+    let mut fields: Vec<&str> = table.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
+    fields.sort_unstable();
+    assert_eq!(fields, told);
+    let example = docs.split("```lua").nth(1).unwrap().split("```").next().unwrap();
+    scratch.write("mine", &example.replace("exe = \"mine\"", "exe = \"true\""));
+    let plan = load("mine", &scratch.0).unwrap().plan(&wish("-x"), &|_| Some("k".into())).unwrap();
+    assert_eq!(plan.argv, ["mine", "--yes", "--once", "--", "-x"]);
+}

@@ -15,6 +15,8 @@ pub(super) struct Conversation {
     pub(super) done: usize,
     /// What its user wrote, tool results left out.
     pub(super) user_text: String,
+    /// What its agent tells the model beside that.
+    pub(super) system_text: String,
     /// The tools that the agent offers.
     pub(super) offers: Vec<Offer>,
 }
@@ -66,7 +68,17 @@ impl Conversation {
                 (by("model").count(), by("user").map(|c| plain(&c["parts"])).collect())
             }
         };
-        Ok(Conversation { model, stream, done, user_text, offers })
+        let system_text = match api {
+            Api::Anthropic => plain(&body["system"]),
+            Api::OpenaiResponses => {
+                let items = body["input"].as_array().into_iter().flatten();
+                let by = items.filter(|item| item["role"] == "developer" || item["role"] == "system");
+                let said: String = by.map(|item| plain(&item["content"])).collect();
+                plain(&body["instructions"]) + &said
+            }
+            Api::Gemini => plain(&body["systemInstruction"]["parts"]),
+        };
+        Ok(Conversation { model, stream, done, user_text, system_text, offers })
     }
 }
 
@@ -163,6 +175,18 @@ mod tests {
         assert_eq!((read.model.as_str(), read.stream, read.done), ("gemini-x", true, 1));
         assert_eq!(read.offers[0].name, "run_shell_command");
         assert!(read.user_text.contains("one") && read.user_text.contains("two") && !read.user_text.contains("no"));
+    }
+
+    #[test]
+    fn what_the_agent_tells_the_model_is_kept_apart() {
+        let told = |api, body: Value| Conversation::read(api, "/m:x", &body).unwrap().system_text;
+        let body = json!({"model": "m", "messages": [], "system": [{"type": "text", "text": "brief"}]});
+        assert!(told(Api::Anthropic, body).contains("brief"));
+        let items = json!([{"role": "developer", "content": [{"text": "kind"}]}, {"role": "user", "content": "x"}]);
+        let said = told(Api::OpenaiResponses, json!({"model": "m", "instructions": "brief", "input": items}));
+        assert!(said.contains("brief") && said.contains("kind") && !said.contains('x'));
+        let body = json!({"contents": [], "systemInstruction": {"parts": [{"text": "brief"}]}});
+        assert!(told(Api::Gemini, body).contains("brief"));
     }
 
     #[test]

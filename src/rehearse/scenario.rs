@@ -10,7 +10,7 @@
 //!     { text = "Done." },
 //!   },
 //!   loop = false,                            -- true: after the last turn comes the first
-//!   cases = { { contains = "second task", turns = { ... } } },   -- other turns for other prompts
+//!   cases = { { contains = "second task", turns = { ... } } },   -- other turns for other prompts (`told`: instructions)
 //!   pages = { ["docs.test"] = "a page" },    -- more hosts, each answering every GET with its text
 //!   key = "sk-...",                          -- any other credential is answered 401
 //!   seed = 1,                                -- ids the same in every run; fresh ones without
@@ -61,6 +61,8 @@ pub struct Scenario {
 pub struct Case {
     /// Text that the user's part of the conversation contains.
     pub contains: String,
+    /// Text that the agent tells the model beside or in the user's part: its standing instructions.
+    pub told: String,
     /// As [`Scenario::turns`].
     pub turns: Vec<Turn>,
     /// As [`Scenario::repeat`].
@@ -254,9 +256,11 @@ impl Scenario {
         self.cases.iter().zip(1..).try_for_each(|(case, n)| numbered(&case.turns, &format!("case {n}, ")))
     }
 
-    /// Gets the turn that comes after `done` turns in a conversation whose user wrote `user_text`; `None` behind the end.
-    pub(super) fn turn(&self, user_text: &str, done: usize) -> Option<&Turn> {
-        let case = self.cases.iter().find(|case| user_text.contains(&case.contains));
+    /// Gets the turn that comes after `done` turns in a conversation whose user wrote `user_text` and whose agent told the
+    /// model `system_text`; `None` behind the end.
+    pub(super) fn turn(&self, user_text: &str, system_text: &str, done: usize) -> Option<&Turn> {
+        let told = |text: &str| user_text.contains(text) || system_text.contains(text);
+        let case = self.cases.iter().find(|case| user_text.contains(&case.contains) && told(&case.told));
         let (turns, repeat) = case.map_or((&self.turns, self.repeat), |case| (&case.turns, case.repeat));
         let at = if repeat { done.checked_rem(turns.len())? } else { done };
         turns.get(at)
@@ -287,9 +291,13 @@ mod tests {
         let table = json!({"turns": [{"text": "a"}, {"text": "b"}],
             "cases": [{"contains": "other", "loop": true, "turns": [{"text": "x"}, {"text": "y"}]}]});
         let scenario = Scenario::from_value(table).unwrap();
-        let said = |text: &str, done| scenario.turn(text, done).and_then(|t| t.text.as_deref());
+        let said = |text: &str, done| scenario.turn(text, "be brief", done).and_then(|t| t.text.as_deref());
         assert_eq!((said("do it", 0), said("do it", 1), said("do it", 2)), (Some("a"), Some("b"), None));
         assert_eq!((said("the other one", 2), said("the other one", 5)), (Some("x"), Some("y")));
-        assert!(Scenario { repeat: true, ..Scenario::default() }.turn("", 3).is_none());
+        assert!(Scenario { repeat: true, ..Scenario::default() }.turn("", "", 3).is_none());
+        let told = json!({"cases": [{"told": "be brief", "turns": [{"text": "a"}]}]});
+        let told = Scenario::from_value(told).unwrap();
+        assert!(told.turn("x", "Always be brief.", 0).is_some() && told.turn("be brief", "", 0).is_some());
+        assert!(told.turn("x", "", 0).is_none());
     }
 }

