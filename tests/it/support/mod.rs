@@ -7,6 +7,7 @@ mod canary;
 mod command;
 mod left;
 mod leftovers;
+pub mod person;
 mod site;
 mod warden;
 mod world;

@@ -1,0 +1,39 @@
+//! A person at a terminal: a script allocates one, runs `bb` in it, types, and waits for what is shown (person.py).
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{Output, Running, World};
+
+/// How long a person's whole list of steps may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const PERSON: &str = include_str!("person.py");
+
+/// The keys that detach.
+pub const DETACH: &str = "\u{10}\u{11}";
+
+/// Starts a person at a terminal of `size` who runs `bb` with these arguments and does these steps.
+pub fn person<'w>(world: &'w World, name: &str, size: &str, args: &[&str], steps: &[Value]) -> Running<'w> {
+    let script = world.write("person.py", PERSON).display().to_string();
+    let steps = world.write(format!("{name}.json"), serde_json::to_string(steps).unwrap()).display().to_string();
+    let bb = world.exe().display().to_string();
+    let args: Vec<_> = [script.as_str(), &steps, &bb].into_iter().chain(args.iter().copied()).collect();
+    world
+        .program("/usr/bin/python3", &args)
+        .env("TERM", "xterm-256color")
+        .env("PTY_SIZE", size)
+        .patience(PATIENCE)
+        .spawn()
+}
+
+/// Has a person do it all; gets what was written to their terminal.
+#[track_caller]
+pub fn does(world: &World, args: &[&str], steps: &[Value]) -> String {
+    written(&person(world, "steps", "24x80", args, steps).wait().expect(0))
+}
+
+fn written(output: &Output) -> String {
+    serde_json::from_str(output.stdout.lines().last().unwrap_or("null")).unwrap_or_default()
+}
