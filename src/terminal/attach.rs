@@ -202,7 +202,8 @@ impl<'a> Session<'a> {
         // The size may have changed between its being asked for and its changes being heard.
         self.resized();
         let result = self.turns(&mut frames, &mut source, &sink, (&mut signals, &mut raw), may_detach).await;
-        // What is written last is written before the terminal is put right.
+        // One reads, so that the terminal's last words are heard; and what is written last is written before it is put right.
+        source.stop().await;
         let rest = std::mem::take(&mut self.out);
         sink.finish(rest).await;
         raw.leave(&self.filter.modes, self.screen.cursor(), matches!(result, Ok(Attached::Detached)));

@@ -1,4 +1,4 @@
-//! Terminals: an agent's and a person's joined, left and joined again; and commands that are fed.
+//! Terminals: an agent's and a person's joined, left and joined again.
 //!
 //! A script plays the person (support/person.py): it allocates a terminal, types, and waits for what is shown.
 
@@ -6,22 +6,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::person::{DETACH, does, person};
+use crate::support::person::{DETACH, SHELL, does, ends, launch, person};
 use crate::support::{World, have_tools};
 
 /// How long something may take that takes a second on an idle machine.
 const LONG: Duration = Duration::from_secs(120);
-
-/// Launches a detached bottle whose agent has a terminal.
-fn launch(world: &World, label: &str, command: &str) {
-    let recipe = format!(
-        "--- @bb needs launch\nbb.launch{{command = {command}, label = '{label}', detach = true, terminal = true}}\n"
-    );
-    world.bb(&["run", "--grant", "all", &world.recipe(&format!("{label}.lua"), &recipe)]).expect(0);
-}
-
-/// A shell that reads nothing of anybody's and has a prompt that is easily seen.
-const SHELL: &str = "{'env', 'PS1=ready> ', 'bash', '--norc', '--noprofile', '-i'}";
 
 /// Launches an agent that is a Python program.
 fn launch_program(world: &World, label: &str, program: &str) {
@@ -31,13 +20,6 @@ fn launch_program(world: &World, label: &str, program: &str) {
 /// What a program needs to read keys one by one.
 const RAW: &str =
     "import os, sys, termios, tty, signal, fcntl, struct, time\ntty.setraw(0)\nw = lambda t: os.write(1, t.encode())\n";
-
-fn ends(world: &World, slugs: &[&str]) {
-    for slug in slugs {
-        world.bb(&["kill", slug]).expect(0);
-    }
-    assert!(world.until(LONG, || world.leftovers().is_empty()), "{:?}", world.leftovers());
-}
 
 #[test]
 fn a_command_runs_in_a_terminal_of_its_own_that_follows_the_persons() {
@@ -84,34 +66,6 @@ fn a_command_runs_in_a_terminal_of_its_own_that_follows_the_persons() {
         // Whoever is in the bottle sees its own terminals and no other.
         let listed = world.bb(&["exec", "shell", "--", "sh", "-c", "ls /dev/pts; tty"]).expect(1);
         assert!(listed.stdout.contains("0\nptmx\n") && listed.stdout.contains("not a tty"), "{listed}");
-        ends(&world, &["shell"]);
-    }
-}
-
-#[test]
-fn a_command_is_fed_byte_for_byte_for_as_long_as_it_reads() {
-    for world in World::each() {
-        launch(&world, "shell", SHELL);
-        let bb = world.exe().display().to_string();
-        let sh = |script: &str| {
-            let script = script.replace("BB", &bb);
-            world.program("/bin/bash", &["-c", &script]).patience(LONG).run()
-        };
-        sh("head -c 5000000 /dev/urandom > data").expect(0);
-        sh("set -o pipefail; BB exec -i shell -- cat < data | cmp - data").expect(0);
-        let sum = sh("BB exec -i shell -- sha256sum < data; sha256sum < data").expect(0);
-        let lines: Vec<_> = sum.stdout.lines().collect();
-        assert_eq!((lines.len(), lines[0]), (2, lines[1]), "{sum}");
-        // It comes as it is written, and not only at the end of it all.
-        let script = "mkfifo talk; exec 3<>talk; BB exec -i shell -- sh -c 'read a; echo got $a; read b; echo and $b' <talk >said & \
-                      until [ -e said ]; do sleep 0.02; done; echo one >&3; until grep -q 'got one' said; do sleep 0.02; done; \
-                      echo two >&3; wait $!; cat said";
-        assert_eq!(sh(script).expect(0).stdout, "got one\nand two\n");
-        // One that does not read to the end, none at all, and one that is closed at once.
-        assert_eq!(sh("yes | BB exec -i shell -- head -n 1").expect(0).stdout, "y\n");
-        sh("BB exec -i shell -- sh -c 'exit 4' < data").expect(4);
-        assert_eq!(sh("BB exec -i shell -- wc -c < /dev/null").expect(0).stdout, "0\n");
-        assert_eq!(sh("echo x | BB exec shell -- cat").expect(0).stdout, "", "without -i nothing is read");
         ends(&world, &["shell"]);
     }
 }

@@ -37,3 +37,23 @@ pub fn does(world: &World, args: &[&str], steps: &[Value]) -> String {
 fn written(output: &Output) -> String {
     serde_json::from_str(output.stdout.lines().last().unwrap_or("null")).unwrap_or_default()
 }
+
+/// Launches a detached bottle whose agent has a terminal.
+pub fn launch(world: &World, label: &str, command: &str) {
+    let recipe = format!(
+        "--- @bb needs launch\nbb.launch{{command = {command}, label = '{label}', detach = true, terminal = true}}\n"
+    );
+    world.bb(&["run", "--grant", "all", &world.recipe(&format!("{label}.lua"), &recipe)]).expect(0);
+}
+
+/// A shell that reads nothing of anybody's and has a prompt that is easily seen.
+pub const SHELL: &str = "{'env', 'PS1=ready> ', 'bash', '--norc', '--noprofile', '-i'}";
+
+/// Kills bottles, and waits until nothing of them is left.
+#[track_caller]
+pub fn ends(world: &World, slugs: &[&str]) {
+    for slug in slugs {
+        world.bb(&["kill", slug]).expect(0);
+    }
+    assert!(world.until(PATIENCE, || world.leftovers().is_empty()), "{:?}", world.leftovers());
+}
