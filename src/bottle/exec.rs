@@ -7,6 +7,9 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
 use super::input::{Input, Piece};
 use super::linux::enter::Running;
 use super::linux::terminal;
@@ -96,5 +99,17 @@ impl Exec {
         if self.terminal.take().is_some() {
             self.stdout = None;
         }
+    }
+}
+
+/// Reaps a child and gives its exit code, `128 + signal` when a signal ended it.
+pub fn reap(pid: i32) -> i32 {
+    loop {
+        return match waitpid(Pid::from_raw(pid), None) {
+            Ok(WaitStatus::Exited(_, code)) => code,
+            Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
+            Ok(_) | Err(nix::errno::Errno::EINTR) => continue,
+            Err(_) => 255,
+        };
     }
 }

@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket as sock;
-use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::caller::Caller;
-use super::exec::Exec;
+use super::exec::{Exec, reap};
 use super::linux::launch::{self, Up};
 use super::linux::watch::Watch;
 use super::linux::{enter, listeners, sys};
@@ -494,17 +493,5 @@ impl Keeper {
             // It makes itself a daemon and the first process ends at once.
             let _ = child.wait();
         }
-    }
-}
-
-/// Reaps a child and gives its exit code, `128 + signal` when a signal ended it.
-fn reap(pid: i32) -> i32 {
-    loop {
-        return match waitpid(Pid::from_raw(pid), None) {
-            Ok(WaitStatus::Exited(_, code)) => code,
-            Ok(WaitStatus::Signaled(_, signal, _)) => 128 + signal as i32,
-            Ok(_) | Err(nix::errno::Errno::EINTR) => continue,
-            Err(_) => 255,
-        };
     }
 }

@@ -290,6 +290,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_keepers_and_controllers_of_another_version_say_is_understood() {
+        let up: Reply = serde_json::from_str(r#"{"reply":"up","pid":1,"listeners":[]}"#).unwrap();
+        assert!(matches!(up, Reply::Up { verbs, .. } if verbs.is_empty()), "an older keeper has no verbs of its own");
+        let old = r#"{"verb":"exec","id":"a","argv":["true"],"env":[],"cwd":"/"}"#;
+        let Request::Exec(command) = serde_json::from_str(old).unwrap() else { panic!("no exec") };
+        assert!(!command.input && command.terminal.is_none());
+        // What an older keeper does not know is not said to it where it is not asked for.
+        let text = serde_json::to_string(&Request::Exec(command)).unwrap();
+        assert!(!text.contains("input") && !text.contains("terminal"), "{text}");
+        // A verb of a later controller is a packet that is no message, and the next one is read as ever.
+        let (a, b) = pair().unwrap();
+        send(&a, &serde_json::json!({"verb": "dance"}), &[]).unwrap();
+        send(&a, &Request::Kill, &[]).unwrap();
+        assert_eq!(receive::<Request>(&b).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert!(matches!(receive::<Request>(&b).unwrap(), Some((Request::Kill, _))));
+    }
+
+    #[test]
     fn a_message_and_its_descriptors_arrive_together() {
         let (a, b) = pair().unwrap();
         let memory = sealed("test", b"spec").unwrap();

@@ -148,9 +148,10 @@ impl<'a> Session<'a> {
     async fn read_backlog(&mut self) -> Result<()> {
         let filter = LogFilter { exec: Some(AGENT_NUMBER), raw: true, last: Some(BACKLOG), ..LogFilter::default() };
         let mut frames = self.client.output(self.slug, filter).await?;
-        let mut young = true;
+        let (mut young, mut length) = (true, 0);
         while let Some(frame) = frames.next().await {
             if let ExecFrame::Output { n, ts, raw, .. } = frame? {
+                length += raw.as_ref().map_or(0, |raw| raw.len() as u64 / 4 * 3);
                 self.output(n, ts, raw.as_deref())?;
                 young &= now_ms() - ts < STALE && self.out.len() < YOUNG;
                 if !young {
@@ -160,6 +161,13 @@ impl<'a> Session<'a> {
         }
         if !young {
             self.out = self.screen.painted(&self.filter.modes);
+        }
+        // Of a longer history the beginning is not known, and with it what was drawn then: a changed size has all drawn again.
+        if length + YOUNG as u64 >= BACKLOG {
+            let TerminalSize { rows, cols } = self.screen.size();
+            for cols in [cols.saturating_sub(1).max(1), cols] {
+                self.client.resize(self.slug, &Resize { exec: AGENT.to_owned(), rows, cols }).await?;
+            }
         }
         Ok(())
     }
@@ -194,7 +202,8 @@ impl<'a> Session<'a> {
         // The size may have changed between its being asked for and its changes being heard.
         self.resized();
         let result = self.turns(&mut frames, &mut source, &sink, (&mut signals, &mut raw), may_detach).await;
-        // What is written last is written before the terminal is put right.
+        // One reads, so that the terminal's last words are heard; and what is written last is written before it is put right.
+        source.stop().await;
         let rest = std::mem::take(&mut self.out);
         sink.finish(rest).await;
         raw.leave(&self.filter.modes, self.screen.cursor(), matches!(result, Ok(Attached::Detached)));

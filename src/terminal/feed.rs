@@ -22,6 +22,9 @@ const PIECE: usize = 256 * 1024;
 /// Most that waits. Typing beyond it is lost, as in any terminal whose program does not read; a pipe is not read meanwhile.
 pub const MOST_WAITING: usize = 1 << 20;
 
+/// No answers are given while as much waits. Unit: bytes.
+const MOST_ANSWERS: usize = 4096;
+
 enum Word {
     Bytes(Vec<u8>),
     /// An answer to a question at this place of the output.
@@ -84,7 +87,8 @@ impl Feeder {
 
     /// Answers a question; `place` names it, so that of several who see it only one is heard.
     pub fn answer(&self, place: String, bytes: Vec<u8>) {
-        if self.has_room() {
+        // One that asks without end must not keep the person's keys waiting.
+        if self.waiting.load(Ordering::Relaxed) < MOST_ANSWERS {
             self.waiting.fetch_add(bytes.len(), Ordering::Relaxed);
             let _ = self.to.send(Word::Answer(place, bytes));
         }

@@ -14,6 +14,9 @@ const REST_OF_SEQUENCE: Duration = Duration::from_millis(40);
 /// Longest sequence that may stand for one of the keys.
 const LONGEST: usize = 32;
 
+/// Most that is held between the keys: where keys let go are told too, there are some.
+const MOST_HELD: usize = 256;
+
 const FIRST: u32 = b'p' as u32;
 const SECOND: u32 = b'q' as u32;
 
@@ -81,7 +84,7 @@ impl Keys {
                     typed.bytes.extend_from_slice(this);
                 }
             }
-            if self.held.len() > LONGEST {
+            if self.held.len() > MOST_HELD {
                 typed.bytes.append(&mut self.held);
             }
         }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::termios::{FlushArg, SetArg, Termios, cfmakeraw, tcflush, tcgetattr, tcsetattr};
+use nix::sys::termios::{FlushArg, SetArg, SpecialCharacterIndices, Termios, cfmakeraw, tcflush, tcgetattr, tcsetattr};
 
 use super::modes::Modes;
 use crate::types::TerminalSize;
@@ -85,6 +85,11 @@ impl Drop for Raw {
         let telling = self.modes.is_telling();
         let _ = out.write_all((self.modes.off() + &self.last).as_bytes());
         if telling {
+            // Whoever else may read: nothing here waits for ever.
+            let mut patient = self.before.clone();
+            cfmakeraw(&mut patient);
+            patient.control_chars[SpecialCharacterIndices::VMIN as usize] = 0;
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &patient);
             let _ = out.write_all(FENCE);
         }
         let _ = out.flush();
@@ -109,8 +114,8 @@ fn swallow_answer() {
         }
         let mut buffer = [0; 512];
         match nix::unistd::read(&stdin, &mut buffer) {
-            Ok(n) if n > 0 => told.extend_from_slice(&buffer[..n]),
-            _ => return,
+            Ok(n) => told.extend_from_slice(&buffer[..n]),
+            Err(_) => return,
         }
         // CSI ? ... c
         let answered = told.windows(3).enumerate().any(|(at, w)| {

@@ -122,7 +122,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
         #[test]
         fn no_output_breaks_it(
             bytes in proptest::collection::vec(prop_oneof![Just(0x1b), Just(b'['), Just(b';'), Just(b'?'), b'0'..=b'9',

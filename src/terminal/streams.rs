@@ -21,7 +21,9 @@ const LAST: Duration = Duration::from_secs(3);
 pub struct Source {
     chunks: mpsc::Receiver<Vec<u8>>,
     /// Closed, it ends the thread.
-    _stop: OwnedFd,
+    stop: OwnedFd,
+    /// Told by the thread's end.
+    stopped: oneshot::Receiver<()>,
 }
 
 impl Source {
@@ -30,22 +32,33 @@ impl Source {
     /// # Errors
     /// Those of the system calls.
     pub fn stdin() -> io::Result<Source> {
-        let (stopped, stop) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        let (closed, stop) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         let (to, chunks) = mpsc::channel(4);
-        std::thread::Builder::new().name("stdin".to_owned()).spawn(move || read(&stopped, &to))?;
-        Ok(Source { chunks, _stop: stop })
+        let (tell, stopped) = oneshot::channel();
+        std::thread::Builder::new().name("stdin".to_owned()).spawn(move || {
+            read(&closed, &to);
+            let _ = tell.send(());
+        })?;
+        Ok(Source { chunks, stop, stopped })
     }
 
     /// Gets the next chunk; `None` at the end. May be dropped while it waits.
     pub async fn next(&mut self) -> Option<Vec<u8>> {
         self.chunks.recv().await
     }
+
+    /// Stops, and waits until nobody reads any more.
+    pub async fn stop(self) {
+        let Source { chunks, stop, stopped } = self;
+        drop((chunks, stop));
+        let _ = tokio::time::timeout(LAST, stopped).await;
+    }
 }
 
-fn read(stopped: &OwnedFd, to: &mpsc::Sender<Vec<u8>>) {
+fn read(closed: &OwnedFd, to: &mpsc::Sender<Vec<u8>>) {
     let stdin = io::stdin();
     loop {
-        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN), PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN), PollFd::new(closed.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,

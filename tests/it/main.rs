@@ -11,6 +11,7 @@ mod decisions;
 mod dev_server;
 mod doctor;
 mod guards;
+mod input;
 mod keeper;
 mod leaks;
 mod looper;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::person::{person, written};
+use crate::support::person::{person_in, written};
 use crate::support::{World, have_tools};
 
 fn manifest(world: &World, path: &str, front: &str, body: &str) {
@@ -402,7 +402,7 @@ fn at_a_terminal_somebody_picks_looks_says_yes_works_leaves_and_comes_back() {
             json!(["expect", "detached; bb attach my-work"]),
             json!(["end", 0]),
         ];
-        written(&person(&world, "picks", "project", &["start"], &steps).wait().expect(0));
+        written(&person_in(&world, "picks", "24x80", "project", &["start"], &steps).wait().expect(0));
         let listed = world.bb(&["ps", "--json"]).expect(0).json();
         assert_eq!((&listed[0]["slug"], &listed[0]["color"]), (&"my-work".into(), &"cyan".into()), "{listed:?}");
         let steps = [
@@ -412,7 +412,7 @@ fn at_a_terminal_somebody_picks_looks_says_yes_works_leaves_and_comes_back() {
             json!(["expect", "session ended (exit 5)"]),
             json!(["end", 5]),
         ];
-        written(&person(&world, "back", "project", &["attach", "my"], &steps).wait().expect(0));
+        written(&person_in(&world, "back", "24x80", "project", &["attach", "my"], &steps).wait().expect(0));
         assert!(world.until(Duration::from_secs(10), || world.bb(&["ps", "--json"]).json().is_empty()));
     }
 }
@@ -439,9 +439,9 @@ fn a_no_at_the_preflight_and_a_ctrl_c_at_a_question_start_nothing() {
             json!(["expect", "nothing was started"]),
             json!(["end", 4]),
         ];
-        written(&person(&world, "no", "project", &["start", "tester"], &steps).wait().expect(0));
+        written(&person_in(&world, "no", "24x80", "project", &["start", "tester"], &steps).wait().expect(0));
         let steps = [json!(["expect", "Agent"]), json!(["type", "\u{3}"]), json!(["end", 130])];
-        written(&person(&world, "away", "project", &["start"], &steps).wait().expect(0));
+        written(&person_in(&world, "away", "24x80", "project", &["start"], &steps).wait().expect(0));
         // A window of twenty columns is narrow, and no reason to fail.
         let steps = [
             json!(["resize", 6, 20]),
@@ -451,7 +451,7 @@ fn a_no_at_the_preflight_and_a_ctrl_c_at_a_question_start_nothing() {
             json!(["type", "\u{1b}"]),
             json!(["end", 130]),
         ];
-        written(&person(&world, "narrow", "project", &["start"], &steps).wait().expect(0));
+        written(&person_in(&world, "narrow", "24x80", "project", &["start"], &steps).wait().expect(0));
         assert!(world.controller_pid().is_none(), "nothing was started");
         // Without a terminal the question is not asked.
         let headless = start(&world, &["tester", "--headless", "--prompt", "x", "--budget", "unlimited"]);
@@ -476,6 +476,6 @@ fn a_headless_start_is_driven_by_a_parent_that_allocated_the_terminal() {
             json!(["end", 1]),
         ];
         let args = ["start", "tester", "--headless", "--prompt", prompt];
-        written(&person(&world, "driven", "project", &args, &steps).wait().expect(0));
+        written(&person_in(&world, "driven", "24x80", "project", &args, &steps).wait().expect(0));
     }
 }

@@ -1,50 +1,16 @@
-//! Terminals: an agent's and a person's joined, left and joined again; and commands that are fed.
+//! Terminals: an agent's and a person's joined, left and joined again.
 //!
 //! A script plays the person (support/person.py): it allocates a terminal, types, and waits for what is shown.
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::{Output, Running, World, have_tools};
+use crate::support::person::{DETACH, SHELL, does, ends, launch, person};
+use crate::support::{World, have_tools};
 
-/// How long a person's whole list of steps may take.
+/// How long something may take that takes a second on an idle machine.
 const LONG: Duration = Duration::from_secs(120);
-
-const PERSON: &str = include_str!("support/person.py");
-
-/// The keys that detach.
-const DETACH: &str = "\u{10}\u{11}";
-
-/// Starts a person at a terminal of `size` who runs `bb` with these arguments and does these steps.
-fn person<'w>(world: &'w World, name: &str, size: &str, args: &[&str], steps: &[Value]) -> Running<'w> {
-    let script = world.write("person.py", PERSON).display().to_string();
-    let steps = world.write(format!("{name}.json"), serde_json::to_string(steps).unwrap()).display().to_string();
-    let bb = world.exe().display().to_string();
-    let args: Vec<_> = [script.as_str(), &steps, &bb].into_iter().chain(args.iter().copied()).collect();
-    world.program("/usr/bin/python3", &args).env("TERM", "xterm-256color").env("PTY_SIZE", size).patience(LONG).spawn()
-}
-
-/// Has a person do it all; gets what was written to their terminal.
-#[track_caller]
-fn does(world: &World, args: &[&str], steps: &[Value]) -> String {
-    written(&person(world, "steps", "24x80", args, steps).wait().expect(0))
-}
-
-fn written(output: &Output) -> String {
-    serde_json::from_str(output.stdout.lines().last().unwrap_or("null")).unwrap_or_default()
-}
-
-/// Launches a detached bottle whose agent has a terminal.
-fn launch(world: &World, label: &str, command: &str) {
-    let recipe = format!(
-        "--- @bb needs launch\nbb.launch{{command = {command}, label = '{label}', detach = true, terminal = true}}\n"
-    );
-    world.bb(&["run", "--grant", "all", &world.recipe(&format!("{label}.lua"), &recipe)]).expect(0);
-}
-
-/// A shell that reads nothing of anybody's and has a prompt that is easily seen.
-const SHELL: &str = "{'env', 'PS1=ready> ', 'bash', '--norc', '--noprofile', '-i'}";
 
 /// Launches an agent that is a Python program.
 fn launch_program(world: &World, label: &str, program: &str) {
@@ -54,13 +20,6 @@ fn launch_program(world: &World, label: &str, program: &str) {
 /// What a program needs to read keys one by one.
 const RAW: &str =
     "import os, sys, termios, tty, signal, fcntl, struct, time\ntty.setraw(0)\nw = lambda t: os.write(1, t.encode())\n";
-
-fn ends(world: &World, slugs: &[&str]) {
-    for slug in slugs {
-        world.bb(&["kill", slug]).expect(0);
-    }
-    assert!(world.until(LONG, || world.leftovers().is_empty()), "{:?}", world.leftovers());
-}
 
 #[test]
 fn a_command_runs_in_a_terminal_of_its_own_that_follows_the_persons() {
@@ -85,9 +44,13 @@ fn a_command_runs_in_a_terminal_of_its_own_that_follows_the_persons() {
                 json!(["type", "printf 'a\\033[3%dmred\\033[0m\\n' 1\r"]),
                 json!(["raw", "a\u{1b}[31mred\u{1b}[0m"]),
                 // What is pressed is the command's: an interrupt, and the keys that would leave an agent.
-                json!(["type", "echo started-$((1 + 0)); sleep 600\r"]),
-                json!(["expect", "started-1"]),
+                json!([
+                    "type",
+                    "sh -c 'trap \"echo cau\"\"ght; exit\" INT; echo sta\"\"rted; while :; do sleep 0.05; done'\r"
+                ]),
+                json!(["expect", "started"]),
                 json!(["type", "\u{3}"]),
+                json!(["expect", "caught"]),
                 json!(["expect", "inner> "]),
                 json!(["type", "echo started-$((1 + 1)); cat -v\r"]),
                 json!(["expect", "started-2"]),
@@ -103,34 +66,6 @@ fn a_command_runs_in_a_terminal_of_its_own_that_follows_the_persons() {
         // Whoever is in the bottle sees its own terminals and no other.
         let listed = world.bb(&["exec", "shell", "--", "sh", "-c", "ls /dev/pts; tty"]).expect(1);
         assert!(listed.stdout.contains("0\nptmx\n") && listed.stdout.contains("not a tty"), "{listed}");
-        ends(&world, &["shell"]);
-    }
-}
-
-#[test]
-fn a_command_is_fed_byte_for_byte_for_as_long_as_it_reads() {
-    for world in World::each() {
-        launch(&world, "shell", SHELL);
-        let bb = world.exe().display().to_string();
-        let sh = |script: &str| {
-            let script = script.replace("BB", &bb);
-            world.program("/bin/bash", &["-c", &script]).patience(LONG).run()
-        };
-        sh("head -c 5000000 /dev/urandom > data").expect(0);
-        sh("set -o pipefail; BB exec -i shell -- cat < data | cmp - data").expect(0);
-        let sum = sh("BB exec -i shell -- sha256sum < data; sha256sum < data").expect(0);
-        let lines: Vec<_> = sum.stdout.lines().collect();
-        assert_eq!((lines.len(), lines[0]), (2, lines[1]), "{sum}");
-        // It comes as it is written, and not only at the end of it all.
-        let script = "mkfifo talk; exec 3<>talk; BB exec -i shell -- sh -c 'read a; echo got $a; read b; echo and $b' <talk >said & \
-                      until [ -e said ]; do sleep 0.02; done; echo one >&3; until grep -q 'got one' said; do sleep 0.02; done; \
-                      echo two >&3; wait $!; cat said";
-        assert_eq!(sh(script).expect(0).stdout, "got one\nand two\n");
-        // One that does not read to the end, none at all, and one that is closed at once.
-        assert_eq!(sh("yes | BB exec -i shell -- head -n 1").expect(0).stdout, "y\n");
-        sh("BB exec -i shell -- sh -c 'exit 4' < data").expect(4);
-        assert_eq!(sh("BB exec -i shell -- wc -c < /dev/null").expect(0).stdout, "0\n");
-        assert_eq!(sh("echo x | BB exec shell -- cat").expect(0).stdout, "", "without -i nothing is read");
         ends(&world, &["shell"]);
     }
 }
@@ -269,17 +204,11 @@ fn what_would_act_on_the_person_is_taken_out_and_its_harmless_twin_is_not() {
     }
     for world in World::each() {
         launch(&world, "shell", SHELL);
-        let print = |text: &str, mark: &str| json!(["type", format!("printf '{text}{mark}%d\\n' 9\r")]);
         let seen = does(
             &world,
             &["attach", "shell"],
             &[
                 json!(["expect", "ready> "]),
-                print(r"\033]%d;c;aGVsbG8=\a", ""),
-                print(r"\033]5%d;c;aGVsbG8=\a", "after"),
-                json!(["quiet"]),
-                print(r"\033]%d;named\a", ""),
-                json!(["quiet"]),
                 json!(["type", "printf '\\033]%d;c;aGVsbG8=\\a\\033]%d;c;?\\a\\033_Gx\\033\\\\over\\n' 52 52\r"]),
                 json!(["expect", "over\r\n"]),
                 json!(["type", "printf '\\033]%d;its title\\a\\033[%dmbold\\033[0m\\n' 2 1\r"]),
@@ -327,10 +256,14 @@ fn a_program_that_asks_its_terminal_is_answered_and_the_persons_is_not_asked() {
     }
     for world in World::each() {
         // It asks when somebody is there, and again when two are.
-        launch_program(&world, "asks", &format!("{RAW}while True:\n  os.read(0, 1)\n  exec({ASKS:?})\n"));
+        launch_program(
+            &world,
+            "asks",
+            &format!("{RAW}while True:\n  w('up\\r\\n')\n  os.read(0, 1)\n  exec({ASKS:?})\n"),
+        );
         let steps = [
             json!(["answer", "\u{1b}[6n", "\u{1b}[1;1R"]),
-            json!(["quiet"]),
+            json!(["expect", "up"]),
             json!(["type", "g"]),
             json!(["expect", "cursor b'\\x1b[4;7R'"]),
             json!(["expect", "attributes b'\\x1b[?62;22c'"]),
@@ -386,6 +319,52 @@ fn a_session_goes_on_when_the_controller_is_killed_in_its_midst() {
         for what in ["before-10", "after-20", "before-12", "after-22"] {
             assert_eq!(count(&seen, what), 1, "{what}: {seen}");
         }
+        ends(&world, &["shell"]);
+    }
+}
+
+#[test]
+fn an_agent_that_reads_nothing_holds_nobody_up() {
+    if !have_tools(&["python3"]) {
+        return;
+    }
+    for world in World::each() {
+        launch_program(&world, "deaf", &format!("{RAW}w('up\\r\\n')\nwhile True: time.sleep(60)\n"));
+        for _ in 0..2 {
+            let steps = [
+                json!(["expect", "up"]),
+                json!(["type", "x".repeat(400_000)]),
+                json!(["type", DETACH]),
+                json!(["expect", "detached"]),
+                json!(["end", 0]),
+            ];
+            does(&world, &["attach", "deaf"], &steps);
+        }
+        let text = "x".repeat(400_000);
+        let fed = world.command(&["exec", "-i", "deaf", "--", "sh", "-c", "sleep 1; exit 3"]).stdin(text).run();
+        fed.expect(3);
+        ends(&world, &["deaf"]);
+    }
+}
+
+#[test]
+fn a_terminal_that_is_taken_away_ends_the_command_that_ran_in_it_and_no_agent() {
+    if !have_tools(&["python3"]) {
+        return;
+    }
+    for world in World::each() {
+        launch(&world, "shell", SHELL);
+        let sleeps = |world: &World| {
+            let listed = world.bb(&["exec", "shell", "--", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]);
+            listed.stdout.contains("sleep 543")
+        };
+        let command = ["exec", "-it", "shell", "--", "sh", "-c", "echo here; sleep 543; echo over"];
+        does(&world, &command, &[json!(["expect", "here"]), json!(["hang up"])]);
+        assert!(world.until(LONG, || !sleeps(&world)), "it goes on for nobody");
+        does(&world, &["attach", "shell"], &[json!(["expect", "ready> "]), json!(["hang up"])]);
+        let steps =
+            [json!(["insist", "echo still-$((1 + 3))\r", "still-4"]), json!(["type", DETACH]), json!(["end", 0])];
+        does(&world, &["attach", "shell"], &steps);
         ends(&world, &["shell"]);
     }
 }

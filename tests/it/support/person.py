@@ -11,6 +11,7 @@ STEPS.json is a list of lists:
     ["answer", ASKED, TEXT]   as a terminal would: from now on TEXT is typed whenever ASKED is written
     ["quiet"]                 waits until what was typed is all read and nothing more is written for a moment
     ["signal", NAME]          sends the command a signal
+    ["hang up"]               takes the terminal away; the last step but "run"
     ["run", COMMAND, CODE]    runs a shell command beside the terminal; its end must be CODE
     ["end", CODE]             waits for the end of the command
     ["never", TEXT]           TEXT was not written, in the bytes as they came, since the beginning
@@ -142,6 +143,10 @@ class Person:
             self.answers.append((args[0].encode(), args[1]))
         elif name == "signal":
             self.child.send_signal(getattr(signal, args[0]))
+        elif name == "hang up":
+            os.close(self.slave)
+            os.close(self.master)
+            self.child.wait(PATIENCE)
         elif name == "quiet":
             last = time.monotonic()
             while time.monotonic() - last < 1:

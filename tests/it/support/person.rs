@@ -1,4 +1,4 @@
-//! A person at a terminal: support/person.py allocates one, runs `bb` in it, types, and waits for what is shown.
+//! A person at a terminal: a script allocates one, runs `bb` in it, types, and waits for what is shown (person.py).
 
 use std::time::Duration;
 
@@ -7,21 +7,67 @@ use serde_json::Value;
 use super::{Output, Running, World};
 
 /// How long a person's whole list of steps may take.
-pub const LONG: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 const PERSON: &str = include_str!("person.py");
 
-/// Starts a person who runs `bb` with these arguments, in the directory `cwd` of the home, and does these steps.
-pub fn person<'w>(world: &'w World, name: &str, cwd: &str, args: &[&str], steps: &[Value]) -> Running<'w> {
+/// The keys that detach.
+pub const DETACH: &str = "\u{10}\u{11}";
+
+/// Starts a person at a terminal of `size` who runs `bb` with these arguments and does these steps.
+pub fn person<'w>(world: &'w World, name: &str, size: &str, args: &[&str], steps: &[Value]) -> Running<'w> {
+    person_in(world, name, size, "", args, steps)
+}
+
+/// As [`person`], in a directory of the home.
+pub fn person_in<'w>(
+    world: &'w World,
+    name: &str,
+    size: &str,
+    directory: &str,
+    args: &[&str],
+    steps: &[Value],
+) -> Running<'w> {
     let script = world.write("person.py", PERSON).display().to_string();
     let steps = world.write(format!("{name}.json"), serde_json::to_string(steps).unwrap()).display().to_string();
     let bb = world.exe().display().to_string();
     let args: Vec<_> = [script.as_str(), &steps, &bb].into_iter().chain(args.iter().copied()).collect();
-    let command = world.program("/usr/bin/python3", &args).env("TERM", "xterm-256color").patience(LONG);
-    command.cwd(world.home().join(cwd)).spawn()
+    world
+        .program("/usr/bin/python3", &args)
+        .env("TERM", "xterm-256color")
+        .env("PTY_SIZE", size)
+        .cwd(world.home().join(directory))
+        .patience(PATIENCE)
+        .spawn()
 }
 
-/// Gets what was written to the person's terminal.
+/// Has a person do it all; gets what was written to their terminal.
+#[track_caller]
+pub fn does(world: &World, args: &[&str], steps: &[Value]) -> String {
+    written(&person(world, "steps", "24x80", args, steps).wait().expect(0))
+}
+
+/// Gets what was written to a person's terminal.
 pub fn written(output: &Output) -> String {
     serde_json::from_str(output.stdout.lines().last().unwrap_or("null")).unwrap_or_default()
+}
+
+/// Launches a detached bottle whose agent has a terminal.
+pub fn launch(world: &World, label: &str, command: &str) {
+    let recipe = format!(
+        "--- @bb needs launch\nbb.launch{{command = {command}, label = '{label}', detach = true, terminal = true}}\n"
+    );
+    world.bb(&["run", "--grant", "all", &world.recipe(&format!("{label}.lua"), &recipe)]).expect(0);
+}
+
+/// A shell that reads nothing of anybody's and has a prompt that is easily seen.
+pub const SHELL: &str = "{'env', 'PS1=ready> ', 'bash', '--norc', '--noprofile', '-i'}";
+
+/// Kills bottles, and waits until nothing of them is left.
+#[track_caller]
+pub fn ends(world: &World, slugs: &[&str]) {
+    for slug in slugs {
+        world.bb(&["kill", slug]).expect(0);
+    }
+    assert!(world.until(PATIENCE, || world.leftovers().is_empty()), "{:?}", world.leftovers());
 }
