@@ -57,6 +57,12 @@ pub enum Request {
         /// Means nothing to a keeper.
         note: String,
     },
+    /// Stops every process of the bottle. Answer: [`Reply::Done`]. Nothing is started in it until it is let go on.
+    Pause,
+    /// Lets them go on. Answer: [`Reply::Done`].
+    Thaw,
+    /// Opens the bottle's root directory. Answer: [`Reply::Root`].
+    Root,
     /// Takes the bottle down; the keeper stays. Answer: [`Reply::Ended`], when everything is reaped.
     Kill,
     /// Takes the bottle down, if it still runs, and ends the keeper once everything is reaped.
@@ -136,6 +142,9 @@ pub enum Reply {
         /// See [`Reply::GuardLost`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         guard_lost: Option<String>,
+        /// See [`Request::Pause`].
+        #[serde(default)]
+        paused: bool,
     },
     /// Answer to [`Request::Listeners`] and [`Request::Listen`].
     Listeners {
@@ -166,6 +175,8 @@ pub enum Reply {
         /// Which.
         path: String,
     },
+    /// Answer to [`Request::Root`]. Descriptor: the directory.
+    Root,
     /// The whole bottle has ended.
     Ended,
     /// Done.

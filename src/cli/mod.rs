@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 pub mod act;
 pub mod apply;
 pub mod controller;
+pub mod cp;
 pub mod cut;
 pub mod diff;
 pub mod doctor;
@@ -16,6 +17,7 @@ pub mod kill;
 pub mod logs;
 pub mod manifest;
 pub mod out;
+pub mod pause;
 pub mod prune;
 pub mod ps;
 pub mod rm;
@@ -54,10 +56,13 @@ enum Command {
     Logs(logs::Args),
     Exec(exec::Args),
     Cut(cut::Args),
+    Pause(pause::Args),
+    Thaw(pause::ThawArgs),
     Stop(stop::Args),
     Kill(kill::Args),
     Diff(diff::Args),
     Apply(apply::Args),
+    Cp(cp::Args),
     Rm(rm::Args),
     Prune(prune::Args),
     Inspect(inspect::Args),
@@ -86,10 +91,13 @@ pub fn main() -> u8 {
             Command::Logs(args) => logs::run(args),
             Command::Exec(args) => exec::run(args),
             Command::Cut(args) => cut::run(args),
+            Command::Pause(args) => pause::run(args),
+            Command::Thaw(args) => pause::thaw(args),
             Command::Stop(args) => stop::run(args),
             Command::Kill(args) => kill::run(args),
             Command::Diff(args) => diff::run(args),
             Command::Apply(args) => apply::run(args),
+            Command::Cp(args) => cp::run(args),
             Command::Rm(args) => rm::run(args),
             Command::Prune(args) => prune::run(args),
             Command::Inspect(args) => inspect::run(args),

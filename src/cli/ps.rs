@@ -121,6 +121,7 @@ fn state(bottle: &Bottle) -> String {
         State::Planned => "planned",
         State::Starting => "starting",
         State::Running => "running",
+        State::Paused => "paused",
         State::Stopping => "stopping",
         State::Ended => {
             let code = bottle.exit_code.map(|code| format!("exit {code}"));
@@ -185,6 +186,7 @@ mod tests {
             attached: false,
             workspace_mode: None,
             kept: false,
+            warnings: vec![],
         }
     }
 

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use super::stream::{self as follow, Line, Wanted};
 use super::{Controller, ledger_error, peer};
 use crate::api::{
-    Act, Apply, Bottle, DiffQuery, Ended, Exec, Launch, Prune, Run, Signal, SignalName, Stop, UsageQuery,
+    Act, Apply, Bottle, Copy, DiffQuery, Ended, Exec, Launch, Prune, Run, Signal, SignalName, Stop, UsageQuery,
 };
 use crate::bottle::wire::{Command, Reply, Request as Ask};
 use crate::enforce::By;
@@ -314,6 +314,23 @@ async fn bottles(
             let reason = act.reason.unwrap_or_else(|| "killed by the operator".to_owned());
             live.end(Ended::Killed, &reason, By::Operator, None);
             let _ = tokio::time::timeout(Duration::from_secs(10), live.ended()).await;
+            ok(&live.view())
+        }
+        (true, [name, "copy"]) => {
+            let copy: Copy = read(request.into_body()).await?;
+            ok(&controller.copy(name, copy).await?)
+        }
+        (true, [name, "pause"]) => {
+            let act: Act = read(request.into_body()).await?;
+            let live = controller.find(name)?;
+            let reason = act.reason.unwrap_or_else(|| "paused by the operator".to_owned());
+            live.pause(&reason, By::Operator, None).await?;
+            ok(&live.view())
+        }
+        (true, [name, "thaw"]) => {
+            let _act: Act = read(request.into_body()).await?;
+            let live = controller.find(name)?;
+            live.thaw(By::Operator).await?;
             ok(&live.view())
         }
         (true, [name, "stop"]) => {

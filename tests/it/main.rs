@@ -13,6 +13,7 @@ mod doctor;
 mod guards;
 mod keeper;
 mod leaks;
+mod limits;
 mod looper;
 mod lua_api;
 mod manifest;

@@ -45,6 +45,8 @@ pub struct Up {
     pub listeners: Vec<(Listener, OwnedFd)>,
     /// A descriptor of the gate's network namespace.
     pub gate: OwnedFd,
+    /// By what its processes join their control groups.
+    pub doors: Vec<std::fs::File>,
 }
 
 /// What the two processes report.
@@ -106,7 +108,8 @@ fn collect(ours: &OwnedFd) -> Result<Up> {
             let pidfd = Process::open(pid).map_err(|e| failed("pid 1", e))?.into();
             let gate = fds.remove(0);
             let listeners = kinds.into_iter().zip(fds).collect();
-            return Ok(Up { pid, pidfd, namespaces: namespaces.unwrap_or_default(), listeners, gate });
+            let namespaces = namespaces.unwrap_or_default();
+            return Ok(Up { pid, pidfd, namespaces, listeners, gate, doors: Vec::new() });
         }
         match wire::receive::<Report>(ours) {
             Ok(Some((Report::Gate { pid, listeners }, fds))) if fds.len() == listeners.len() + 1 => {
