@@ -135,6 +135,8 @@ pub enum CutoffPolicy {
     /// Its routes are dropped; the agent goes on running and can say so.
     #[default]
     Cutoff,
+    /// Its processes are stopped until somebody lets them go on.
+    Pause,
     /// It is killed; nothing is saved.
     Kill,
 }
@@ -144,6 +146,7 @@ impl CutoffPolicy {
     pub fn as_str(self) -> &'static str {
         match self {
             CutoffPolicy::Cutoff => "cutoff",
+            CutoffPolicy::Pause => "pause",
             CutoffPolicy::Kill => "kill",
         }
     }

@@ -20,7 +20,7 @@ pub struct Bottle {
     pub run: Option<String>,
     /// The book it is entered in.
     pub book: Book,
-    /// `planned | starting | running | stopping | ended`.
+    /// `planned | starting | running | paused | stopping | ended`.
     pub state: State,
     /// Why it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -57,6 +57,9 @@ pub struct Bottle {
     /// It has ended, and what is left of it is kept: `bb diff`, `bb apply`, `bb resume`, `bb rm`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept: bool,
+    /// What was asked for and is not enforced here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Where a bottle's process stands.
@@ -69,6 +72,8 @@ pub enum State {
     Starting,
     /// The agent runs.
     Running,
+    /// Its processes are stopped.
+    Paused,
     /// Being taken down.
     Stopping,
     /// Over; see [`Bottle::ended`].

@@ -21,7 +21,7 @@ pub use launch::{
     Route, Session, Upstream,
 };
 pub use workspace::{
-    Applied, Apply, Change, Diff, DiffQuery, Done, FileKind, Limits, Outcome, Wanted, What, WorkspaceMode,
+    Applied, Apply, Change, Copied, Copy, Diff, DiffQuery, Done, FileKind, Limits, Outcome, Wanted, What, WorkspaceMode,
 };
 
 /// The major version of this API. Same number = front end and controller talk.

@@ -224,3 +224,29 @@ pub struct Applied {
     /// Each change that was wanted.
     pub done: Vec<Done>,
 }
+
+/// Body of `POST /v1/bottles/S/copy`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copy {
+    /// Chosen by the client.
+    pub id: String,
+    /// Out of the bottle; else into it.
+    pub out: bool,
+    /// Path in the bottle; below the workspace where it is not absolute.
+    pub bottle: String,
+    /// Absolute path on the host.
+    pub host: String,
+}
+
+/// Answer of `POST /v1/bottles/S/copy`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// What was left out, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+}

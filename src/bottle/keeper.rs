@@ -19,10 +19,11 @@ use nix::sys::socket as sock;
 use nix::unistd::Pid;
 
 use super::caller::Caller;
+use super::cgroup;
 use super::exec::{Exec, reap};
 use super::linux::launch::{self, Up};
 use super::linux::watch::Watch;
-use super::linux::{enter, listeners, sys};
+use super::linux::{enter, listeners, stop, sys, view};
 use super::output::{MAX_FRAME, Stream, Writer};
 use super::plan::Plan;
 use super::wire::{self, ExecRecord, Listener, Reply, Request, TerminalSize};
@@ -57,6 +58,8 @@ struct Keeper {
     guard_lost: Option<String>,
     /// What controllers want each other to know.
     note: Option<String>,
+    /// Its processes are stopped.
+    paused: bool,
     /// Listeners are kept even after the end: a hello must not differ.
     listeners: Vec<(Listener, OwnedFd)>,
     execs: BTreeMap<u32, Exec>,
@@ -114,7 +117,9 @@ fn start(controller: &OwnedFd) -> Result<Keeper> {
     let plan: Plan = serde_json::from_slice(&wire::read_sealed(&plan).map_err(|e| failed("plan", e))?)
         .map_err(|e| failed("plan", e))?;
     sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;
+    let doors = cgroup::doors(&plan.cgroups).map_err(|e| failed("control group", e))?;
     let mut up = launch::up(&plan)?;
+    up.doors = doors;
     let guards = plan.guards.iter().map(|guard| plan.workspace.join(&guard.path));
     let watch = Watch::new(up.pid, guards).map_err(|e| failed("mounts", e))?;
     let log = Writer::create(&plan.log).map_err(|e| failed("log", e))?;
@@ -134,6 +139,7 @@ fn start(controller: &OwnedFd) -> Result<Keeper> {
         watch: Some(watch),
         guard_lost: None,
         note: None,
+        paused: false,
         listeners,
         execs: BTreeMap::new(),
         start_at: None,
@@ -309,6 +315,13 @@ impl Keeper {
             }
             Request::Resize { exec, rows, cols } => self.say_of(exec, |e| e.resize(TerminalSize { rows, cols })),
             Request::Note { note } => self.note = Some(note),
+            Request::Root => match self.up.as_ref().map(view::root) {
+                Some(Ok(fd)) => self.say_with(Reply::Root, &[fd.as_raw_fd()]),
+                Some(Err(error)) => self.say(Reply::Failed { error }),
+                None => self.say(Reply::Failed { error: Error::new(Kind::NoSuchBottle, "the bottle has ended") }),
+            },
+            Request::Pause => self.pause(true),
+            Request::Thaw => self.pause(false),
             Request::Kill => self.kill_all(),
             Request::Exit => {
                 self.leaving = true;
@@ -348,6 +361,7 @@ impl Keeper {
             note: self.note.clone(),
             guard_lost: self.guard_lost.clone(),
             verbs: verbs(),
+            paused: self.paused,
         };
         self.say_with(reply, &fds);
     }
@@ -377,6 +391,7 @@ impl Keeper {
             return;
         }
         let result = match &self.up {
+            _ if self.paused => Err(Error::new(Kind::Usage, "the bottle is paused").hint("`bb thaw` lets it go on")),
             _ if self.execs.len() >= MOST_EXECS => {
                 Err(Error::new(Kind::Usage, format!("a bottle may run {MOST_EXECS} commands")))
             }
@@ -450,6 +465,21 @@ impl Keeper {
         self.watch = None;
         self.guard_lost = Some(lost.clone());
         self.say(Reply::GuardLost { path: lost });
+    }
+
+    /// Stops the bottle's processes, or lets them go on.
+    fn pause(&mut self, on: bool) {
+        let done = match &self.up {
+            Some(up) => stop::all(up, if on { Signal::SIGSTOP } else { Signal::SIGCONT }),
+            None => Err(Error::new(Kind::NoSuchBottle, "the bottle has ended")),
+        };
+        match done {
+            Ok(()) => {
+                self.paused = on;
+                self.say(Reply::Done);
+            }
+            Err(error) => self.say(Reply::Failed { error }),
+        }
     }
 
     fn kill_all(&mut self) {

@@ -4,6 +4,7 @@
 //! Only [`linux`] and the keeper know that they run on Linux (and [`crate::os`]). Nothing here decides about egress or budgets.
 
 pub mod caller;
+pub mod cgroup;
 pub mod exec;
 pub mod guard;
 pub mod input;

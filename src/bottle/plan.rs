@@ -36,6 +36,12 @@ pub struct Plan {
     pub home: PathBuf,
     /// Its bound in bytes; the same for `/tmp`.
     pub scratch_bytes: u64,
+    /// All that the bottle writes beside its workspace has one bound together, `scratch_bytes`.
+    #[serde(default)]
+    pub one_scratch: bool,
+    /// Control groups that its processes join.
+    #[serde(default)]
+    pub cgroups: Vec<PathBuf>,
     /// The workspace, and the first working directory.
     pub workspace: PathBuf,
     /// The workspace is a layer over a directory of the host, in place of a bind.

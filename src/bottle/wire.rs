@@ -77,6 +77,12 @@ pub enum Request {
         /// Means nothing to a keeper.
         note: String,
     },
+    /// Stops every process of the bottle. Answer: [`Reply::Done`]. Nothing is started in it until it is let go on.
+    Pause,
+    /// Lets them go on. Answer: [`Reply::Done`].
+    Thaw,
+    /// Opens the bottle's root directory. Answer: [`Reply::Root`].
+    Root,
     /// Takes the bottle down; the keeper stays. Answer: [`Reply::Ended`], when everything is reaped.
     Kill,
     /// Takes the bottle down, if it still runs, and ends the keeper once everything is reaped.
@@ -171,6 +177,9 @@ pub enum Reply {
         /// See [`VERBS`].
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         verbs: Vec<String>,
+        /// See [`Request::Pause`].
+        #[serde(default)]
+        paused: bool,
     },
     /// Answer to [`Request::Listeners`] and [`Request::Listen`].
     Listeners {
@@ -208,6 +217,8 @@ pub enum Reply {
         /// Which.
         path: String,
     },
+    /// Answer to [`Request::Root`]. Descriptor: the directory.
+    Root,
     /// The whole bottle has ended.
     Ended,
     /// Done.

@@ -9,6 +9,7 @@ pub mod apply;
 pub mod attach;
 pub mod completions;
 pub mod controller;
+pub mod cp;
 pub mod cut;
 pub mod diff;
 pub mod doctor;
@@ -19,6 +20,7 @@ pub mod kill;
 pub mod logs;
 pub mod manifest;
 pub mod out;
+pub mod pause;
 pub mod prune;
 pub mod ps;
 pub mod resume;
@@ -65,10 +67,13 @@ enum Command {
     Cut(cut::Args),
     Freeze(freeze::Args),
     Resume(Box<resume::Args>),
+    Pause(pause::Args),
+    Thaw(pause::ThawArgs),
     Stop(stop::Args),
     Kill(kill::Args),
     Diff(diff::Args),
     Apply(apply::Args),
+    Cp(cp::Args),
     Rm(rm::Args),
     Prune(prune::Args),
     Inspect(inspect::Args),
@@ -104,10 +109,13 @@ pub fn main() -> u8 {
             Command::Cut(args) => cut::run(args),
             Command::Freeze(args) => freeze::run(args),
             Command::Resume(args) => resume::run(*args),
+            Command::Pause(args) => pause::run(args),
+            Command::Thaw(args) => pause::thaw(args),
             Command::Stop(args) => stop::run(args),
             Command::Kill(args) => kill::run(args),
             Command::Diff(args) => diff::run(args),
             Command::Apply(args) => apply::run(args),
+            Command::Cp(args) => cp::run(args),
             Command::Rm(args) => rm::run(args),
             Command::Prune(args) => prune::run(args),
             Command::Inspect(args) => inspect::run(args),

@@ -121,6 +121,7 @@ fn state(bottle: &Bottle) -> String {
         State::Planned => "planned",
         State::Starting => "starting",
         State::Running => "running",
+        State::Paused => "paused",
         State::Stopping => "stopping",
         State::Ended => {
             let code = bottle.exit_code.map(|code| format!("exit {code}"));
@@ -189,6 +190,7 @@ mod tests {
             workspace_mode: None,
             kept: false,
             resumable: false,
+            warnings: vec![],
         }
     }
 

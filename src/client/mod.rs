@@ -187,6 +187,30 @@ impl Client {
         self.call(Request::post(format!("/v1/bottles/{}/kill", wire::encode(slug)), act)?).await
     }
 
+    /// `POST /v1/bottles/S/copy`: copies files into it or out of it.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`]; `usage` for a path that is not there.
+    pub async fn copy(&self, slug: &str, copy: &api::Copy) -> Result<api::Copied> {
+        self.call(Request::post(format!("/v1/bottles/{}/copy", wire::encode(slug)), copy)?.within(FILES)).await
+    }
+
+    /// `POST /v1/bottles/S/pause`: stops all its processes.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn pause(&self, slug: &str, act: &Act) -> Result<Bottle> {
+        self.call(Request::post(format!("/v1/bottles/{}/pause", wire::encode(slug)), act)?).await
+    }
+
+    /// `POST /v1/bottles/S/thaw`: lets them go on.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn thaw(&self, slug: &str, act: &Act) -> Result<Bottle> {
+        self.call(Request::post(format!("/v1/bottles/{}/thaw", wire::encode(slug)), act)?).await
+    }
+
     /// `POST /v1/bottles/S/stop`: returns when it has ended.
     ///
     /// # Errors

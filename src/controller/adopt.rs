@@ -14,7 +14,7 @@ use serde_json::json;
 use super::launch::{Sealed, Terms, agent_code};
 use super::link::{Held, Link, Said};
 use super::note::{Cut, Note};
-use super::{Controller, lease, ledger_error};
+use super::{Controller, keep, lease, ledger_error};
 use crate::api::{Bottle, Egress, Ended, State};
 use crate::bottle::output::now_ms;
 use crate::bottle::wire;
@@ -140,7 +140,9 @@ impl Controller {
             return;
         }
         let slug = path.file_stem().unwrap_or_default();
-        kept::sweep(&self.host.home.state(&slug.to_string_lossy()));
+        let state = self.host.home.state(&slug.to_string_lossy());
+        keep::remove_groups(&state);
+        kept::sweep(&state);
         for book in [Book::Real, Book::Rehearsal] {
             if (book == Book::Real || self.rehearsal.get().is_some())
                 && let Err(error) = self.close_lost(book, |row| slug == row.slug.as_str()).await
@@ -236,7 +238,11 @@ impl Controller {
         let ending = live.is_doomed() || code.is_some();
         live.change(|b| {
             b.exit_code = code.or(b.exit_code);
-            b.state = if ending { State::Stopping } else { State::Running };
+            b.state = match ending {
+                true => State::Stopping,
+                false if held.paused => State::Paused,
+                false => State::Running,
+            };
         });
         live.save().await;
         live.tell("bottle.adopted", json!({"controller": std::process::id()}), false).await;
@@ -301,6 +307,7 @@ impl Controller {
         for bottle in ended.into_iter().rev().filter(|b| b.attached && b.state == State::Ended) {
             if let (Some(run), true) = (bottle.run, unknown.remove(&bottle.slug)) {
                 remove_placeholders(&self.host.home.state(&bottle.slug), &kept);
+                keep::remove_groups(&self.host.home.state(&bottle.slug));
                 let controller = Arc::clone(self);
                 tokio::spawn(async move {
                     loop {
@@ -316,6 +323,7 @@ impl Controller {
         for name in unknown {
             let dir = self.host.home.state(&name);
             remove_placeholders(&dir, &kept);
+            keep::remove_groups(&dir);
             kept::sweep(&dir);
         }
     }

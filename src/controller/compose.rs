@@ -36,6 +36,8 @@ pub struct Composed {
     pub placeholders: Vec<PathBuf>,
     /// The workspace's path.
     pub workspace: PathBuf,
+    /// What was asked for and is not enforced.
+    pub warnings: Vec<String>,
 }
 
 /// Where this process lives, as far as bottles care.
@@ -101,6 +103,7 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         forbidden::check_mapped(host_uid)?;
     }
 
+    let (disk, unbound) = disk(launch)?;
     let path = launch.host_path.as_deref().unwrap_or(&host.path);
     let argv0 = launch.argv.first().map_or("", String::as_str);
     if argv0.is_empty() {
@@ -229,13 +232,30 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         guards: guarded.guards,
         files,
         home: PathBuf::from(AGENT_HOME),
-        scratch_bytes: SCRATCH_BYTES,
+        scratch_bytes: disk.unwrap_or(SCRATCH_BYTES),
+        one_scratch: disk.is_some(),
+        cgroups: Vec::new(),
         workspace: workspace.clone(),
         overlay,
         ports,
         controller: Starter { exe: host.exe.clone(), env: host.controller_env.clone(), stopped: host.home.stopped() },
     };
-    Ok(Composed { plan, env, placeholders: guarded.made, workspace })
+    Ok(Composed { plan, env, placeholders: guarded.made, workspace, warnings: unbound.into_iter().collect() })
+}
+
+/// Gets the bound of what the bottle writes beside its workspace; with what of the limit cannot be enforced.
+fn disk(launch: &Launch) -> Result<(Option<u64>, Option<String>)> {
+    let Some(limits) = launch.limits.as_ref().filter(|limits| limits.disk.is_some()) else { return Ok((None, None)) };
+    if launch.workspace.is_none() {
+        return Ok((limits.disk, None));
+    }
+    let why = "disk: what the agent writes into its workspace lies on the host's disk, which bb cannot bound";
+    if limits.best_effort {
+        return Ok((limits.disk, Some(why.to_owned())));
+    }
+    Err(Error::new(Kind::BackendUnavailable, format!("a limit cannot be enforced here: {why}"))
+        .at("limits")
+        .hint("leave the workspace out for a scratch one, which is bound, or say `best_effort`"))
 }
 
 /// Has the bottle's git ignore the placeholders, so that an agent that commits everything does not commit them: over the

@@ -24,7 +24,8 @@ use super::live::Live;
 use super::stream::{self as follow, Line, Wanted};
 use super::{Controller, input, ledger_error, peer};
 use crate::api::{
-    Act, Apply, Bottle, DiffQuery, Ended, Exec, Input, Launch, Prune, Resize, Run, Signal, SignalName, Stop, UsageQuery,
+    Act, Apply, Bottle, Copy, DiffQuery, Ended, Exec, Input, Launch, Prune, Resize, Run, Signal, SignalName, Stop,
+    UsageQuery,
 };
 use crate::bottle::wire::{Command, Reply, Request as Ask};
 use crate::enforce::By;
@@ -325,6 +326,23 @@ async fn bottles(
             let act: Act = read(request.into_body()).await?;
             let live = controller.find(name)?;
             live.freeze(&act.reason.unwrap_or_else(|| "frozen by the operator".to_owned()), By::Operator, None).await?;
+            ok(&live.view())
+        }
+        (true, [name, "copy"]) => {
+            let copy: Copy = read(request.into_body()).await?;
+            ok(&controller.copy(name, copy).await?)
+        }
+        (true, [name, "pause"]) => {
+            let act: Act = read(request.into_body()).await?;
+            let live = controller.find(name)?;
+            let reason = act.reason.unwrap_or_else(|| "paused by the operator".to_owned());
+            live.pause(&reason, By::Operator, None).await?;
+            ok(&live.view())
+        }
+        (true, [name, "thaw"]) => {
+            let _act: Act = read(request.into_body()).await?;
+            let live = controller.find(name)?;
+            live.thaw(By::Operator).await?;
             ok(&live.view())
         }
         (true, [name, "stop"]) => {

@@ -4,17 +4,40 @@
 //! wait. Decides nothing about bottles that run.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
-use super::Controller;
 use super::live::Live;
-use crate::api::{Applied, Apply, Bottle, Diff, DiffQuery, Leftover, Session, State};
+use super::{Controller, compose};
+use crate::api::{self, Applied, Apply, Bottle, Diff, DiffQuery, Leftover, Session, State};
+use crate::bottle::cgroup;
+use crate::bottle::wire::{Reply, Request};
 use crate::error::{Error, Kind, Result};
+use crate::os::beneath::{Dir, Resolve};
 use crate::workspace::kept::{self, Metadata};
+use crate::workspace::transfer::{self, Side};
 use crate::workspace::{apply, changes, session};
+
+/// The list of a bottle's control groups, in its state directory.
+const GROUPS: &str = "cgroups.json";
+
+/// Remembers the control groups of a bottle.
+pub(super) fn note_groups(state: &Path, dirs: &[PathBuf]) -> std::io::Result<()> {
+    std::fs::write(state.join(GROUPS), serde_json::to_vec(dirs)?)
+}
+
+/// Gets the control groups of a bottle.
+pub(super) fn groups(state: &Path) -> Vec<PathBuf> {
+    serde_json::from_slice(&std::fs::read(state.join(GROUPS)).unwrap_or_default()).unwrap_or_default()
+}
+
+/// Removes the control groups of a bottle that is gone. May wait for the kernel.
+pub(super) fn remove_groups(state: &Path) {
+    cgroup::remove(&groups(state));
+    let _ = std::fs::remove_file(state.join(GROUPS));
+}
 
 /// Names of bottles that are being made: their state directories are no leftovers.
 #[derive(Debug, Default)]
@@ -170,6 +193,48 @@ impl Controller {
         Ok(Applied { slug: known.slug, done })
     }
 
+    /// Answers `POST /v1/bottles/S/copy`.
+    ///
+    /// # Errors
+    /// `no_such_bottle` where it does not run, `usage` for a path that is not there.
+    pub async fn copy(&self, name: &str, copy: api::Copy) -> Result<api::Copied> {
+        let live = self.find(name)?;
+        let root = match live.link.ask(Request::Root).await? {
+            (Reply::Root, mut fds) if fds.len() == 1 => fds.remove(0),
+            (Reply::Failed { error }, _) => return Err(error),
+            (other, _) => return Err(Error::internal(format!("unexpected answer {other:?}"))),
+        };
+        let host = PathBuf::from(&copy.host);
+        if !host.is_absolute() {
+            return Err(Error::new(Kind::Usage, "the path of the host is not absolute").at(copy.host));
+        }
+        let bottle = Path::new(&live.view().workspace).join(&copy.bottle);
+        let copied = waiting(move || {
+            let fail = |e: std::io::Error| Error::new(Kind::Usage, e.to_string()).at(host.display().to_string());
+            let root = Dir::of(root, Resolve::InRoot);
+            // Whose the agent's home is, that is the agent.
+            let agent = root.sub(Path::new(compose::AGENT_HOME)).and_then(|home| home.own());
+            let agent = agent.map_err(|e| Error::internal(e.to_string()))?;
+            let agent = nix::unistd::geteuid().is_root().then_some((agent.uid, agent.gid));
+            let inside = Side { root, agent };
+            // A directory that is there is opened itself, links on the way to it being the operator's; of all else the parent.
+            let place = host.parent().unwrap_or(Path::new("/"));
+            let (outside, path) = match std::fs::symlink_metadata(&host) {
+                Ok(meta) if meta.is_dir() && !copy.out => (Dir::open(place).map_err(fail)?, host.file_name()),
+                Ok(meta) if meta.is_dir() => (Dir::open(&host).map_err(fail)?, None),
+                _ => (Dir::open(place).map_err(fail)?, host.file_name()),
+            };
+            let outside = Side { root: outside, agent: None };
+            let path = Path::new(path.unwrap_or_default());
+            match copy.out {
+                true => transfer::copy(&inside, &bottle, &outside, path),
+                false => transfer::copy(&outside, path, &inside, &bottle),
+            }
+        });
+        let copied = copied.await??;
+        Ok(api::Copied { files: copied.files, bytes: copied.bytes, left_out: copied.left_out })
+    }
+
     /// Removes what is left of a bottle that has ended.
     ///
     /// # Errors
@@ -219,7 +284,11 @@ impl Controller {
         }
         for leftover in &left {
             let state = self.host.home.state(&leftover.name);
-            waiting(move || kept::remove(&state)).await?;
+            waiting(move || {
+                remove_groups(&state);
+                kept::remove(&state);
+            })
+            .await?;
             self.bottles.lock().unwrap_or_else(PoisonError::into_inner).remove(&leftover.name);
         }
         Ok(left)
@@ -254,6 +323,7 @@ impl Controller {
                 "budget": launch.budget, "limits": launch.limits, "timeout_ms": launch.timeout_ms,
                 "lease": launch.lease,
             });
+            value["cgroups"] = json!(live.cgroups);
             value["budget_path"] = json!(live.path);
             value["shutdown"] = json!(live.policy);
             value["cutoff_scope"] = json!(live.cut_scope);

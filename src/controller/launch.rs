@@ -14,8 +14,9 @@ use super::compose::{self, Composed};
 use super::link::{Held, Link};
 use super::live::{Live, Made};
 use super::note::Note;
-use super::{Controller, input, ledger_error};
+use super::{Controller, input, keep, ledger_error};
 use crate::api::{Bottle, Egress, Ended, Launch, State};
+use crate::bottle::cgroup;
 use crate::bottle::output::now_ms;
 use crate::bottle::wire::{self, Command, Listener, Reply, Request};
 use crate::egress::{self, Sockets, Spec, ca::Ca};
@@ -159,9 +160,11 @@ impl Controller {
             workspace_mode: launch.workspace_mode.filter(|mode| *mode != crate::api::WorkspaceMode::Mount),
             kept: false,
             resumable: false,
+            warnings: Vec::new(),
         };
         let ca = Ca::generate(&slug).map_err(internal)?;
-        let composed = match compose::compose(&self.host, &launch, &slug, ca.cert_pem()) {
+        let composed = compose::compose(&self.host, &launch, &slug, ca.cert_pem());
+        let composed = match composed.and_then(|composed| self.with_groups(composed, &launch, &slug)) {
             Ok(composed) => composed,
             Err(error) => {
                 clean(&self.host.home, &slug, &[], resumes);
@@ -169,6 +172,7 @@ impl Controller {
             }
         };
         view.workspace = composed.workspace.display().to_string();
+        view.warnings.clone_from(&composed.warnings);
         let row = |view: &Bottle| BottleRow {
             id: view.id.clone(),
             slug: view.slug.clone(),
@@ -191,6 +195,24 @@ impl Controller {
                 view.reason = Some(error.to_string());
                 view.stopped = Some(now_ms());
                 let _ = ledger.put_bottle(row(&view)).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Makes the control groups of a bottle that has limits.
+    fn with_groups(&self, mut composed: Composed, launch: &Launch, slug: &str) -> Result<Composed> {
+        let Some(limits) = &launch.limits else { return Ok(composed) };
+        let name = cgroup::name(&self.host.home.root, slug);
+        let note = |dirs: &[std::path::PathBuf]| keep::note_groups(&self.host.home.state(slug), dirs);
+        match cgroup::make(&name, limits, note) {
+            Ok(groups) => {
+                composed.plan.cgroups = groups.dirs;
+                composed.warnings.extend(groups.lacking);
+                Ok(composed)
+            }
+            Err(error) => {
+                crate::bottle::guard::remove_placeholders(&composed.placeholders);
                 Err(error)
             }
         }
@@ -262,6 +284,7 @@ impl Controller {
             ledger: terms.ledger,
             env: sealed.env,
             log: state_dir.join("output.log"),
+            cgroups: keep::groups(&state_dir),
             state_dir,
             placeholders: sealed.placeholders,
             link,
@@ -306,6 +329,7 @@ impl Controller {
             upstreams,
             ca: Ca::from_pem(ca.cert_pem(), &ca.key_pem()).map_err(internal)?,
             cut: live.cut_now(),
+            parks: live.policy == CutoffPolicy::Pause,
         };
         let handle = egress::start(spec, sockets, live.ledger.clone(), self.enforcement(), Arc::clone(&self.roots))
             .map_err(|e| {
@@ -395,6 +419,7 @@ pub fn budget_path(launch: &Launch) -> Vec<Node> {
 fn clean(home: &Home, slug: &str, placeholders: &[std::path::PathBuf], resumes: bool) {
     crate::bottle::guard::remove_placeholders(placeholders);
     let state = home.state(slug);
+    keep::remove_groups(&state);
     if resumes {
         crate::workspace::session::settle(&state, true, true);
         crate::workspace::kept::settle(&state);

@@ -87,6 +87,8 @@ pub struct Held {
     pub note: Option<String>,
     /// See [`Said::GuardLost`].
     pub guard_lost: Option<String>,
+    /// Its processes are stopped.
+    pub paused: bool,
 }
 
 fn gone() -> Error {
@@ -130,6 +132,7 @@ impl Link {
                 pid: Some(pid),
                 note: None,
                 guard_lost: None,
+                paused: false,
             }),
             (Reply::Failed { error }, _) => Err(error),
             (other, _) => Err(failed(format!("unexpected answer {other:?}"))),
@@ -155,7 +158,7 @@ impl Link {
         let hello = hello.map_err(|_| Error::new(Kind::Timeout, "the keeper does not answer"))?;
         // A keeper that dies now is found gone at the next attempt.
         match hello.map_err(|e| failed(e.message))? {
-            (Reply::Hello { slug, keeper, pid, listeners, note, guard_lost, verbs }, mut fds)
+            (Reply::Hello { slug, keeper, pid, listeners, note, guard_lost, verbs, paused }, mut fds)
                 if fds.len() == listeners.len() + 2 =>
             {
                 let sealed = Some(fds.remove(0));
@@ -164,7 +167,7 @@ impl Link {
                 let listeners = listeners.into_iter().zip(fds).collect();
                 link.process = Process::open(keeper).ok().map(Arc::new);
                 link.verbs = verbs.into();
-                Ok((slug, Held { link, said, listeners, sealed, execs, pid, note, guard_lost }))
+                Ok((slug, Held { link, said, listeners, sealed, execs, pid, note, guard_lost, paused }))
             }
             (Reply::Failed { error }, _) => Err(failed(error.message)),
             (other, _) => Err(failed(format!("unexpected answer {other:?}"))),

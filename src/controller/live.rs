@@ -47,6 +47,8 @@ pub struct Made {
     pub log: PathBuf,
     /// Its state directory.
     pub state_dir: PathBuf,
+    /// Its control groups.
+    pub cgroups: Vec<PathBuf>,
     /// What was made in the workspace and goes away with the bottle.
     pub placeholders: Vec<PathBuf>,
     /// Its keeper.
@@ -69,6 +71,8 @@ pub struct Live {
     /// Whether it is cut, and why it will end, when somebody decided that. Set before anything is done about it; survives
     /// restarts with the keeper and in the bottle's row.
     note: Mutex<Note>,
+    /// One pauses it, or lets it go on, at a time.
+    pausing: tokio::sync::Mutex<()>,
     /// Nodes whose crossing has been recorded.
     crossed: Mutex<HashSet<Node>>,
 }
@@ -96,6 +100,7 @@ impl Live {
             execs: Mutex::default(),
             egress: Mutex::new(None),
             note: Mutex::new(note),
+            pausing: tokio::sync::Mutex::default(),
             crossed: Mutex::default(),
         })
     }
@@ -244,6 +249,13 @@ impl Live {
         let (ended, reason) = match end {
             Some(end) => (end.ended, Some(end.reason)),
             None if how == Ended::Lost => (how, Some("its keeper died, and the bottle with it".to_owned())),
+            None if how == Ended::Exited && self.is_out_of_memory() => {
+                let bound = self.launch.limits.as_ref().and_then(|limits| limits.memory).unwrap_or(0) >> 20;
+                (
+                    Ended::Oom,
+                    Some(format!("its processes needed more than the {bound} MiB of memory that they may use")),
+                )
+            }
             None => (how, None),
         };
         let (log, reading) = (self.log.clone(), ended);
@@ -277,10 +289,17 @@ impl Live {
         if how == Ended::Lost {
             let _ = std::fs::remove_file(&self.socket);
         }
+        let state = self.state_dir.clone();
+        let _ = tokio::task::spawn_blocking(move || super::keep::remove_groups(&state)).await;
         self.change(|b| *b = last);
         if self.launch.lease.is_none() {
             tracing::info!(bottle = %self.slug, ?reading, "detached bottle ended");
         }
+    }
+
+    /// Tells whether the agent died because the kernel killed for want of memory.
+    fn is_out_of_memory(&self) -> bool {
+        self.view().exit_code == Some(128 + libc::SIGKILL) && crate::bottle::cgroup::ran_out_of_memory(&self.cgroups)
     }
 
     /// Removes what is left of an ended bottle for its front end, unless what the agent changed is kept.

@@ -28,6 +28,8 @@ const TRIES: u32 = 20;
 pub struct Keeping {
     /// The bottle's id, for the enforcer.
     pub bottle: Arc<str>,
+    /// A request waits where its budget is spent: the bottle is being paused.
+    pub parks: bool,
     /// Told of crossings.
     pub enforcer: Arc<dyn Enforcer>,
     /// What is under way in this bottle.
@@ -67,6 +69,7 @@ pub async fn reserve<L: Ledger>(
     let mut changes = ledger.changes();
     loop {
         changes.mark_unchanged();
+        hold.armed = true;
         match hold.ledger.hold(request.clone()).await {
             Ok(HoldOutcome::Granted { held }) => {
                 hold.held = held;
@@ -83,7 +86,11 @@ pub async fn reserve<L: Ledger>(
                 hold.armed = false;
                 let deny = spent::budget(&standing);
                 keeping.enforcer.exhausted(&keeping.bottle, standing);
-                return Err(deny);
+                if !keeping.parks {
+                    return Err(deny);
+                }
+                // Its agent hears nothing before it has been stopped; what it asked for goes on when there is budget again.
+                let _ = tokio::time::timeout(ASK_AGAIN, changes.changed()).await;
             }
             // The hold may have been committed all the same: the drop releases it.
             Err(error) => return Err(unavailable(&error)),

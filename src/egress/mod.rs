@@ -100,6 +100,8 @@ pub struct Spec {
     pub ca: Ca,
     /// Cut already (a bottle that is adopted).
     pub cut: Option<CutScope>,
+    /// A request that finds its budget spent waits until there is some again, in place of being refused.
+    pub parks: bool,
 }
 
 /// Acts on crossings. Called from the request path: must not block.
@@ -175,6 +177,7 @@ fn start_with<L: Ledger>(
         ledger,
         keeping: Keeping {
             bottle: spec.id.into(),
+            parks: spec.parks,
             enforcer,
             tally: Arc::clone(&work),
             runtime: tokio::runtime::Handle::current(),

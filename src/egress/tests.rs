@@ -217,6 +217,7 @@ async fn bench_over(h2: bool, limit: Option<u64>, script: Script) -> Bench {
         .into(),
         ca: ca.clone(),
         cut: None,
+        parks: false,
     };
     let sockets = Sockets { tcp: vec![listener], ..Sockets::default() };
     let roots = Arc::new(RootCertStore::empty());

@@ -55,6 +55,8 @@ pub trait Subject: Send + Sync + 'static {
     fn spent(&self) -> impl Future<Output = Option<Standing>> + Send;
     /// Cuts it because of `standing`; requests that hold tokens may finish. Takes effect before this returns.
     fn cut(self: &Arc<Self>, scope: CutScope, standing: &Standing);
+    /// Stops its processes because of `standing`, soon.
+    fn pause(self: &Arc<Self>, standing: &Standing);
     /// Kills it because of `standing`; its way out is gone before this returns.
     fn kill(self: &Arc<Self>, standing: &Standing);
     /// Records that a budget of it is spent, once for each node.
@@ -118,6 +120,7 @@ async fn act_on_all<B: Bottles>(bottles: &B, spent: &Spent) {
 async fn act<S: Subject>(bottle: &Arc<S>, standing: &Standing) {
     match bottle.policy() {
         CutoffPolicy::Cutoff => bottle.cut(bottle.cut_scope(), standing),
+        CutoffPolicy::Pause => bottle.pause(standing),
         CutoffPolicy::Kill => bottle.kill(standing),
     }
     bottle.crossed(standing).await;

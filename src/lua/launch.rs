@@ -148,6 +148,9 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
     };
     let since = host.pump.position();
     let bottle = link.client.launch(&body).await?;
+    for warning in &bottle.warnings {
+        host.out.log("warn", &format!("a limit is not enforced: {warning}"));
+    }
     // A cut may have been read before the launch was answered; what is known already stays.
     host.bottles.borrow_mut().entry(bottle.slug.clone()).or_default().since = since;
     Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))

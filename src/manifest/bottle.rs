@@ -87,8 +87,8 @@ pub struct Bottle {
 
 /// Reads the words of `shutdown`.
 pub(super) fn shutdown(entry: &crate::yaml::Entry, problems: &mut Problems) -> Option<CutoffPolicy> {
-    let words = [("cutoff", CutoffPolicy::Cutoff), ("kill", CutoffPolicy::Kill)];
-    word(entry, &words, &["pause", "freeze"], problems)
+    let words = [("cutoff", CutoffPolicy::Cutoff), ("pause", CutoffPolicy::Pause), ("kill", CutoffPolicy::Kill)];
+    word(entry, &words, &["freeze"], problems)
 }
 
 /// Reads a budget: an amount for all providers together, or a table of them.

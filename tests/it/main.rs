@@ -14,6 +14,7 @@ mod guards;
 mod input;
 mod keeper;
 mod leaks;
+mod limits;
 mod looper;
 mod loosening;
 mod lua_api;

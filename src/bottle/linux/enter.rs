@@ -16,6 +16,7 @@ use nix::unistd::{Gid, Pid, Uid};
 use super::launch::Up;
 use super::sys;
 use super::{AGENT_ID, confine, landlock, terminal};
+use crate::bottle::cgroup;
 use crate::bottle::wire::{self, Command};
 use crate::error::{Error, Kind, Result};
 use crate::os::process::{Fork, Process, fork_with};
@@ -144,6 +145,8 @@ fn enter(
     stdio: [&OwnedFd; 3],
     report: &OwnedFd,
 ) -> Result<()> {
+    // First of all, with the rights of the host: everything from here on counts.
+    cgroup::join(&up.doors).map_err(|e| failed("control group", e))?;
     if as_root {
         nix::unistd::setgroups(&[]).map_err(|e| failed("groups", e))?;
     }

@@ -47,6 +47,8 @@ pub struct Up {
     pub gate: OwnedFd,
     /// Where its processes may write; the second layer holds them to it.
     pub writable: Vec<std::path::PathBuf>,
+    /// By what its processes join their control groups.
+    pub doors: Vec<std::fs::File>,
 }
 
 /// What the two processes report.
@@ -109,7 +111,7 @@ fn collect(ours: &OwnedFd) -> Result<Up> {
             let gate = fds.remove(0);
             let listeners = kinds.into_iter().zip(fds).collect();
             let namespaces = namespaces.unwrap_or_default();
-            return Ok(Up { pid, pidfd, namespaces, listeners, gate, writable: Vec::new() });
+            return Ok(Up { pid, pidfd, namespaces, listeners, gate, writable: Vec::new(), doors: Vec::new() });
         }
         match wire::receive::<Report>(ours) {
             Ok(Some((Report::Gate { pid, listeners }, fds))) if fds.len() == listeners.len() + 1 => {

@@ -5,8 +5,8 @@
 //! * [`root`]: the bottle's file system.
 //! * [`confine`]: no capabilities, no new privileges, seccomp.
 //! * [`enter`]: the one way in, for the agent and for every later exec. [`terminal`]: terminals of its own.
-//! * [`init`]: pid 1.
-//! * [`watch`]: whether its mounts stay.
+//! * [`init`]: pid 1. [`stop`]: all the others, stopped and let go on.
+//! * [`watch`]: whether its mounts stay. [`view`]: its root as a descriptor.
 //! * [`forbidden`]: why this machine forbids user namespaces, and the remedy.
 //! * [`sys`]: the system calls that no library wraps.
 //!
@@ -22,8 +22,10 @@ pub mod landlock;
 pub mod launch;
 pub mod listeners;
 pub mod root;
+pub mod stop;
 pub mod sys;
 pub mod terminal;
+pub mod view;
 pub mod watch;
 
 /// The agent's user and group id inside the bottle.

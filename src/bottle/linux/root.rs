@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, openat};
@@ -90,17 +90,24 @@ pub fn build(plan: &Plan, sources: &[Option<OwnedFd>]) -> io::Result<()> {
     tmpfs(root, "size=64m,mode=755")?;
     let root_fd = OwnedFd::from(fs::File::open(root)?);
 
-    let scratch = format!("size={},mode=755", plan.scratch_bytes);
-    let shared = format!("size={},mode=1777", plan.scratch_bytes);
-    for (path, options) in
-        [("/tmp", shared.as_str()), ("/var/tmp", &shared), ("/run", "size=64m,mode=755"), ("/dev", "size=64k,mode=755")]
-    {
-        directory(&below(root, Path::new(path)))?;
-        tmpfs(&below(root, Path::new(path)), options)?;
+    let one = if plan.one_scratch { Some(Scratch::mount(root, plan.scratch_bytes)?) } else { None };
+    let whole = plan.scratch_bytes.to_string();
+    for (path, size, mode) in [
+        (Path::new("/tmp"), whole.as_str(), 0o1777),
+        (Path::new("/var/tmp"), &whole, 0o1777),
+        (Path::new("/run"), "64m", 0o755),
+        (&plan.home, &whole, 0o755),
+    ] {
+        let place = below(root, path);
+        directory(&place)?;
+        match &one {
+            Some(one) => one.part(&place, mode)?,
+            None => tmpfs(&place, &format!("size={size},mode={mode:o}"))?,
+        }
     }
+    directory(&below(root, Path::new("/dev")))?;
+    tmpfs(&below(root, Path::new("/dev")), "size=64k,mode=755")?;
     directory(&below(root, Path::new("/sys")))?;
-    directory(&below(root, &plan.home))?;
-    tmpfs(&below(root, &plan.home), &scratch)?;
     if plan.workspace.starts_with(&plan.home) {
         directory(&below(root, &plan.workspace))?;
     }
@@ -112,7 +119,10 @@ pub fn build(plan: &Plan, sources: &[Option<OwnedFd>]) -> io::Result<()> {
         }
         symlink(target, &place).map_err(at(path))?;
     }
-    devices(root)?;
+    devices(root, one.as_ref())?;
+    if let Some(one) = one {
+        one.finish()?;
+    }
     for (bind, source) in plan.binds.iter().zip(sources) {
         if let Some(source) = source {
             attach(&root_fd, source, &bind.target).map_err(at(&bind.target))?;
@@ -142,6 +152,33 @@ pub fn build(plan: &Plan, sources: &[Option<OwnedFd>]) -> io::Result<()> {
     sys::set_attributes(root_fd.as_raw_fd(), attr::RDONLY | attr::NOSUID | attr::NODEV, None, false)?;
     let dev = fs::File::open("/dev")?;
     sys::set_attributes(dev.as_raw_fd(), attr::RDONLY | attr::NOSUID, None, false)
+}
+
+/// One file system for all that a bottle writes beside its workspace, so that it has one bound.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn mount(root: &Path, bytes: u64) -> io::Result<Scratch> {
+        let place = root.join(".bb-scratch");
+        directory(&place)?;
+        tmpfs(&place, &format!("size={bytes},mode=755"))?;
+        Ok(Scratch(place))
+    }
+
+    /// Shows a directory of it at `place`.
+    fn part(&self, place: &Path, mode: u32) -> io::Result<()> {
+        let name = place.components().map(|c| c.as_os_str().to_string_lossy().replace('/', "")).collect::<Vec<_>>();
+        let part = self.0.join(name.join("-"));
+        fs::DirBuilder::new().create(&part)?;
+        fs::set_permissions(&part, fs::Permissions::from_mode(mode))?;
+        mount(Some(&part), place, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(|e| at(place)(e.into()))
+    }
+
+    /// Takes away the place where all of it can be seen.
+    fn finish(self) -> io::Result<()> {
+        umount2(&self.0, MntFlags::MNT_DETACH)?;
+        fs::remove_dir(&self.0)
+    }
 }
 
 /// Gets where an absolute path of the bottle lies below the root that is being built.
@@ -230,10 +267,13 @@ fn write_file(root_fd: &OwnedFd, path: &Path, bytes: &[u8], mode: u32) -> io::Re
 }
 
 /// What is in `/dev` beside the devices that the plan binds.
-fn devices(root: &Path) -> io::Result<()> {
+fn devices(root: &Path, one: Option<&Scratch>) -> io::Result<()> {
     let dev = below(root, Path::new("/dev"));
     directory(&dev.join("shm"))?;
-    tmpfs(&dev.join("shm"), "size=256m,mode=1777")?;
+    match one {
+        Some(one) => one.part(&dev.join("shm"), 0o1777)?,
+        None => tmpfs(&dev.join("shm"), "size=256m,mode=1777")?,
+    }
     directory(&dev.join("pts"))?;
     mount(
         Some("devpts"),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Live, lock};
 use crate::api::{Egress, Ended, State};
-use crate::bottle::wire::Request;
+use crate::bottle::wire::{Reply, Request};
 use crate::controller::ledger_error;
 use crate::controller::note::{Cut, End};
 use crate::egress;
@@ -147,6 +147,10 @@ impl Live {
         };
         self.change(|b| b.reason = Some(reason.to_owned()));
         self.leave_note().await;
+        if self.view().state == State::Paused {
+            // What is stopped hears nothing.
+            let _ = self.link.ask(Request::Thaw).await;
+        }
         let _ = self.link.ask(Request::Signal { exec: 0, signal: libc::SIGTERM }).await;
         if tokio::time::timeout(FREEZING, self.ended()).await.is_err() {
             self.link.kill().await;
@@ -160,6 +164,61 @@ impl Live {
         Ok(())
     }
 
+    /// Stops its processes until they are let go on. It has taken effect when this returns, and is written.
+    ///
+    /// # Errors
+    /// What the keeper answers; `usage` where it is not running.
+    pub async fn pause(self: &Arc<Self>, reason: &str, by: By, node: Option<Node>) -> Result<()> {
+        let _turn = self.pausing.lock().await;
+        match self.view().state {
+            State::Paused => return Ok(()),
+            State::Running => {}
+            _ => {
+                return Err(
+                    Error::new(Kind::Usage, format!("`{}` does not run", self.slug)).hint("`bb ps` lists what runs")
+                );
+            }
+        }
+        self.answered(self.link.ask(Request::Pause).await?.0)?;
+        self.change(|b| {
+            if b.state == State::Running {
+                b.state = State::Paused;
+                b.reason = Some(reason.to_owned());
+            }
+        });
+        let data = json!({"action": "pause", "reason": reason, "node": node, "by": by.as_str()});
+        self.enforced(data).await.map_err(|e| ledger_error(&e, std::path::Path::new("the ledger")))
+    }
+
+    /// Lets its processes go on, once that is written.
+    ///
+    /// # Errors
+    /// As [`Live::pause`].
+    pub async fn thaw(self: &Arc<Self>, by: By) -> Result<()> {
+        let _turn = self.pausing.lock().await;
+        if self.view().state != State::Paused {
+            return Ok(());
+        }
+        let data = json!({"action": "thaw", "by": by.as_str()});
+        self.enforced(data).await.map_err(|e| ledger_error(&e, std::path::Path::new("the ledger")))?;
+        self.answered(self.link.ask(Request::Thaw).await?.0)?;
+        self.change(|b| {
+            if b.state == State::Paused {
+                b.state = State::Running;
+                b.reason = None;
+            }
+        });
+        self.save().await;
+        Ok(())
+    }
+
+    fn answered(&self, reply: Reply) -> Result<()> {
+        match reply {
+            Reply::Failed { error } => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Asks the agent to end (SIGTERM), and kills the bottle where it has not within `limit`.
     ///
     /// # Errors
@@ -167,6 +226,9 @@ impl Live {
     pub async fn stop(self: &Arc<Self>, limit: Duration, reason: Option<&str>) -> Result<()> {
         if self.has_ended() {
             return Ok(());
+        }
+        if self.view().state == State::Paused {
+            self.link.ask(Request::Thaw).await?;
         }
         // A refusal says that the agent has ended already: the bottle goes with it.
         self.link.ask(Request::Signal { exec: 0, signal: libc::SIGTERM }).await?;
@@ -242,6 +304,18 @@ impl Subject for Live {
             let live = Arc::clone(self);
             tokio::spawn(async move { live.record_cut(&cut).await });
         }
+    }
+
+    fn pause(self: &Arc<Self>, standing: &Standing) {
+        if self.view().state != State::Running {
+            return;
+        }
+        let (live, reason, node) = (Arc::clone(self), egress::spent::sentence(standing), standing.node.clone());
+        tokio::spawn(async move {
+            if let Err(error) = Live::pause(&live, &reason, By::Budget, Some(node)).await {
+                tracing::error!(bottle = %live.slug, "pausing it: {error}");
+            }
+        });
     }
 
     fn kill(self: &Arc<Self>, standing: &Standing) {

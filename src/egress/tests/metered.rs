@@ -157,6 +157,7 @@ async fn nothing_written_upstream_costs_nothing() {
         upstreams: [(format!("{MODEL}:{}", address.port()), to)].into(),
         ca: bench.ca.clone(),
         cut: None,
+        parks: false,
     };
     let sockets = Sockets { tcp: vec![listener], ..Sockets::default() };
     let roots = Arc::new(RootCertStore::empty());

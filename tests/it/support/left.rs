@@ -35,10 +35,13 @@ impl Before {
         Before { cgroups: cgroups(), files: files(), held: mounted() }
     }
 
-    /// Lists what has come since: cgroups, mounted namespaces, and files of `uid` in the directories for temporary ones.
-    pub fn since(&self, uid: u32) -> Vec<String> {
+    /// Lists what has come since: cgroups of the bottles of `home` (other worlds have some at the same time), mounted
+    /// namespaces, and files of `uid` in the directories for temporary ones.
+    pub fn since(&self, uid: u32, home: &Path) -> Vec<String> {
+        let prefix = bb::bottle::cgroup::name(home, "");
+        let own = |path: &&PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix));
         let mut left: Vec<String> =
-            cgroups().difference(&self.cgroups).map(|p| format!("cgroup {}", p.display())).collect();
+            cgroups().difference(&self.cgroups).filter(own).map(|p| format!("cgroup {}", p.display())).collect();
         left.extend(mounted().difference(&self.held).map(|m| format!("namespace {m} mounted on the host")));
         let mine = |path: &&PathBuf| fs::symlink_metadata(path).is_ok_and(|m| m.uid() == uid);
         left.extend(files().difference(&self.files).filter(mine).map(|p| format!("file {}", p.display())));

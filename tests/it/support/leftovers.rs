@@ -50,7 +50,7 @@ impl World {
         if let Ok(text) = fs::read_to_string("/proc/self/mountinfo") {
             left.extend(text.lines().filter(|l| l.contains(&mine)).map(|l| format!("mount on the host: {l}")));
         }
-        left.extend(self.before.since(self.uid()));
+        left.extend(self.before.since(self.uid(), &self.bb_home()));
         if left.is_empty() {
             left.extend(self.uncounted_for());
         }
