@@ -87,7 +87,7 @@ bb = {}
 ---@field workspace_mode? "mount"|"overlay"|"copy" `overlay`: the directory lies below, what the agent writes in a layer of its own (`bb diff`, `bb apply`). `copy`: a copy of it. `mount` when absent.
 ---@field limits? {memory?: bb.Size, cpus?: number, pids?: integer, disk?: bb.Size, best_effort?: boolean} What it may use of the machine. What cannot be enforced here refuses the launch, unless `best_effort`.
 ---@field budget? bb.Budget Limits of this bottle.
----@field shutdown? "cutoff"|"pause"|"kill" What happens when a budget is spent; the host's setting when absent.
+---@field shutdown? "cutoff"|"pause"|"freeze"|"kill" What happens when a budget is spent; the host's setting when absent.
 ---@field cutoff_scope? "all"|"metered" What a cut takes away.
 ---@field timeout? bb.Duration The bottle is killed after this long.
 ---@field routes? (string|bb.Route)[] More of the allow-list. A host of the provider's own means the provider's own route.

@@ -81,9 +81,7 @@ impl Settings {
         match entry.key.as_str() {
             "budget" => self.budget = budget(&entry.value, problems),
             "shutdown" => {
-                let words =
-                    [("cutoff", CutoffPolicy::Cutoff), ("pause", CutoffPolicy::Pause), ("kill", CutoffPolicy::Kill)];
-                self.shutdown = word(entry, &words, &["freeze"], problems).unwrap_or_default();
+                self.shutdown = word(entry, &CutoffPolicy::WORDS, &[], problems).unwrap_or_default();
             }
             "cutoff_scope" => {
                 let words = [("all", CutScope::All), ("metered", CutScope::Metered)];
@@ -236,13 +234,13 @@ mod tests {
 
     #[test]
     fn every_problem_is_listed_with_its_line_and_the_nearest_key() {
-        let text = "bugdet: {claude: 5}\nshutdown: freeze\nbudget:\n  claude: {tokens: 5, per: day}\n  codex: 0.5\n  Pi: 3\n\
+        let text = "bugdet: {claude: 5}\nshutdown: halt\nbudget:\n  claude: {tokens: 5, per: day}\n  codex: 0.5\n  Pi: 3\n\
             weights: {cache_raed: 0.1, output: 0}\ndurability: maybe\nupstreams:\n  A.example: {address: example}\n  b: {}\n";
         assert_eq!(
             wrong(text),
             [
                 "settings.yml:1 unknown_key: unknown key `bugdet`",
-                "settings.yml:2 usage: `shutdown: freeze` is not supported yet",
+                "settings.yml:2 usage: `halt` is not a value of `shutdown`",
                 "settings.yml:4 usage: `per` is not supported yet",
                 "settings.yml:5 usage: `0.5` is not a whole number of tokens",
                 "settings.yml:6 usage: `Pi` is not a provider's name",

@@ -137,16 +137,27 @@ pub enum CutoffPolicy {
     Cutoff,
     /// Its processes are stopped until somebody lets them go on.
     Pause,
+    /// Its state is saved, and it is stopped; it can be taken up again.
+    Freeze,
     /// It is killed; nothing is saved.
     Kill,
 }
 
 impl CutoffPolicy {
+    /// Each with its word, for whoever reads one.
+    pub const WORDS: [(&'static str, CutoffPolicy); 4] = [
+        ("cutoff", CutoffPolicy::Cutoff),
+        ("pause", CutoffPolicy::Pause),
+        ("freeze", CutoffPolicy::Freeze),
+        ("kill", CutoffPolicy::Kill),
+    ];
+
     /// Gets the word used in manifests, settings and the ledger.
     pub fn as_str(self) -> &'static str {
         match self {
             CutoffPolicy::Cutoff => "cutoff",
             CutoffPolicy::Pause => "pause",
+            CutoffPolicy::Freeze => "freeze",
             CutoffPolicy::Kill => "kill",
         }
     }

@@ -140,10 +140,10 @@ elseif outcome.kept then
   bb.ui.note("what it changed: bb diff " .. bottle.slug .. "; to forget it: bb rm " .. bottle.slug)
 end
 
-if outcome.ended == "frozen" then
-  bb.exit(0)
-elseif outcome.cut or outcome.ended == "policy" then
+if outcome.cut or outcome.ended == "policy" then
   bb.exit(3)
+elseif outcome.ended == "frozen" then
+  bb.exit(0)
 elseif outcome.ended == "timeout" then
   bb.exit(124)
 end

@@ -57,6 +57,8 @@ pub trait Subject: Send + Sync + 'static {
     fn cut(self: &Arc<Self>, scope: CutScope, standing: &Standing);
     /// Stops its processes because of `standing`, soon.
     fn pause(self: &Arc<Self>, standing: &Standing);
+    /// Saves its state and stops it because of `standing`, soon; its way out is cut before this returns.
+    fn freeze(self: &Arc<Self>, standing: &Standing);
     /// Kills it because of `standing`; its way out is gone before this returns.
     fn kill(self: &Arc<Self>, standing: &Standing);
     /// Records that a budget of it is spent, once for each node.
@@ -121,6 +123,7 @@ async fn act<S: Subject>(bottle: &Arc<S>, standing: &Standing) {
     match bottle.policy() {
         CutoffPolicy::Cutoff => bottle.cut(bottle.cut_scope(), standing),
         CutoffPolicy::Pause => bottle.pause(standing),
+        CutoffPolicy::Freeze => bottle.freeze(standing),
         CutoffPolicy::Kill => bottle.kill(standing),
     }
     bottle.crossed(standing).await;

@@ -87,8 +87,7 @@ pub struct Bottle {
 
 /// Reads the words of `shutdown`.
 pub(super) fn shutdown(entry: &crate::yaml::Entry, problems: &mut Problems) -> Option<CutoffPolicy> {
-    let words = [("cutoff", CutoffPolicy::Cutoff), ("pause", CutoffPolicy::Pause), ("kill", CutoffPolicy::Kill)];
-    word(entry, &words, &["freeze"], problems)
+    word(entry, &CutoffPolicy::WORDS, &[], problems)
 }
 
 /// Reads a budget: an amount for all providers together, or a table of them.

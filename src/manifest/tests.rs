@@ -153,7 +153,7 @@ fn every_fault_of_a_bottle_is_listed_at_once_with_its_line() {
     let host = Host::new("faults");
     let front = "extend: claude\nextends: [Foo, ok]\nenv: {1A: x, B: \"a ${C}\"}\nagent_provider: {templat: claude}\n\
         egress:\n  routes:\n    - {host: \"https://docs.rs/\"}\n    - {hots: a.example}\n    - {host: a.example, role: admin}\n\
-        supervise: yes\nbudget: 0.5\nshutdown: freeze\nlimits: {memory: lots, cpus: none, pids: 1}\nmounts: [data]\n";
+        supervise: yes\nbudget: 0.5\nshutdown: halt\nlimits: {memory: lots, cpus: none, pids: 1}\nmounts: [data]\n";
     let file = "~/.bot-bottle/bottles/faulty.md";
     let want = [
         "2 unknown_key: unknown key `extend`",
@@ -167,7 +167,7 @@ fn every_fault_of_a_bottle_is_listed_at_once_with_its_line() {
         "10 usage: `role` is reserved",
         "11 usage: `supervise` must be true or false",
         "12 usage: `0.5` is not a whole number of tokens",
-        "13 usage: `shutdown: freeze` is not supported yet",
+        "13 usage: `halt` is not a value of `shutdown`",
         "14 usage: `memory` is not a size",
         "14 usage: `cpus` is not a number of processors",
         "14 usage: `pids` is not a number of processes",

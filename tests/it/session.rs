@@ -167,3 +167,19 @@ fn a_bottle_that_died_with_its_keeper_or_under_a_freeze_can_be_taken_up() {
         assert!(kept(&world).is_empty());
     }
 }
+
+#[test]
+fn a_budget_that_is_spent_freezes_its_bottle_where_a_manifest_says_so() {
+    for world in World::each() {
+        // The demo agent keeps no session of its own; this one's provider says that it does.
+        let demo = include_str!("../../lua/providers/demo.lua").replace("name = \"demo\"", "name = \"keeper\"");
+        let demo = demo.replacen("  exe = ", "  transcript = { \"~/.keeper\" },\n  resumes = true,\n  exe = ", 1);
+        set_up(&world, "budget: 5\nshutdown: freeze\n");
+        world.write(world.bb_home().join("providers/keeper.lua"), demo);
+        let args = ["start", "worker", "--headless", "--prompt", "Work", "--rehearse"];
+        let output = bb(&world, &args).expect(3);
+        assert!(output.stderr.contains("frozen") && output.stderr.contains("bb resume worker"), "{output}");
+        let again = bb(&world, &["resume", "worker", "--headless", "--rehearse", "--budget", "unlimited"]).expect(0);
+        assert!(again.stdout.contains("Done."), "{again}");
+    }
+}
