@@ -90,6 +90,8 @@ bb = {}
 ---@field env? table<string, string> Variables. Never a secret: the agent can read them.
 ---@field files? {path: string, text: string, mode?: integer}[] Files, at an absolute path or one beginning with `~/`.
 ---@field detach? boolean It lives on after the recipe.
+---@field backend? "linux"|"docker" What makes the bottle; BOT_BOTTLE_BACKEND or the host's setting when absent.
+---@field image? string The image of backend `docker`; the host's setting when absent.
 
 ---Launches a bottle; returns when its agent runs. Needs the grant `launch`.
 ---

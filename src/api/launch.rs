@@ -274,6 +274,15 @@ pub struct Launch {
     /// The PATH that `argv[0]` and the agent's tools are looked up in, from the front end's environment.
     #[serde(default)]
     pub host_path: Option<String>,
+    /// What makes the bottle: `linux` or `docker`; the host's setting when absent.
+    #[serde(default)]
+    pub backend: Option<String>,
+    /// The image of backend `docker`; the host's setting when absent.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// The container engine's address, as `DOCKER_HOST` has it in the front end's environment; looked for when absent.
+    #[serde(default)]
+    pub engine: Option<String>,
 }
 
 #[cfg(test)]

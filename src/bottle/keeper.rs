@@ -14,15 +14,14 @@ use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::socket as sock;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::backend::{self, Backend, Fate};
 use super::caller::Caller;
-use super::linux::launch::{self, Up};
-use super::linux::watch::Watch;
-use super::linux::{enter, listeners, sys};
+use super::linux::sys;
 use super::output::{MAX_FRAME, Stream, Writer};
 use super::plan::Plan;
 use super::wire::{self, ExecRecord, Listener, Reply, Request};
@@ -61,9 +60,7 @@ struct Keeper {
     /// The controller, if one is connected.
     controller: Option<Caller>,
     /// The bottle; `None` once it has ended.
-    up: Option<Up>,
-    /// Its mounts; `None` once it has ended, or one of them is gone.
-    watch: Option<Watch>,
+    up: Option<Box<dyn Backend>>,
     /// The guard that is gone.
     guard_lost: Option<String>,
     /// What controllers want each other to know.
@@ -75,6 +72,8 @@ struct Keeper {
     start_at: Option<(Instant, Duration)>,
     /// Asked to go.
     leaving: bool,
+    /// Why the bottle went, where what it cannot be without was lost.
+    lost: Option<String>,
 }
 
 /// Runs the keeper; descriptor 0 is the controller's packet socket, on which the first packet is a `start`.
@@ -125,15 +124,13 @@ fn start(controller: &OwnedFd) -> Result<Keeper> {
     let plan: Plan = serde_json::from_slice(&wire::read_sealed(&plan).map_err(|e| failed("plan", e))?)
         .map_err(|e| failed("plan", e))?;
     sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;
-    let mut up = launch::up(&plan)?;
-    let guards = plan.guards.iter().map(|guard| plan.workspace.join(&guard.path));
-    let watch = Watch::new(up.pid, guards).map_err(|e| failed("mounts", e))?;
+    let mut up = backend::up(&plan)?;
     let log = Writer::create(&plan.log).map_err(|e| failed("log", e))?;
     let door = open_door(&plan.socket).map_err(|e| failed("socket", e))?;
-    let listeners = std::mem::take(&mut up.listeners);
+    let listeners = up.listeners();
     let fds: Vec<RawFd> = listeners.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
     let kinds = listeners.iter().map(|(kind, _)| *kind).collect();
-    wire::send(controller, &Reply::Up { pid: up.pid, listeners: kinds }, &fds).map_err(|e| failed("report", e))?;
+    wire::send(controller, &Reply::Up { pid: up.pid(), listeners: kinds }, &fds).map_err(|e| failed("report", e))?;
     Ok(Keeper {
         plan,
         sealed,
@@ -141,13 +138,13 @@ fn start(controller: &OwnedFd) -> Result<Keeper> {
         door,
         controller: None,
         up: Some(up),
-        watch: Some(watch),
         guard_lost: None,
         note: None,
         listeners,
         execs: BTreeMap::new(),
         start_at: None,
         leaving: false,
+        lost: None,
     })
 }
 
@@ -165,8 +162,7 @@ fn open_door(path: &std::path::Path) -> io::Result<OwnedFd> {
 enum Ready {
     Door,
     Controller,
-    Mounts,
-    Init,
+    Bottle,
     Ended(u32),
     Output(u32, Stream),
 }
@@ -178,8 +174,7 @@ impl Keeper {
                 match ready {
                     Ready::Door => self.accept(),
                     Ready::Controller => self.serve(),
-                    Ready::Mounts => self.mounts_changed(),
-                    Ready::Init => self.bottle_ended(),
+                    Ready::Bottle => self.look(),
                     Ready::Ended(exec) => self.exec_ended(exec),
                     Ready::Output(exec, stream) => {
                         self.copy_output(exec, stream);
@@ -189,7 +184,11 @@ impl Keeper {
             self.start_controller_if_due();
         }
         let _ = std::fs::remove_file(&self.plan.socket);
-        self.say(Reply::Ended);
+        self.say_ended();
+    }
+
+    fn say_ended(&mut self) {
+        self.say(Reply::Ended { lost: self.lost.clone() });
     }
 
     /// Waits for whatever comes first.
@@ -201,16 +200,16 @@ impl Keeper {
             fds.push(PollFd::new(fd, flags));
         };
         // A lost guard first: nothing else matters more.
-        if let Some(mounts) = &self.watch {
-            watch(Ready::Mounts, mounts.as_fd(), PollFlags::POLLPRI);
+        if let Some(mounts) = self.up.as_ref().and_then(|up| up.mounts()) {
+            watch(Ready::Bottle, mounts, PollFlags::POLLPRI);
         }
         watch(Ready::Door, self.door.as_fd(), PollFlags::POLLIN);
         if let Some(controller) = &self.controller {
             let room = if controller.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
             watch(Ready::Controller, controller.as_fd(), PollFlags::POLLIN | room);
         }
-        if let Some(up) = &self.up {
-            watch(Ready::Init, up.pidfd.as_fd(), PollFlags::POLLIN);
+        for event in self.up.iter().flat_map(|up| up.events()) {
+            watch(Ready::Bottle, event, PollFlags::POLLIN);
         }
         for (&n, exec) in &self.execs {
             // Output first: what was written before the end is logged before the end is told.
@@ -289,7 +288,9 @@ impl Keeper {
             Request::Signal { exec, signal } => {
                 let reply = match (self.execs.get(&exec), Signal::try_from(signal)) {
                     (Some(e), Ok(signal)) if e.pidfd.is_some() => {
-                        let _ = kill(Pid::from_raw(-e.pid), signal);
+                        if let Some(up) = &mut self.up {
+                            up.signal(e.pid, signal);
+                        }
                         Reply::Done
                     }
                     _ => Reply::Failed { error: Error::new(Kind::Usage, "no such exec, or no such signal") },
@@ -323,7 +324,7 @@ impl Keeper {
         let reply = Reply::Hello {
             slug: self.plan.slug.clone(),
             keeper: nix::unistd::getpid().as_raw(),
-            pid: self.up.as_ref().map(|up| up.pid),
+            pid: self.up.as_ref().map(|up| up.pid()),
             listeners,
             note: self.note.clone(),
             guard_lost: self.guard_lost.clone(),
@@ -333,8 +334,8 @@ impl Keeper {
 
     /// Opens a listener in the gate.
     fn listen(&mut self, port: u16) {
-        let made = match &self.up {
-            Some(up) => listeners::one_more(up, self.plan.as_root, port),
+        let made = match &mut self.up {
+            Some(up) => up.listen(port),
             None => Err(failed("listen", "the bottle has ended")),
         };
         match made {
@@ -355,11 +356,11 @@ impl Keeper {
             }
             return;
         }
-        let result = match &self.up {
+        let result = match &mut self.up {
             _ if self.execs.len() >= MOST_EXECS => {
                 Err(Error::new(Kind::Usage, format!("a bottle may run {MOST_EXECS} commands")))
             }
-            Some(up) => enter::run(up, self.plan.as_root, command),
+            Some(up) => up.exec(command),
             None => Err(Error::new(Kind::NoSuchBottle, "the bottle has ended")),
         };
         match result {
@@ -423,38 +424,41 @@ impl Keeper {
         self.say(Reply::Exited { exec, code });
     }
 
-    /// The table of mounts has changed, which nothing in the bottle can do: the host has replaced a guarded file. What an
-    /// agent may have written there since, nobody can tell, so the bottle goes.
-    fn mounts_changed(&mut self) {
-        let lost = match self.watch.as_mut().map(Watch::fallen) {
-            Some(Ok(None)) | None => return,
-            Some(Ok(Some(path))) => path.display().to_string(),
-            Some(Err(e)) => format!("the table of mounts ({e})"),
-        };
-        self.kill_all();
-        self.watch = None;
-        self.guard_lost = Some(lost.clone());
-        self.say(Reply::GuardLost { path: lost });
+    /// Something has become of the bottle.
+    fn look(&mut self) {
+        match self.up.as_mut().map_or(Fate::Lives, |up| up.fate()) {
+            Fate::Lives => {}
+            // What an agent may have written there since, nobody can tell, so the bottle goes.
+            Fate::GuardLost(path) => {
+                self.kill_all();
+                self.guard_lost = Some(path.clone());
+                self.say(Reply::GuardLost { path });
+            }
+            Fate::GateLost(why) => {
+                self.lost.get_or_insert(why);
+                self.kill_all();
+            }
+            Fate::Ended => self.bottle_ended(),
+        }
     }
 
     fn kill_all(&mut self) {
-        if let Some(up) = &self.up {
-            let _ = kill(Pid::from_raw(up.pid), Signal::SIGKILL);
+        if let Some(up) = &mut self.up {
+            up.kill();
         }
     }
 
     /// Pid 1 is dead, and with it every process of the bottle.
     fn bottle_ended(&mut self) {
-        let Some(up) = self.up.take() else { return };
-        reap(up.pid);
+        let Some(mut up) = self.up.take() else { return };
+        up.clear();
         drop(up);
-        self.watch = None;
         let running: Vec<u32> = self.execs.iter().filter(|(_, e)| e.pidfd.is_some()).map(|(&n, _)| n).collect();
         for exec in running {
             self.exec_ended(exec);
         }
         if !self.leaving {
-            self.say(Reply::Ended);
+            self.say_ended();
         }
     }
 

@@ -202,7 +202,7 @@ impl Controller {
             if let Some(Some(code)) = agent_code(&held) {
                 let _ = tell.send(Said::Exited { exec: 0, code });
             }
-            let _ = tell.send(Said::Ended);
+            let _ = tell.send(Said::Ended(None));
             // Else its end would be waited for after it has been told, and nobody be served.
             drop(tell);
             Arc::clone(&live).listen(said).await;
@@ -315,6 +315,8 @@ impl Controller {
         for name in unknown {
             let dir = self.host.home.state(&name);
             remove_placeholders(&dir, &kept);
+            let swept = dir.clone();
+            let _ = tokio::task::spawn_blocking(move || crate::bottle::docker::sweep(&swept)).await;
             let _ = std::fs::remove_dir_all(dir);
         }
     }

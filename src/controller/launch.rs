@@ -101,8 +101,10 @@ impl Controller {
         result
     }
 
-    async fn launch_once(self: &Arc<Self>, launch: Launch) -> Result<Bottle> {
+    async fn launch_once(self: &Arc<Self>, mut launch: Launch) -> Result<Bottle> {
         let settings = self.settings()?;
+        launch.backend = launch.backend.or_else(|| settings.backend.clone());
+        launch.image = launch.image.or_else(|| settings.image.clone());
         let ledger = self.ledger(launch.book).await?;
         let place = self.host.home.ledger();
         let fail = |e| ledger_error(&e, &place);

@@ -17,8 +17,10 @@ use super::rehearse::stage;
 use super::values::{Budget, Span, options};
 use super::vm::Plain;
 use crate::api::{self, File, Route};
+use crate::bottle::backend::Choice;
 use crate::error::{Error, Kind, Result};
 use crate::provider::{self, Plan, Provider, Wish};
+use crate::settings::Settings;
 use crate::types::{CutScope, CutoffPolicy};
 
 const CALL: &str = "bb.launch";
@@ -71,6 +73,8 @@ struct Options {
     env: BTreeMap<String, String>,
     files: Vec<File>,
     detach: bool,
+    backend: Option<String>,
+    image: Option<String>,
 }
 
 /// What the prelude makes a handle of.
@@ -90,12 +94,14 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
     let provider = provider::load(&provider_name(&options)?, &host.home)?;
     let workspace = workspace(&host, options.workspace.as_deref())?;
     let stage = stage(&host)?;
+    let backend = backend(&host, options.backend.take())?;
     let wish = Wish {
         prompt: options.prompt.clone(),
         command: options.command.clone().unwrap_or_default(),
         args: options.args.clone(),
         output: options.output.unwrap_or_default(),
         rehearsal: stage.is_some(),
+        in_image: backend == Some(Choice::Docker),
     };
     let plan = provider.plan(&wish, &|name| std::env::var(name).ok())?;
     let (routes, credentials) = allow_list(&host, &provider, &plan, asked, options.routes_only, stage.is_some())?;
@@ -130,6 +136,9 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         timeout_ms: options.timeout.map(|Span(span)| span.as_millis() as u64),
         upstreams: stage.map(|s| s.upstreams()).unwrap_or_default(),
         host_path: std::env::var("PATH").ok(),
+        backend: backend.map(|choice| choice.as_str().to_owned()),
+        image: options.image,
+        engine: std::env::var("DOCKER_HOST").ok().filter(|_| backend == Some(Choice::Docker)),
         ..api::Launch::default()
     };
     let since = host.pump.position();
@@ -137,6 +146,14 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
     // A cut may have been read before the launch was answered; what is known already stays.
     host.bottles.borrow_mut().entry(bottle.slug.clone()).or_default().since = since;
     Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
+}
+
+/// Chooses the backend: the recipe's, else the environment's, else the host's setting.
+fn backend(host: &Host, asked: Option<String>) -> Result<Option<Choice>> {
+    let variable = || std::env::var("BOT_BOTTLE_BACKEND").ok().filter(|name| !name.is_empty());
+    // What is wrong with the settings is said by the controller, with everything else.
+    let setting = || Settings::load(&host.home).ok().and_then(|settings| settings.backend);
+    asked.or_else(variable).or_else(setting).map(|name| Choice::parse(&name)).transpose()
 }
 
 /// Gets the provider that was meant.

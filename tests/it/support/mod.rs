@@ -5,6 +5,7 @@
 
 mod canary;
 mod command;
+pub mod engine;
 mod left;
 mod leftovers;
 mod site;
@@ -15,7 +16,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use canary::Hit;
-pub use command::{Output, Running, signal};
+pub use command::{Command, Output, Running, signal};
 pub use site::{Reply, Seen, Site};
 pub use world::{Who, World};
 
