@@ -81,6 +81,11 @@ impl Life {
         self.stream.get_ref().set_nonblocking(true)
     }
 
+    /// Tells pid 1 that nobody is there any more.
+    pub fn hang_up(&self) {
+        let _ = self.stream.get_ref().shutdown(std::net::Shutdown::Write);
+    }
+
     /// Looks whether there is something new.
     pub fn look(&mut self) -> Found {
         match self.read() {

@@ -25,8 +25,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket as sock;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -35,9 +37,11 @@ use self::inside::{Orders, Word};
 use self::life::{Found, Life};
 pub use self::spec::OWN;
 use super::backend::{Backend, Fate, Running};
+use super::linux::sys;
 use super::plan::{Image, Plan};
 use super::wire::{self, Command, Listener, Reply, Request};
 use crate::error::{Error, Kind, Result};
+use crate::os::process::{Fork, fork_with};
 
 /// The image of the helper's container: it holds nothing.
 pub const EMPTY_IMAGE: &str = "bb-empty:latest";
@@ -78,6 +82,8 @@ pub struct Container {
     /// Process ids in the container, by those of the keeper's children.
     commands: BTreeMap<i32, i32>,
     record: PathBuf,
+    /// The process that asks the engine to kill it.
+    killer: Option<i32>,
 }
 
 fn failed(step: &str, e: impl std::fmt::Display) -> Error {
@@ -170,6 +176,7 @@ impl Container {
             listeners,
             commands: BTreeMap::new(),
             record,
+            killer: None,
         })
     }
 }
@@ -296,7 +303,23 @@ impl Backend for Container {
     }
 
     fn kill(&mut self) {
-        self.engine.kill(&self.agent);
+        // Pid 1 ends when it hears nothing any more; the engine ends one that is held up. Podman answers only when the
+        // container is gone, which it cannot be while the helper is there, so nobody waits for that.
+        self.life.hang_up();
+        if self.killer.is_some() {
+            return;
+        }
+        // SAFETY: the keeper is single-threaded.
+        match unsafe { fork_with(0) } {
+            Ok(Fork::Child) => {
+                sys::close_all_but(&[]);
+                let _ = sys::die_with_parent();
+                self.engine.kill(&self.agent);
+                sys::exit_now(0);
+            }
+            Ok(Fork::Parent(pid)) => self.killer = Some(pid),
+            Err(_) => self.engine.kill(&self.agent),
+        }
     }
 
     fn clear(&mut self) {
@@ -304,6 +327,10 @@ impl Backend for Container {
         self.engine.remove(&self.helper);
         self.engine.remove(&self.agent);
         let _ = fs::remove_file(&self.record);
+        if let Some(pid) = self.killer.take() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = waitpid(Pid::from_raw(pid), None);
+        }
     }
 }
 

@@ -104,6 +104,8 @@ pub fn agent(engine: &Engine, plan: &Plan, image: &Image, shown: &[Shown]) -> Va
         "User": user,
         "Hostname": plan.slug,
         "WorkingDir": "/",
+        // Pid 1 heeds no other, and an engine that removes it would wait ten seconds.
+        "StopSignal": "SIGKILL",
         "Healthcheck": {"Test": ["NONE"]},
         "Tty": false,
         "OpenStdin": true, "StdinOnce": true,
@@ -147,6 +149,7 @@ pub fn helper(engine: &Engine, plan: &Plan, image: &Image, agent: &str, socket_d
         "Cmd": command,
         "User": "0:0",
         "WorkingDir": "/",
+        "StopSignal": "SIGKILL",
         "Tty": false,
         "Labels": label_table(&plan.slug, image, "helper"),
         "HostConfig": host,
