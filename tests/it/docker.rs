@@ -276,6 +276,67 @@ fn the_doctor_tries_an_engine_by_making_a_bottle() {
     });
 }
 
+#[test]
+fn an_ordinary_users_own_podman_makes_bottles_without_root() {
+    let Some(world) = World::of(Who::Root) else { return };
+    let Some(engine) = Engine::start(&world, Which::Rootless) else { return };
+    let dir = engine.dir();
+    let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(dir.join("home")).unwrap());
+    let own = |path: &std::path::Path| std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
+    for sub in ["bb", "project"] {
+        std::fs::create_dir(dir.join(sub)).unwrap();
+        own(&dir.join(sub));
+    }
+    std::fs::copy(helper().unwrap(), dir.join("bb-helper")).unwrap();
+    let site = world.site("allowed.example", |_| Reply::text("a page"));
+    let recipe = dir.join("rootless.lua");
+    let work = dir.join("project").display().to_string();
+    std::fs::write(
+        &recipe,
+        format!(
+            "--- @bb needs launch, egress:allowed.example, write:{work}\n\
+             local b = bb.launch{{command = {{'sleep', '600'}}, backend = 'docker', image = '{IMAGE}', workspace = '{work}', \
+             routes = {{'allowed.example'}}}}\n\
+             for i, script in ipairs{{'wget -q -O- http://allowed.example/', 'wget -O- http://8.8.8.8/', 'id -u; echo mine >new.txt', \
+             'cat /proc/self/status'}} do\n\
+               local r = b:exec{{'sh', '-c', script, timeout = '20s'}}\n\
+               print(i .. ' ' .. r.code .. ' ' .. (r.stdout .. r.stderr):gsub('%s+', ' '))\n\
+             end\n\
+             b:kill()\nprint(b:wait{{check = false}}.ended)\n"
+        ),
+    )
+    .unwrap();
+    let set = |name: &str, value: std::path::PathBuf| format!("{name}={}", value.display());
+    let bb = |args: &[&str]| {
+        let env = [
+            set("HOME", dir.join("home")),
+            set("BB_HOME", dir.join("bb")),
+            set("BB_HELPER", dir.join("bb-helper")),
+            format!("DOCKER_HOST={}", engine.address()),
+        ];
+        let mut all = vec!["-u", "bbtest", "--", "env"];
+        all.extend(env.iter().map(String::as_str));
+        let exe = world.exe().display().to_string();
+        all.push(&exe);
+        all.extend(args);
+        let runuser = crate::support::tool("runuser").unwrap().display().to_string();
+        world.program(&runuser, &all).cwd(dir.join("home")).patience(LONG).run()
+    };
+    let output = bb(&["run", "--grant", "all", &recipe.display().to_string()]).expect(0);
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    assert!(lines[0].starts_with("1 0 a page"), "{output}");
+    assert!(lines[1].contains("403 Forbidden"), "{output}");
+    assert!(lines[2].starts_with(&format!("3 0 {uid}")), "{output}");
+    assert!(lines[3].contains("CapBnd: 0000000000000000") && lines[3].contains("Seccomp: 2"), "{output}");
+    assert_eq!(lines[4], "killed", "{output}");
+    let made = std::fs::metadata(dir.join("project/new.txt")).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), uid, "it is the user's own file");
+    assert_eq!(site.seen().len(), 1);
+    world.assert_silent(&["allowed.example"]);
+    bb(&["controller", "stop"]).expect(0);
+    engine.assert_empty();
+}
+
 /// A launch on backend docker, with these options.
 fn launch(options: &str) -> String {
     format!("--- @bb needs launch\nbb.launch{{command = {{'true'}}, backend = 'docker', {options}}}:wait()\n")

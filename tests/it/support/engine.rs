@@ -11,6 +11,7 @@ use std::time::Duration;
 use bb::bottle::docker::engine::Engine as Client;
 
 use super::command::Running;
+use super::world::ORDINARY;
 use super::{Who, World, have_tools, need, need_root, tool};
 
 /// The image of the tests: busybox, and nothing else.
@@ -29,10 +30,12 @@ pub enum Which {
     Docker,
     /// Podman.
     Podman,
+    /// Podman without root, run by the ordinary user of the tests.
+    Rootless,
 }
 
 impl Which {
-    /// Both.
+    /// Those of root.
     pub const ALL: [Which; 2] = [Which::Docker, Which::Podman];
 }
 
@@ -55,6 +58,7 @@ impl<'w> Engine<'w> {
         let tools: &[&str] = match which {
             Which::Docker => &["dockerd", "unshare", "busybox", "tar"],
             Which::Podman => &["podman", "unshare", "busybox", "tar"],
+            Which::Rootless => &["podman", "unshare", "busybox", "tar", "newuidmap", "runuser"],
         };
         if !have_tools(tools) {
             return None;
@@ -64,6 +68,13 @@ impl<'w> Engine<'w> {
         fs::create_dir_all(&dir).unwrap();
         let at = |name: &str| dir.join(name).display().to_string();
         let socket = dir.join("s");
+        let podman = format!(
+            "podman --root {} --runroot {} --tmpdir {} --cgroup-manager cgroupfs system service -t 0 unix://{}",
+            at("data"),
+            at("exec"),
+            at("tmp"),
+            socket.display()
+        );
         let command = match which {
             Which::Docker => format!(
                 "exec dockerd --iptables=false --ip6tables=false --bridge=none --cgroup-parent=/{GROUP} --data-root={} \
@@ -73,13 +84,20 @@ impl<'w> Engine<'w> {
                 at("pid"),
                 socket.display()
             ),
-            Which::Podman => format!(
-                "exec podman --root {} --runroot {} --tmpdir {} --cgroup-manager cgroupfs system service -t 0 unix://{}",
-                at("data"),
-                at("exec"),
-                at("tmp"),
-                socket.display()
-            ),
+            Which::Podman => format!("exec {podman}"),
+            Which::Rootless => {
+                let Ok(Some(user)) = nix::unistd::User::from_name(ORDINARY) else {
+                    need(&format!("a user named {ORDINARY}"));
+                    return None;
+                };
+                for sub in ["", "home", "run", "data", "exec", "tmp"] {
+                    fs::create_dir_all(dir.join(sub)).unwrap();
+                    let (uid, gid) = (user.uid.as_raw(), user.gid.as_raw());
+                    std::os::unix::fs::chown(dir.join(sub), Some(uid), Some(gid)).unwrap();
+                }
+                let (home, run) = (at("home"), at("run"));
+                format!("cd {home} && exec runuser -u {ORDINARY} -- env HOME={home} XDG_RUNTIME_DIR={run} {podman}")
+            }
         };
         let script = format!("mount --make-rprivate / && mount -t tmpfs -o mode=755 tmpfs /run && {command}");
         let unshare = tool("unshare").unwrap().display().to_string();
@@ -103,6 +121,11 @@ impl<'w> Engine<'w> {
     /// Gets its address, for `DOCKER_HOST`.
     pub fn address(&self) -> String {
         format!("unix://{}", self.socket.display())
+    }
+
+    /// Gets its directory.
+    pub fn dir(&self) -> PathBuf {
+        self.world.dir().join("engine")
     }
 
     /// Gets a client of it.
