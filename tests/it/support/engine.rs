@@ -17,6 +17,15 @@ use super::{Who, World, have_tools, need, need_root, tool};
 /// The image of the tests: busybox, and nothing else.
 pub const IMAGE: &str = "bottle-test";
 
+/// The image that has what the battery runs.
+const IMAGE_WITH_TOOLS: &str = "bottle-tools";
+
+/// Programs of that image, beside Python.
+const PROGRAMS: [&str; 18] = [
+    "bash", "cat", "chmod", "curl", "cut", "dd", "env", "getent", "grep", "head", "id", "ip", "ls", "mkdir", "sleep",
+    "timeout", "touch", "true",
+];
+
 /// Name of the control groups of its containers.
 const GROUP: &str = "bottletest";
 
@@ -126,6 +135,52 @@ impl<'w> Engine<'w> {
     /// Gets its directory.
     pub fn dir(&self) -> PathBuf {
         self.world.dir().join("engine")
+    }
+
+    /// Makes an image that has a shell, Python and curl: this machine's own programs with the libraries that they need.
+    pub fn image_with_tools(&self) -> &'static str {
+        let root = self.dir().join("tools");
+        let python = fs::canonicalize(tool("python3").unwrap()).unwrap();
+        let library = format!("/usr/lib/{}", python.file_name().unwrap().to_string_lossy());
+        let mut wanted: Vec<PathBuf> = PROGRAMS.iter().filter_map(|name| tool(name)).collect();
+        wanted.push(python);
+        for extension in fs::read_dir(Path::new(&library).join("lib-dynload")).into_iter().flatten().flatten() {
+            wanted.push(extension.path());
+        }
+        let output = std::process::Command::new("ldd").args(&wanted).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let libraries = text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
+        wanted.extend(libraries.map(PathBuf::from));
+        fs::create_dir_all(root.join("usr/bin")).unwrap();
+        for (link, to) in [("bin", "usr/bin"), ("sbin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
+            std::os::unix::fs::symlink(to, root.join(link)).unwrap();
+        }
+        wanted.sort();
+        wanted.dedup();
+        for path in wanted {
+            // Programs lie in one directory, libraries where the loader looks.
+            let name = path.file_name().unwrap();
+            let at = match path.parent().unwrap() {
+                dir if dir.ends_with("bin") || dir.ends_with("sbin") => root.join("usr/bin").join(name),
+                dir if dir.starts_with("/usr") => root.join(path.strip_prefix("/").unwrap()),
+                _ => root.join("usr").join(path.strip_prefix("/").unwrap()),
+            };
+            fs::create_dir_all(at.parent().unwrap()).unwrap();
+            fs::copy(&path, &at).unwrap();
+        }
+        std::os::unix::fs::symlink("bash", root.join("usr/bin/sh")).unwrap();
+        let name = root.join("usr/bin/python3");
+        if !name.exists() {
+            let real = fs::canonicalize(tool("python3").unwrap()).unwrap();
+            std::os::unix::fs::symlink(real.file_name().unwrap(), name).unwrap();
+        }
+        let copied =
+            std::process::Command::new("cp").args(["-r", &library]).arg(root.join("usr/lib")).status().unwrap();
+        assert!(copied.success());
+        let tar = std::process::Command::new("tar").arg("-C").arg(&root).args(["-c", "."]).output().unwrap();
+        self.client().import(IMAGE_WITH_TOOLS, "latest", &tar.stdout).unwrap();
+        fs::remove_dir_all(root).unwrap();
+        IMAGE_WITH_TOOLS
     }
 
     /// Gets a client of it.
