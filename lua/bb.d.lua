@@ -96,6 +96,8 @@ bb = {}
 ---@field files? {path: string, text: string, mode?: integer, fill?: boolean}[] Files, at an absolute path or one beginning with `~/`. With `fill`, `{workspace}` in path and text stands for the workspace's path.
 ---@field detach? boolean It lives on after the recipe.
 ---@field terminal? boolean Its agent gets a terminal, for `bb attach`; of this terminal's size, else of 24 rows and 80 columns.
+---@field backend? "linux"|"docker" What makes the bottle; BOT_BOTTLE_BACKEND or the host's setting when absent.
+---@field image? string The image of backend `docker`; the host's setting when absent.
 
 ---Launches a bottle; returns when its agent runs. Needs the grant `launch`.
 ---

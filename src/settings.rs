@@ -9,11 +9,12 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::api::{Limit, Upstream};
+use crate::bottle::backend::Choice;
 use crate::budget::Weights;
 use crate::error::Error;
 use crate::home::Home;
 use crate::types::{CutScope, CutoffPolicy, Durability};
-use crate::yaml::read::{bounded, budget, host, table, unreadable, word};
+use crate::yaml::read::{bounded, budget, host, table, text, unreadable, word};
 use crate::yaml::{self, Entry, Node, Problems};
 
 /// The name of the file in messages.
@@ -22,7 +23,8 @@ const FILE: &str = "settings.yml";
 /// Longest file of certificates, bytes.
 const MAX_PEM: u64 = 1024 * 1024;
 
-const KEYS: [&str; 6] = ["budget", "shutdown", "cutoff_scope", "weights", "upstreams", "durability"];
+const KEYS: [&str; 8] =
+    ["budget", "shutdown", "cutoff_scope", "weights", "upstreams", "durability", "backend", "image"];
 const UPSTREAM_KEYS: [&str; 2] = ["address", "ca"];
 
 /// The host's settings.
@@ -40,6 +42,10 @@ pub struct Settings {
     pub upstreams: BTreeMap<String, Upstream>,
     /// When a commit of the ledger counts as done.
     pub durability: Durability,
+    /// What makes bottles, where the launch does not say.
+    pub backend: Option<String>,
+    /// The image of backend `docker`, where the launch does not say.
+    pub image: Option<String>,
 }
 
 impl Settings {
@@ -93,6 +99,12 @@ impl Settings {
                 let words = [("normal", Durability::Normal), ("power", Durability::Power)];
                 self.durability = word(entry, &words, &[], problems).unwrap_or_default();
             }
+            "backend" => {
+                let words = Choice::NAMES.map(|name| (name, name));
+                let later = ["smolmachines", "macos-container"];
+                self.backend = word(entry, &words, &later, problems).map(str::to_owned);
+            }
+            "image" => self.image = text(entry, problems),
             _ => problems.unknown_key(entry, &KEYS),
         }
     }

@@ -362,6 +362,15 @@ pub struct Launch {
     /// The agent gets a terminal of this size. Its `TERM` and `COLORTERM` are in `env`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<TerminalSize>,
+    /// What makes the bottle: `linux` or `docker`; the host's setting when absent.
+    #[serde(default)]
+    pub backend: Option<String>,
+    /// The image of backend `docker`; the host's setting when absent.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// The container engine's address, as `DOCKER_HOST` has it in the front end's environment; looked for when absent.
+    #[serde(default)]
+    pub engine: Option<String>,
 }
 
 #[cfg(test)]

@@ -14,16 +14,13 @@ use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::socket as sock;
-use nix::unistd::Pid;
 
+use super::backend::{self, Backend, Fate};
 use super::caller::Caller;
-use super::cgroup;
 use super::exec::{Exec, reap};
-use super::linux::launch::{self, Up};
-use super::linux::watch::Watch;
-use super::linux::{enter, listeners, stop, sys, view};
+use super::linux::sys;
 use super::output::{MAX_FRAME, Stream, Writer};
 use super::plan::Plan;
 use super::wire::{self, ExecRecord, Listener, Reply, Request, TerminalSize};
@@ -51,9 +48,7 @@ struct Keeper {
     /// The controller, if one is connected.
     controller: Option<Caller>,
     /// The bottle; `None` once it has ended.
-    up: Option<Up>,
-    /// Its mounts; `None` once it has ended, or one of them is gone.
-    watch: Option<Watch>,
+    up: Option<Box<dyn Backend>>,
     /// The guard that is gone.
     guard_lost: Option<String>,
     /// What controllers want each other to know.
@@ -67,6 +62,8 @@ struct Keeper {
     start_at: Option<(Instant, Duration)>,
     /// Asked to go.
     leaving: bool,
+    /// Why the bottle went, where what it cannot be without was lost.
+    lost: Option<String>,
 }
 
 /// Runs the keeper; descriptor 0 is the controller's packet socket, on which the first packet is a `start`.
@@ -117,17 +114,13 @@ fn start(controller: &OwnedFd) -> Result<Keeper> {
     let plan: Plan = serde_json::from_slice(&wire::read_sealed(&plan).map_err(|e| failed("plan", e))?)
         .map_err(|e| failed("plan", e))?;
     sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;
-    let doors = cgroup::doors(&plan.cgroups).map_err(|e| failed("control group", e))?;
-    let mut up = launch::up(&plan)?;
-    up.doors = doors;
-    let guards = plan.guards.iter().map(|guard| plan.workspace.join(&guard.path));
-    let watch = Watch::new(up.pid, guards).map_err(|e| failed("mounts", e))?;
+    let mut up = backend::up(&plan)?;
     let log = Writer::create(&plan.log).map_err(|e| failed("log", e))?;
     let door = open_door(&plan.socket).map_err(|e| failed("socket", e))?;
-    let listeners = std::mem::take(&mut up.listeners);
+    let listeners = up.listeners();
     let fds: Vec<RawFd> = listeners.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
     let kinds = listeners.iter().map(|(kind, _)| *kind).collect();
-    let up_now = Reply::Up { pid: up.pid, listeners: kinds, verbs: verbs() };
+    let up_now = Reply::Up { pid: up.pid(), listeners: kinds, verbs: verbs() };
     wire::send(controller, &up_now, &fds).map_err(|e| failed("report", e))?;
     Ok(Keeper {
         plan,
@@ -136,7 +129,6 @@ fn start(controller: &OwnedFd) -> Result<Keeper> {
         door,
         controller: None,
         up: Some(up),
-        watch: Some(watch),
         guard_lost: None,
         note: None,
         paused: false,
@@ -144,6 +136,7 @@ fn start(controller: &OwnedFd) -> Result<Keeper> {
         execs: BTreeMap::new(),
         start_at: None,
         leaving: false,
+        lost: None,
     })
 }
 
@@ -166,8 +159,7 @@ fn open_door(path: &std::path::Path) -> io::Result<OwnedFd> {
 enum Ready {
     Door,
     Controller,
-    Mounts,
-    Init,
+    Bottle,
     Ended(u32),
     Output(u32, Stream),
     Room(u32),
@@ -180,8 +172,7 @@ impl Keeper {
                 match ready {
                     Ready::Door => self.accept(),
                     Ready::Controller => self.serve(),
-                    Ready::Mounts => self.mounts_changed(),
-                    Ready::Init => self.bottle_ended(),
+                    Ready::Bottle => self.look(),
                     Ready::Ended(exec) => self.exec_ended(exec),
                     Ready::Output(exec, stream) => {
                         self.copy_output(exec, stream);
@@ -196,7 +187,11 @@ impl Keeper {
             self.start_controller_if_due();
         }
         let _ = std::fs::remove_file(&self.plan.socket);
-        self.say(Reply::Ended);
+        self.say_ended();
+    }
+
+    fn say_ended(&mut self) {
+        self.say(Reply::Ended { lost: self.lost.clone() });
     }
 
     /// Waits for whatever comes first.
@@ -208,16 +203,16 @@ impl Keeper {
             fds.push(PollFd::new(fd, flags));
         };
         // A lost guard first: nothing else matters more.
-        if let Some(mounts) = &self.watch {
-            watch(Ready::Mounts, mounts.as_fd(), PollFlags::POLLPRI);
+        if let Some(mounts) = self.up.as_ref().and_then(|up| up.mounts()) {
+            watch(Ready::Bottle, mounts, PollFlags::POLLPRI);
         }
         watch(Ready::Door, self.door.as_fd(), PollFlags::POLLIN);
         if let Some(controller) = &self.controller {
             let room = if controller.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
             watch(Ready::Controller, controller.as_fd(), PollFlags::POLLIN | room);
         }
-        if let Some(up) = &self.up {
-            watch(Ready::Init, up.pidfd.as_fd(), PollFlags::POLLIN);
+        for event in self.up.iter().flat_map(|up| up.events()) {
+            watch(Ready::Bottle, event, PollFlags::POLLIN);
         }
         for (&n, exec) in &self.execs {
             // Output first: what was written before the end is logged before the end is told.
@@ -303,7 +298,9 @@ impl Keeper {
             Request::Signal { exec, signal } => {
                 let reply = match (self.execs.get(&exec), Signal::try_from(signal)) {
                     (Some(e), Ok(signal)) if e.pidfd.is_some() => {
-                        let _ = kill(Pid::from_raw(-e.pid), signal);
+                        if let Some(up) = &mut self.up {
+                            up.signal(e.pid, signal);
+                        }
                         Reply::Done
                     }
                     _ => Reply::Failed { error: Error::new(Kind::Usage, "no such exec, or no such signal") },
@@ -315,7 +312,7 @@ impl Keeper {
             }
             Request::Resize { exec, rows, cols } => self.say_of(exec, |e| e.resize(TerminalSize { rows, cols })),
             Request::Note { note } => self.note = Some(note),
-            Request::Root => match self.up.as_ref().map(view::root) {
+            Request::Root => match self.up.as_mut().map(|up| up.root()) {
                 Some(Ok(fd)) => self.say_with(Reply::Root, &[fd.as_raw_fd()]),
                 Some(Err(error)) => self.say(Reply::Failed { error }),
                 None => self.say(Reply::Failed { error: Error::new(Kind::NoSuchBottle, "the bottle has ended") }),
@@ -356,7 +353,7 @@ impl Keeper {
         let reply = Reply::Hello {
             slug: self.plan.slug.clone(),
             keeper: nix::unistd::getpid().as_raw(),
-            pid: self.up.as_ref().map(|up| up.pid),
+            pid: self.up.as_ref().map(|up| up.pid()),
             listeners,
             note: self.note.clone(),
             guard_lost: self.guard_lost.clone(),
@@ -368,8 +365,8 @@ impl Keeper {
 
     /// Opens a listener in the gate.
     fn listen(&mut self, port: u16) {
-        let made = match &self.up {
-            Some(up) => listeners::one_more(up, self.plan.as_root, port),
+        let made = match &mut self.up {
+            Some(up) => up.listen(port),
             None => Err(failed("listen", "the bottle has ended")),
         };
         match made {
@@ -390,12 +387,12 @@ impl Keeper {
             }
             return;
         }
-        let result = match &self.up {
+        let result = match &mut self.up {
             _ if self.paused => Err(Error::new(Kind::Usage, "the bottle is paused").hint("`bb thaw` lets it go on")),
             _ if self.execs.len() >= MOST_EXECS => {
                 Err(Error::new(Kind::Usage, format!("a bottle may run {MOST_EXECS} commands")))
             }
-            Some(up) => enter::run(up, self.plan.as_root, command),
+            Some(up) => up.exec(command),
             None => Err(Error::new(Kind::NoSuchBottle, "the bottle has ended")),
         };
         match result {
@@ -453,24 +450,28 @@ impl Keeper {
         self.say(Reply::Exited { exec, code });
     }
 
-    /// The table of mounts has changed, which nothing in the bottle can do: the host has replaced a guarded file. What an
-    /// agent may have written there since, nobody can tell, so the bottle goes.
-    fn mounts_changed(&mut self) {
-        let lost = match self.watch.as_mut().map(Watch::fallen) {
-            Some(Ok(None)) | None => return,
-            Some(Ok(Some(path))) => path.display().to_string(),
-            Some(Err(e)) => format!("the table of mounts ({e})"),
-        };
-        self.kill_all();
-        self.watch = None;
-        self.guard_lost = Some(lost.clone());
-        self.say(Reply::GuardLost { path: lost });
+    /// Something has become of the bottle.
+    fn look(&mut self) {
+        match self.up.as_mut().map_or(Fate::Lives, |up| up.fate()) {
+            Fate::Lives => {}
+            // What an agent may have written there since, nobody can tell, so the bottle goes.
+            Fate::GuardLost(path) => {
+                self.kill_all();
+                self.guard_lost = Some(path.clone());
+                self.say(Reply::GuardLost { path });
+            }
+            Fate::GateLost(why) => {
+                self.lost.get_or_insert(why);
+                self.kill_all();
+            }
+            Fate::Ended => self.bottle_ended(),
+        }
     }
 
     /// Stops the bottle's processes, or lets them go on.
     fn pause(&mut self, on: bool) {
-        let done = match &self.up {
-            Some(up) => stop::all(up, if on { Signal::SIGSTOP } else { Signal::SIGCONT }),
+        let done = match &mut self.up {
+            Some(up) => up.pause(on),
             None => Err(Error::new(Kind::NoSuchBottle, "the bottle has ended")),
         };
         match done {
@@ -483,23 +484,22 @@ impl Keeper {
     }
 
     fn kill_all(&mut self) {
-        if let Some(up) = &self.up {
-            let _ = kill(Pid::from_raw(up.pid), Signal::SIGKILL);
+        if let Some(up) = &mut self.up {
+            up.kill();
         }
     }
 
     /// Pid 1 is dead, and with it every process of the bottle.
     fn bottle_ended(&mut self) {
-        let Some(up) = self.up.take() else { return };
-        reap(up.pid);
+        let Some(mut up) = self.up.take() else { return };
+        up.clear();
         drop(up);
-        self.watch = None;
         let running: Vec<u32> = self.execs.iter().filter(|(_, e)| e.pidfd.is_some()).map(|(&n, _)| n).collect();
         for exec in running {
             self.exec_ended(exec);
         }
         if !self.leaving {
-            self.say(Reply::Ended);
+            self.say_ended();
         }
     }
 

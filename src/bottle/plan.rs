@@ -51,6 +51,33 @@ pub struct Plan {
     pub ports: Vec<u16>,
     /// How to start a controller again: executable and `BB_HOME`.
     pub controller: Starter,
+    /// What a container engine needs beside; the embedded backend builds the bottle where it is absent.
+    #[serde(default)]
+    pub image: Option<Image>,
+}
+
+/// A bottle that a container engine makes of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// Its name, as the engine knows it.
+    pub name: String,
+    /// The engine's address as the user gives it (`DOCKER_HOST`); looked for where absent.
+    pub engine: Option<String>,
+    /// A static build of bb, shown in the containers.
+    pub helper: PathBuf,
+    /// Directory for what is made on the host for the bottle's life.
+    pub state: PathBuf,
+    /// The `BB_HOME` that the bottle belongs to; containers are labelled with it.
+    pub home: PathBuf,
+    /// Memory, bytes.
+    #[serde(default)]
+    pub memory: Option<u64>,
+    /// Processors, thousandths of one.
+    #[serde(default)]
+    pub cpus: Option<u32>,
+    /// Processes and threads.
+    #[serde(default)]
+    pub pids: Option<u32>,
 }
 
 /// How a keeper starts a controller when its own has died.

@@ -220,7 +220,11 @@ pub enum Reply {
     /// Answer to [`Request::Root`]. Descriptor: the directory.
     Root,
     /// The whole bottle has ended.
-    Ended,
+    Ended {
+        /// Why, where it was not by its own end or on request: what it cannot be without was lost.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        lost: Option<String>,
+    },
     /// Done.
     Done,
     /// A request failed.

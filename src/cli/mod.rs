@@ -90,6 +90,8 @@ pub fn main() -> u8 {
     match std::env::args_os().nth(1).as_deref().and_then(|a| a.to_str()) {
         Some("__keeper") => return crate::bottle::keeper::main(),
         Some("__controller") => return crate::controller::daemon::main(),
+        Some("__inside") => return crate::bottle::docker::inside::main(),
+        Some("__helper") => return crate::bottle::docker::helper::main(),
         Some("__demo-agent") => {
             let args = std::env::args().skip(2).collect();
             return u8::try_from(crate::provider::demo_agent::main(args)).unwrap_or(1);

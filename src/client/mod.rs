@@ -39,6 +39,8 @@ const LAUNCH: Duration = Duration::from_secs(60);
 
 /// How long the files of a workspace may be looked at.
 const FILES: Duration = Duration::from_secs(600);
+/// The same where a container engine makes the bottle.
+const ENGINE_LAUNCH: Duration = Duration::from_secs(200);
 
 /// One leg of a wait; longer waits are made of several.
 const WAIT_LEG: Duration = Duration::from_secs(20);
@@ -129,7 +131,8 @@ impl Client {
     /// # Errors
     /// What kept it from starting.
     pub async fn launch(&self, launch: &Launch) -> Result<Bottle> {
-        self.call(Request::post("/v1/bottles", launch)?.within(LAUNCH)).await
+        let patience = if launch.backend.as_deref() == Some("docker") { ENGINE_LAUNCH } else { LAUNCH };
+        self.call(Request::post("/v1/bottles", launch)?.within(patience)).await
     }
 
     /// Waits until a bottle has ended, or `deadline` has passed: then returns `None`.

@@ -26,8 +26,8 @@ const MOST_STARTS: u32 = 5;
 
 /// Variables of the front end that a controller may see; everything else could be a secret that it would keep in its
 /// environment for days.
-const PASSED_ON: [&str; 9] =
-    ["PATH", "HOME", "USER", "LOGNAME", "TZ", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "BB_LOG"];
+const PASSED_ON: [&str; 10] =
+    ["PATH", "HOME", "USER", "LOGNAME", "TZ", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "BB_LOG", "BB_HELPER"];
 
 /// Asks the controller for its version.
 pub(super) async fn probe(home: &Home) -> std::result::Result<Version, Failure> {

@@ -205,7 +205,7 @@ impl Controller {
             if let Some(Some(code)) = agent_code(&held) {
                 let _ = tell.send(Said::Exited { exec: 0, code });
             }
-            let _ = tell.send(Said::Ended);
+            let _ = tell.send(Said::Ended(None));
             // Else its end would be waited for after it has been told, and nobody be served.
             drop(tell);
             Arc::clone(&live).listen(said).await;
@@ -324,6 +324,8 @@ impl Controller {
             let dir = self.host.home.state(&name);
             remove_placeholders(&dir, &kept);
             keep::remove_groups(&dir);
+            let swept = dir.clone();
+            let _ = tokio::task::spawn_blocking(move || crate::bottle::docker::sweep(&swept)).await;
             kept::sweep(&dir);
         }
     }

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use super::trust;
 use crate::api::{Launch, WorkspaceMode};
+use crate::bottle::backend::Choice;
+use crate::bottle::docker;
 use crate::bottle::guard;
 use crate::bottle::places::Forbidden;
-use crate::bottle::plan::{Bind, Overlay, Plan, PlannedFile, Starter};
+use crate::bottle::plan::{Bind, Image, Overlay, Plan, PlannedFile, Starter};
 use crate::bottle::toolchain;
 use crate::bottle::{AGENT_ID, RESERVED_ID, forbidden};
 use crate::error::{Error, Kind, Result};
@@ -61,6 +63,7 @@ pub struct Host {
 /// `workspace_unsafe`, `agent_missing`, `usage`, or `internal` where a directory cannot be made.
 pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result<Composed> {
     let state = host.home.state(slug);
+    let image = image(host, launch, &state)?;
     let internal = |e: std::io::Error| Error::internal(e.to_string()).at(state.display().to_string());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&state).map_err(internal)?;
     let owner = match &launch.workspace {
@@ -71,6 +74,11 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
     let homes = host.user_home.iter().cloned().chain(owner.and_then(|(uid, _)| home_of(uid)));
     let places = Forbidden::of(&host.home, homes);
     let as_root = nix::unistd::geteuid().is_root();
+    if image.is_some() && as_root && launch.workspace.is_some() && owner.is_some_and(|(uid, _)| uid == 0) {
+        return Err(Error::new(Kind::WorkspaceUnsafe, "it belongs to root, as whom no agent runs in a container")
+            .at(launch.workspace.clone().unwrap_or_default())
+            .hint("give it to an ordinary user (chown), or use backend `linux`, which can show it as another user's"));
+    }
 
     // What is to be shown, and where. A scratch workspace is a directory of the bottle's home: bounded, and gone with it.
     let source = match &launch.workspace {
@@ -112,7 +120,11 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
     let mut writable: Vec<PathBuf> = source.iter().cloned().collect();
     writable.extend(launch.mounts.iter().filter(|m| m.rw).filter_map(|m| Path::new(&m.source).canonicalize().ok()));
     let shown = |p: &Path| places.check(p).is_ok();
-    let mut tools = toolchain::collect(path, host.user_home.as_deref(), argv0, &writable, shown);
+    // An image has its own programs.
+    let mut tools = match image {
+        Some(_) => toolchain::Toolchains::default(),
+        None => toolchain::collect(path, host.user_home.as_deref(), argv0, &writable, shown),
+    };
     let mut masks = Vec::new();
     for bind in &tools.binds {
         masks.extend(
@@ -123,7 +135,9 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         );
     }
     let own_bin = Path::new("/run/bb/bin");
-    if argv0 == "bb" {
+    if image.is_some() {
+        // What is in the image is found there, by the way in.
+    } else if argv0 == "bb" {
         tools.binds.push(Bind::read_only(&host.exe).at(own_bin.join("bb")));
         tools.path.push(own_bin.to_owned());
     } else if !argv0.contains('/')
@@ -159,9 +173,15 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         }
         tools.binds.push(Bind { rw: mount.rw, ..Bind::read_only(real).at(target) });
     }
-    trust::show(&state, ca_pem, host.user_home.as_deref(), &mut tools.binds).map_err(internal)?;
+    match &image {
+        Some(_) => trust::show_in_image(&state, ca_pem, &mut tools.binds),
+        None => trust::show(&state, ca_pem, host.user_home.as_deref(), &mut tools.binds),
+    }
+    .map_err(internal)?;
 
-    let mut files = accounts(slug);
+    // In a container the agent has its number of the host, else its own.
+    let (uid, gid) = if image.is_some() { (host_uid, host_gid) } else { (AGENT_ID, AGENT_ID) };
+    let mut files = accounts(slug, uid, gid);
     for file in &launch.files {
         let (path, text) = file.filled(&workspace.display().to_string());
         let path = match path.strip_prefix("~/") {
@@ -182,6 +202,11 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
     ports.retain(|&p| p != 53 && p != 0);
 
     let mut env = environment(&tools, &workspace);
+    if image.is_some() {
+        // The image's own PATH counts, and its shell may be another one.
+        env.remove("PATH");
+        env.insert("SHELL".to_owned(), "/bin/sh".to_owned());
+    }
     env.extend(launch.env.clone());
     // Last, since it writes into the workspace: nothing fails after it. What the agent does to a layer or a copy is judged when
     // it is brought over.
@@ -239,6 +264,7 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         overlay,
         ports,
         controller: Starter { exe: host.exe.clone(), env: host.controller_env.clone(), stopped: host.home.stopped() },
+        image,
     };
     Ok(Composed { plan, env, placeholders: guarded.made, workspace, warnings: unbound.into_iter().collect() })
 }
@@ -256,6 +282,38 @@ fn disk(launch: &Launch) -> Result<(Option<u64>, Option<String>)> {
     Err(Error::new(Kind::BackendUnavailable, format!("a limit cannot be enforced here: {why}"))
         .at("limits")
         .hint("leave the workspace out for a scratch one, which is bound, or say `best_effort`"))
+}
+
+/// Gets what a container engine needs for the launch; `None` where the embedded backend makes the bottle.
+fn image(host: &Host, launch: &Launch, state: &Path) -> Result<Option<Image>> {
+    if Choice::parse(launch.backend.as_deref().unwrap_or("linux"))? == Choice::Linux {
+        return Ok(None);
+    }
+    let refused = |what: &str, hint: &str| {
+        Err(Error::new(Kind::BackendUnavailable, format!("backend docker has no {what} yet"))
+            .at("backend docker")
+            .hint(hint))
+    };
+    if launch.workspace_mode == Some(WorkspaceMode::Overlay) {
+        return refused("layers over a workspace", "write workspace: copy, or mount");
+    }
+    if launch.terminal.is_some() {
+        return refused("terminals", "start it headless with its output in a pipe, or use backend linux");
+    }
+    let Some(name) = launch.image.clone().filter(|name| !name.is_empty()) else {
+        return Err(Error::new(Kind::Usage, "backend docker makes a bottle of an image, and none is named")
+            .hint("write image = \"debian:12\" in the launch, or `image: debian:12` in settings.yml"));
+    };
+    if !docker::is_image_name(&name) {
+        return Err(Error::new(Kind::Usage, "this is no image's name")
+            .at(format!("image {}", name.escape_debug()))
+            .hint("write it as `docker pull` takes it, such as debian:12"));
+    }
+    let helper = docker::own_helper(&host.exe)?;
+    let (engine, home) = (launch.engine.clone(), host.home.root.clone());
+    let limits = launch.limits.clone().unwrap_or_default();
+    let (memory, cpus, pids) = (limits.memory, limits.cpus, limits.pids);
+    Ok(Some(Image { name, engine, helper, state: state.to_owned(), home, memory, cpus, pids }))
 }
 
 /// Has the bottle's git ignore the placeholders, so that an agent that commits everything does not commit them: over the
@@ -286,17 +344,18 @@ fn home_of(uid: u32) -> Option<PathBuf> {
 const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
 /// The account files and the resolver's configuration of a bottle.
-fn accounts(slug: &str) -> Vec<PlannedFile> {
+fn accounts(slug: &str, uid: u32, gid: u32) -> Vec<PlannedFile> {
+    let shell = if uid == AGENT_ID { "/bin/bash" } else { "/bin/sh" };
     let file = |name: &str, text: String| PlannedFile { path: Path::new("/etc").join(name), text, mode: 0o644 };
     vec![
         file(
             "passwd",
             format!(
-                "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:{AGENT_ID}:{AGENT_ID}:agent:{AGENT_HOME}:/bin/bash\n\
+                "root:x:0:0:root:/root:/usr/sbin/nologin\nagent:x:{uid}:{gid}:agent:{AGENT_HOME}:{shell}\n\
                  nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
             ),
         ),
-        file("group", format!("root:x:0:\nagent:x:{AGENT_ID}:\nnogroup:x:65534:\n")),
+        file("group", format!("root:x:0:\nagent:x:{gid}:\nnogroup:x:65534:\n")),
         file(
             "nsswitch.conf",
             "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nservices: files\n\

@@ -23,8 +23,19 @@ use crate::os::process::{Fork, fork_with};
 const IDLE: Duration = Duration::from_secs(60);
 
 /// Variables that a controller keeps for the ones that keepers start after it.
-const KEPT: [&str; 10] =
-    ["PATH", "HOME", "USER", "LOGNAME", "TZ", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "BB_HOME", "XDG_RUNTIME_DIR"];
+const KEPT: [&str; 11] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "TZ",
+    "LANG",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "BB_HOME",
+    "BB_HELPER",
+    "XDG_RUNTIME_DIR",
+];
 
 /// The daemon's word for: another one serves. Exit codes are smaller.
 const ANOTHER: u8 = 255;

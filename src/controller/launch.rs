@@ -102,8 +102,10 @@ impl Controller {
         result
     }
 
-    async fn launch_once(self: &Arc<Self>, launch: Launch) -> Result<Bottle> {
+    async fn launch_once(self: &Arc<Self>, mut launch: Launch) -> Result<Bottle> {
         let settings = self.settings()?;
+        launch.backend = launch.backend.or_else(|| settings.backend.clone());
+        launch.image = launch.image.or_else(|| settings.image.clone());
         let ledger = self.ledger(launch.book).await?;
         let place = self.host.home.ledger();
         let fail = |e| ledger_error(&e, &place);
@@ -202,7 +204,10 @@ impl Controller {
 
     /// Makes the control groups of a bottle that has limits.
     fn with_groups(&self, mut composed: Composed, launch: &Launch, slug: &str) -> Result<Composed> {
-        let Some(limits) = &launch.limits else { return Ok(composed) };
+        // An engine has control groups of its own.
+        let Some(limits) = launch.limits.as_ref().filter(|_| composed.plan.image.is_none()) else {
+            return Ok(composed);
+        };
         let name = cgroup::name(&self.host.home.root, slug);
         let note = |dirs: &[std::path::PathBuf]| keep::note_groups(&self.host.home.state(slug), dirs);
         match cgroup::make(&name, limits, note) {

@@ -21,6 +21,9 @@ use crate::os::process::Process;
 /// Longest that a keeper may take to answer; building a bottle is the longest of its tasks.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The same where a container engine builds it.
+const ENGINE_PATIENCE: Duration = Duration::from_secs(180);
+
 /// Longest that a keeper may take to say hello: it is waited for before anybody is served.
 const HELLO_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -38,8 +41,8 @@ pub enum Said {
     Output(u64),
     /// The host has replaced this guarded file, and the keeper has taken the bottle down.
     GuardLost(String),
-    /// The bottle has ended: every process of it is gone.
-    Ended,
+    /// The bottle has ended: every process of it is gone. With the reason where it was lost.
+    Ended(Option<String>),
     /// The keeper itself is gone.
     Gone,
 }
@@ -107,6 +110,7 @@ impl Link {
     pub async fn launch(exe: &Path, plan: &Plan, sealed: &OwnedFd) -> Result<Held> {
         let (ours, theirs) = wire::pair().map_err(failed)?;
         let bytes = serde_json::to_vec(plan).map_err(failed)?;
+        let engine = plan.image.is_some();
         let plan = wire::sealed("bb-plan", &bytes).map_err(failed)?;
         let mut child = tokio::process::Command::new(exe)
             .arg("__keeper")
@@ -121,7 +125,8 @@ impl Link {
         link.process = Process::open(keeper).ok().map(Arc::new);
         tokio::spawn(async move { child.wait().await });
         let fds = vec![plan, sealed.try_clone().map_err(failed)?];
-        let answer = link.ask_with(Request::Start, fds).await.inspect_err(|_| link.kill_keeper())?;
+        let patience = if engine { ENGINE_PATIENCE } else { PATIENCE };
+        let answer = link.ask_within(Request::Start, fds, patience).await.inspect_err(|_| link.kill_keeper())?;
         match answer {
             (Reply::Up { pid, listeners, verbs }, fds) if fds.len() == listeners.len() => Ok(Held {
                 link: Link { verbs: verbs.into(), ..link },
@@ -195,13 +200,18 @@ impl Link {
     /// # Errors
     /// `no_such_bottle` where the keeper is gone, `timeout` where it does not answer.
     pub async fn ask(&self, request: Request) -> Result<(Reply, Vec<OwnedFd>)> {
-        self.ask_with(request, vec![]).await
+        self.ask_within(request, vec![], PATIENCE).await
     }
 
-    async fn ask_with(&self, request: Request, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>)> {
+    async fn ask_within(
+        &self,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        patience: Duration,
+    ) -> Result<(Reply, Vec<OwnedFd>)> {
         let (answer, wait) = oneshot::channel();
         self.to.send(Ask { request, fds, answer }).await.map_err(|_| gone())?;
-        match tokio::time::timeout(PATIENCE, wait).await {
+        match tokio::time::timeout(patience, wait).await {
             Ok(Ok(reply)) => Ok(reply),
             Ok(Err(_)) => Err(gone()),
             Err(_) => Err(Error::new(Kind::Timeout, "the bottle's keeper does not answer")),
@@ -259,7 +269,7 @@ async fn serve(
                     Ok(Some((Reply::Exited { exec, code }, _))) => Said::Exited { exec, code },
                     Ok(Some((Reply::Output { n }, _))) => Said::Output(n),
                     Ok(Some((Reply::GuardLost { path }, _))) => Said::GuardLost(path),
-                    Ok(Some((Reply::Ended, _))) => Said::Ended,
+                    Ok(Some((Reply::Ended { lost }, _))) => Said::Ended(lost),
                     Ok(Some(reply)) => {
                         if let Some(answer) = pending.take() {
                             let _ = answer.send(reply);

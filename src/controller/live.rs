@@ -231,15 +231,16 @@ impl Live {
                     }
                 }
                 Said::GuardLost(path) => self.lose_guard(&path),
-                Said::Ended => self.finish(Ended::Exited).await,
+                Said::Ended(None) => self.finish(Ended::Exited, None).await,
+                Said::Ended(Some(why)) => self.finish(Ended::Lost, Some(why)).await,
                 Said::Gone => break,
             }
         }
-        self.finish(Ended::Lost).await;
+        self.finish(Ended::Lost, None).await;
     }
 
     /// The one place where a bottle ends.
-    async fn finish(self: &Arc<Self>, how: Ended) {
+    async fn finish(self: &Arc<Self>, how: Ended, why: Option<String>) {
         if self.has_ended() {
             return;
         }
@@ -248,13 +249,15 @@ impl Live {
         // A decision counts even where the agent came to its own end in the moment that it was made.
         let (ended, reason) = match end {
             Some(end) => (end.ended, Some(end.reason)),
-            None if how == Ended::Lost => (how, Some("its keeper died, and the bottle with it".to_owned())),
             None if how == Ended::Exited && self.is_out_of_memory() => {
                 let bound = self.launch.limits.as_ref().and_then(|limits| limits.memory).unwrap_or(0) >> 20;
                 (
                     Ended::Oom,
                     Some(format!("its processes needed more than the {bound} MiB of memory that they may use")),
                 )
+            }
+            None if how == Ended::Lost => {
+                (how, why.or_else(|| Some("its keeper died, and the bottle with it".to_owned())))
             }
             None => (how, None),
         };
@@ -288,6 +291,8 @@ impl Live {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.link.gone()).await;
         if how == Ended::Lost {
             let _ = std::fs::remove_file(&self.socket);
+            let state = self.state_dir.clone();
+            let _ = tokio::task::spawn_blocking(move || crate::bottle::docker::sweep(&state)).await;
         }
         let state = self.state_dir.clone();
         let _ = tokio::task::spawn_blocking(move || super::keep::remove_groups(&state)).await;

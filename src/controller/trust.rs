@@ -88,6 +88,19 @@ pub fn show(state: &Path, ca_pem: &str, user_home: Option<&Path>, binds: &mut Ve
     Ok(())
 }
 
+/// As [`show`], for a bottle that an image is made into: the bundle lies where most images have theirs.
+///
+/// # Errors
+/// Those of writing.
+pub fn show_in_image(state: &Path, ca_pem: &str, binds: &mut Vec<Bind>) -> io::Result<()> {
+    let mut all = Vec::new();
+    show(state, ca_pem, None, &mut all)?;
+    all.retain(|bind| bind.target.starts_with(TRUST));
+    binds.append(&mut all);
+    binds.push(Bind::read_only(state.join("ca-bundle.pem")).at(BUNDLES[0]));
+    Ok(())
+}
+
 /// Gets the key stores of the host's Javas; each once, links resolved.
 fn key_stores(user_home: Option<&Path>) -> BTreeSet<PathBuf> {
     let mut places: Vec<PathBuf> = KEY_STORES.iter().map(PathBuf::from).collect();

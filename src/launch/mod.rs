@@ -24,6 +24,7 @@ pub use preflight::Row;
 use serde::{Deserialize, Serialize};
 
 use crate::api::{self, BudgetNode, BudgetScope, Limit, Mount, Session, Upstream, WorkspaceMode};
+use crate::bottle::backend::Choice as Backend;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::manifest::{Effective, EnvValue, Shelf, effective};
@@ -163,7 +164,9 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         None => e.at(template.place.to_string()),
         Some(_) => e,
     })?;
-    let exe = provider.found();
+    let backend = backend_of(choice, &merged, &settings)?;
+    let image = merged.image.as_ref().map(|said| said.value.clone()).or_else(|| settings.image.clone());
+    let exe = provider.found().filter(|_| backend == Backend::Linux);
     let skills = skills::collect(&merged.skills, desk.home, desk.user_home)?;
     let wish = Wish {
         prompt: choice.prompt.clone(),
@@ -173,6 +176,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         interactive: choice.interactive,
         instructions: instructions(&merged.prompt),
         resume: choice.resume.is_some(),
+        in_image: backend == Backend::Docker,
         auth_token: merged.auth_token.as_ref().map(|said| said.value.clone()),
         ..Wish::default()
     };
@@ -207,7 +211,10 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         env: all_env,
         files,
         workspace: Some(desk.cwd.display().to_string()),
-        workspace_mode: Some(mode_of(choice, &merged)),
+        workspace_mode: Some(mode_of(choice, &merged, backend)),
+        backend: Some(backend.as_str().to_owned()),
+        image: image.filter(|_| backend == Backend::Docker),
+        engine: (desk.lookup)("DOCKER_HOST").filter(|_| backend == Backend::Docker),
         limits: limits_of(&merged),
         resume: choice.resume.clone(),
         mounts: mounts.collect(),
@@ -240,11 +247,24 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
 
 /// Decides how the directory comes in: as chosen, as a manifest says, and else such that nobody who is not there is
 /// surprised: headless agents write into a layer.
-fn mode_of(choice: &Choice, merged: &Effective) -> WorkspaceMode {
+fn mode_of(choice: &Choice, merged: &Effective, backend: Backend) -> WorkspaceMode {
     let said = || merged.workspace.as_ref().map(|said| said.value);
     let copy = choice.copy.then_some(WorkspaceMode::Copy);
-    let usual = if choice.interactive { WorkspaceMode::Mount } else { WorkspaceMode::Overlay };
+    let usual = match (choice.interactive, backend) {
+        (true, _) => WorkspaceMode::Mount,
+        (false, Backend::Linux) => WorkspaceMode::Overlay,
+        // It has no layers.
+        (false, Backend::Docker) => WorkspaceMode::Copy,
+    };
     choice.workspace_mode.or(copy).or_else(said).unwrap_or(usual)
+}
+
+/// Decides what makes the sandbox: as chosen (flag, then environment, which whoever asks has put together), as a manifest
+/// says, as the host's settings say, and else the embedded one.
+fn backend_of(choice: &Choice, merged: &Effective, settings: &Settings) -> Result<Backend> {
+    let said = || merged.backend.as_ref().map(|said| said.value.as_str().to_owned());
+    let name = choice.backend.clone().or_else(said).or_else(|| settings.backend.clone());
+    name.map_or(Ok(Backend::Linux), |name| Backend::parse(&name))
 }
 
 /// Gets what the bottle may use of the machine.

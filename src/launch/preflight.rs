@@ -82,8 +82,10 @@ impl Draft {
 
     /// What makes the sandbox, and what it may use.
     fn machine_rows(&self, row: &mut impl FnMut(&'static str, String)) {
-        let backend = self.merged.backend.as_ref().map_or("linux", |said| said.value.as_str());
-        row("backend", backend.to_owned());
+        row("backend", self.launch.backend.clone().unwrap_or_else(|| "linux".to_owned()));
+        if let Some(image) = &self.launch.image {
+            row("image", image.clone());
+        }
         let Some(limits) = &self.launch.limits else { return };
         let bytes =
             |n: u64| if n.is_multiple_of(1 << 30) { format!("{} GiB", n >> 30) } else { format!("{} MiB", n >> 20) };

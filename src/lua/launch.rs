@@ -18,8 +18,10 @@ use super::rehearse::stage;
 use super::values::{Budget, Span, options};
 use super::vm::Plain;
 use crate::api::{self, File, Route, WorkspaceMode};
+use crate::bottle::backend::Choice;
 use crate::error::{Error, Kind, Result};
 use crate::provider::{self, Plan, Provider, Wish};
+use crate::settings::Settings;
 use crate::terminal;
 use crate::types::{CutScope, CutoffPolicy};
 
@@ -77,6 +79,8 @@ struct Options {
     files: Vec<File>,
     detach: bool,
     terminal: bool,
+    backend: Option<String>,
+    image: Option<String>,
 }
 
 /// What the prelude makes a handle of.
@@ -96,6 +100,7 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
     let provider = provider::load(&provider_name(&options)?, &host.home)?;
     let workspace = workspace(&host, options.workspace.as_deref())?;
     let stage = stage(&host)?;
+    let backend = backend(&host, options.backend.take())?;
     let wish = Wish {
         prompt: options.prompt.clone(),
         command: options.command.clone().unwrap_or_default(),
@@ -103,6 +108,7 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         output: options.output.unwrap_or_default(),
         rehearsal: stage.is_some(),
         instructions: options.instructions.clone(),
+        in_image: backend == Some(Choice::Docker),
         ..Wish::default()
     };
     let plan = provider.plan(&wish, &|name| std::env::var(name).ok())?;
@@ -144,6 +150,9 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         upstreams: stage.map(|s| s.upstreams()).unwrap_or_default(),
         host_path: std::env::var("PATH").ok(),
         terminal: options.terminal.then(|| terminal::size().unwrap_or_default().usable()),
+        backend: backend.map(|choice| choice.as_str().to_owned()),
+        image: options.image,
+        engine: std::env::var("DOCKER_HOST").ok().filter(|_| backend == Some(Choice::Docker)),
         ..api::Launch::default()
     };
     let since = host.pump.position();
@@ -154,6 +163,14 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
     // A cut may have been read before the launch was answered; what is known already stays.
     host.bottles.borrow_mut().entry(bottle.slug.clone()).or_default().since = since;
     Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
+}
+
+/// Chooses the backend: the recipe's, else the environment's, else the host's setting.
+fn backend(host: &Host, asked: Option<String>) -> Result<Option<Choice>> {
+    let variable = || std::env::var("BOT_BOTTLE_BACKEND").ok().filter(|name| !name.is_empty());
+    // What is wrong with the settings is said by the controller, with everything else.
+    let setting = || Settings::load(&host.home).ok().and_then(|settings| settings.backend);
+    asked.or_else(variable).or_else(setting).map(|name| Choice::parse(&name)).transpose()
 }
 
 /// Gets the provider that was meant.

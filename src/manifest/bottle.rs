@@ -7,11 +7,11 @@ use super::{EnvValue, GitGate, Limits, Mount, Reader, Route, Said, egress, env, 
 use crate::api::{Limit, WorkspaceMode as Workspace};
 use crate::name::Name;
 use crate::types::{CutScope, CutoffPolicy};
-use crate::yaml::read::{boolean, budget, list, named, table, tokens, word};
+use crate::yaml::read::{boolean, budget, list, named, table, text, tokens, word};
 use crate::yaml::{Node, Problems};
 
 /// The keys of the front matter, in the order of the documentation.
-pub const KEYS: [&str; 15] = [
+pub const KEYS: [&str; 16] = [
     "extends",
     "env",
     "agent_provider",
@@ -22,6 +22,7 @@ pub const KEYS: [&str; 15] = [
     "shutdown",
     "cutoff_scope",
     "backend",
+    "image",
     "workspace",
     "limits",
     "mounts",
@@ -35,6 +36,8 @@ const PROVIDER_KEYS: [&str; 2] = ["template", "auth_token"];
 pub enum Backend {
     /// Embedded: namespaces of this kernel.
     Linux,
+    /// A container engine.
+    Docker,
 }
 
 impl Backend {
@@ -42,6 +45,7 @@ impl Backend {
     pub fn as_str(self) -> &'static str {
         match self {
             Backend::Linux => "linux",
+            Backend::Docker => "docker",
         }
     }
 }
@@ -71,6 +75,8 @@ pub struct Bottle {
     pub cutoff_scope: Option<Said<CutScope>>,
     /// What makes the sandbox.
     pub backend: Option<Said<Backend>>,
+    /// The image of backend `docker`.
+    pub image: Option<Said<String>>,
     /// How the working directory comes in.
     pub workspace: Option<Said<Workspace>>,
     /// What it may use of the machine.
@@ -136,10 +142,12 @@ impl Bottle {
                     bottle.cutoff_scope = word(entry, &words, &[], problems).map(|s| reader.said(entry.line, s));
                 }
                 "backend" => {
-                    let later = ["docker", "smolmachines", "macos-container"];
-                    let backend = word(entry, &[("linux", Backend::Linux)], &later, problems);
+                    let later = ["smolmachines", "macos-container"];
+                    let words = [("linux", Backend::Linux), ("docker", Backend::Docker)];
+                    let backend = word(entry, &words, &later, problems);
                     bottle.backend = backend.map(|b| reader.said(entry.line, b));
                 }
+                "image" => bottle.image = text(entry, problems).map(|name| reader.said(entry.line, name)),
                 "workspace" => {
                     let modes = [Workspace::Mount, Workspace::Overlay, Workspace::Copy];
                     let workspace = word(entry, &modes.map(|mode| (mode.as_str(), mode)), &[], problems);

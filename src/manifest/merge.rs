@@ -5,7 +5,7 @@
 //! | `env`, `git-gate.repos` | by name, the later one wins |
 //! | `agent_provider`, `git-gate.user`, `limits` | each field by itself, the later one wins |
 //! | `egress.routes` | by host: all entries of a later manifest for a host take the place of an earlier one's |
-//! | `supervise`, `shutdown`, `cutoff_scope`, `backend`, `workspace` | the later one wins |
+//! | `supervise`, `shutdown`, `cutoff_scope`, `backend`, `image`, `workspace` | the later one wins |
 //! | `mounts` | by path in the bottle, the later one wins |
 //! | `tools`, `policies`, `skills` | all, each once |
 //! | `budget` | all: each stays where it was said, a node of the bottle's path |
@@ -65,6 +65,8 @@ pub struct Effective {
     pub cutoff_scope: Option<Said<CutScope>>,
     /// What makes the sandbox.
     pub backend: Option<Said<Backend>>,
+    /// The image of backend `docker`.
+    pub image: Option<Said<String>>,
     /// How the working directory comes in.
     pub workspace: Option<Said<Workspace>>,
     /// What it may use of the machine.
@@ -210,6 +212,7 @@ impl Effective {
         over(&mut self.shutdown, &bottle.shutdown);
         over(&mut self.cutoff_scope, &bottle.cutoff_scope);
         over(&mut self.backend, &bottle.backend);
+        over(&mut self.image, &bottle.image);
         over(&mut self.workspace, &bottle.workspace);
         over(&mut self.limits.memory, &bottle.limits.memory);
         over(&mut self.limits.cpus, &bottle.limits.cpus);

@@ -97,7 +97,8 @@ supervise: true
 budget: {claude: 500k, "*": {tokens: 1M, hard: true}}
 shutdown: kill
 cutoff_scope: metered
-backend: linux
+backend: docker
+image: debian:12
 workspace: mount
 limits: {memory: 4G, cpus: 1.5, pids: 512, disk: 10G, best_effort: true}
 mounts:
@@ -223,7 +224,7 @@ fn values_of_the_wrong_form_are_refused_by_each_key() {
         "budget: {Claude: 5}\n",
         "budget: {claude: 9007199254740993}\n",
         "budget: -1\n",
-        "backend: docker\n",
+        "image: [a]\n",
         "backend: virtualbox\n",
         "workspace: shared\n",
         "cutoff_scope: some\n",

@@ -47,6 +47,8 @@ pub struct Wish {
     /// The variable of the host that has the provider's credential, in place of the ones that its file names. (A file
     /// with several credentials gets it for each.)
     pub auth_token: Option<String>,
+    /// The bottle is made of an image, which has the agent's CLI; the host need not have it.
+    pub in_image: bool,
 }
 
 /// What a launch needs of a provider.
@@ -135,8 +137,12 @@ impl Provider {
     }
 
     /// Gets the path of what is run, or the empty string where the file needs nothing.
-    fn exe(&self, _: &Wish) -> Result<String> {
+    fn exe(&self, wish: &Wish) -> Result<String> {
         let Some(exe) = &self.spec.exe else { return Ok(String::new()) };
+        if wish.in_image {
+            let own = crate::bottle::docker::OWN;
+            return Ok(if exe == "{bb}" { own } else { exe }.to_owned());
+        }
         let Some(path) = self.found() else {
             let error =
                 Error::new(Kind::AgentMissing, format!("{exe}, which provider {} runs, is not in PATH", self.name()));

@@ -9,6 +9,7 @@ mod commands;
 mod crash;
 mod decisions;
 mod dev_server;
+mod docker;
 mod doctor;
 mod guards;
 mod input;

@@ -202,12 +202,7 @@ fn execute(
             terminal::control()?;
         }
         sys::close_all_but(&[report.as_raw_fd()]);
-        sys::default_signals();
-        usual_descriptors()?;
-        nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-        nix::unistd::chdir(command.cwd.as_str())
-            .map_err(|e| io::Error::other(format!("working directory {}: {e}", command.cwd)))?;
-        confine::apply(programs)
+        settle(command, programs)
     })();
     if let Err(e) = prepared {
         return failed("preparation", e);
@@ -215,6 +210,24 @@ fn execute(
     if let Err(e) = landlock::restrict(writable) {
         return failed("second layer", e);
     }
+    become_program(command)
+}
+
+/// The last that a process does before it becomes a command of a bottle, on every backend.
+///
+/// # Errors
+/// Those of the system calls. The caller must not go on after one.
+pub(crate) fn settle(command: &Command, programs: &[seccompiler::BpfProgram]) -> io::Result<()> {
+    sys::default_signals();
+    usual_descriptors()?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    nix::unistd::chdir(command.cwd.as_str())
+        .map_err(|e| io::Error::other(format!("working directory {}: {e}", command.cwd)))?;
+    confine::apply(programs)
+}
+
+/// Becomes the program of a command. Returns only with an error.
+pub(crate) fn become_program(command: &Command) -> Error {
     let strings =
         |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<std::result::Result<Vec<_>, _>>();
     let (Ok(argv), Ok(env)) = (strings(&command.argv), strings(&command.env)) else {
@@ -223,7 +236,7 @@ fn execute(
     let Some(name) = command.argv.first() else {
         return Error::new(Kind::Usage, "the command line is empty");
     };
-    let path = command.env.iter().find_map(|v| v.strip_prefix("PATH=")).unwrap_or("/usr/bin:/bin");
+    let path = path_of(command);
     let mut last = nix::errno::Errno::ENOENT;
     for place in candidates(name, path) {
         let Ok(place) = CString::new(place) else { continue };
@@ -233,7 +246,33 @@ fn execute(
             Err(e) => last = e,
         }
     }
-    Error::new(Kind::AgentMissing, format!("`{name}` cannot be run in the bottle: {}", last.desc()))
+    missing(name, path, last)
+}
+
+/// Tells whether the program of a command is there and may be run.
+///
+/// # Errors
+/// `agent_missing` where it is not.
+pub(crate) fn findable(command: &Command) -> Result<()> {
+    let name = command.argv.first().ok_or_else(|| Error::new(Kind::Usage, "the command line is empty"))?;
+    let path = path_of(command);
+    let mut last = nix::errno::Errno::ENOENT;
+    for place in candidates(name, path) {
+        match nix::unistd::access(place.as_str(), nix::unistd::AccessFlags::X_OK) {
+            Ok(()) => return Ok(()),
+            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {}
+            Err(e) => last = e,
+        }
+    }
+    Err(missing(name, path, last))
+}
+
+fn path_of(command: &Command) -> &str {
+    command.env.iter().find_map(|v| v.strip_prefix("PATH=")).unwrap_or("/usr/bin:/bin")
+}
+
+fn missing(name: &str, path: &str, why: nix::errno::Errno) -> Error {
+    Error::new(Kind::AgentMissing, format!("`{name}` cannot be run in the bottle: {}", why.desc()))
         .at(format!("PATH={path}"))
         .hint("install it on the host, in a directory of PATH; bottles show the host's programs read-only")
 }

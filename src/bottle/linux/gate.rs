@@ -168,6 +168,27 @@ pub fn build_agent_side() -> io::Result<()> {
     std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")
 }
 
+/// Agent's network and gate in one, for a backend that has only one namespace for both: every address is local, and the
+/// agent's own address is one that is not of the loopback, since programs without one take the machine for offline. IPv6
+/// is left out where the namespace has it switched off.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn build_shared() -> io::Result<()> {
+    let netlink = Netlink::open()?;
+    let lo = index_of("lo")?;
+    netlink.set_up(lo)?;
+    netlink.add_address(lo, AGENT_V4.into(), 32)?;
+    netlink.add_route(GATE_V4.into(), lo, None)?;
+    let switched_off =
+        std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6").is_ok_and(|s| s.trim() != "0");
+    if has_ipv6() && !switched_off {
+        netlink.add_address(lo, AGENT_V6.into(), 128)?;
+        netlink.add_route(GATE_V6.into(), lo, None)?;
+    }
+    Ok(())
+}
+
 /// Tells whether this kernel knows IPv6.
 pub fn has_ipv6() -> bool {
     std::path::Path::new("/proc/sys/net/ipv6").exists()

@@ -59,7 +59,7 @@ fn bound(kind: sock::SockType, port: u16) -> io::Result<OwnedFd> {
 ///
 /// # Errors
 /// Those of the kernel.
-fn tcp(port: u16) -> io::Result<OwnedFd> {
+pub fn tcp(port: u16) -> io::Result<OwnedFd> {
     let fd = bound(sock::SockType::Stream, port)?;
     sock::setsockopt(&fd, sock::sockopt::TcpNoDelay, &true)?;
     sock::listen(&fd, sock::Backlog::new(BACKLOG)?)?;
@@ -121,13 +121,25 @@ fn dns_udp() -> io::Result<OwnedFd> {
 /// # Errors
 /// Those of the kernel.
 pub fn sentinel(served: &[u16]) -> io::Result<OwnedFd> {
+    packets_of(GATE_LINK, &sentinel_filter(served, false))
+}
+
+/// Makes the packet socket of a namespace that is agent's network and gate in one: as [`sentinel`], less what the agent says
+/// to itself on its loopback addresses, and what DNS answers.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn sentinel_of_loopback(served: &[u16]) -> io::Result<OwnedFd> {
+    packets_of("lo", &sentinel_filter(served, true))
+}
+
+fn packets_of(link: &str, filter: &[libc::sock_filter]) -> io::Result<OwnedFd> {
     let fd = sock::socket(
         sock::AddressFamily::Packet,
         sock::SockType::Datagram,
         sock::SockFlag::SOCK_CLOEXEC | sock::SockFlag::SOCK_NONBLOCK,
         None,
     )?;
-    let filter = sentinel_filter(served);
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
     // SAFETY: the program points to `filter`, which outlives the call; the kernel copies it.
     let set = unsafe {
@@ -146,7 +158,7 @@ pub fn sentinel(served: &[u16]) -> io::Result<OwnedFd> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
-        sll_ifindex: index_of(GATE_LINK)?.cast_signed(),
+        sll_ifindex: index_of(link)?.cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,
         sll_halen: 0,
@@ -163,7 +175,8 @@ pub fn sentinel(served: &[u16]) -> io::Result<OwnedFd> {
 }
 
 /// A classic BPF program; offsets count from the IP header.
-fn sentinel_filter(served: &[u16]) -> Vec<libc::sock_filter> {
+fn sentinel_filter(served: &[u16], shared: bool) -> Vec<libc::sock_filter> {
+    const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;
     const LOAD_BYTE: u16 = 0x30;
     const LOAD_HALF_X: u16 = 0x48;
@@ -188,8 +201,11 @@ fn sentinel_filter(served: &[u16]) -> Vec<libc::sock_filter> {
         eq(0x02, 2, 1),      // a first SYN goes on to the port,
         eq(17, 1, 0),        // and so does UDP;
         op(RETURN, 0),       // nothing else is kept
-        op(LOAD_HALF_X, 2),  // destination port
     ];
+    if shared {
+        transport.extend([op(LOAD_HALF_X, 0), eq(53, 0, 1), op(RETURN, 0)]); // source port of an answer of DNS
+    }
+    transport.push(op(LOAD_HALF_X, 2)); // destination port
     let mut ports = served.to_vec();
     ports.push(53);
     let count = ports.len();
@@ -199,7 +215,23 @@ fn sentinel_filter(served: &[u16]) -> Vec<libc::sock_filter> {
     transport.push(op(RETURN, KEEP));
     transport.push(op(RETURN, 0));
 
-    let mut program = vec![
+    let mut program = Vec::new();
+    if shared {
+        program.extend([
+            op(LOAD_HALF, PROTOCOL),
+            eq(libc::ETH_P_IP as u32, 0, 3),
+            op(LOAD_BYTE, 16),
+            eq(127, 0, 7), // to 127.0.0.0/8?
+            op(RETURN, 0),
+            eq(libc::ETH_P_IPV6 as u32, 0, 5),
+            op(LOAD_WORD, 24),
+            eq(0, 0, 3), // to ::1, or to what begins and ends like it?
+            op(LOAD_WORD, 36),
+            eq(1, 0, 1),
+            op(RETURN, 0),
+        ]);
+    }
+    program.extend([
         op(LOAD_BYTE, PACKET_TYPE),
         eq(libc::PACKET_HOST as u32, 1, 0),
         op(RETURN, 0),
@@ -213,7 +245,7 @@ fn sentinel_filter(served: &[u16]) -> Vec<libc::sock_filter> {
         op(LOAD_BYTE, 6),
         libc::sock_filter { code: 0x05, jt: 0, jf: 0, k: 1 }, // over the refusal
         op(RETURN, 0),
-    ];
+    ]);
     program.append(&mut transport);
     program
 }

@@ -1,5 +1,6 @@
 //! The embedded backend: a bottle out of Linux namespaces, with no daemon, no root and no image.
 //!
+//! * [`backend`]: what a keeper sees of all this.
 //! * [`launch`]: the choreography of the processes that set a bottle up.
 //! * [`gate`]: the two network namespaces. [`listeners`]: the sockets in the gate.
 //! * [`root`]: the bottle's file system.
@@ -13,6 +14,7 @@
 //! Everything here runs in the keeper or in its children, single-threaded, between fork and exec. None of it knows of
 //! routes, budgets or credentials.
 
+pub mod backend;
 pub mod confine;
 pub mod enter;
 pub mod forbidden;

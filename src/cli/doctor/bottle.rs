@@ -84,7 +84,7 @@ pub(super) async fn checks(mut tell: impl AsyncFnMut(Check) -> Result<()>) -> Re
 }
 
 /// A home of its own, removed at the end.
-struct Trial {
+pub(super) struct Trial {
     dir: PathBuf,
     host: Host,
 }
@@ -97,19 +97,23 @@ impl Drop for Trial {
 
 /// What was seen in a bottle.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Seen {
+pub(super) struct Seen {
     /// What the probe printed.
-    text: String,
+    pub text: String,
     /// Sockets in the gate.
     listeners: usize,
     /// Whether TLS, DNS and refused ports are listened for.
-    complete: bool,
+    pub complete: bool,
     /// How long it took until the bottle was up.
-    built: Duration,
+    pub built: Duration,
 }
 
 impl Trial {
-    fn new() -> Result<Trial> {
+    /// Makes its home.
+    ///
+    /// # Errors
+    /// `fs_unsupported` or `internal` where there is no place for it.
+    pub fn new() -> Result<Trial> {
         let name = format!("bb-doctor-{}", std::process::id());
         let mut last = Error::internal("no directory for the trial");
         // The sockets' paths are bounded, and a TMPDIR may be too deep for them.
@@ -141,7 +145,10 @@ impl Trial {
     }
 
     /// Builds a bottle for `launch`, runs `argv` in it, takes it down. Returns what was seen and the exit code.
-    async fn run(&self, slug: &str, launch: &Launch, argv: &[&str]) -> Result<(Seen, i32)> {
+    ///
+    /// # Errors
+    /// The backend's, and `timeout`.
+    pub async fn run(&self, slug: &str, launch: &Launch, argv: &[&str]) -> Result<(Seen, i32)> {
         let started = Instant::now();
         let composed = compose(&self.host, launch, slug, "")?;
         let sealed = wire::sealed("bb-doctor", b"").map_err(|e| Error::internal(e.to_string()))?;

@@ -18,6 +18,7 @@ use crate::yaml::read::joined;
 use super::out;
 
 mod bottle;
+mod engine;
 
 /// Less free space than this is worth a warning: ledgers, logs and scratch workspaces share it. Unit: bytes.
 const LITTLE_SPACE: u64 = 512 << 20;
@@ -180,6 +181,7 @@ async fn work(args: Args) -> Result<u8> {
         Err(error) => sheet.add(&Check::failed("home", &error))?,
     }
     bottle::checks(async |check: Check| sheet.add(&check)).await?;
+    engine::checks(async |check: Check| sheet.add(&check)).await?;
     sheet.close()
 }
 

@@ -1,7 +1,8 @@
 //! Ways out of a bottle by name, address, port and protocol.
 
 use super::{Bottle, Row, play};
-use crate::support::{Reply, World, have_tools};
+use crate::support::engine::{Engine, Which, helper};
+use crate::support::{Reply, Who, World, have_tools};
 
 const ROUTES: &str = r#"routes = { "good.example", "other.example", "gone.example", "rebind.example", "metadata.example", "local.example",
   { host = "paths.example", matches = { { methods = { "GET" }, paths = { { type = "prefix", value = "/ok" } } } } },
@@ -198,24 +199,45 @@ fn there_is_no_way_out_but_the_listed_one() {
         return;
     }
     for world in World::each() {
-        let welcome = |seen: &crate::support::Seen| Reply::text(format!("welcome {}", seen.path));
-        let sites = [
-            world.site("good.example", welcome),
-            world.site("other.example", welcome),
-            world.site("paths.example", welcome),
-            world.site_at("ports.example", "93.184.216.50".parse().unwrap(), &[8443, 443], welcome),
-        ];
-        for (name, address) in
-            [("rebind.example", "10.0.0.1"), ("metadata.example", "169.254.169.254"), ("local.example", "127.0.0.1")]
-        {
-            world.name(name, &[address.parse().unwrap()]);
-        }
-        play(&world, &Bottle { options: ROUTES, ..Bottle::default() }, ROWS);
-        world.assert_silent(&KNOWN);
-        for site in sites {
-            for seen in site.seen() {
-                assert!(!format!("{seen:?}").contains("s3cr3t"), "{} got {seen:?}", site.name);
-            }
+        no_way_out(&world, &Bottle { options: ROUTES, ..Bottle::default() }, ROWS);
+    }
+}
+
+/// The same where a container engine makes the bottle: all rows but the last, which is about a link that it has not.
+#[test]
+fn there_is_no_way_out_of_a_container_but_the_listed_one() {
+    if !have_tools(&["curl", "python3", "ip", "ldd"]) {
+        return;
+    }
+    for which in Which::ALL {
+        let Some(world) = World::of(Who::Root) else { return };
+        let Some(engine) = Engine::start(&world, which) else { continue };
+        let options = format!("{ROUTES}, image = '{}'", engine.image_with_tools());
+        let (address, helper) = (engine.address(), helper().unwrap().display().to_string());
+        let env = [("BOT_BOTTLE_BACKEND", "docker"), ("DOCKER_HOST", &address), ("BB_HELPER", &helper)];
+        no_way_out(&world, &Bottle { options: &options, env: &env, ..Bottle::default() }, &ROWS[..ROWS.len() - 1]);
+        engine.assert_empty();
+    }
+}
+
+fn no_way_out(world: &World, bottle: &Bottle<'_>, rows: &[Row]) {
+    let welcome = |seen: &crate::support::Seen| Reply::text(format!("welcome {}", seen.path));
+    let sites = [
+        world.site("good.example", welcome),
+        world.site("other.example", welcome),
+        world.site("paths.example", welcome),
+        world.site_at("ports.example", "93.184.216.50".parse().unwrap(), &[8443, 443], welcome),
+    ];
+    for (name, address) in
+        [("rebind.example", "10.0.0.1"), ("metadata.example", "169.254.169.254"), ("local.example", "127.0.0.1")]
+    {
+        world.name(name, &[address.parse().unwrap()]);
+    }
+    play(world, bottle, rows);
+    world.assert_silent(&KNOWN);
+    for site in sites {
+        for seen in site.seen() {
+            assert!(!format!("{seen:?}").contains("s3cr3t"), "{} got {seen:?}", site.name);
         }
     }
 }

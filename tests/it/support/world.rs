@@ -23,7 +23,7 @@ use super::warden::{Plan, Process, Warden, descendants};
 use super::{need, within};
 
 /// The user that tests of root become to be an ordinary one (.ci/run makes it).
-const ORDINARY: &str = "bbtest";
+pub(super) const ORDINARY: &str = "bbtest";
 
 /// As whom bb runs in a world.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

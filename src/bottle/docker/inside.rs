@@ -1,0 +1,216 @@
+//! What runs in the agent's container beside the agent: `bb __inside`, a static build that the engine shows there.
+//!
+//! * `init` is pid 1. It makes the bottle's files as its only user, watches that the guards stay, reaps, and ends with the
+//!   keeper, whose end it reads from its standard input.
+//! * `enter` is the one way in, for the agent and every later command: it takes everything away from itself that a
+//!   process of a bottle must not have ([`confine`]), on top of what the engine took, and becomes the command.
+//! * `signal` sends a signal to the group of a command.
+//!
+//! Each is told what to do in one line of JSON, and answers with one. None of them holds anything of the host.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::bottle::linux::watch::Watch;
+use crate::bottle::linux::{confine, enter, sys};
+use crate::bottle::plan::PlannedFile;
+use crate::bottle::wire::{self, Command};
+use crate::error::{Error, Kind, Result};
+
+/// Longest line that is read, bytes.
+const MAX_LINE: usize = 64 << 20;
+
+/// What pid 1 is told.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Orders {
+    /// Directories to make.
+    pub directories: Vec<PathBuf>,
+    /// Files to make.
+    pub files: Vec<PlannedFile>,
+    /// Mounts that have to stay.
+    pub guards: Vec<PathBuf>,
+}
+
+/// What is answered.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Word {
+    /// Pid 1 is ready; or a command is about to begin, whose process id in the container this is.
+    Ready(i32),
+    /// The guard here is gone.
+    GuardLost(String),
+    /// It failed.
+    Failed(Error),
+}
+
+/// Runs `bb __inside WHAT`.
+pub fn main() -> u8 {
+    let words: Vec<String> = std::env::args().skip(2).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let error = match words.as_slice() {
+        ["init"] => match init() {
+            Ok(()) => return 0,
+            Err(error) => error,
+        },
+        ["enter"] => become_command(),
+        ["signal", pid, number] => return send(pid, number),
+        _ => Error::new(Kind::Usage, "bb __inside is for bb itself"),
+    };
+    let _ = say(&Word::Failed(error));
+    127
+}
+
+fn failed(step: &str, e: impl std::fmt::Display) -> Error {
+    Error::new(Kind::BackendUnavailable, format!("inside the container: {step}: {e}"))
+}
+
+/// Reads one line, byte by byte: what is behind it is not ours.
+fn hear<T: DeserializeOwned>() -> Result<T> {
+    let mut line = Vec::new();
+    let mut input = io::stdin().lock();
+    let mut byte = [0u8; 1];
+    loop {
+        match input.read(&mut byte) {
+            Ok(1) if byte[0] == b'\n' => break,
+            Ok(1) if line.len() < MAX_LINE => line.push(byte[0]),
+            Ok(_) => return Err(failed("orders", "they end too early")),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(failed("orders", e)),
+        }
+    }
+    serde_json::from_slice(&line).map_err(|e| failed("orders", e))
+}
+
+fn say(word: &Word) -> io::Result<()> {
+    let mut line = serde_json::to_vec(word).map_err(io::Error::from)?;
+    line.push(b'\n');
+    let mut out = io::stdout().lock();
+    out.write_all(&line)?;
+    out.flush()
+}
+
+/// Pid 1. Returns when the keeper is gone.
+fn init() -> Result<()> {
+    sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
+    let orders: Orders = hear()?;
+    for path in &orders.directories {
+        directory(path)?;
+    }
+    for file in &orders.files {
+        write_file(file)?;
+    }
+    let mut watch = Watch::new(nix::unistd::getpid().as_raw(), orders.guards).map_err(|e| failed("mounts", e))?;
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    children.thread_block().map_err(|e| failed("signals", e))?;
+    let children = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(|e| failed("signals", e))?;
+    confine::apply(&confine::programs().map_err(|e| failed("seccomp", e))?).map_err(|e| failed("confinement", e))?;
+    say(&Word::Ready(nix::unistd::getpid().as_raw())).map_err(|e| failed("answer", e))?;
+    let keeper = io::stdin();
+    loop {
+        let mut fds = [
+            PollFd::new(watch.as_fd(), PollFlags::POLLPRI),
+            PollFd::new(keeper.as_fd(), PollFlags::POLLIN),
+            PollFd::new(children.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(e) => return Err(failed("waiting", e)),
+        }
+        let [mounts, input, ended] = fds.map(|fd| fd.revents().is_some_and(|r| !r.is_empty()));
+        if mounts && let Some(path) = watch.fallen().map_err(|e| failed("mounts", e))? {
+            let _ = say(&Word::GuardLost(path.display().to_string()));
+            return Ok(());
+        }
+        // Nothing is ever said after the orders: this is the end of the keeper.
+        if input && !matches!(keeper.lock().read(&mut [0u8; 256]), Ok(n) if n > 0) {
+            return Ok(());
+        }
+        if ended {
+            let _ = children.read_signal();
+            while matches!(waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)), Ok(s) if s != WaitStatus::StillAlive)
+            {
+            }
+        }
+    }
+}
+
+fn directory(path: &Path) -> Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|e| failed(&path.display().to_string(), e))
+}
+
+fn write_file(file: &PlannedFile) -> Result<()> {
+    let step = file.path.display().to_string();
+    if let Some(parent) = file.path.parent() {
+        directory(parent)?;
+    }
+    let mode = file.mode & 0o777;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
+    let mut made = options.open(&file.path).map_err(|e| failed(&step, e))?;
+    made.write_all(file.text.as_bytes()).map_err(|e| failed(&step, e))?;
+    made.set_permissions(fs::Permissions::from_mode(mode)).map_err(|e| failed(&step, e))
+}
+
+/// Becomes the command that is read. Returns only with an error.
+fn become_command() -> Error {
+    match prepared() {
+        Ok(command) => {
+            let error = enter::become_program(&command);
+            // The answer was given; what comes now is the command's own output.
+            eprintln!("bb: {error}");
+            sys::exit_now(127)
+        }
+        Err(error) => error,
+    }
+}
+
+fn prepared() -> Result<Command> {
+    sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;
+    let mut command: Command = hear()?;
+    // What the image says of PATH counts where nobody says otherwise.
+    if !command.env.iter().any(|v| v.starts_with("PATH=")) {
+        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
+        command.env.push(format!("PATH={path}"));
+    }
+    let input: OwnedFd = match &command.stdin {
+        Some(text) => wire::sealed("stdin", text.as_bytes())
+            .and_then(|memory| File::open(format!("/proc/self/fd/{}", memory.as_raw_fd())))
+            .map_err(|e| failed("standard input", e))?
+            .into(),
+        None => File::open("/dev/null").map_err(|e| failed("standard input", e))?.into(),
+    };
+    nix::unistd::dup2_stdin(&input).map_err(|e| failed("standard input", e))?;
+    drop(input);
+    // The engine has done so already, as a rule.
+    let _ = nix::unistd::setsid();
+    let programs = confine::programs().map_err(|e| failed("seccomp", e))?;
+    enter::settle(&command, &programs).map_err(|e| failed("preparation", e))?;
+    enter::findable(&command)?;
+    say(&Word::Ready(nix::unistd::getpid().as_raw())).map_err(|e| failed("answer", e))?;
+    Ok(command)
+}
+
+fn send(pid: &str, number: &str) -> u8 {
+    let (Ok(pid), Ok(number)) = (pid.parse::<i32>(), number.parse::<i32>()) else { return 2 };
+    let Ok(signal) = Signal::try_from(number) else { return 2 };
+    // Never all that there is, and never pid 1.
+    if pid < 2 {
+        return 2;
+    }
+    u8::from(kill(Pid::from_raw(-pid), signal).is_err())
+}

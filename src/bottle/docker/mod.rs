@@ -1,0 +1,513 @@
+//! The container backend: a bottle out of two containers of a Docker or Podman engine on this machine.
+//!
+//! * [`engine`]: the engine's socket and verbs; [`http`]: what is spoken there. [`spec`]: what it is asked for.
+//! * [`inside`]: pid 1 and the way in, in the agent's container. [`helper`]: the gate's container.
+//! * [`life`]: the streams by which container and keeper notice each other's end. [`exec`]: commands.
+//!
+//! The agent's container has no network of the engine. The helper's shares its network namespace, makes every address local
+//! and the listeners in it, and hands them to the keeper, as the embedded backend's gate does. Both containers end with the
+//! keeper, and the engine removes them; what a crash of the engine leaves is found by its labels ([`sweep`]).
+
+pub mod engine;
+mod exec;
+pub mod helper;
+mod http;
+pub mod inside;
+mod life;
+mod spec;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket as sock;
+use nix::sys::wait::waitpid;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use self::engine::Engine;
+use self::inside::{Orders, Word};
+use self::life::{Found, Life};
+pub use self::spec::OWN;
+use super::backend::{Backend, Fate, Running};
+use super::linux::sys;
+use super::plan::{Image, Plan};
+use super::wire::{self, Command, Listener, Reply, Request};
+use crate::error::{Error, Kind, Result};
+use crate::os::process::{Fork, fork_with};
+
+/// The image of the helper's container: it holds nothing.
+pub const EMPTY_IMAGE: &str = "bb-empty:latest";
+
+/// Longest that a container may take from its start to its first word.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The file that says where the containers of a bottle are.
+const RECORD: &str = "engine.json";
+
+/// A file of the bottle that the host shows.
+#[derive(Clone, Debug)]
+struct Shown {
+    source: PathBuf,
+    target: PathBuf,
+}
+
+/// Where the containers of a bottle are, for whoever clears up after a keeper.
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    engine: PathBuf,
+    labels: Vec<String>,
+}
+
+/// A bottle out of containers.
+#[derive(Debug)]
+pub struct Container {
+    engine: Engine,
+    agent: String,
+    helper: String,
+    life: Life,
+    /// The connection to the helper; it ends with it.
+    gate: OwnedFd,
+    /// It has ended before the agent's container.
+    gate_lost: bool,
+    pid: i32,
+    listeners: Vec<(Listener, OwnedFd)>,
+    /// Process ids in the container, by those of the keeper's children.
+    commands: BTreeMap<i32, i32>,
+    record: PathBuf,
+    /// The process that asks the engine to kill it.
+    killer: Option<i32>,
+}
+
+fn failed(step: &str, e: impl std::fmt::Display) -> Error {
+    Error::new(Kind::BackendUnavailable, format!("{step}: {e}"))
+        .hint("run `bb doctor`: it tries what an engine has to do")
+}
+
+/// Containers under way: removed, unless they become a bottle.
+struct Under<'a> {
+    engine: &'a Engine,
+    made: Vec<String>,
+    dir: PathBuf,
+    record: PathBuf,
+}
+
+impl Drop for Under<'_> {
+    fn drop(&mut self) {
+        for id in self.made.iter().rev() {
+            self.engine.remove(id);
+        }
+        let _ = fs::remove_dir_all(&self.dir);
+        let _ = fs::remove_file(&self.record);
+    }
+}
+
+impl Container {
+    /// Builds the bottle of `plan`.
+    ///
+    /// # Errors
+    /// `backend_unavailable` with what the engine lacks or refuses.
+    pub fn up(plan: &Plan, image: &Image) -> Result<Container> {
+        let engine = Engine::find(image.engine.as_deref())?;
+        if engine.image(&image.name)?.is_none() {
+            let pull = if engine.podman { "podman" } else { "docker" };
+            return Err(Error::new(
+                Kind::BackendUnavailable,
+                format!("{} has no image `{}`", engine.version, image.name),
+            )
+            .at(format!("unix://{}", engine.socket().display()))
+            .hint(format!("get it first: `{pull} pull {}`", image.name)));
+        }
+        if !plan.masks.is_empty() || plan.binds.iter().any(|b| b.idmap || b.device) {
+            return Err(failed("plan", "it shows what only the embedded backend can show"));
+        }
+        make_empty_image(&engine)?;
+        let labels = spec::labels(&plan.slug, image);
+        remove_all(&engine, &labels)?;
+        let record = image.state.join(RECORD);
+        let text = serde_json::to_vec(&Record { engine: engine.socket().to_owned(), labels }).unwrap_or_default();
+        fs::write(&record, text).map_err(|e| failed("record", e))?;
+        let dir = plan.socket.with_extension("d");
+        let mut under = Under { engine: &engine, made: vec![], dir: dir.clone(), record: record.clone() };
+
+        let (shown, placed) = files(plan, image)?;
+        let name = |role: &str| format!("bb-{}-{role}-{}", plan.slug, nix::unistd::getpid());
+        let agent = engine.create(&name("agent"), &spec::agent(&engine, plan, image, &shown))?;
+        under.made.push(agent.clone());
+        let mut life = Life::new(engine.attach(&agent)?);
+        engine.start(&agent)?;
+        life.order(&placed).map_err(|e| failed("orders", e))?;
+        match life.word(PATIENCE) {
+            Ok(Some(Word::Ready(_))) => {}
+            Ok(Some(Word::Failed(error))) => return Err(error),
+            other => {
+                let noise: String = String::from_utf8_lossy(&life.noise).chars().take(400).collect();
+                return Err(failed("pid 1 of the container", format!("{other:?} {}", noise.trim())));
+            }
+        }
+        life.never_wait().map_err(|e| failed("streams", e))?;
+
+        let door = open_door(&dir).map_err(|e| failed("socket for the helper", e))?;
+        let helper = engine.create(&name("gate"), &spec::helper(&engine, plan, image, &agent, &dir))?;
+        under.made.push(helper.clone());
+        engine.start(&helper)?;
+        let (gate, listeners) = meet(&door)?;
+        let state = engine.json("GET", &format!("/containers/{agent}/json"), None)?;
+        let pid = state["State"]["Pid"].as_i64().and_then(|p| i32::try_from(p).ok()).unwrap_or_default();
+        let _ = fs::remove_dir_all(&dir);
+        under.made.clear();
+        under.record = PathBuf::from("/nonexistent");
+        drop(under);
+        Ok(Container {
+            engine,
+            agent,
+            helper,
+            life,
+            gate,
+            gate_lost: false,
+            pid,
+            listeners,
+            commands: BTreeMap::new(),
+            record,
+            killer: None,
+        })
+    }
+}
+
+/// Parts the files of a plan: those of places that only the bottle has are made by its pid 1, the others are shown.
+fn files(plan: &Plan, image: &Image) -> Result<(Vec<Shown>, Orders)> {
+    let own = [plan.home.as_path(), Path::new("/tmp"), Path::new("/var/tmp")];
+    let (placed, others): (Vec<_>, Vec<_>) = plan
+        .files
+        .iter()
+        .cloned()
+        .partition(|f| own.iter().any(|dir| f.path.starts_with(dir)) || f.path.starts_with(&plan.workspace));
+    let dir = image.state.join("shown");
+    let mut shown = Vec::new();
+    for (n, file) in others.into_iter().enumerate() {
+        let source = dir.join(n.to_string());
+        (|| -> io::Result<()> {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+            fs::write(&source, &file.text)?;
+            fs::set_permissions(&source, fs::Permissions::from_mode(file.mode & 0o777))?;
+            if plan.as_root {
+                std::os::unix::fs::chown(&source, Some(plan.host_uid), Some(plan.host_gid))?;
+            }
+            Ok(())
+        })()
+        .map_err(|e| failed(&source.display().to_string(), e))?;
+        shown.push(Shown { source, target: file.path });
+    }
+    // A scratch workspace is a directory of the home; one of the host's is there already.
+    let directories = vec![plan.workspace.clone()];
+    let guards = plan.guards.iter().map(|guard| plan.workspace.join(&guard.path)).collect();
+    Ok((shown, Orders { directories, files: placed, guards }))
+}
+
+/// Opens the socket that the helper connects to, in a directory that holds nothing else. The directories above are the
+/// user's own; in the container it is opened by somebody else.
+fn open_door(dir: &Path) -> io::Result<OwnedFd> {
+    let _ = fs::remove_dir_all(dir);
+    fs::create_dir(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
+    let path = dir.join("s");
+    let flags = sock::SockFlag::SOCK_CLOEXEC | sock::SockFlag::SOCK_NONBLOCK;
+    let door = sock::socket(sock::AddressFamily::Unix, sock::SockType::SeqPacket, flags, None)?;
+    sock::bind(door.as_raw_fd(), &sock::UnixAddr::new(&path)?)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
+    sock::listen(&door, sock::Backlog::new(1)?)?;
+    Ok(door)
+}
+
+/// Waits for the helper and takes its listeners.
+fn meet(door: &OwnedFd) -> Result<(OwnedFd, Vec<(Listener, OwnedFd)>)> {
+    let millis = u16::try_from(PATIENCE.as_millis()).unwrap_or(u16::MAX);
+    let mut fds = [PollFd::new(door.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut fds, PollTimeout::from(millis)).map_err(|e| failed("helper", e))? == 0 {
+        return Err(failed("helper", "its container has started and does not connect"));
+    }
+    let gate = sock::accept4(door.as_raw_fd(), sock::SockFlag::SOCK_CLOEXEC).map_err(|e| failed("helper", e))?;
+    // SAFETY: accept4 has just made this descriptor for us.
+    let gate = unsafe { OwnedFd::from_raw_fd(gate) };
+    let patience = nix::sys::time::TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
+    sock::setsockopt(&gate, sock::sockopt::ReceiveTimeout, &patience).map_err(|e| failed("helper", e))?;
+    match wire::receive::<Reply>(&gate) {
+        Ok(Some((Reply::Listeners { listeners }, fds))) if listeners.len() == fds.len() && !fds.is_empty() => {
+            Ok((gate, listeners.into_iter().zip(fds).collect()))
+        }
+        Ok(Some((Reply::Failed { error }, _))) => Err(error),
+        other => Err(failed("helper", format!("{other:?}"))),
+    }
+}
+
+impl Backend for Container {
+    fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    fn listeners(&mut self) -> Vec<(Listener, OwnedFd)> {
+        std::mem::take(&mut self.listeners)
+    }
+
+    fn events(&self) -> Vec<BorrowedFd<'_>> {
+        let gate = (!self.gate_lost).then(|| self.gate.as_fd());
+        gate.into_iter().chain([self.life.as_fd()]).collect()
+    }
+
+    fn fate(&mut self) -> Fate {
+        match self.life.look() {
+            Found::End => return Fate::Ended,
+            Found::Word(Word::GuardLost(path)) => return Fate::GuardLost(path),
+            Found::Word(_) | Found::Nothing => {}
+        }
+        // The helper says nothing unasked: what can be read here is its end.
+        let mut fds = [PollFd::new(self.gate.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::ZERO) {
+            // Told once; what follows is the end of the agent's container.
+            Ok(n) if n > 0 && !std::mem::replace(&mut self.gate_lost, true) => {
+                Fate::GateLost("the container that holds its way out has ended".to_owned())
+            }
+            _ => Fate::Lives,
+        }
+    }
+
+    fn exec(&mut self, command: &Command) -> Result<Running> {
+        let (running, pid) = exec::run(&self.engine, &self.agent, command)?;
+        self.commands.insert(running.pid, pid);
+        Ok(running)
+    }
+
+    fn signal(&mut self, pid: i32, signal: Signal) {
+        let Some(inside) = self.commands.get(&pid) else { return };
+        let command = [spec::OWN, "__inside", "signal", &inside.to_string(), &(signal as i32).to_string()];
+        let spec = json!({"Cmd": command, "WorkingDir": "/", "Tty": false});
+        if let Ok(exec) = self.engine.exec(&self.agent, &spec) {
+            let _ = self.engine.json("POST", &format!("/exec/{exec}/start"), Some(&json!({"Detach": true})));
+        }
+    }
+
+    fn listen(&mut self, port: u16) -> Result<OwnedFd> {
+        wire::send(&self.gate, &Request::Listen { port }, &[]).map_err(|e| failed("helper", e))?;
+        match wire::receive::<Reply>(&self.gate) {
+            Ok(Some((Reply::Listeners { .. }, mut fds))) if fds.len() == 1 => Ok(fds.remove(0)),
+            Ok(Some((Reply::Failed { error }, _))) => Err(error),
+            other => Err(failed("helper", format!("{other:?}"))),
+        }
+    }
+
+    fn pause(&mut self, on: bool) -> Result<()> {
+        self.engine.pause(&self.agent, on)
+    }
+
+    fn root(&mut self) -> Result<OwnedFd> {
+        Err(Error::new(Kind::BackendUnavailable, "backend docker copies nothing into a bottle or out of it yet")
+            .hint("use the workspace, or `bb exec -i` with a pipe on backend linux"))
+    }
+
+    fn kill(&mut self) {
+        // Pid 1 ends when it hears nothing any more; the engine ends one that is held up. Podman answers only when the
+        // container is gone, which it cannot be while the helper is there, so nobody waits for that.
+        self.life.hang_up();
+        if self.killer.is_some() {
+            return;
+        }
+        // SAFETY: the keeper is single-threaded.
+        match unsafe { fork_with(0) } {
+            Ok(Fork::Child) => {
+                sys::close_all_but(&[]);
+                let _ = sys::die_with_parent();
+                self.engine.kill(&self.agent);
+                sys::exit_now(0);
+            }
+            Ok(Fork::Parent(pid)) => self.killer = Some(pid),
+            Err(_) => self.engine.kill(&self.agent),
+        }
+    }
+
+    fn clear(&mut self) {
+        // In this order: Podman removes none whose network another one uses.
+        self.engine.remove(&self.helper);
+        self.engine.remove(&self.agent);
+        let _ = fs::remove_file(&self.record);
+        if let Some(pid) = self.killer.take() {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = waitpid(Pid::from_raw(pid), None);
+        }
+    }
+}
+
+/// Makes the image of the helper's container, where the engine has none.
+///
+/// # Errors
+/// The engine's.
+pub fn make_empty_image(engine: &Engine) -> Result<()> {
+    if engine.image(EMPTY_IMAGE)?.is_some() {
+        return Ok(());
+    }
+    let (repository, tag) = EMPTY_IMAGE.split_once(':').unwrap_or((EMPTY_IMAGE, "latest"));
+    // An archive without an entry: blocks of zeros.
+    engine.import(repository, tag, &[0u8; 10 * 1024])
+}
+
+/// Tells whether this may be an image's name, as engines write them; nothing else of it is looked at.
+pub fn is_image_name(name: &str) -> bool {
+    let known = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
+    name.len() <= 512
+        && name.bytes().all(known)
+        && name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric)
+        && !name.contains("..")
+        && !name.contains("//")
+}
+
+/// Finds the static build of bb that is shown in containers: `BB_HELPER`, `bb-helper` beside the executable, or the
+/// executable itself.
+///
+/// # Errors
+/// `backend_unavailable` where there is none.
+pub fn own_helper(exe: &Path) -> Result<PathBuf> {
+    let named = std::env::var_os("BB_HELPER").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let chosen = named.is_some();
+    let beside = exe.with_file_name("bb-helper");
+    let place = named.or_else(|| beside.exists().then_some(beside)).unwrap_or_else(|| exe.to_owned());
+    match is_static(&place) {
+        Ok(true) => Ok(place),
+        found => {
+            let message = match found {
+                Err(e) => format!("the static build of bb cannot be read: {e}"),
+                Ok(_) if chosen => "this is no static build of bb".to_owned(),
+                Ok(_) => "backend docker needs a static build of bb, and there is none".to_owned(),
+            };
+            Err(Error::new(Kind::BackendUnavailable, message).at(place.display().to_string()).hint(
+                "build one (docs/backends.md says how) and put it beside bb as `bb-helper`, or name it in BB_HELPER",
+            ))
+        }
+    }
+}
+
+/// Tells whether an executable runs without anything beside it: an ELF file that names no interpreter.
+fn is_static(path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::FileExt;
+    const INTERPRETER: u32 = 3;
+    let file = fs::File::open(path)?;
+    let mut header = [0u8; 64];
+    file.read_exact_at(&mut header, 0)?;
+    if !header.starts_with(b"\x7fELF\x02\x01") {
+        return Ok(false);
+    }
+    let word = |at: usize| header.get(at..at + 2).map_or(0, |b| u64::from(u16::from_le_bytes([b[0], b[1]])));
+    let table = header.get(32..40).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    for n in 0..word(56) {
+        let mut kind = [0u8; 4];
+        file.read_exact_at(&mut kind, table.saturating_add(n * word(54)))?;
+        if u32::from_le_bytes(kind) == INTERPRETER {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Removes the containers with these labels, helpers first.
+fn remove_all(engine: &Engine, labels: &[String]) -> Result<()> {
+    let helpers = [labels, &["bb.role=helper".to_owned()]].concat();
+    for labels in [&helpers[..], labels] {
+        for id in engine.labelled(labels)? {
+            engine.remove(&id);
+        }
+    }
+    Ok(())
+}
+
+/// Removes the containers of a bottle whose keeper is gone, by what lies in its state directory.
+pub fn sweep(state: &Path) {
+    let Ok(text) = fs::read(state.join(RECORD)) else { return };
+    let Ok(record) = serde_json::from_slice::<Record>(&text) else { return };
+    let Ok(engine) = Engine::at(&record.engine) else { return };
+    if remove_all(&engine, &record.labels).is_ok() {
+        let _ = fs::remove_file(state.join(RECORD));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bottle::plan::{Bind, Guard, PlannedFile, Starter};
+
+    pub(super) fn plan() -> Plan {
+        Plan {
+            slug: "demo".to_owned(),
+            socket: "/run/k/demo.sock".into(),
+            log: "/state/output.log".into(),
+            host_uid: 1001,
+            host_gid: 1001,
+            as_root: false,
+            binds: vec![Bind { rw: true, ..Bind::read_only("/w") }],
+            links: vec![],
+            masks: vec![],
+            guards: vec![
+                Guard { path: ".git".into(), read_only: false },
+                Guard { path: ".git/hooks".into(), read_only: true },
+            ],
+            files: vec![
+                PlannedFile { path: "/etc/passwd".into(), text: "x".to_owned(), mode: 0o644 },
+                PlannedFile { path: "/home/agent/.x".into(), text: "y".to_owned(), mode: 0o600 },
+            ],
+            home: "/home/agent".into(),
+            scratch_bytes: 1 << 20,
+            workspace: "/w".into(),
+            ports: vec![80, 443],
+            controller: Starter { exe: "/bb".into(), env: vec![], stopped: "/stopped".into() },
+            one_scratch: false,
+            cgroups: vec![],
+            overlay: None,
+            image: Some(Image {
+                memory: None,
+                cpus: None,
+                pids: None,
+                name: "debian:12".to_owned(),
+                engine: None,
+                helper: "/usr/libexec/bb".into(),
+                state: std::env::temp_dir().join(format!("bb-docker-{}", std::process::id())),
+                home: "/home/alice/.bot-bottle".into(),
+            }),
+        }
+    }
+
+    #[test]
+    fn names_of_images_are_told_from_what_could_mean_another_path() {
+        for name in ["debian:12", "ghcr.io/o/app@sha256:abc", "localhost:5000/x", "a"] {
+            assert!(is_image_name(name), "{name}");
+        }
+        for name in ["", "-v", "../x", "a b", "a?b=c", "a//b", "a\0", "ä"] {
+            assert!(!is_image_name(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_dynamic_executable_is_no_helper() {
+        assert!(!is_static(Path::new("/proc/self/exe")).unwrap());
+        assert!(!is_static(Path::new("/etc/services")).unwrap_or(false));
+        let error = own_helper(Path::new("/proc/self/exe"));
+        assert!(std::env::var_os("BB_HELPER").is_some() || error.unwrap_err().kind == Kind::BackendUnavailable);
+    }
+
+    #[test]
+    fn files_of_the_bottles_own_places_are_made_there_and_others_are_shown() {
+        let plan = plan();
+        let image = plan.image.clone().unwrap();
+        fs::create_dir_all(&image.state).unwrap();
+        let (shown, orders) = files(&plan, &image).unwrap();
+        assert_eq!(shown.len(), 1);
+        assert_eq!(shown[0].target, Path::new("/etc/passwd"));
+        assert_eq!(fs::read_to_string(&shown[0].source).unwrap(), "x");
+        assert_eq!(orders.files[0].path, Path::new("/home/agent/.x"));
+        assert_eq!(orders.guards, [PathBuf::from("/w/.git"), PathBuf::from("/w/.git/hooks")]);
+        fs::remove_dir_all(&image.state).unwrap();
+    }
+}

@@ -1,0 +1,204 @@
+//! From a plan to what an engine is asked for: the two containers of a bottle, as JSON.
+//!
+//! Pure. What is decided in the plan is only said in the engine's words here; what every bottle lacks is said here.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use super::engine::Engine;
+use super::{EMPTY_IMAGE, Shown};
+use crate::bottle::plan::{Image, Plan};
+
+/// Where the static build of bb is shown in a container.
+pub const OWN: &str = "/run/bb/bin/bb";
+
+/// Most processes of one bottle.
+const PROCESSES: u32 = 4096;
+
+/// Labels of a bottle's containers, `name=value`.
+pub fn labels(slug: &str, image: &Image) -> Vec<String> {
+    vec![format!("bb.home={}", image.home.display()), format!("bb.slug={slug}")]
+}
+
+fn label_table(slug: &str, image: &Image, role: &str) -> Value {
+    json!({"bb.home": image.home.display().to_string(), "bb.slug": slug, "bb.role": role})
+}
+
+fn bind(source: &Path, target: &Path, read_only: bool) -> Value {
+    json!({
+        "Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only,
+        "BindOptions": {"Propagation": "rprivate"},
+    })
+}
+
+/// Podman gives its containers limits that it may not be allowed to raise to; these are small enough for any service.
+fn limits() -> Value {
+    use nix::sys::resource::{Resource, getrlimit};
+    let files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(_, hard)| hard.min(16_384));
+    json!([
+        {"Name": "nofile", "Soft": files.min(1024), "Hard": files},
+        {"Name": "nproc", "Soft": PROCESSES, "Hard": PROCESSES},
+    ])
+}
+
+/// The agent's container: no network, no capability, no way to new privileges, one user, a root that cannot be written.
+pub fn agent(engine: &Engine, plan: &Plan, image: &Image, shown: &[Shown]) -> Value {
+    let user = format!("{}:{}", plan.host_uid, plan.host_gid);
+    // Podman adds the user's own options; Docker takes exactly these.
+    let scratch = |mode: &str| {
+        let owner = if engine.podman { String::new() } else { format!(",uid={},gid={}", plan.host_uid, plan.host_gid) };
+        format!("rw,exec,nosuid,nodev,size={},mode={mode}{owner}", plan.scratch_bytes)
+    };
+    let home_mode = if engine.podman { "1777" } else { "755" };
+    let mut mounts = vec![bind(&image.helper, Path::new(OWN), true)];
+    for bind_of in &plan.binds {
+        mounts.push(bind(&bind_of.source, &bind_of.target, !bind_of.rw));
+    }
+    for Shown { source, target } in shown {
+        mounts.push(bind(source, target, true));
+    }
+    for guard in &plan.guards {
+        let path = plan.workspace.join(&guard.path);
+        mounts.push(bind(&path, &path, guard.read_only));
+    }
+    let mut host = json!({
+        "NetworkMode": "none",
+        "AutoRemove": true,
+        "RestartPolicy": {"Name": "no"},
+        "Privileged": false,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges"],
+        "ReadonlyRootfs": true,
+        "IpcMode": "private",
+        "ShmSize": 256 << 20,
+        "LogConfig": {"Type": "none"},
+        "Tmpfs": {
+            "/tmp": scratch("1777"),
+            "/var/tmp": scratch("1777"),
+            "/run": "rw,noexec,nosuid,nodev,size=67108864,mode=755",
+            plan.home.display().to_string(): scratch(home_mode),
+        },
+        "Mounts": mounts,
+        // The listeners stand on ports below 1024 in this namespace, and are made without a privilege after the first ones.
+        "Sysctls": {
+            "net.ipv4.ip_unprivileged_port_start": "0",
+            "net.ipv6.conf.all.disable_ipv6": "0",
+            "net.ipv6.conf.default.disable_ipv6": "0",
+            "net.ipv6.conf.lo.disable_ipv6": "0",
+        },
+    });
+    if engine.podman {
+        host["Ulimits"] = limits();
+    }
+    if engine.rootless {
+        // The agent is the user outside, and root inside is one of the user's own spare numbers.
+        host["UsernsMode"] = json!("keep-id");
+    } else {
+        host["PidsLimit"] = json!(image.pids.map_or(PROCESSES, |n| PROCESSES.min(n.into())));
+    }
+    if let Some(memory) = image.memory {
+        // Without swap: else it would have as much again.
+        host["Memory"] = json!(memory);
+        host["MemorySwap"] = json!(memory);
+    }
+    if let Some(thousandths) = image.cpus {
+        host["NanoCpus"] = json!(u64::from(thousandths) * 1_000_000);
+    }
+    if let (Some(pids), true) = (image.pids, engine.rootless) {
+        host["PidsLimit"] = json!(pids);
+    }
+    json!({
+        "Image": image.name,
+        "Entrypoint": [OWN],
+        "Cmd": ["__inside", "init"],
+        "User": user,
+        "Hostname": plan.slug,
+        "WorkingDir": "/",
+        // Pid 1 heeds no other, and an engine that removes it would wait ten seconds.
+        "StopSignal": "SIGKILL",
+        "Healthcheck": {"Test": ["NONE"]},
+        "Tty": false,
+        "OpenStdin": true, "StdinOnce": true,
+        "AttachStdin": true, "AttachStdout": true, "AttachStderr": true,
+        "Labels": label_table(&plan.slug, image, "agent"),
+        "HostConfig": host,
+    })
+}
+
+/// The helper's container: the network of the agent's, and of the host only the keeper's socket and bb itself.
+pub fn helper(engine: &Engine, plan: &Plan, image: &Image, agent: &str, socket_dir: &Path) -> Value {
+    let mut command: Vec<String> = vec!["__helper".to_owned()];
+    command.extend(plan.ports.iter().map(ToString::to_string));
+    let own = PathBuf::from("/bb");
+    let mut host = json!({
+        "NetworkMode": format!("container:{agent}"),
+        "AutoRemove": true,
+        "RestartPolicy": {"Name": "no"},
+        "Privileged": false,
+        "CapDrop": ["ALL"],
+        // For the route, the packet socket, and to become nobody when both are there.
+        "CapAdd": ["NET_ADMIN", "NET_RAW", "SETUID", "SETGID"],
+        "SecurityOpt": ["no-new-privileges"],
+        "ReadonlyRootfs": true,
+        "IpcMode": "private",
+        "LogConfig": {"Type": "none"},
+        "Mounts": [bind(&image.helper, &own, true), bind(socket_dir, Path::new("/keeper"), true)],
+    });
+    if engine.podman {
+        host["Ulimits"] = limits();
+    }
+    if engine.rootless {
+        // Capabilities over the agent's network are had in its user namespace only.
+        host["UsernsMode"] = json!(format!("container:{agent}"));
+    } else {
+        host["PidsLimit"] = json!(16);
+    }
+    json!({
+        "Image": EMPTY_IMAGE,
+        "Entrypoint": [own],
+        "Cmd": command,
+        "User": "0:0",
+        "WorkingDir": "/",
+        "StopSignal": "SIGKILL",
+        "Tty": false,
+        "Labels": label_table(&plan.slug, image, "helper"),
+        "HostConfig": host,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bottle::docker::engine::tests::engine;
+    use crate::bottle::docker::tests::plan;
+
+    #[test]
+    fn an_agent_gets_nothing_that_is_not_said() {
+        let plan = plan();
+        let image = plan.image.clone().unwrap();
+        let spec = agent(&engine(false), &plan, &image, &[]);
+        let host = &spec["HostConfig"];
+        assert_eq!(host["NetworkMode"], "none");
+        assert_eq!(host["CapDrop"], json!(["ALL"]));
+        assert_eq!(host["SecurityOpt"], json!(["no-new-privileges"]));
+        assert_eq!(host["ReadonlyRootfs"], true);
+        assert!(host.get("CapAdd").is_none() && host.get("UsernsMode").is_none());
+        assert_eq!(spec["User"], "1001:1001");
+        let rows = host["Mounts"].as_array().unwrap();
+        let row = |target: &str| rows.iter().find(|m| m["Target"] == target).unwrap();
+        assert_eq!((&row("/w")["ReadOnly"], &row("/w/.git/hooks")["ReadOnly"]), (&json!(false), &json!(true)));
+        assert_eq!(row("/w/.git")["ReadOnly"], false);
+        assert!(!rows.iter().any(|m| m["Target"] == "/keeper"), "nothing is shared with the helper");
+    }
+
+    #[test]
+    fn a_rootless_engine_maps_the_agent_to_the_user() {
+        let plan = plan();
+        let image = plan.image.clone().unwrap();
+        assert_eq!(agent(&engine(true), &plan, &image, &[])["HostConfig"]["UsernsMode"], "keep-id");
+        let helper = helper(&engine(true), &plan, &image, "abc", Path::new("/k"));
+        assert_eq!(helper["HostConfig"]["UsernsMode"], "container:abc");
+        assert_eq!(helper["HostConfig"]["NetworkMode"], "container:abc");
+    }
+}
