@@ -5,6 +5,7 @@
 mod budget;
 mod prompt;
 mod quickstart;
+mod session;
 mod task;
 
 use std::time::Duration;

@@ -1,0 +1,142 @@
+//! The real CLIs at a terminal, and their sessions: left in the midst, frozen, and continued by the CLI itself.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::{CLAUDE, CODEX, Cli, GEMINI, PI};
+use crate::support::person::{person_in, written};
+use crate::support::{World, have_tools};
+
+/// A bottle and an agent for a CLI.
+fn set_up(world: &World, cli: &Cli) {
+    let home = world.bb_home();
+    let front = format!("agent_provider: {{template: {}}}\nbudget: unlimited\n", cli.name);
+    world.write(home.join("bottles/dev.md"), format!("---\n{front}---\n"));
+    world.write(home.join("agents/worker.md"), "---\nbottle: dev\n---\nYou are careful.\n");
+    world.make_dir("project");
+}
+
+/// Has a person start a CLI, say something, see the answer, and leave.
+fn talks(cli: &Cli) {
+    if !have_tools(&["python3"]) {
+        return;
+    }
+    for world in cli.worlds() {
+        set_up(&world, cli);
+        let args = ["start", "worker", "--bottle", "dev", "--label", "talk", "--color", "green", "--rehearse"];
+        let steps = [
+            json!(["expect", "Start it? [y/N]"]),
+            json!(["type", "y\r"]),
+            json!(["expect", "bottle talk"]),
+            // No login, no trust, no update is asked about: what is typed is the first message.
+            json!(["quiet"]),
+            json!(["type", "hello there"]),
+            json!(["expect", "hello there"]),
+            json!(["quiet"]),
+            json!(["insist", "\r", "Done."]),
+            json!(["resize", 30, 100]),
+            json!(["quiet"]),
+            json!(["run", format!("{} kill talk", world.exe().display()), 0]),
+            json!(["expect", "session ended"]),
+            json!(["end", 1]),
+        ];
+        let person = person_in(&world, "talks", "24x80", "project", &args, &steps);
+        written(&person.wait().expect(0));
+    }
+}
+
+#[test]
+fn claude_has_its_own_interface_at_a_terminal() {
+    talks(&CLAUDE);
+}
+
+#[test]
+fn codex_has_its_own_interface_at_a_terminal() {
+    talks(&CODEX);
+}
+
+#[test]
+fn gemini_has_its_own_interface_at_a_terminal() {
+    talks(&GEMINI);
+}
+
+#[test]
+fn pi_has_its_own_interface_at_a_terminal() {
+    talks(&PI);
+}
+
+/// A flow in whose rehearsal no answer ever comes.
+const SILENT: &str = "--- @bb needs start\n\
+    bb.rehearse({ turns = { { delay_ms = 600000 } }, loop = true })\n\
+    local given = bb.args\n\
+    local plan = bb.plan({ agent = given.agent, prompt = given.prompt, resume = given.resume, budget = given.budget })\n\
+    print(\"bottle \" .. plan:launch().slug)\n\
+    bb.sleep(\"10m\")\n";
+
+/// Finds the file below a directory that has all of the texts in it.
+fn file_with(dir: &Path, texts: &[&str]) -> Option<PathBuf> {
+    for entry in std::fs::read_dir(dir).ok()?.flatten() {
+        let path = entry.path();
+        let found = match path.symlink_metadata() {
+            Ok(meta) if meta.is_dir() => file_with(&path, texts),
+            Ok(meta) if meta.is_file() => {
+                let bytes = std::fs::read(&path).unwrap_or_default();
+                let text = String::from_utf8_lossy(&bytes);
+                texts.iter().all(|wanted| text.contains(wanted)).then_some(path)
+            }
+            _ => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// Freezes a CLI in the midst of its first turn, resumes it with another task, and finds both in one session of its own.
+fn goes_on(cli: &Cli) {
+    for world in cli.worlds() {
+        set_up(&world, cli);
+        for flow in ["start", "resume"] {
+            world.write(world.bb_home().join(format!("flows/{flow}.lua")), SILENT);
+        }
+        let project = world.home().join("project");
+        let kept = world.bb_home().join("state/worker/keep");
+        let begins = |args: &[&str], texts: &[&str]| {
+            let running = world.command(args).cwd(&project).patience(super::PATIENCE).spawn();
+            running.says("bottle worker");
+            let begun = world.until(super::PATIENCE, || file_with(&kept, texts).is_some());
+            assert!(begun, "{}: {texts:?} in no session\n{}\n{}", cli.name, running.stdout(), running.stderr());
+            world.bb(&["freeze", "worker"]).expect(0);
+            running.signal(nix::sys::signal::SIGINT);
+            running.wait();
+        };
+        let start = ["start", "worker", "--headless", "--prompt", "the first word is plum", "--budget", "unlimited"];
+        begins(&start, &["the first word is plum"]);
+        let resume = ["resume", "worker", "--headless", "--prompt", "and the second is pear"];
+        begins(&resume, &["the first word is plum", "and the second is pear"]);
+        world.bb(&["rm", "worker"]).expect(0);
+        assert!(!kept.exists());
+    }
+}
+
+#[test]
+fn claude_continues_its_own_session_after_a_freeze() {
+    goes_on(&CLAUDE);
+}
+
+#[test]
+fn codex_continues_its_own_session_after_a_freeze() {
+    goes_on(&CODEX);
+}
+
+#[test]
+fn gemini_continues_its_own_session_after_a_freeze() {
+    goes_on(&GEMINI);
+}
+
+#[test]
+fn pi_continues_its_own_session_after_a_freeze() {
+    goes_on(&PI);
+}
