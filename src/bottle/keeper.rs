@@ -340,7 +340,7 @@ impl Keeper {
             listeners,
             note: self.note.clone(),
             guard_lost: self.guard_lost.clone(),
-            paused: self.paused,
+            paused: Some(self.paused),
         };
         self.say_with(reply, &fds);
     }

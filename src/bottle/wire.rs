@@ -142,9 +142,9 @@ pub enum Reply {
         /// See [`Reply::GuardLost`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         guard_lost: Option<String>,
-        /// See [`Request::Pause`].
+        /// Whether it is paused ([`Request::Pause`]). Absent from keepers that know neither that nor [`Request::Root`].
         #[serde(default)]
-        paused: bool,
+        paused: Option<bool>,
     },
     /// Answer to [`Request::Listeners`] and [`Request::Listen`].
     Listeners {

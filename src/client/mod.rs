@@ -129,7 +129,8 @@ impl Client {
     /// # Errors
     /// What kept it from starting.
     pub async fn launch(&self, launch: &Launch) -> Result<Bottle> {
-        self.call(Request::post("/v1/bottles", launch)?.within(LAUNCH)).await
+        let copies = launch.workspace_mode == Some(api::WorkspaceMode::Copy);
+        self.call(Request::post("/v1/bottles", launch)?.within(if copies { FILES } else { LAUNCH })).await
     }
 
     /// Waits until a bottle has ended, or `deadline` has passed: then returns `None`.
