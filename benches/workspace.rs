@@ -18,7 +18,7 @@ mod support;
 const ROUNDS: usize = 7;
 
 /// Files of the package cache, of the sizes that such files have.
-const FILES: usize = 12_000;
+const FILES: usize = 4_000;
 
 /// Modules of the crate.
 const MODULES: usize = 150;

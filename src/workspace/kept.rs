@@ -183,7 +183,8 @@ pub fn forget(state: &Path) -> bool {
 /// Removes the state of a bottle whose end nobody has seen, unless the agent has changed something: then it is kept.
 pub fn sweep(state: &Path) -> bool {
     let _turn = turn();
-    if settle_in_turn(state) {
+    // What is kept is not looked through again at each start of a controller.
+    if is_kept(state) || settle_in_turn(state) {
         return true;
     }
     remove_in_turn(state);

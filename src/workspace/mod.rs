@@ -1,7 +1,7 @@
 //! Workspaces that an agent does not write into directly: a layer over the directory, or a copy of it.
 //!
 //! * [`prepare`]: makes the layer or the copy before a bottle starts. [`kept`]: what is remembered of it, and for how long.
-//! * [`changes`]: what the agent has changed. [`text`]: as a unified diff. [`refuse`]: what is never brought over.
+//! * [`changes`]: what the agent has changed; `content`: of the files themselves. [`text`]: as a unified diff. [`refuse`]: what is never brought over.
 //! * [`apply`]: brings changes over. [`transfer`]: copies files into a bottle and out of it.
 //!
 //! Everything that an agent wrote is untrusted: no link of its is followed ([`crate::os::beneath`]), what is read is bounded,
@@ -9,6 +9,7 @@
 
 pub mod apply;
 pub mod changes;
+mod content;
 pub mod kept;
 pub mod prepare;
 pub mod refuse;
