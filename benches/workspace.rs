@@ -68,6 +68,15 @@ fn took(text: &str) -> f64 {
     nanos.unwrap_or_else(|| panic!("it failed: {text}")) / 1e6
 }
 
+/// Gets a PATH on which cargo itself comes first, not what chooses among several.
+fn path() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let which = Command::new("rustup").args(["which", "cargo"]).output().ok().filter(|o| o.status.success());
+    let dir =
+        which.and_then(|o| Some(Path::new(String::from_utf8(o.stdout).ok()?.trim()).parent()?.display().to_string()));
+    dir.map_or(path.clone(), |dir| format!("{dir}:{path}"))
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -81,7 +90,7 @@ async fn in_bottle(client: &Client, dir: &Path, mode: WorkspaceMode, script: &st
         argv: vec!["sh".into(), "-c".into(), timed(script)],
         workspace: Some(dir.display().to_string()),
         workspace_mode: Some(mode),
-        host_path: std::env::var("PATH").ok(),
+        host_path: Some(path()),
         ..Launch::default()
     };
     let bottle = client.launch(&launch).await.unwrap();
@@ -116,7 +125,9 @@ fn main() {
         let (mut outside, mut inside) = (Vec::new(), vec![Vec::new(); modes.len()]);
         for round in 0..rounds {
             prepare(&work);
-            let output = Command::new("sh").args(["-c", &timed(script)]).current_dir(&work).output().unwrap();
+            let mut command = Command::new("sh");
+            let command = command.args(["-c", &timed(script)]).current_dir(&work).env("PATH", path());
+            let output = command.env_remove("RUSTC_WRAPPER").output().unwrap();
             outside.push(took(&String::from_utf8_lossy(&output.stdout)));
             for (mode, times) in modes.iter().zip(&mut inside) {
                 prepare(&work);
