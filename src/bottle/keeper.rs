@@ -358,7 +358,7 @@ impl Keeper {
             note: self.note.clone(),
             guard_lost: self.guard_lost.clone(),
             verbs: verbs(),
-            paused: self.paused,
+            paused: Some(self.paused),
         };
         self.say_with(reply, &fds);
     }

@@ -177,9 +177,9 @@ pub enum Reply {
         /// See [`VERBS`].
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         verbs: Vec<String>,
-        /// See [`Request::Pause`].
+        /// Whether it is paused ([`Request::Pause`]). Absent from keepers that know neither that nor [`Request::Root`].
         #[serde(default)]
-        paused: bool,
+        paused: Option<bool>,
     },
     /// Answer to [`Request::Listeners`] and [`Request::Listen`].
     Listeners {

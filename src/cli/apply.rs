@@ -10,6 +10,9 @@ use crate::lua::log::printable;
 
 use super::{diff, out};
 
+/// Most changes in one call.
+const MOST_AT_ONCE: usize = 10_000;
+
 /// Bring what an agent has changed over into the workspace (workspace modes `overlay` and `copy`): shows it, then asks.
 ///
 /// Never brought over: links, special files, setuid bits, and what tools of the host would execute (git's configuration and
@@ -57,11 +60,16 @@ async fn work(args: Args) -> Result<u8> {
             return Ok(1);
         }
     }
-    let changes = diff.changes.into_iter().map(|c| Wanted { path: c.path, fingerprint: c.fingerprint }).collect();
-    let apply = Apply { id: uuid::Uuid::now_v7().to_string(), changes };
-    let applied = client.apply(&diff.slug, &apply).await?;
+    let changes: Vec<_> =
+        diff.changes.into_iter().map(|c| Wanted { path: c.path, fingerprint: c.fingerprint }).collect();
+    let mut done = Vec::new();
+    // A body has a bound.
+    for some in changes.chunks(MOST_AT_ONCE) {
+        let apply = Apply { id: uuid::Uuid::now_v7().to_string(), changes: some.to_vec() };
+        done.extend(client.apply(&diff.slug, &apply).await?.done);
+    }
     let mut whole = true;
-    for done in &applied.done {
+    for done in &done {
         whole &= done.outcome == Outcome::Applied;
         if args.json {
             out::json(done)?;

@@ -131,7 +131,12 @@ impl Client {
     /// # Errors
     /// What kept it from starting.
     pub async fn launch(&self, launch: &Launch) -> Result<Bottle> {
-        let patience = if launch.backend.as_deref() == Some("docker") { ENGINE_LAUNCH } else { LAUNCH };
+        let copies = launch.workspace_mode == Some(api::WorkspaceMode::Copy);
+        let patience = match launch.backend.as_deref() {
+            _ if copies => FILES,
+            Some("docker") => ENGINE_LAUNCH,
+            _ => LAUNCH,
+        };
         self.call(Request::post("/v1/bottles", launch)?.within(patience)).await
     }
 

@@ -183,7 +183,7 @@ impl Controller {
             Err(_) => Terms::of(&sealed.launch, &Settings::default(), ledger),
         };
         let id = sealed.launch.id.clone();
-        let live = self.assemble(sealed, held.link.clone(), terms, note);
+        let live = self.assemble(sealed, held.link.clone(), terms, note, held.paused.is_some());
         if let Some(row) = row
             && let Ok(known) = serde_json::from_str::<Bottle>(&row.body)
         {
@@ -240,7 +240,7 @@ impl Controller {
             b.exit_code = code.or(b.exit_code);
             b.state = match ending {
                 true => State::Stopping,
-                false if held.paused => State::Paused,
+                false if held.paused == Some(true) => State::Paused,
                 false => State::Running,
             };
         });

@@ -199,6 +199,7 @@ impl Controller {
     /// `no_such_bottle` where it does not run, `usage` for a path that is not there.
     pub async fn copy(&self, name: &str, copy: api::Copy) -> Result<api::Copied> {
         let live = self.find(name)?;
+        live.able_keeper()?;
         let root = match live.link.ask(Request::Root).await? {
             (Reply::Root, mut fds) if fds.len() == 1 => fds.remove(0),
             (Reply::Failed { error }, _) => return Err(error),

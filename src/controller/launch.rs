@@ -165,8 +165,12 @@ impl Controller {
             warnings: Vec::new(),
         };
         let ca = Ca::generate(&slug).map_err(internal)?;
-        let composed = compose::compose(&self.host, &launch, &slug, ca.cert_pem());
-        let composed = match composed.and_then(|composed| self.with_groups(composed, &launch, &slug)) {
+        // Looking at files, and copying a workspace, may take a while.
+        let composed = tokio::task::block_in_place(|| {
+            let composed = compose::compose(&self.host, &launch, &slug, ca.cert_pem());
+            composed.and_then(|composed| self.with_groups(composed, &launch, &slug))
+        });
+        let composed = match composed {
             Ok(composed) => composed,
             Err(error) => {
                 clean(&self.host.home, &slug, &[], resumes);
@@ -244,7 +248,7 @@ impl Controller {
         let bytes = zeroize::Zeroizing::new(serde_json::to_vec(&sealed).map_err(internal)?);
         let memory = wire::sealed("bb-sealed", &bytes).map_err(internal)?;
         let held = Link::launch(&self.host.exe, &composed.plan, &memory).await?;
-        let live = self.assemble(sealed, held.link.clone(), terms, Note::default());
+        let live = self.assemble(sealed, held.link.clone(), terms, Note::default(), held.paused.is_some());
         self.insert(Arc::clone(&live));
         let started = async {
             self.open_way_out(&live, ca, held.listeners, settings)?;
@@ -278,7 +282,7 @@ impl Controller {
     }
 
     /// Puts a bottle together from what its keeper holds.
-    pub(super) fn assemble(&self, sealed: Sealed, link: Link, terms: Terms, note: Note) -> Arc<Live> {
+    pub(super) fn assemble(&self, sealed: Sealed, link: Link, terms: Terms, note: Note, able: bool) -> Arc<Live> {
         let state_dir = self.host.home.state(&sealed.view.slug);
         let made = Made {
             slug: sealed.view.slug.clone(),
@@ -293,6 +297,7 @@ impl Controller {
             state_dir,
             placeholders: sealed.placeholders,
             link,
+            able,
             socket: self.host.home.keeper_socket(&sealed.view.slug),
         };
         Live::new(made, sealed.view, note)

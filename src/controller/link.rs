@@ -90,8 +90,8 @@ pub struct Held {
     pub note: Option<String>,
     /// See [`Said::GuardLost`].
     pub guard_lost: Option<String>,
-    /// Its processes are stopped.
-    pub paused: bool,
+    /// Whether its processes are stopped; `None` for a keeper of an older bb, which cannot stop them.
+    pub paused: Option<bool>,
 }
 
 fn gone() -> Error {
@@ -137,7 +137,7 @@ impl Link {
                 pid: Some(pid),
                 note: None,
                 guard_lost: None,
-                paused: false,
+                paused: Some(false),
             }),
             (Reply::Failed { error }, _) => Err(error),
             (other, _) => Err(failed(format!("unexpected answer {other:?}"))),

@@ -53,6 +53,8 @@ pub struct Made {
     pub placeholders: Vec<PathBuf>,
     /// Its keeper.
     pub link: Link,
+    /// Its keeper can pause it and open its file system; one of an older bb cannot.
+    pub able: bool,
     /// The keeper's socket.
     pub socket: PathBuf,
 }

@@ -3,7 +3,7 @@
 //! Every look-up is one openat2(2) below an open directory, so a link that is put in between two of them is met with an error
 //! and never followed. Only regular files are opened for reading: a FIFO would wait, a device would act. Decides nothing.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -18,6 +18,12 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 /// How often a look-up is tried again that a rename has come across.
 const TRIES: u32 = 32;
+
+/// Most names of one directory that are listed at once.
+const MOST_NAMES: usize = 1_000_000;
+
+/// How deep removing goes before it moves what lies deeper.
+const DEEP: usize = 64;
 
 /// How a look-up treats what leads elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -274,33 +280,43 @@ impl Dir {
         Ok(unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir)?)
     }
 
-    /// Removes a name of this very directory with everything below it, also directories that nobody may enter.
+    /// Removes a name of this very directory with everything below it, also directories that nobody may enter, however deep.
     ///
     /// # Errors
     /// Those of the system calls; the first that stands in the way.
     pub fn remove_tree(&self, name: &OsStr) -> io::Result<()> {
+        let mut pending = vec![name.to_owned()];
+        while let Some(name) = pending.pop() {
+            self.remove_down(&name, self, 0, &mut pending)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a name down to a depth; what lies deeper is moved to `top` and noted.
+    fn remove_down(&self, name: &OsStr, top: &Dir, depth: usize, pending: &mut Vec<OsString>) -> io::Result<()> {
         match self.stat(name)? {
             None => return Ok(()),
             Some(stat) if stat.kind != Kind::Directory => return self.remove(name),
+            // Whatever bits it was given: removing what is in it, or moving it, changes it.
+            Some(stat) if stat.mode & 0o700 != 0o700 => self.set_mode(name, 0o700)?,
             Some(_) => {}
         }
-        let dir = match self.sub(Path::new(name)) {
-            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-                self.set_mode(name, 0o700)?;
-                self.sub(Path::new(name))?
+        if depth >= DEEP {
+            let moved = temporary();
+            renameat(&self.fd, name, &top.fd, moved.as_os_str())?;
+            pending.push(moved);
+            return Ok(());
+        }
+        let dir = self.sub(Path::new(name))?;
+        loop {
+            let (names, more) = dir.list(MOST_NAMES)?;
+            for child in names {
+                dir.remove_down(&child, top, depth + 1, pending)?;
             }
-            other => other?,
-        };
-        let names = dir.names()?;
-        if !names.is_empty()
-            && nix::unistd::faccessat(&dir.fd, ".", nix::unistd::AccessFlags::W_OK, AtFlags::empty()).is_err()
-        {
-            self.set_mode(name, 0o700)?;
+            if !more {
+                return self.remove_dir(name);
+            }
         }
-        for child in names {
-            dir.remove_tree(&child)?;
-        }
-        self.remove_dir(name)
     }
 
     /// Sets the permission bits of a name of this very directory.
@@ -324,19 +340,31 @@ impl Dir {
     /// Lists its names, sorted.
     ///
     /// # Errors
-    /// Those of getdents(2).
+    /// Those of getdents(2), and where there are more than a million.
     pub fn names(&self) -> io::Result<Vec<OsString>> {
+        match self.list(MOST_NAMES)? {
+            (names, false) => Ok(names),
+            (_, true) => Err(io::Error::other(format!("it has more than {MOST_NAMES} entries"))),
+        }
+    }
+
+    /// Lists at most `most` of its names, sorted; with whether there are more.
+    fn list(&self, most: usize) -> io::Result<(Vec<OsString>, bool)> {
         let fd = self.at(Path::new("."), OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
         let mut listing = Listing::from_fd(fd)?;
         let mut names = Vec::new();
         for entry in listing.iter() {
             let name = OsString::from_vec(entry?.file_name().to_bytes().to_vec());
-            if name != "." && name != ".." {
-                names.push(name);
+            if name == "." || name == ".." {
+                continue;
             }
+            if names.len() == most {
+                return Ok((names, true));
+            }
+            names.push(name);
         }
         names.sort_unstable();
-        Ok(names)
+        Ok((names, false))
     }
 
     /// Gets what it is itself.
@@ -349,7 +377,7 @@ impl Dir {
 
     /// Gets an extended attribute of it; `None` where it has none of that name.
     pub fn attribute(&self, name: &str) -> Option<Vec<u8>> {
-        attribute(&self.fd, name)
+        super::attribute::get(&self.fd, name)
     }
 }
 
@@ -361,31 +389,6 @@ impl AsFd for Dir {
 
 fn not_regular() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file")
-}
-
-/// Gets an extended attribute of an open file, its first 64 bytes; `None` where it has none of that name.
-pub fn attribute(fd: impl AsFd, name: &str) -> Option<Vec<u8>> {
-    let name = CString::new(name).ok()?;
-    let mut value = vec![0u8; 64];
-    // SAFETY: the name is a C string and the buffer as long as is said; both live through the call.
-    let n = unsafe { libc::fgetxattr(fd.as_fd().as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) };
-    let n = usize::try_from(n).ok()?;
-    value.truncate(n);
-    Some(value)
-}
-
-/// Sets an extended attribute of an open file.
-///
-/// # Errors
-/// Those of fsetxattr(2): `ENOTSUP` where its file system has none.
-pub fn set_attribute(fd: impl AsFd, name: &str, value: &[u8]) -> io::Result<()> {
-    let name = CString::new(name)?;
-    let fd = fd.as_fd().as_raw_fd();
-    // SAFETY: as above.
-    match unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
 }
 
 /// Removes a directory of our own with everything below it, also what an agent has made hard to remove.
@@ -472,6 +475,18 @@ mod tests {
         for dir in ["a/b", "a"] {
             std::fs::set_permissions(at.join(dir), std::fs::Permissions::from_mode(0o0)).unwrap();
         }
+        remove_all(&at).unwrap();
+        assert!(!at.exists());
+    }
+
+    #[test]
+    fn a_tree_that_is_deeper_than_any_stack_is_removed() {
+        let at = scratch("deep");
+        let mut dir = Dir::open(&at).unwrap();
+        for _ in 0..5000 {
+            dir = dir.make_dir(OsStr::new("d"), 0o755).unwrap();
+        }
+        drop(dir.create(OsStr::new("file"), 0o600).unwrap());
         remove_all(&at).unwrap();
         assert!(!at.exists());
     }

@@ -3,6 +3,7 @@
 //! With `bottle/linux` and the keeper the only place that knows that the system is Linux: another one is another version of
 //! these functions. Nothing here decides anything.
 
+pub mod attribute;
 pub mod beneath;
 pub mod datagram;
 pub mod file_system;

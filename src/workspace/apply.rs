@@ -11,7 +11,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::MOST_FILE;
-use super::changes::{self, Found, hex};
+use super::changes::{self, Found};
+use super::content::hex;
 use super::kept::{self, Metadata};
 use crate::api::{Apply, DiffQuery, Done, Outcome, What};
 use crate::error::Result;

@@ -6,15 +6,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::kept::{self, Metadata};
 use super::refuse::Rules;
-use super::{MOST_FILE, text};
+use super::{MOST_FILE, content};
 use crate::api::{Change, DiffQuery, FileKind, What, WorkspaceMode};
 use crate::error::Result;
+use crate::os::attribute;
 use crate::os::beneath::{self, Dir, Kind, Stat};
 
 /// Most changes that are listed.
@@ -25,9 +24,6 @@ const MOST_SEEN: usize = 4_000_000;
 
 /// Most bytes of content that one walk reads.
 const MOST_READ: u64 = 16 << 30;
-
-/// Most bytes of unified diffs in one answer.
-const MOST_TEXT: usize = 8 << 20;
 
 /// Deepest directory that is looked into.
 const DEEPEST: usize = 200;
@@ -80,7 +76,7 @@ pub fn list(metadata: &Metadata, state: &Path, query: &DiffQuery) -> Result<Find
     let (host, agent) = (metadata.host_side()?, metadata.agent_side(state)?);
     let mut findings = walk(metadata, state, &host, &agent, query, false);
     if query.text {
-        add_text(&mut findings, &host, &agent);
+        content::add_text(&mut findings, &host, &agent);
     }
     Ok(findings)
 }
@@ -291,7 +287,7 @@ impl Walk<'_> {
         if now.size > MOST_FILE || self.read > MOST_READ {
             return None;
         }
-        same(host, agent).ok()
+        content::same(host, agent).ok()
     }
 
     /// Says whether the host has removed what the agent has changed.
@@ -302,7 +298,7 @@ impl Walk<'_> {
         }
         // Copied up from below, or from another name below: the host's directory tells which.
         let (file, _) = place.agent_dir.read(Path::new(place.name)).ok()?;
-        beneath::attribute(&file, ORIGIN)?;
+        attribute::get(&file, ORIGIN)?;
         let changed = match place.host_dir {
             Some(dir) => dir.own().is_ok_and(|own| self.is_newer(path.parent().unwrap_or(Path::new("")), &own)),
             None => place.agent_dir.attribute(ORIGIN).is_some(),
@@ -402,7 +398,7 @@ impl Walk<'_> {
             Kind::File if self.any || what == What::Mode => String::new(),
             Kind::File => {
                 self.read = self.read.saturating_add(now.size);
-                let digest = if self.read > MOST_READ { None } else { digest(place.agent_dir, name) };
+                let digest = if self.read > MOST_READ { None } else { content::digest(place.agent_dir, name) };
                 digest.unwrap_or_else(|| {
                     refused.get_or_insert_with(|| "it cannot be read".to_owned());
                     "unread".to_owned()
@@ -479,84 +475,5 @@ fn kind(kind: Kind) -> FileKind {
         Kind::Directory => FileKind::Directory,
         Kind::Link => FileKind::Link,
         Kind::Whiteout | Kind::Special => FileKind::Special,
-    }
-}
-
-fn same(mut one: File, mut other: File) -> std::io::Result<bool> {
-    let (mut a, mut b) = (vec![0u8; 64 << 10], vec![0u8; 64 << 10]);
-    loop {
-        let (n, m) = (fill(&mut one, &mut a)?, fill(&mut other, &mut b)?);
-        if a[..n] != b[..m] {
-            return Ok(false);
-        }
-        if n < a.len() {
-            return Ok(true);
-        }
-    }
-}
-
-fn fill(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut n = 0;
-    while n < buffer.len() {
-        match file.read(&mut buffer[n..])? {
-            0 => break,
-            more => n += more,
-        }
-    }
-    Ok(n)
-}
-
-/// Gets what stands for the content of a file, in hex.
-fn digest(dir: &Dir, name: &Path) -> Option<String> {
-    let (file, _) = dir.read(name).ok()?;
-    let mut file = file.take(MOST_FILE + 1);
-    let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-    let mut buffer = vec![0u8; 64 << 10];
-    loop {
-        match file.read(&mut buffer).ok()? {
-            0 => return Some(hex(context.finish().as_ref())),
-            n => context.update(&buffer[..n]),
-        }
-    }
-}
-
-/// Writes bytes in hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// Adds unified diffs, as many as there is room for.
-fn add_text(findings: &mut Findings, host: &Dir, agent: &Dir) {
-    let mut room = MOST_TEXT;
-    for found in &mut findings.found {
-        let is_text = |stat: Option<Stat>| stat.is_none_or(|s| s.kind == Kind::File && s.size <= text::MOST);
-        if found.change.kind != FileKind::File
-            || found.change.what == What::Mode
-            || !is_text(found.agent)
-            || !is_text(found.host)
-        {
-            continue;
-        }
-        let content = |dir: &Dir, side: Option<Stat>| -> Option<Option<Vec<u8>>> {
-            let Some(_) = side else { return Some(None) };
-            let (file, _) = dir.read(&found.path).ok()?;
-            let mut bytes = Vec::new();
-            file.take(text::MOST + 1).read_to_end(&mut bytes).ok()?;
-            Some(Some(bytes))
-        };
-        let (Some(old), Some(new)) = (content(host, found.host), content(agent, found.agent)) else { continue };
-        // The digest that was taken says what is shown; what was changed since is not.
-        if let Some(new) = &new
-            && !found.change.fingerprint.ends_with(&hex(ring::digest::digest(&ring::digest::SHA256, new).as_ref()))
-        {
-            continue;
-        }
-        let Some(text) = text::compare(&found.change.path, old.as_deref(), new.as_deref()) else { continue };
-        found.change.added_lines = Some(text.added);
-        found.change.removed_lines = Some(text.removed);
-        if text.diff.len() <= room {
-            room -= text.diff.len();
-            found.change.diff = Some(text.diff);
-        }
     }
 }

@@ -183,6 +183,10 @@ pub fn forget(state: &Path) -> bool {
 /// Removes the state of a bottle whose end nobody has seen, unless the agent has changed something: then it is kept.
 pub fn sweep(state: &Path) -> bool {
     let _turn = turn();
+    // What is kept is not looked through again at each start of a controller.
+    if is_kept(state) {
+        return true;
+    }
     // Nobody saw its end, so it was none of its own.
     let session = session::settle_in_turn(state, true, false);
     if settle_in_turn(state) || session {

@@ -1,7 +1,7 @@
 //! Workspaces that an agent does not write into directly: a layer over the directory, or a copy of it.
 //!
 //! * [`prepare`]: makes the layer or the copy before a bottle starts. [`kept`]: what is remembered of it, and for how long.
-//! * [`changes`]: what the agent has changed. [`text`]: as a unified diff. [`refuse`]: what is never brought over.
+//! * [`changes`]: what the agent has changed; `content`: of the files themselves. [`text`]: as a unified diff. [`refuse`]: what is never brought over.
 //! * [`apply`]: brings changes over. [`transfer`]: copies files into a bottle and out of it.
 //! * [`session`]: the agent's own session, which may outlive its bottle.
 //!
@@ -10,6 +10,7 @@
 
 pub mod apply;
 pub mod changes;
+mod content;
 pub mod kept;
 pub mod prepare;
 pub mod refuse;

@@ -17,6 +17,7 @@ use nix::sys::time::TimeSpec;
 use super::kept::{self, COPY, LAYER, Metadata, UPPER, WORK};
 use crate::api::WorkspaceMode;
 use crate::error::{Error, Kind as ErrorKind, Result};
+use crate::os::attribute;
 use crate::os::beneath::{self, Dir, Kind, Stat};
 use crate::os::file_system;
 
@@ -126,7 +127,7 @@ fn layer(order: &Order<'_>) -> Result<()> {
         fs::DirBuilder::new().mode(0o700).create(&path).map_err(fail)?;
         let dir = File::open(&path).map_err(fail)?;
         if path == layer
-            && let Err(e) = beneath::set_attribute(&dir, "user.overlay.bb", b"y")
+            && let Err(e) = attribute::set(&dir, "user.overlay.bb", b"y")
         {
             return Err(unsupported(order, format!("a layer needs a file system with attributes of users: {e}")));
         }

@@ -18,6 +18,12 @@ const HARMLESS: [&str; 4] = ["objects", "refs", "logs", "lfs"];
 const STEERING: [&str; 8] =
     ["config", "config.worktree", "hooks", "commondir", "gitdir", "rebase-merge", "rebase-apply", "sequencer"];
 
+/// Old forms in which a repository names others; only at its top, since references have such names.
+const ADDRESSES: [&str; 2] = ["remotes", "branches"];
+
+/// Repositories of other kinds, whose hooks lie in their configuration.
+const OTHERS: [&str; 2] = [".hg", ".jj"];
+
 /// What a directory is to git.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Repository {
@@ -149,6 +155,9 @@ fn steering(rest: &Path) -> Option<String> {
     if HARMLESS.iter().any(|name| first == OsStr::new(name)) {
         return None;
     }
+    if ADDRESSES.contains(&folded(first).as_str()) {
+        return Some(format!("git is steered by `{}`", folded(first)));
+    }
     let part = rest.iter().map(folded).find(|part| STEERING.contains(&part.as_str()))?;
     Some(format!("git is steered by `{part}`"))
 }
@@ -160,6 +169,9 @@ fn trusted(path: &Path) -> Option<String> {
     // A repository is judged by its parts; `.claude` holds what an agent may well write beside what is named apart.
     let names = names.filter(|name| !matches!(*name, ".git" | ".claude"));
     let lists: Vec<Vec<&str>> = names.map(|name| name.split('/').collect()).collect();
+    if let Some(other) = parts.iter().find(|part| OTHERS.contains(&part.as_str())) {
+        return Some(other.clone());
+    }
     let found = lists.iter().find(|list| parts.windows(list.len()).any(|w| w == list.as_slice()))?;
     Some(found.join("/"))
 }
@@ -221,6 +233,8 @@ mod tests {
             ".claude/settings.json",
             "deep/.claude/hooks/x",
             ".codex/config.toml",
+            ".git/remotes/origin",
+            ".hg/hgrc",
         ] {
             assert!(rules.why(Path::new(bad)).is_some(), "{bad}");
         }
@@ -228,6 +242,7 @@ mod tests {
             "src/main.rs",
             ".git/objects/ab/cd",
             ".git/refs/heads/hooks",
+            ".git/refs/remotes/origin/main",
             ".git/logs/refs/heads/config",
             ".git/index",
             ".git/HEAD",

@@ -7,15 +7,27 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Output, World};
+use crate::support::{Output, World, need};
 
 const LONG: Duration = Duration::from_secs(40);
 
 /// Both ways in which an agent's changes stay its own.
 const MODES: [&str; 2] = ["overlay", "copy"];
 
+/// Gets the worlds whose files lie where a layer can lie.
+pub(crate) fn worlds() -> impl Iterator<Item = World> {
+    World::each().filter(|world| {
+        let can =
+            nix::sys::statfs::statfs(world.dir()).unwrap().filesystem_type() != nix::sys::statfs::OVERLAYFS_SUPER_MAGIC;
+        if !can {
+            need("a file system other than an overlay below /tmp");
+        }
+        can
+    })
+}
+
 /// Launches `script` on the workspace `work`, detached, and gets its slug.
-fn launch(world: &World, label: &str, mode: &str, script: &str) -> String {
+pub(crate) fn launch(world: &World, label: &str, mode: &str, script: &str) -> String {
     let output = try_launch(world, label, mode, script).expect(0);
     output.stdout.trim().to_owned()
 }
@@ -55,7 +67,7 @@ fn done(world: &World, label: &str, mode: &str, script: &str) -> String {
     slug
 }
 
-fn work(world: &World, files: &[(&str, &str)]) -> PathBuf {
+pub(crate) fn work(world: &World, files: &[(&str, &str)]) -> PathBuf {
     let dir = world.make_dir("work");
     for (path, text) in files {
         world.write(Path::new("work").join(path), text);
@@ -63,7 +75,7 @@ fn work(world: &World, files: &[(&str, &str)]) -> PathBuf {
     dir
 }
 
-fn read(path: PathBuf) -> String {
+pub(crate) fn read(path: PathBuf) -> String {
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
@@ -75,7 +87,7 @@ fn diff(world: &World, slug: &str) -> std::collections::BTreeMap<String, Value> 
 
 #[test]
 fn what_an_agent_changed_is_shown_and_brought_over_when_somebody_says_so() {
-    for world in World::each() {
+    for world in worlds() {
         for mode in MODES {
             let dir = work(
                 &world,
@@ -139,7 +151,7 @@ fn what_an_agent_changed_is_shown_and_brought_over_when_somebody_says_so() {
 
 #[test]
 fn an_agent_that_runs_can_be_looked_at_and_its_work_be_taken_over() {
-    for world in World::each() {
+    for world in worlds() {
         for mode in MODES {
             let dir = work(&world, &[("a", "1\n")]);
             let slug = launch(
@@ -153,7 +165,8 @@ fn an_agent_that_runs_can_be_looked_at_and_its_work_be_taken_over() {
             assert_eq!((read(dir.join("a")), read(dir.join("b"))), ("2\n".into(), "x\n".into()));
             assert!(diff(&world, &slug).is_empty());
             world.bb(&["rm", &slug]).fails(2, "usage", "runs", "bb stop");
-            world.bb(&["exec", &slug, "touch", "/tmp/go"]).expect(0);
+            // The agent may see it, and end the bottle, before this has told its own end.
+            world.bb(&["exec", &slug, "touch", "/tmp/go"]);
             // What was brought over by us is no conflict.
             assert_eq!(ended(&world, &slug)["kept"], true);
             world.bb(&["apply", &slug, "--yes"]).expect(0);
@@ -179,7 +192,7 @@ fn what_the_host_would_execute_is_refused_by_name_and_the_rest_is_applied() {
         echo evil > .envrc && mkdir sub && echo evil > sub/.mcp.json && echo good > sub/mcp.json
         mkdir -p .vscode && echo evil > .vscode/tasks.json
         mkdir -p .claude && echo evil > .claude/settings.json && echo good > .claude/notes.md";
-    for world in World::each() {
+    for world in worlds() {
         for mode in MODES {
             let files = [
                 (".git/HEAD", "ref: refs/heads/main\n"),
@@ -241,7 +254,7 @@ fn what_the_host_would_execute_is_refused_by_name_and_the_rest_is_applied() {
 
 #[test]
 fn a_repository_cannot_be_put_together_out_of_parts_that_are_brought_over_one_by_one() {
-    for world in World::each() {
+    for world in worlds() {
         let dir = work(&world, &[("a", "")]);
         // The first part alone is harmless.
         let first = done(&world, "part-one", "overlay", "mkdir -p r/hooks && echo evil > r/config && echo x > r/HEAD");
@@ -259,7 +272,7 @@ fn a_repository_cannot_be_put_together_out_of_parts_that_are_brought_over_one_by
 
 #[test]
 fn setuid_bits_and_links_of_the_host_lead_nowhere() {
-    for world in World::each() {
+    for world in worlds() {
         let dir = work(&world, &[("a", "a\n"), ("into/b", "b\n")]);
         let outside = world.write("outside/secret", "secret\n");
         let slug = done(&world, "links", "overlay", "echo evil > into/b && echo evil > into/new && echo ok > a");
@@ -282,7 +295,7 @@ fn setuid_bits_and_links_of_the_host_lead_nowhere() {
 
 #[test]
 fn what_both_have_changed_is_a_conflict_and_stays_as_the_host_has_it() {
-    for world in World::each() {
+    for world in worlds() {
         for mode in MODES {
             let files = [
                 ("both", "0\n"),
@@ -307,7 +320,8 @@ fn what_both_have_changed_is_a_conflict_and_stays_as_the_host_has_it() {
                 world.write(Path::new("work").join(path), text);
             }
             fs::remove_file(dir.join("cut")).unwrap();
-            world.bb(&["exec", &slug, "touch", "/tmp/go"]).expect(0);
+            // The agent may see it, and end the bottle, before this has told its own end.
+            world.bb(&["exec", &slug, "touch", "/tmp/go"]);
             ended(&world, &slug);
             let output = world.bb(&["apply", &slug, "--yes"]).expect(1);
             for path in ["both", "dropped", "made", "tree", "cut"] {
@@ -327,7 +341,7 @@ fn what_both_have_changed_is_a_conflict_and_stays_as_the_host_has_it() {
 
 #[test]
 fn what_is_kept_is_listed_holds_its_name_and_goes_when_told() {
-    for world in World::each() {
+    for world in worlds() {
         work(&world, &[("a", "1\n")]);
         let slug = done(&world, "keep", "overlay", "echo 2 > a");
         assert_eq!(ended(&world, &slug)["kept"], true);
@@ -358,7 +372,7 @@ fn what_is_kept_is_listed_holds_its_name_and_goes_when_told() {
 
 #[test]
 fn a_workspace_that_is_gone_or_another_one_is_said() {
-    for world in World::each() {
+    for world in worlds() {
         let dir = work(&world, &[("a", "1\n")]);
         let slug = done(&world, "lost", "overlay", "echo 2 > a");
         let aside = world.home().join("aside");
@@ -378,7 +392,7 @@ fn a_workspace_that_is_gone_or_another_one_is_said() {
 
 #[test]
 fn a_full_disk_below_the_layer_is_the_agents_error_and_what_fitted_is_kept() {
-    for world in World::each() {
+    for world in worlds() {
         world.small_bb_home(12 * 1024);
         work(&world, &[("a", "1\n")]);
         let script = "echo 2 > a; head -c 64M /dev/zero > big && exit 0; rm big; exit 7";
@@ -392,7 +406,7 @@ fn a_full_disk_below_the_layer_is_the_agents_error_and_what_fitted_is_kept() {
 
 #[test]
 fn a_controller_killed_while_it_launches_leaves_nothing_that_prune_does_not_remove() {
-    for world in World::each() {
+    for world in worlds() {
         work(&world, &[("a", "1\n")]);
         for round in 0..crate::support::reduced(40, 6) {
             let home = world.home().join("work").display().to_string();
@@ -410,65 +424,15 @@ fn a_controller_killed_while_it_launches_leaves_nothing_that_prune_does_not_remo
             world.kill_controller();
             front.wait();
             assert!(world.until(LONG, || world.keepers().is_empty()));
-            world.bb(&["prune", "--yes"]).expect(0);
-            assert_eq!(fs::read_dir(world.bb_home().join("state")).unwrap().count(), 0, "round {round}");
+            // What a front end may still want to read stays a while.
+            let gone = world.until(LONG, || {
+                world.bb(&["prune", "--yes"]).expect(0);
+                fs::read_dir(world.bb_home().join("state")).unwrap().count() == 0
+            });
+            assert!(gone, "round {round}");
             assert_eq!(read(world.home().join("work/a")), "1\n");
             world.bb(&["controller", "stop"]).expect(0);
         }
         assert_eq!(world.leftovers(), Vec::<String>::new());
-    }
-}
-
-#[test]
-fn files_are_copied_in_and_out_and_links_that_an_agent_plants_lead_nowhere() {
-    // Links to a directory and a file of the host, in place of what is copied, beside it and on the way to it.
-    let script = "mkdir -p d/sub && echo one > d/a && echo two > d/sub/b && ln -s /etc/passwd d/link && mkfifo d/fifo && \
-        ln -s SECRETS out && ln -s SECRETS/key file && ln -s d dir && touch /tmp/ready && sleep 600";
-    for world in World::each() {
-        let secret = world.write("secrets/key", "secret\n");
-        let secrets = secret.parent().unwrap().display().to_string();
-        work(&world, &[("a", "1\n")]);
-        let slug = launch(&world, "copies", "overlay", &script.replace("SECRETS", &secrets));
-        assert!(world.until(LONG, || world.bb(&["exec", &slug, "test", "-e", "/tmp/ready"]).code == 0));
-        let at = |path: &str| format!("{slug}:{path}");
-        let host = world.make_dir("host");
-        let to = |path: &str| host.join(path).display().to_string();
-
-        // Out of it: a file under a name, a file into a directory, a directory; what is no file is left out and named.
-        world.bb(&["cp", &at("d/a"), &to("name")]).expect(0);
-        world.bb(&["cp", &at("/home/agent/../../tmp/ready"), &to("")]).expect(0);
-        let output = world.bb(&["cp", &at("d"), &to("")]).expect(1);
-        assert!(output.stderr.contains("left out: d/link: a link"), "{output}");
-        assert!(output.stderr.contains("left out: d/fifo: neither"), "{output}");
-        assert_eq!((read(host.join("name")), read(host.join("d/sub/b"))), ("one\n".into(), "two\n".into()));
-        assert!(host.join("ready").exists() && fs::symlink_metadata(host.join("d/link")).is_err());
-        assert_eq!(fs::metadata(host.join("name")).unwrap().uid(), world.uid());
-        // Through a link that leads inside, as the agent would; one that leads to the host's file leads nowhere.
-        world.bb(&["cp", &at("dir/a"), &to("through")]).expect(0);
-        world.bb(&["cp", &at("file"), &to("stolen")]).fails(2, "usage", "file", "links");
-        world.bb(&["cp", &at("out/key"), &to("stolen")]).fails(2, "usage", "out/key", "links");
-        assert!(!host.join("stolen").exists());
-
-        // Into it: over a link the file takes its place; into a link of a directory of the host nothing comes.
-        let source = world.write("host/source", "from the host\n").display().to_string();
-        fs::set_permissions(&source, fs::Permissions::from_mode(0o4755)).unwrap();
-        world.bb(&["cp", &source, &at("file")]).expect(0);
-        world.bb(&["cp", &source, &at("d")]).expect(0);
-        let said = world
-            .bb(&["exec", &slug, "--", "sh", "-c", "cat file && stat -c %a:%U file d/source && echo x >> file"])
-            .expect(0);
-        assert_eq!(said.stdout, "from the host\n755:agent\n755:agent\n");
-        assert_eq!(world.bb(&["cp", &source, &at("out/new")]).code, 2);
-        world.bb(&["cp", &to("d"), &at("/tmp")]).expect(0);
-        assert_eq!(world.bb(&["exec", &slug, "cat", "/tmp/d/sub/b"]).expect(0).stdout, "two\n");
-        assert_eq!(fs::read_dir(&secrets).unwrap().count(), 1);
-        assert_eq!(read(secret), "secret\n");
-        // What a bottle only shows cannot be written, and a link of the host is not followed either.
-        world.bb(&["cp", &source, &at("/usr/bin/planted")]).fails(2, "usage", "/usr/bin/planted", "links");
-        std::os::unix::fs::symlink(&secrets, host.join("linked")).unwrap();
-        world.bb(&["cp", &to("linked"), &at("/tmp/taken")]).fails(2, "usage", "linked", "links");
-        world.bb(&["cp", "a", "b"]).fails(2, "usage", "neither path", "SLUG:PATH");
-        world.bb(&["kill", &slug]).expect(0);
-        assert_eq!(world.bb(&["cp", &at("d/a"), &to("late")]).code, 2);
     }
 }

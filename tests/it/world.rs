@@ -132,7 +132,8 @@ fn what_is_left_behind_is_named_however_it_is_kept() {
         assert_eq!(world.leftovers(), [format!("file {file}")]);
         std::fs::remove_file(file).unwrap();
         let groups = ["/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified"];
-        let dirs = groups.map(|g| std::path::Path::new(g).join(format!("bb-left-{}", std::process::id())));
+        let name = bb::bottle::cgroup::name(&world.bb_home(), "left");
+        let dirs = groups.map(|g| std::path::Path::new(g).join(&name));
         let dir = if world.uid() == 0 { dirs.iter().find(|d| std::fs::create_dir(d).is_ok()) } else { None };
         if let Some(dir) = dir {
             assert_eq!(world.leftovers(), [format!("cgroup {}", dir.display())]);

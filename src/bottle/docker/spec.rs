@@ -95,7 +95,7 @@ pub fn agent(engine: &Engine, plan: &Plan, image: &Image, shown: &[Shown]) -> Va
         // The agent is the user outside, and root inside is one of the user's own spare numbers.
         host["UsernsMode"] = json!("keep-id");
     } else {
-        host["PidsLimit"] = json!(image.pids.map_or(PROCESSES, |n| PROCESSES.min(n.into())));
+        host["PidsLimit"] = json!(image.pids.map_or(PROCESSES, |n| PROCESSES.min(n)));
     }
     if let Some(memory) = image.memory {
         // Without swap: else it would have as much again.

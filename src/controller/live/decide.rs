@@ -179,6 +179,7 @@ impl Live {
                 );
             }
         }
+        self.able_keeper()?;
         self.answered(self.link.ask(Request::Pause).await?.0)?;
         self.change(|b| {
             if b.state == State::Running {
@@ -210,6 +211,21 @@ impl Live {
         });
         self.save().await;
         Ok(())
+    }
+
+    /// Refuses what a keeper of an older bb does not know: it would hang up.
+    ///
+    /// # Errors
+    /// `backend_unavailable` for such a keeper.
+    pub fn able_keeper(&self) -> Result<()> {
+        if self.able {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::BackendUnavailable,
+            format!("`{}` was launched by an older bb, which cannot do this", self.slug),
+        )
+        .hint("let it end, and launch it again"))
     }
 
     fn answered(&self, reply: Reply) -> Result<()> {
