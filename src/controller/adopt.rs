@@ -302,6 +302,7 @@ impl Controller {
                 remove_placeholders(&self.host.home.state(&bottle.slug), &kept);
                 let controller = Arc::clone(self);
                 tokio::spawn(async move {
+                    sweep_engine(controller.host.home.state(&bottle.slug)).await;
                     loop {
                         tokio::time::sleep(lease::GRACE).await;
                         if !controller.leases.is_held(&run) {
@@ -315,11 +316,15 @@ impl Controller {
         for name in unknown {
             let dir = self.host.home.state(&name);
             remove_placeholders(&dir, &kept);
-            let swept = dir.clone();
-            let _ = tokio::task::spawn_blocking(move || crate::bottle::docker::sweep(&swept)).await;
+            sweep_engine(dir.clone()).await;
             let _ = std::fs::remove_dir_all(dir);
         }
     }
+}
+
+/// Removes containers that a bottle which is gone has left with an engine.
+pub(super) async fn sweep_engine(state: PathBuf) {
+    let _ = tokio::task::spawn_blocking(move || crate::bottle::docker::sweep(&state)).await;
 }
 
 /// What a bottle has made in its workspace on the host.

@@ -138,7 +138,8 @@ impl<'w> Engine<'w> {
     }
 
     /// Makes an image that has a shell, Python and curl: this machine's own programs with the libraries that they need.
-    pub fn image_with_tools(&self) -> &'static str {
+    /// With `agents`, the agents' own executables too.
+    pub fn image_with_tools(&self, agents: &[PathBuf]) -> &'static str {
         let root = self.dir().join("tools");
         let python = fs::canonicalize(tool("python3").unwrap()).unwrap();
         let library = format!("/usr/lib/{}", python.file_name().unwrap().to_string_lossy());
@@ -147,6 +148,7 @@ impl<'w> Engine<'w> {
         for extension in fs::read_dir(Path::new(&library).join("lib-dynload")).into_iter().flatten().flatten() {
             wanted.push(extension.path());
         }
+        wanted.extend(agents.iter().cloned());
         let output = std::process::Command::new("ldd").args(&wanted).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let libraries = text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
@@ -161,6 +163,7 @@ impl<'w> Engine<'w> {
             // Programs lie in one directory, libraries where the loader looks.
             let name = path.file_name().unwrap();
             let at = match path.parent().unwrap() {
+                _ if agents.contains(&path) => root.join("usr/bin").join(name),
                 dir if dir.ends_with("bin") || dir.ends_with("sbin") => root.join("usr/bin").join(name),
                 dir if dir.starts_with("/usr") => root.join(path.strip_prefix("/").unwrap()),
                 _ => root.join("usr").join(path.strip_prefix("/").unwrap()),
