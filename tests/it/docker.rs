@@ -162,6 +162,37 @@ fn commands_run_in_it_once_with_their_streams_and_codes() {
 }
 
 #[test]
+fn what_is_pressed_reaches_a_command_in_a_container() {
+    each(|world, engine| {
+        let slug = detached(world, engine, "exec sleep 600");
+        let runs = |what: &str| {
+            let listed = world.bb(&["exec", &slug, "--", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]);
+            listed.stdout.contains(what)
+        };
+        let spawn = |script: &str| {
+            let exec = world.command(&["exec", &slug, "--", "sh", "-c", script]).patience(LONG).spawn();
+            exec.says("ready");
+            exec
+        };
+        let exec = spawn("trap 'echo caught; exit 9' INT; echo ready; while :; do sleep 0.05; done");
+        exec.signal(nix::sys::signal::Signal::SIGINT);
+        exec.says("caught");
+        exec.wait().expect(9);
+        // One that does not heed it ends at the third, with its children.
+        let exec =
+            spawn("trap 'echo int' INT; trap 'echo term' TERM; echo ready; sleep 432 & while :; do sleep 0.05; done");
+        exec.signal(nix::sys::signal::Signal::SIGINT);
+        for heard in ["int", "term"] {
+            exec.says(heard);
+            exec.signal(nix::sys::signal::Signal::SIGINT);
+        }
+        exec.wait().expect(128 + 9);
+        assert!(world.until(LONG, || !runs("sleep 432")));
+        world.bb(&["kill", &slug]).expect(0);
+    });
+}
+
+#[test]
 fn a_controller_killed_is_survived() {
     each(|world, engine| {
         let slug = detached(world, engine, "n=0; while true; do n=$((n+1)); echo tick $n; sleep 0.2; done");
