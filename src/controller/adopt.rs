@@ -310,6 +310,7 @@ impl Controller {
                 keep::remove_groups(&self.host.home.state(&bottle.slug));
                 let controller = Arc::clone(self);
                 tokio::spawn(async move {
+                    sweep_engine(controller.host.home.state(&bottle.slug)).await;
                     loop {
                         tokio::time::sleep(lease::GRACE).await;
                         if !controller.leases.is_held(&run) {
@@ -324,11 +325,15 @@ impl Controller {
             let dir = self.host.home.state(&name);
             remove_placeholders(&dir, &kept);
             keep::remove_groups(&dir);
-            let swept = dir.clone();
-            let _ = tokio::task::spawn_blocking(move || crate::bottle::docker::sweep(&swept)).await;
+            sweep_engine(dir.clone()).await;
             kept::sweep(&dir);
         }
     }
+}
+
+/// Removes containers that a bottle which is gone has left with an engine.
+pub(super) async fn sweep_engine(state: PathBuf) {
+    let _ = tokio::task::spawn_blocking(move || crate::bottle::docker::sweep(&state)).await;
 }
 
 /// What a bottle has made in its workspace on the host.

@@ -293,8 +293,7 @@ impl Live {
         let _ = tokio::time::timeout(Duration::from_secs(2), self.link.gone()).await;
         if how == Ended::Lost {
             let _ = std::fs::remove_file(&self.socket);
-            let state = self.state_dir.clone();
-            let _ = tokio::task::spawn_blocking(move || crate::bottle::docker::sweep(&state)).await;
+            super::adopt::sweep_engine(self.state_dir.clone()).await;
         }
         let state = self.state_dir.clone();
         let _ = tokio::task::spawn_blocking(move || super::keep::remove_groups(&state)).await;

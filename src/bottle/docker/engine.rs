@@ -149,12 +149,14 @@ impl Engine {
                     .to_owned(),
             )
             .at(place)
-            .hint("use `--backend linux`, or an engine that runs on this system itself"));
+            .hint("use backend `linux`, or an engine that runs on this system itself"));
         }
-        if engine.rootless && !podman {
-            return Err(unavailable("rootless Docker cannot show a user's own files as the agent's".to_owned())
+        let remapped = options.iter().any(|o| o.as_str().is_some_and(|o| o.starts_with("name=userns")));
+        if !podman && (engine.rootless || remapped) {
+            let what = if engine.rootless { "rootless Docker" } else { "Docker with `userns-remap`" };
+            return Err(unavailable(format!("{what} cannot show a user's own files as the agent's"))
                 .at(place)
-                .hint("use rootless Podman, or `--backend linux`"));
+                .hint("use rootless Podman, or backend `linux`"));
         }
         Ok(engine)
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::engine::Engine;
 use super::{EMPTY_IMAGE, Shown};
+use crate::bottle::linux::gate;
 use crate::bottle::plan::{Image, Plan};
 
 /// Where the static build of bb is shown in a container.
@@ -26,9 +27,10 @@ fn label_table(slug: &str, image: &Image, role: &str) -> Value {
 }
 
 fn bind(source: &Path, target: &Path, read_only: bool) -> Value {
+    // Read-only is meant of the mount itself: what is mounted below would stay writable, and so is not shown.
     json!({
         "Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only,
-        "BindOptions": {"Propagation": "rprivate"},
+        "BindOptions": {"Propagation": "rprivate", "NonRecursive": read_only},
     })
 }
 
@@ -80,14 +82,15 @@ pub fn agent(engine: &Engine, plan: &Plan, image: &Image, shown: &[Shown]) -> Va
             plan.home.display().to_string(): scratch(home_mode),
         },
         "Mounts": mounts,
-        // The listeners stand on ports below 1024 in this namespace, and are made without a privilege after the first ones.
-        "Sysctls": {
-            "net.ipv4.ip_unprivileged_port_start": "0",
-            "net.ipv6.conf.all.disable_ipv6": "0",
-            "net.ipv6.conf.default.disable_ipv6": "0",
-            "net.ipv6.conf.lo.disable_ipv6": "0",
-        },
+        // The listeners stand on ports below 1024 in this namespace, and are made without a privilege.
+        "Sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},
     });
+    if gate::has_ipv6() {
+        // Engines switch it off where they give no network.
+        for name in ["all", "default", "lo"] {
+            host["Sysctls"][format!("net.ipv6.conf.{name}.disable_ipv6")] = json!("0");
+        }
+    }
     if engine.podman {
         host["Ulimits"] = limits();
     }

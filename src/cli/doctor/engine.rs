@@ -49,6 +49,7 @@ async fn tried(socket: &Path) -> Result<String> {
     let place = socket.to_owned();
     let engine = tokio::task::spawn_blocking(move || {
         let engine = Engine::at(&place)?;
+        docker::own_helper(&crate::os::own_executable())?;
         docker::make_empty_image(&engine)?;
         Ok::<Engine, Error>(engine)
     });

@@ -1,6 +1,7 @@
 //! `bb doctor`: can this machine run a bottle, and if not, why and what to do.
 //!
-//! Each check really tries what a launch would need. Nothing is changed but that a controller runs afterwards.
+//! Each check really tries what a launch would need. Nothing is changed but that a controller runs afterwards, and
+//! that a container engine has got an empty image.
 
 use std::path::Path;
 

@@ -3,7 +3,8 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::{Bottle, Row, play};
-use crate::support::{World, have_tools, tool};
+use crate::support::engine::{Engine, Which, helper};
+use crate::support::{Who, World, have_tools, tool};
 
 const ROWS: &[Row] = &[
     Row::new("who one is", "id -u; grep -E '^(CapEff|CapPrm|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status", &[
@@ -154,6 +155,53 @@ fn nobody_gets_more_than_they_have() {
     }
     assert_eq!(std::fs::read("/proc/sys/kernel/core_pattern").unwrap(), core_pattern);
     assert!(tool("env").is_some(), "the host's programs are still there");
+}
+
+/// Rows about what a container has otherwise: no user namespace of its own, a `/sys` of the engine's, a `/run` that is not
+/// the agent's.
+const OTHERWISE: &[Row] = &[
+    Row::new("sysfs", "echo > /sys/kernel/uevent_helper || echo refused; mkdir /sys/fs/cgroup/x || echo refused; ls /sys/class/net", &["lo"])
+    .each(&[("refused", 2), ("eth", 0)])
+        .twin("nproc | fine [1-9]; python3 -c 'import os; print(os.cpu_count())' | fine [1-9]"),
+    Row::new("more than there is room for", "fallocate -l 1T ~/big; fallocate -l 1T /tmp/big; touch /run/big", &[
+        "Permission denied",
+    ])
+    .each(&[("No space left", 2)])
+    .twin("fallocate -l 1M ~/small; fallocate -l 1M /tmp/small"),
+    Row::new("becoming root", "try call setuid 0; try call setresuid 0 0 0; try call setgid 0", &["EPERM\nEPERM\nEPERM"])
+        .twin("try call setuid 1000 | fine done; try call setresuid 1000 1000 1000 | fine done; try call setgid 1000 | fine done"),
+];
+
+#[test]
+fn nobody_gets_more_than_they_have_in_a_container() {
+    if !have_tools(&["python3", "ps", "unshare", "nsenter", "ip", "ldd"]) {
+        return;
+    }
+    for which in Which::ALL {
+        let Some(world) = World::of(Who::Root) else { return };
+        let Some(engine) = Engine::start(&world, which) else { continue };
+        let workspace = world.make_dir("project");
+        std::os::unix::fs::chown(&workspace, Some(1000), Some(1000)).unwrap();
+        let image = engine.image_with_tools(&[]);
+        let options = format!("workspace = {:?}, image = '{image}'", workspace.display().to_string());
+        let needs = format!(", write:{}", workspace.display());
+        let (address, helper) = (engine.address(), helper().unwrap().display().to_string());
+        let env = [("BOT_BOTTLE_BACKEND", "docker"), ("DOCKER_HOST", &address), ("BB_HELPER", &helper)];
+        let bottle = Bottle { options: &options, needs: &needs, env: &env, ..Bottle::default() };
+        let same = ROWS.iter().filter(|row| OTHERWISE.iter().all(|other| other.name != row.name));
+        let rows: Vec<Row> = same.chain(OTHERWISE).cloned().collect();
+        let played = play(&world, &bottle, &rows);
+        for entry in std::fs::read_dir(&workspace).unwrap().flatten() {
+            let meta = entry.path().symlink_metadata().unwrap();
+            assert_eq!((meta.permissions().mode() & 0o6000, meta.uid()), (0, 1000), "{:?}", entry.path());
+            assert!(!std::os::unix::fs::FileTypeExt::is_char_device(&meta.file_type()), "{:?}", entry.path());
+        }
+        for word in ["controller.sock", "__controller", &world.bb_home().display().to_string()] {
+            played.never_said(word);
+        }
+        world.assert_silent(&[]);
+        engine.assert_empty();
+    }
 }
 
 #[test]

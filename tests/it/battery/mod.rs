@@ -19,6 +19,7 @@ use crate::support::{Output, World, within};
 const QUICK: Duration = Duration::from_secs(2);
 
 /// One bad thing.
+#[derive(Clone)]
 struct Row {
     /// What it is.
     name: &'static str,

@@ -212,7 +212,7 @@ fn there_is_no_way_out_of_a_container_but_the_listed_one() {
     for which in Which::ALL {
         let Some(world) = World::of(Who::Root) else { return };
         let Some(engine) = Engine::start(&world, which) else { continue };
-        let options = format!("{ROUTES}, image = '{}'", engine.image_with_tools());
+        let options = format!("{ROUTES}, image = '{}'", engine.image_with_tools(&[]));
         let (address, helper) = (engine.address(), helper().unwrap().display().to_string());
         let env = [("BOT_BOTTLE_BACKEND", "docker"), ("DOCKER_HOST", &address), ("BB_HELPER", &helper)];
         no_way_out(&world, &Bottle { options: &options, env: &env, ..Bottle::default() }, &ROWS[..ROWS.len() - 1]);

@@ -21,9 +21,51 @@ pub const IMAGE: &str = "bottle-test";
 const IMAGE_WITH_TOOLS: &str = "bottle-tools";
 
 /// Programs of that image, beside Python.
-const PROGRAMS: [&str; 18] = [
-    "bash", "cat", "chmod", "curl", "cut", "dd", "env", "getent", "grep", "head", "id", "ip", "ls", "mkdir", "sleep",
-    "timeout", "touch", "true",
+const PROGRAMS: [&str; 44] = [
+    "bash",
+    "cat",
+    "chmod",
+    "cp",
+    "curl",
+    "cut",
+    "dd",
+    "df",
+    "env",
+    "fallocate",
+    "getent",
+    "grep",
+    "head",
+    "id",
+    "install",
+    "ip",
+    "kill",
+    "ln",
+    "ls",
+    "mkdir",
+    "mkfifo",
+    "mknod",
+    "mount",
+    "nproc",
+    "nsenter",
+    "pgrep",
+    "ps",
+    "readlink",
+    "rm",
+    "sleep",
+    "sort",
+    "sed",
+    "seq",
+    "tail",
+    "test",
+    "timeout",
+    "touch",
+    "tr",
+    "true",
+    "umount",
+    "uname",
+    "unshare",
+    "wc",
+    "yes",
 ];
 
 /// Name of the control groups of its containers.
@@ -138,7 +180,8 @@ impl<'w> Engine<'w> {
     }
 
     /// Makes an image that has a shell, Python and curl: this machine's own programs with the libraries that they need.
-    pub fn image_with_tools(&self) -> &'static str {
+    /// With `agents`, the agents' own executables too.
+    pub fn image_with_tools(&self, agents: &[PathBuf]) -> &'static str {
         let root = self.dir().join("tools");
         let python = fs::canonicalize(tool("python3").unwrap()).unwrap();
         let library = format!("/usr/lib/{}", python.file_name().unwrap().to_string_lossy());
@@ -147,6 +190,7 @@ impl<'w> Engine<'w> {
         for extension in fs::read_dir(Path::new(&library).join("lib-dynload")).into_iter().flatten().flatten() {
             wanted.push(extension.path());
         }
+        wanted.extend(agents.iter().cloned());
         let output = std::process::Command::new("ldd").args(&wanted).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let libraries = text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
@@ -161,6 +205,7 @@ impl<'w> Engine<'w> {
             // Programs lie in one directory, libraries where the loader looks.
             let name = path.file_name().unwrap();
             let at = match path.parent().unwrap() {
+                _ if agents.contains(&path) => root.join("usr/bin").join(name),
                 dir if dir.ends_with("bin") || dir.ends_with("sbin") => root.join("usr/bin").join(name),
                 dir if dir.starts_with("/usr") => root.join(path.strip_prefix("/").unwrap()),
                 _ => root.join("usr").join(path.strip_prefix("/").unwrap()),

@@ -51,7 +51,7 @@ pub fn within(promised: Duration) -> Duration {
 }
 
 /// The directory in which `npm ci` puts the real agent CLIs.
-fn node_modules() -> PathBuf {
+pub fn node_modules() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/agents/node_modules")
 }
 
