@@ -30,6 +30,7 @@ pub const TRUSTED_BY_TOOLS: &[(&str, bool, &str)] = &[
     (".pi", true, ""),
     (".cursor", true, ""),
     (".vscode", true, ""),
+    (".bot-bottle", true, ""),
     (".envrc", false, ""),
 ];
 

@@ -81,3 +81,27 @@ fn every_exit_code_is_documented_with_its_kinds() {
         assert!(page.contains_key(&code), "exit code {code} is not documented");
     }
 }
+
+#[test]
+fn every_line_of_what_bot_bottles_users_have_names_a_test_that_exists() {
+    let page = include_str!("../../docs/bot-bottle.md");
+    let sources = [
+        include_str!("../../tests/it/start.rs"),
+        include_str!("../../tests/it/session.rs"),
+        include_str!("../../tests/it/agents/prompt.rs"),
+        include_str!("../manifest/tests.rs"),
+        include_str!("../launch/tests.rs"),
+        include_str!("../name.rs"),
+    ];
+    let lines = page.lines().filter(|line| line.starts_with("| ") && line.ends_with("` |"));
+    let mut named = 0;
+    for line in lines {
+        let tests = line.rsplit(" | ").next().unwrap().split('`').filter(|part| part.contains('_'));
+        for test in tests {
+            named += 1;
+            let there = sources.iter().any(|source| source.contains(&format!("fn {test}()")));
+            assert!(there, "there is no test {test}: {line}");
+        }
+    }
+    assert!(named > 20, "the tests are not where this test looks: {named}");
+}

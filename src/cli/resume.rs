@@ -13,7 +13,7 @@ use crate::lua::Settings;
 use crate::lua::log::Output;
 use crate::lua::values::parse_duration;
 
-use super::start::{amounts, flow, prompt};
+use super::start::{amounts, flow, prompt, variable};
 use super::{out, run::drive};
 
 /// Take up a bottle again that was frozen, or that failed.
@@ -58,7 +58,8 @@ pub fn run(args: Args) -> u8 {
 
 fn resume(args: Args) -> Result<u8> {
     let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    if !args.headless && !args.dry_run && !terminal {
+    let dry_run = args.dry_run || variable("BOT_BOTTLE_DRY_RUN").is_some_and(|v| v == "1");
+    if !args.headless && !dry_run && !terminal {
         return Err(Error::new(Kind::Usage, "nobody is at a terminal to be asked")
             .hint(format!("write bb resume {} --headless, or run it at a terminal", args.slug)));
     }
@@ -73,7 +74,7 @@ fn resume(args: Args) -> Result<u8> {
         "budget": (!budget.is_empty()).then(|| amounts(&budget)),
         "timeout": args.timeout,
         "headless": args.headless,
-        "dry_run": args.dry_run,
+        "dry_run": dry_run,
         "colors": [],
     });
     let recipe = flow(&home, "resume.lua")?;

@@ -130,7 +130,7 @@ fn start(args: Args) -> Result<u8> {
 }
 
 /// Gets a variable of the environment that is not empty.
-fn variable(name: &str) -> Option<String> {
+pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 

@@ -317,7 +317,11 @@ impl Controller {
                             break;
                         }
                     }
-                    kept::sweep(&controller.host.home.state(&bottle.slug));
+                    // Its name may have been taken up or given again meanwhile.
+                    let work = |state: &Path| {
+                        kept::sweep(state);
+                    };
+                    let _ = controller.while_unused(&bottle.slug, work).await;
                 });
             }
         }

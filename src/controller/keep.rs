@@ -47,10 +47,10 @@ pub(super) struct Making(Arc<Mutex<HashSet<String>>>);
 pub(super) struct Name(Arc<Mutex<HashSet<String>>>, String);
 
 impl Making {
-    /// Claims a name by `make`, which makes its directory.
+    /// Claims a name that nobody has claimed, by `make`, which makes its directory or finds it as it has to be.
     pub fn claim(&self, slug: &str, make: impl FnOnce() -> bool) -> bool {
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let made = make();
+        let made = !names.contains(slug) && make();
         if made {
             names.insert(slug.to_owned());
         }
@@ -116,11 +116,13 @@ impl Controller {
     /// # Errors
     /// `no_such_bottle`, `ambiguous_slug`, `usage` where nothing of its session is kept.
     pub fn resumable(&self, name: &str) -> Result<String> {
+        let runs = |slug: &str| Error::new(Kind::Usage, format!("`{slug}` runs")).hint(format!("`bb attach {slug}`"));
+        if self.making.has(name) {
+            return Err(runs(name));
+        }
         let known = self.known(name)?;
         if known.live.as_ref().is_some_and(|live| !live.has_ended()) {
-            return Err(
-                Error::new(Kind::Usage, format!("`{}` runs", known.slug)).hint(format!("`bb attach {}`", known.slug))
-            );
+            return Err(runs(&known.slug));
         }
         if !session::is_kept(&known.state) {
             return Err(Error::new(Kind::Usage, format!("no session of `{}` is kept", known.slug))
@@ -252,13 +254,38 @@ impl Controller {
             return Err(Error::new(Kind::Usage, format!("`{}` runs", known.slug))
                 .hint(format!("`bb stop {0}` or `bb kill {0}` first", known.slug)));
         }
-        let state = known.state.clone();
-        waiting(move || kept::remove(&state)).await?;
-        let live = self.bottles.lock().unwrap_or_else(PoisonError::into_inner).remove(&known.slug);
-        match live {
+        if !self.while_unused(&known.slug, kept::remove).await? {
+            return Err(Error::new(Kind::Usage, format!("`{}` is being taken up", known.slug))
+                .hint(format!("`bb kill {}` first", known.slug)));
+        }
+        match self.forget_ended(&known.slug) {
             Some(live) => Ok(Bottle { kept: false, ..live.view() }),
             None => self.find_ended(&known.slug).await,
         }
+    }
+
+    /// Runs `work` on the state of a name while no bottle has it or can get it; tells whether it was run.
+    ///
+    /// # Errors
+    /// `internal` where the work is not done.
+    pub(super) async fn while_unused(&self, slug: &str, work: impl FnOnce(&Path) + Send + 'static) -> Result<bool> {
+        let unused = || {
+            let bottles = self.bottles.lock().unwrap_or_else(PoisonError::into_inner);
+            bottles.get(slug).is_none_or(|live| live.has_ended())
+        };
+        if !self.making.claim(slug, unused) {
+            return Ok(false);
+        }
+        let _claimed = self.making.of(slug);
+        let state = self.host.home.state(slug);
+        waiting(move || work(&state)).await?;
+        Ok(true)
+    }
+
+    /// Forgets a bottle that has ended.
+    fn forget_ended(&self, slug: &str) -> Option<Arc<Live>> {
+        let mut bottles = self.bottles.lock().unwrap_or_else(PoisonError::into_inner);
+        if bottles.get(slug).is_some_and(|live| live.has_ended()) { bottles.remove(slug) } else { None }
     }
 
     /// Removes everything that is left of bottles which do not run; with `dry_run` only lists it.
@@ -283,16 +310,18 @@ impl Controller {
         if dry_run {
             return Ok(left);
         }
-        for leftover in &left {
-            let state = self.host.home.state(&leftover.name);
-            waiting(move || {
-                remove_groups(&state);
-                kept::remove(&state);
-            })
-            .await?;
-            self.bottles.lock().unwrap_or_else(PoisonError::into_inner).remove(&leftover.name);
+        let mut removed = Vec::new();
+        for leftover in left {
+            let work = |state: &Path| {
+                remove_groups(state);
+                kept::remove(state);
+            };
+            if self.while_unused(&leftover.name, work).await? {
+                self.forget_ended(&leftover.name);
+                removed.push(leftover);
+            }
         }
-        Ok(left)
+        Ok(removed)
     }
 
     /// Says everything that is known of a bottle, less its secrets.

@@ -380,8 +380,11 @@ impl Controller {
     fn take_up(&self, name: &str) -> Result<String> {
         let slug = self.resumable(name)?;
         let mut bottles = self.bottles.lock().unwrap_or_else(PoisonError::into_inner);
-        if bottles.get(&slug).is_some_and(|live| !live.has_ended()) || !self.making.claim(&slug, || true) {
-            return Err(Error::new(Kind::Usage, format!("`{slug}` runs already")).hint(format!("`bb attach {slug}`")));
+        let state = self.host.home.state(&slug);
+        let free = bottles.get(&slug).is_none_or(|live| live.has_ended());
+        // It is looked at again under the claim: somebody else may have been first.
+        if !free || !self.making.claim(&slug, || crate::workspace::session::is_kept(&state)) {
+            return Err(Error::new(Kind::Usage, format!("`{slug}` runs")).hint(format!("`bb attach {slug}`")));
         }
         bottles.remove(&slug);
         Ok(slug)

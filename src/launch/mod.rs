@@ -90,6 +90,8 @@ pub struct Choice {
     pub answers: BTreeMap<String, String>,
     /// The kept bottle that is taken up.
     pub resume: Option<String>,
+    /// It plays in a rehearsal. Only remembered.
+    pub rehearsal: bool,
 }
 
 /// What a draft is made with: whose files, whose environment.
@@ -190,6 +192,13 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     files.extend(skills.into_iter().map(|skill| skill.at(plan.skills.as_deref())));
     let mut warnings = desk.shelf.warnings();
     warnings.extend(not_served(&merged));
+    let own = |host: &str| plan.routes.iter().any(|route| route.host == host);
+    warnings.extend(merged.routes.iter().filter(|said| own(&said.value.allow.host)).map(|said| {
+        format!("{}: the provider's own route to {} holds, not this one", said.place, said.value.allow.host)
+    }));
+    if backend == Backend::Docker && !plan.transcript.is_empty() {
+        warnings.push("a session is not kept on backend docker yet: this bottle cannot be frozen".to_owned());
+    }
     missing_tools(&merged, desk)?;
     let mounts = merged.mounts.iter().map(|mount| Mount {
         source: at_home(&mount.value.source, desk.user_home),
@@ -231,9 +240,14 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         ..api::Launch::default()
     };
     let mut draft = Draft { launch, merged, questions, warnings, global: Vec::new(), exe, credentials: allow.names };
-    if !plan.transcript.is_empty() {
+    if !plan.transcript.is_empty() && backend == Backend::Linux {
         let remembered = Choice {
             directory: Some(desk.cwd.to_owned()),
+            // By name, so that an agent's file which has changed since cannot choose others.
+            bottles: draft.merged.bottles.iter().map(ToString::to_string).collect(),
+            // What was typed at a terminal may be a secret; it is asked again.
+            answers: BTreeMap::new(),
+            rehearsal: desk.stage.is_some(),
             workspace_mode: draft.launch.workspace_mode,
             resume: None,
             ..choice.clone()

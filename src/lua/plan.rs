@@ -100,6 +100,7 @@ pub(super) async fn plan(lua: Lua, host: Rc<Host>, value: Value) -> Result<Plain
         directory: None,
         answers: options.answers,
         resume: None,
+        rehearsal: false,
     };
     if options.resume.is_some() {
         choice = again(resumed, choice);
@@ -152,6 +153,13 @@ async fn kept(host: &Host, slug: &str) -> Result<(Choice, Option<Vec<(String, St
             .at(directory.display().to_string())
             .hint(format!("put the directory back; what is kept stays until `bb rm {slug}`")));
     }
+    if choice.rehearsal != (host.book.get() == Book::Rehearsal) {
+        let (was, hint) = match choice.rehearsal {
+            true => ("a rehearsal", format!("bb resume {slug} --rehearse")),
+            false => ("no rehearsal", format!("bb resume {slug} without --rehearse")),
+        };
+        return Err(Error::new(Kind::Usage, format!("`{slug}` was {was}")).hint(hint));
+    }
     let label = choice.label.clone().or(Some(slug.clone()));
     Ok((Choice { resume: Some(slug), label, ..choice }, Some(session.held)))
 }
@@ -159,12 +167,13 @@ async fn kept(host: &Host, slug: &str) -> Result<(Choice, Option<Vec<(String, St
 /// Takes up a choice: what is said now goes before what was said then. What it may do is read anew from the manifests.
 fn again(before: Choice, now: Choice) -> Choice {
     let prompt = match now.prompt {
-        None if !before.interactive => Some(GO_ON.to_owned()),
+        None if !now.interactive => Some(GO_ON.to_owned()),
         prompt => prompt,
     };
     let budget = if now.budget.is_empty() { before.budget } else { now.budget };
     Choice {
         prompt,
+        interactive: now.interactive,
         budget,
         timeout_ms: now.timeout_ms.or(before.timeout_ms),
         answers: before.answers.into_iter().chain(now.answers).collect(),

@@ -183,7 +183,7 @@ fn a_session_is_continued_where_the_cli_can() {
     for (name, words, kept) in [
         ("claude", &["--continue"][..], "~/.claude/projects"),
         ("codex", &["resume", "--last"], "~/.codex/sessions"),
-        ("gemini", &["--resume=latest"], "~/.gemini/tmp"),
+        ("gemini", &["--resume=latest"], "~/.gemini"),
         ("pi", &["--continue"], "~/.pi/agent/sessions"),
     ] {
         for interactive in [false, true] {

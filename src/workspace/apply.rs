@@ -50,7 +50,8 @@ pub fn apply(metadata: &Metadata, state: &Path, wanted: &Apply) -> Result<Vec<Do
     if let Err(e) = kept::note_applied(state, &applied) {
         tracing::error!(state = %state.display(), "remembering what was applied: {e}");
     }
-    if metadata.kept {
+    // As it is now: the bottle may have been taken up again since.
+    if kept::Metadata::read(state).is_some_and(|now| now.kept) {
         kept::settle_in_turn(state);
     }
     Ok(done)

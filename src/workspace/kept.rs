@@ -108,6 +108,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = fs::File::create(&new)?;
     file.write_all(bytes)?;
+    file.sync_all()?;
     fs::rename(new, path)
 }
 
@@ -135,7 +136,14 @@ pub(super) fn note_listed(state: &Path, paths: &[u8]) -> io::Result<()> {
 
 /// Tells whether the state of an ended bottle is kept.
 pub fn is_kept(state: &Path) -> bool {
-    Metadata::read(state).is_some_and(|m| m.kept) || session::is_kept(state)
+    Metadata::read(state).is_some_and(|m| m.kept) || session::is_kept(state) || is_unreadable(state)
+}
+
+/// Tells whether something is remembered that this bb cannot read: it may have been written by a newer one, or the disk be
+/// at fault. Nothing of it is removed but by whoever says so.
+fn is_unreadable(state: &Path) -> bool {
+    let there = |name: &str| state.join(name).symlink_metadata().is_ok();
+    there(METADATA) && Metadata::read(state).is_none() || session::is_unreadable(state)
 }
 
 /// Tells whether the state that is kept is that of the launch `id`.
@@ -173,7 +181,8 @@ pub(super) fn settle_in_turn(state: &Path) -> bool {
 /// Removes the state of a bottle that has ended, unless it is kept. Returns whether it is.
 pub fn forget(state: &Path) -> bool {
     let _turn = turn();
-    if is_kept(state) {
+    // What should have been kept and could not be written down as such is there still, and is kept all the same.
+    if is_kept(state) || session::is_there(state) || settle_in_turn(state) {
         return true;
     }
     remove_in_turn(state);

@@ -71,6 +71,12 @@ pub fn prepare(order: &Order<'_>) -> Result<()> {
         }
         return (Metadata { id: order.id.to_owned(), kept: false, ..before }).write(order.state).map_err(fail);
     }
+    if order.resumes {
+        // What an attempt of before left half made.
+        for name in [LAYER, COPY] {
+            beneath::remove_all(&order.state.join(name)).map_err(fail)?;
+        }
+    }
     match order.mode {
         WorkspaceMode::Mount => return Ok(()),
         WorkspaceMode::Overlay => layer(order)?,

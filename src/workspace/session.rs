@@ -96,6 +96,16 @@ pub fn of(state: &Path) -> Option<Session> {
     Stored::read(state).filter(|stored| stored.kept).map(|stored| stored.session)
 }
 
+/// Tells whether one is remembered, kept or not.
+pub(super) fn is_there(state: &Path) -> bool {
+    state.join(FILE).symlink_metadata().is_ok()
+}
+
+/// Tells whether one is remembered that this bb cannot read.
+pub(super) fn is_unreadable(state: &Path) -> bool {
+    is_there(state) && Stored::read(state).is_none()
+}
+
 /// Tells whether a session is kept.
 pub fn is_kept(state: &Path) -> bool {
     Stored::read(state).is_some_and(|stored| stored.kept)
@@ -111,9 +121,10 @@ pub fn is_kept_of(state: &Path, id: &str) -> bool {
 pub fn outlives(ended: Ended, code: Option<i32>) -> bool {
     match ended {
         Ended::Frozen | Ended::Timeout | Ended::Policy | Ended::Oom | Ended::Lost | Ended::HostRestart => true,
-        Ended::LeaseLost => true,
+        // One that was taken up and did not start is what it was.
+        Ended::LeaseLost | Ended::StartFailed => true,
         Ended::Exited => code != Some(0),
-        Ended::Killed | Ended::Budget | Ended::StartFailed => false,
+        Ended::Killed | Ended::Budget => false,
     }
 }
 

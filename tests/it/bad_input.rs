@@ -134,7 +134,7 @@ fn settings_with_a_fault_launch_nothing_and_list_every_fault_with_its_line() {
             ("budget: {claude: 5\n", "usage", "settings.yml:2", "brackets"),
             ("budget: {claude: lots}\n", "usage", "settings.yml:1", "5000000"),
             ("budget: {claude: {hard: true}}\n", "usage", "settings.yml:1", "tokens: 5000000"),
-            ("shutdown: pause\n", "usage", "settings.yml:1", "cutoff or kill"),
+            ("shutdown: halt\n", "usage", "settings.yml:1", "cutoff or pause or freeze or kill"),
             ("upstreams:\n  api.anthropic.com: {address: nowhere}\n", "usage", "settings.yml:2", "127.0.0.1:8443"),
             (
                 "upstreams:\n  api.anthropic.com: {address: \"127.0.0.1:1\", ca: missing.pem}\n",
@@ -159,7 +159,7 @@ fn settings_with_a_fault_launch_nothing_and_list_every_fault_with_its_line() {
         let message = check["message"].as_str().unwrap();
         let lines: Vec<_> = message.lines().map(str::trim).collect();
         let first = "settings.yml:1: unknown key `bugdet` (did you mean `budget`? ";
-        let second = "settings.yml:2: `maybe` is not a value of `shutdown` (write cutoff or kill)";
+        let second = "settings.yml:2: `maybe` is not a value of `shutdown` (write cutoff or pause or freeze or kill)";
         assert!(lines.len() == 3 && lines[1].starts_with(first) && lines[2] == second, "{doctor}");
         assert!(check["level"] == "error" && check["hint"].as_str().unwrap().contains("settings.yml"), "{doctor}");
         assert!(world.until(Duration::from_secs(5), || world.leftovers().is_empty()), "{:?}", world.leftovers());

@@ -13,7 +13,7 @@ const KEEPER: &str = r#"return {
     if ctx.resume then
       script = script .. "echo remembers $(cat ~/.keeper/session); "
     end
-    return { "sh", "-c", script .. ctx.prompt }
+    return { "sh", "-c", script .. (ctx.prompt or "exec sh") }
   end,
   transcript = { "~/.keeper" },
   resumes = true,
@@ -181,5 +181,68 @@ fn a_budget_that_is_spent_freezes_its_bottle_where_a_manifest_says_so() {
         assert!(output.stderr.contains("frozen") && output.stderr.contains("bb resume worker"), "{output}");
         let again = bb(&world, &["resume", "worker", "--headless", "--rehearse", "--budget", "unlimited"]).expect(0);
         assert!(again.stdout.contains("Done."), "{again}");
+    }
+}
+
+#[test]
+fn of_two_resumes_at_once_one_gets_it_and_nothing_is_taken_from_under_it() {
+    for world in World::each() {
+        set_up(&world, "");
+        let first = at_work(&world);
+        world.bb(&["freeze", "worker"]).expect(0);
+        first.wait();
+        let project = world.home().join("project");
+        let args =
+            ["resume", "worker", "--headless", "--prompt", "echo up; until [ -e go ]; do sleep 0.1; done; cat notes"];
+        let both = [world.command(&args).cwd(&project).spawn(), world.command(&args).cwd(&project).spawn()];
+        // One runs, the other is told.
+        let up = |running: &Running<'_>| running.stdout().contains("up");
+        assert!(world.until(Duration::from_secs(20), || both.iter().any(up) && both.iter().any(Running::has_ended)));
+        for command in [["rm", "worker"], ["prune", "--yes"]] {
+            world.bb(&command);
+        }
+        world.bb(&["exec", "worker", "--", "touch", "go"]).expect(0);
+        let mut ended: Vec<Output> = both.into_iter().map(Running::wait).collect();
+        ended.sort_by_key(|output| output.code);
+        assert_eq!((ended[0].code, ended[1].code), (0, 2), "{}\n{}", ended[0], ended[1]);
+        assert_eq!(ended[0].stdout, "remembers began\nup\ndraft\n", "{}", ended[0]);
+        assert!(ended[1].stderr.contains("`worker` runs"), "{}", ended[1]);
+    }
+}
+
+#[test]
+fn an_agent_that_does_not_heed_a_freeze_is_stopped_also_where_nobody_waits_for_it() {
+    for world in World::each() {
+        set_up(&world, "");
+        let project = world.home().join("project");
+        let prompt = "trap '' TERM; echo began > ~/.keeper/session; echo up; while :; do sleep 0.1; done";
+        let first = world.command(&["start", "worker", "--headless", "--prompt", prompt]).cwd(&project).spawn();
+        first.says("up");
+        let freeze = world.spawn(&["freeze", "worker"]);
+        // It has been asked for when the bottle says why it ends.
+        let asked = || world.bb(&["ps", "--json"]).json().iter().any(|b| b["reason"] == "frozen by the operator");
+        assert!(world.until(Duration::from_secs(10), asked));
+        freeze.signal(nix::sys::signal::SIGKILL);
+        let ended = first.wait();
+        assert!(ended.stderr.contains("bb resume worker"), "{ended}");
+        assert_eq!(kept(&world), ["worker"]);
+    }
+}
+
+#[test]
+fn what_an_agent_leaves_in_the_place_of_its_own_files_does_not_hold_up_its_next_start() {
+    for world in World::each() {
+        // A file of the provider's own lies in a place that is kept.
+        let keeper = KEEPER
+            .replace("  transcript", "  files = { { path = \"~/.keeper/settings\", text = \"own\" } },\n  transcript");
+        set_up(&world, "");
+        world.write(world.bb_home().join("providers/keeper.lua"), keeper);
+        let plant = "rm ~/.keeper/settings; mkfifo ~/.keeper/settings; echo began > ~/.keeper/session; exit 1";
+        bb(&world, &["start", "worker", "--headless", "--prompt", plant]).expect(1);
+        let link = "cat ~/.keeper/settings; rm ~/.keeper/settings; ln -s ~/else ~/.keeper/settings; exit 1";
+        let output = bb(&world, &["resume", "worker", "--headless", "--prompt", link]).expect(1);
+        assert_eq!(output.stdout, "remembers began\nown", "{output}");
+        let output = bb(&world, &["resume", "worker", "--headless", "--prompt", "cat ~/.keeper/settings; ls ~/else"]);
+        assert!(output.stdout.ends_with("own") && output.stderr.contains("No such file"), "{output}");
     }
 }

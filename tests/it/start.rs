@@ -479,3 +479,64 @@ fn a_headless_start_is_driven_by_a_parent_that_allocated_the_terminal() {
         written(&person_in(&world, "driven", "24x80", "project", &args, &steps).wait().expect(0));
     }
 }
+
+#[test]
+fn a_headless_agent_writes_into_a_layer_and_with_cwd_into_a_copy() {
+    for world in World::each() {
+        set_up(&world, "");
+        let project = world.make_dir("project");
+        world.write(project.join("notes.md"), "mine\n");
+        for (label, more) in [("layer", None), ("copy", Some("--cwd"))] {
+            let mut args =
+                vec!["tester", "--headless", "--label", label, "--prompt", "pwd; cat notes.md; echo its > notes.md"];
+            args.extend(more);
+            let output = start(&world, &args).expect(0);
+            let at = project.canonicalize().unwrap();
+            assert_eq!(output.stdout, format!("{}\nmine\n", at.display()), "{output}");
+            assert!(output.stderr.contains(&format!("bb apply {label}")), "{output}");
+            assert_eq!(fs::read_to_string(project.join("notes.md")).unwrap(), "mine\n", "{label}");
+            let diff = world.bb(&["diff", label]).expect(0);
+            assert!(diff.stdout.contains("+its"), "{diff}");
+        }
+        world.bb(&["apply", "layer", "--yes"]).expect(0);
+        assert_eq!(fs::read_to_string(project.join("notes.md")).unwrap(), "its\n");
+        // A manifest may say that it works in the directory itself.
+        let home = world.bb_home().display().to_string();
+        let front = "agent_provider: {template: shell}\nworkspace: mount\n";
+        manifest(&world, &format!("{home}/bottles/dev.md"), front, "");
+        start(&world, &["tester", "--headless", "--prompt", "echo there > notes.md"]).expect(0);
+        assert_eq!(fs::read_to_string(project.join("notes.md")).unwrap(), "there\n");
+    }
+}
+
+#[test]
+fn the_backend_is_the_flags_before_the_environments_before_the_manifests_before_the_settings() {
+    for world in World::each() {
+        set_up(&world, "backend: docker\n");
+        let project = world.home().join("project");
+        let run = |args: &[&str], variable: Option<&str>| {
+            let prompt = ["start", "tester", "--headless", "--prompt", "echo here", "--label", "b"];
+            let command = world.command(&[&prompt[..], args].concat()).cwd(&project);
+            let command = variable.into_iter().fold(command, |c, name| c.env("BOT_BOTTLE_BACKEND", name));
+            command.run()
+        };
+        // What the manifest says needs an image, and none is named.
+        run(&[], None).fails(2, "usage", "image", "image");
+        run(&[], Some("smolmachines")).fails(5, "backend_unavailable", "smolmachines", "linux");
+        run(&["--backend", "macos-container"], Some("linux")).fails(
+            5,
+            "backend_unavailable",
+            "macos-container",
+            "linux",
+        );
+        assert_eq!(run(&["--backend", "linux"], Some("smolmachines")).expect(0).stdout, "here\n");
+        assert_eq!(run(&[], Some("linux")).expect(0).stdout, "here\n");
+        world.settings("backend: docker\n");
+        let home = world.bb_home().display().to_string();
+        manifest(&world, &format!("{home}/bottles/dev.md"), "agent_provider: {template: shell}\nbackend: linux\n", "");
+        assert_eq!(run(&[], None).expect(0).stdout, "here\n");
+        manifest(&world, &format!("{home}/bottles/dev.md"), "agent_provider: {template: shell}\n", "");
+        run(&[], None).fails(2, "usage", "image", "image");
+        run(&["--backend", "dokcer"], None).fails(2, "usage", "dokcer", "`docker`");
+    }
+}

@@ -8,9 +8,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{Mode, fstatat, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::sys::{self, Links, attr};
 use crate::bottle::plan::{Bind, Plan};
@@ -262,6 +263,11 @@ const NEW_FILE: OFlag = OFlag::O_CREAT.union(OFlag::O_WRONLY).union(OFlag::O_NOF
 
 fn write_file(root_fd: &OwnedFd, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let (parent, name) = parent_below(root_fd, path)?;
+    // In a place that outlived an earlier bottle anything may lie there, a pipe that nobody reads say.
+    let there = fstatat(&parent, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok().map(|stat| stat.st_mode & libc::S_IFMT);
+    if there.is_some_and(|kind| kind != libc::S_IFREG && kind != libc::S_IFDIR) {
+        unlinkat(&parent, name, UnlinkatFlags::NoRemoveDir)?;
+    }
     let fd = openat(&parent, name, NEW_FILE | OFlag::O_TRUNC, Mode::from_bits_truncate(mode & 0o777))?;
     fs::File::from(fd).write_all(bytes)
 }

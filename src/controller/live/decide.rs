@@ -94,6 +94,12 @@ impl Live {
         let end = End { ended, reason: reason.to_owned(), by: by.as_str().to_owned(), node };
         {
             let mut note = lock(&self.note);
+            // One that is being frozen may be killed all the same; it was frozen then.
+            if note.end.as_ref().is_some_and(|standing| standing.ended == Ended::Frozen) && !self.has_ended() {
+                let live = Arc::clone(self);
+                tokio::spawn(async move { live.link.kill().await });
+                return;
+            }
             if note.end.is_some() || self.has_ended() {
                 return;
             }
@@ -131,6 +137,13 @@ impl Live {
                 "bottles of `bb start` have one, where the provider's file says what to keep; `bb stop` ends this one",
             ));
         }
+        let (live, reason) = (Arc::clone(self), reason.to_owned());
+        // In a task of its own: a front end that goes away must not leave it half done.
+        let done = tokio::spawn(async move { live.freeze_now(&reason, by, node).await });
+        done.await.map_err(|e| Error::internal(e.to_string()))
+    }
+
+    async fn freeze_now(self: &Arc<Self>, reason: &str, by: By, node: Option<Node>) {
         if let Some(handle) = &*lock(&self.egress) {
             handle.cut(CutScope::All, reason, false);
         }
@@ -161,7 +174,6 @@ impl Live {
         if mine {
             let _ = self.record_end(&end).await;
         }
-        Ok(())
     }
 
     /// Stops its processes until they are let go on. It has taken effect when this returns, and is written.

@@ -130,9 +130,13 @@ fn usage_of(cli: &Cli, scripted: &[Value]) -> Tokens {
     sum
 }
 
+/// What the agent sees of its own processes: a later exec is held apart from them.
+const LOOK: &str = "for f in /proc/[0-9]*/cmdline /proc/[0-9]*/environ; do echo \"== $f\"; tr '\\0' '\\n' <$f; done >seen.txt 2>/dev/null\n\
+    env >>seen.txt\n";
+
 /// A task of three turns. In the second the agent waits until `go` is in its workspace.
 fn task() -> Vec<Value> {
-    let wait = "echo > waiting; while [ ! -e go ]; do sleep 0.05; done";
+    let wait = "sh look.sh; echo > waiting; while [ ! -e go ]; do sleep 0.05; done";
     vec![
         json!({"text": "I write it.", "edit": {"path": "hello.txt", "content": "hello, world\n"},
             "usage": {"input": 1201, "cache_read": 302, "cache_write": 93, "cache_write_long": 14, "output": 85, "reasoning": 26}}),
@@ -148,7 +152,9 @@ fn only_the_placeholder(world: &World, cli: &Cli, slug: &str, key: &str, workspa
     let dump = "for f in /proc/[0-9]*/cmdline /proc/[0-9]*/environ; do echo \"== $f\"; tr '\\0' '\\n' <$f; done; env";
     let dump = world.bb(&["exec", slug, "--", "sh", "-c", dump]);
     assert!(!dump.stdout.contains(key), "the key is in /proc or the environment: {dump}");
-    let sections: Vec<_> = dump.stdout.split("== /proc/").filter_map(|s| s.split_once('\n')).collect();
+    let seen = std::fs::read_to_string(workspace.join("seen.txt")).unwrap_or_default();
+    assert!(!seen.contains(key), "the key is where the agent can see it: {seen}");
+    let sections: Vec<_> = seen.split("== /proc/").filter_map(|s| s.split_once('\n')).collect();
     let of = |file: &str| sections.iter().find(|(name, _)| *name == file).map_or("", |(_, text)| text);
     // The search can find something: the agent's own environment was read, and what is in it is the placeholder.
     let pid = |name: &str| name.strip_suffix("/cmdline").map(str::to_owned);
@@ -194,6 +200,7 @@ fn contains(bytes: &[u8], needle: &str) -> bool {
 /// Has the agent do its task, looks for the key meanwhile, and returns what `bb run --json` wrote.
 fn do_the_task(world: &World, cli: &Cli, slug: &str, key: (&str, &str), recipe: &str) -> Vec<Value> {
     let workspace = world.make_dir("ws");
+    world.write(workspace.join("look.sh"), LOOK);
     let args = ["run", recipe, "--json", "--grant", "all", "--", "--agent", cli.name, "--output", "json"];
     let args = [&args[..], &["--label", slug, workspace.to_str().unwrap()]].concat();
     let running = world.command(&args).env(key.0, key.1).patience(PATIENCE).spawn();

@@ -160,6 +160,8 @@ fn nobody_gets_more_than_they_have() {
 /// Rows about what a container has otherwise: no user namespace of its own, a `/sys` of the engine's, a `/run` that is not
 /// the agent's.
 const OTHERWISE: &[Row] = &[
+    // Containers have the engine's root, which is read-only, and no second layer of bb's yet.
+    Row::new("the second layer of its file system", "touch /usr/x /etc/x /x", &[]).each(&[("Read-only", 3)]),
     Row::new("sysfs", "echo > /sys/kernel/uevent_helper || echo refused; mkdir /sys/fs/cgroup/x || echo refused; ls /sys/class/net", &["lo"])
     .each(&[("refused", 2), ("eth", 0)])
         .twin("nproc | fine [1-9]; python3 -c 'import os; print(os.cpu_count())' | fine [1-9]"),
