@@ -11,16 +11,24 @@ use super::values::options;
 use crate::ask::{self, Item};
 use crate::error::{Error, Kind, Result};
 
-/// The options of `bb.ui.pick` and `bb.ui.choose`.
+/// The options of `bb.ui.pick`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ListOptions {
+struct PickOptions {
     title: String,
     items: Vec<Item>,
-    /// `pick`: the name on which the cursor stands first.
+    /// The name on which the cursor stands first.
     #[serde(default)]
     start: Option<String>,
-    /// `choose`: the names that are chosen first.
+}
+
+/// The options of `bb.ui.choose`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChooseOptions {
+    title: String,
+    items: Vec<Item>,
+    /// The names that are chosen first.
     #[serde(default)]
     chosen: Vec<String>,
 }
@@ -43,7 +51,7 @@ pub(super) fn terminal(_: &Lua, host: &Rc<Host>, (): ()) -> Result<bool> {
 
 /// `bb.ui.pick{...}`: gets the name of the one that was picked.
 pub(super) async fn pick(lua: Lua, _: Rc<Host>, value: Value) -> Result<String> {
-    let ListOptions { title, items, start, .. } = options(&lua, "bb.ui.pick", value)?;
+    let PickOptions { title, items, start } = options(&lua, "bb.ui.pick", value)?;
     if items.is_empty() {
         return Err(nothing_to_choose(&title));
     }
@@ -53,7 +61,7 @@ pub(super) async fn pick(lua: Lua, _: Rc<Host>, value: Value) -> Result<String> 
 
 /// `bb.ui.choose{...}`: gets the names that were chosen, in their order.
 pub(super) async fn choose(lua: Lua, _: Rc<Host>, value: Value) -> Result<Vec<String>> {
-    let ListOptions { title, items, chosen, .. } = options(&lua, "bb.ui.choose", value)?;
+    let ChooseOptions { title, items, chosen } = options(&lua, "bb.ui.choose", value)?;
     if items.is_empty() {
         return Err(nothing_to_choose(&title));
     }

@@ -10,7 +10,7 @@ const DOCS: &str = include_str!("../../lua/bb.d.lua");
 const API: &str = include_str!("../../docs/controller-api.md");
 
 /// Gives every call an option that nobody knows (the refusal lists the known ones), and prints the fields of every value.
-const RECIPE: &str = r#"--- @bb needs launch, budget, ledger:read, egress:*
+const RECIPE: &str = r#"--- @bb needs launch, start, budget, ledger:read, egress:*
 local NOBODY = "qqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqqq"
 local function with(t) t = t or {} t[NOBODY] = 1 return t end
 local function known(what, f, ...)
@@ -51,6 +51,9 @@ known("bb.LaunchOptions.files", bb.launch, { command = { "true" }, files = { wit
 known("bb.Route", bb.launch, { command = { "true" }, routes = { with({ host = "a.example" }) } })
 known("bb.Route.auth", bb.launch, { command = { "true" }, routes = { { host = "a.example", auth = with() } } })
 known("bb.Route.matches", bb.launch, { command = { "true" }, routes = { { host = "a.example", matches = { with() } } } })
+known("bb.PlanOptions", bb.plan, with())
+known("bb.ui.pick(options)", bb.ui.pick, with())
+known("bb.ui.choose(options)", bb.ui.choose, with())
 known("bb.ledger.query(options)", bb.ledger.query, with())
 known("bb.meter.parse(options)", bb.meter.parse, with({ body = "" }))
 known("bb.budget.set(budget)", bb.budget.set, { claude = with() })
@@ -205,8 +208,21 @@ fn tables() -> BTreeSet<String> {
     names
 }
 
-/// Tables without fields of their own, or whose fields the recipe's user chooses; the last is a list with a bb.UsageTotal.
-const NOT_COMPARED: [&str; 5] = ["bb", "bb.Args", "bb.Log", "bb.Task", "bb.ledger.query()"];
+/// Tables without fields of their own, or whose fields the recipe's user chooses; a list with a bb.UsageTotal; and what a
+/// recipe gets by manifests, which the tests of `bb start` look at.
+const NOT_COMPARED: [&str; 11] = [
+    "bb",
+    "bb.Args",
+    "bb.Log",
+    "bb.Task",
+    "bb.ledger.query()",
+    "Bottle:attach()",
+    "Bottle:freeze(options)",
+    "Plan:launch(options)",
+    "Plan:preflight()",
+    "bb.Manifest",
+    "bb.Plan",
+];
 
 /// Gets the fields of each event's data out of docs/controller-api.md.
 fn events() -> BTreeMap<String, Fields> {

@@ -62,7 +62,7 @@ impl World {
     fn uncounted_for(&self) -> Vec<String> {
         let Some(before) = &self.living else { return Vec::new() };
         let mut more: Vec<_> = before.iter().collect();
-        let none = self.until(Duration::from_secs(3), || {
+        let none = self.until(Duration::from_secs(15), || {
             more.retain(|(kind, living)| !self.warden.has_room(kind, **living));
             more.is_empty()
         });
