@@ -108,8 +108,8 @@ fn settings(found: &[(&str, &str, &str)]) -> String {
         text.push_str(&format!("  {name}: {{tokens: {TOKENS}, hard: true}}\n"));
     }
     text.push_str(
-        "\n# What happens to a bottle whose budget is spent: cutoff (its routes are dropped, the agent goes on and can say so)\n\
-         # or kill.\n\
+        "\n# What happens to a bottle whose budget is spent: cutoff (its routes are dropped, the agent goes on and can say so),\n\
+         # pause, freeze (bb resume takes it up again) or kill.\n\
          shutdown: cutoff\n",
     );
     text

@@ -31,7 +31,7 @@ use crate::manifest::{Effective, EnvValue, Shelf, effective};
 use crate::name::Name;
 use crate::provider::{self, OutputForm, Wish};
 use crate::settings::Settings;
-use crate::types::Book;
+use crate::types::{Book, CutoffPolicy};
 use crate::yaml::read::joined;
 
 /// The names of the sixteen ANSI colours (ECMA-48 SGR 30 to 37 and 90 to 97).
@@ -134,6 +134,8 @@ pub struct Draft {
     pub warnings: Vec<String>,
     /// The limits of the host.
     pub global: Vec<Limit>,
+    /// What happens when a budget is spent, where no manifest says.
+    pub host_shutdown: CutoffPolicy,
     /// What is run, found on this machine.
     pub exe: Option<PathBuf>,
     /// Names of credentials and the variables that they came from.
@@ -239,7 +241,16 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         host_path: (desk.lookup)("PATH"),
         ..api::Launch::default()
     };
-    let mut draft = Draft { launch, merged, questions, warnings, global: Vec::new(), exe, credentials: allow.names };
+    let mut draft = Draft {
+        launch,
+        merged,
+        questions,
+        warnings,
+        global: Vec::new(),
+        host_shutdown: settings.shutdown,
+        exe,
+        credentials: allow.names,
+    };
     if !plan.transcript.is_empty() && backend == Backend::Linux {
         let remembered = Choice {
             directory: Some(desk.cwd.to_owned()),

@@ -53,12 +53,8 @@ impl Draft {
         for budget in self.budget_rows(accounts) {
             row("budget", budget);
         }
-        if launch.shutdown.is_some() || launch.cutoff_scope.is_some() {
-            let policy = launch.shutdown.map_or("the host's setting", |policy| policy.as_str());
-            row("when spent", policy.to_owned());
-        } else {
-            row("when spent", "the host's setting (cutoff: its routes are dropped)".to_owned());
-        }
+        let whose = if launch.shutdown.is_some() { "" } else { ", the host's setting" };
+        row("when spent", format!("{}{whose}", launch.shutdown.unwrap_or(self.host_shutdown).as_str()));
         if let Some(ms) = launch.timeout_ms {
             row("timeout", format!("{} s", ms / 1000));
         }

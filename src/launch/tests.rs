@@ -142,6 +142,10 @@ fn no_budget_has_to_be_said_aloud_where_nobody_is_told() {
     assert!(place.draft(&Choice { budget: unlimited, ..choice("a") }).unwrap().ready(false).is_ok());
     let place = place.write("bb/settings.yml", "budget: {demo: 5M}\n");
     assert!(place.draft(&choice("a")).unwrap().ready(false).is_ok());
+    // What happens when it is spent is what would happen.
+    let place = place.write("bb/settings.yml", "budget: {demo: 5M}\nshutdown: kill\n");
+    let rows = place.draft(&choice("a")).unwrap().rows(None);
+    assert!(rows.iter().any(|row| row.key == "when spent" && row.value == "kill, the host's setting"), "{rows:?}");
 }
 
 #[test]
