@@ -20,6 +20,9 @@ pub mod repository;
 pub mod toolchain;
 pub mod wire;
 
+/// The agent's home in a bottle.
+pub const AGENT_HOME: &str = "/home/agent";
+
 /// What the rest of bb asks of the embedded backend.
 pub use linux::landlock::version as landlock_version;
 pub use linux::{AGENT_ID, RESERVED_ID, forbidden};

@@ -22,7 +22,7 @@ use crate::home::Home;
 use crate::workspace::{kept, prepare, session};
 
 /// The agent's home in the bottle.
-pub const AGENT_HOME: &str = "/home/agent";
+pub use crate::bottle::AGENT_HOME;
 
 /// Bound of each writable place of a bottle: its home (with a scratch workspace), `/tmp` and `/var/tmp`.
 const SCRATCH_BYTES: u64 = 4 << 30;
@@ -223,7 +223,7 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
     };
     if let Some(wanted) = &launch.session {
         let owner = as_root.then_some((host_uid, host_gid));
-        let places = session::prepare(&state, &launch.id, wanted, owner).inspect_err(|_| {
+        let places = session::prepare(&state, &launch.id, &launch.counted(), wanted, owner).inspect_err(|_| {
             guard::remove_placeholders(&guarded.made);
         })?;
         let shown = places

@@ -271,8 +271,7 @@ async fn bottles(
             return ok(&controller.remove(name).await?);
         }
         (false, [name, "session"]) => {
-            let (slug, session) = controller.session(name)?;
-            return ok(&json!({"slug": slug, "session": session}));
+            return ok(&controller.session(name)?);
         }
         (false, [name, "inspect"]) => return ok(&controller.inspect(name).await?),
         _ => {}

@@ -39,10 +39,13 @@ impl World {
             });
         }
         // The doctor's database is removed by the doctor; the rest is the controller's, the keepers'
-        // directory, and two things to remember: that it was stopped, and what somebody at a terminal allowed.
+        // directory, and things to remember: that it was stopped, what somebody at a terminal allowed, and which
+        // backend works.
         for entry in fs::read_dir(self.bb_home().join("run")).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !["k", "stopped", "allowed-recipes"].contains(&name.as_str()) && !name.starts_with("controller.") {
+            if !["k", "stopped", "allowed-recipes", "backend"].contains(&name.as_str())
+                && !name.starts_with("controller.")
+            {
                 left.push(format!("file {}", entry.path().display()));
             }
         }
