@@ -183,6 +183,9 @@ impl Filter {
 }
 
 #[cfg(test)]
+pub(super) use tests::judged;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -276,6 +279,3 @@ mod tests {
         run(filter, ARCHITECTURE, u32::try_from(number).unwrap(), arguments)
     }
 }
-
-#[cfg(test)]
-pub(super) use tests::judged;
