@@ -75,12 +75,16 @@ async fn one(client: &Client, id: String, engine: Option<&Engine>) -> (f64, f64)
 fn cold(dir: &Path, home: &Home, runtime: &tokio::runtime::Runtime, id: String, engine: Option<&Engine>) -> (f64, f64) {
     runtime.block_on(async {
         if let Ok(Some(client)) = Client::connect(home).await {
+            let process = client.version().await.map(|version| format!("/proc/{}", version.pid)).unwrap();
             client.stop().await.unwrap();
+            while Path::new(&process).exists() {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
         }
     });
     forget(engine);
     let start = Instant::now();
-    support::controller_at(dir.to_owned());
+    support::controller_at(dir.to_owned(), Some(engine::helper()));
     let started = since(start);
     let (running, whole) = runtime.block_on(async {
         let client = Client::connect(home).await.unwrap().expect("a controller");
@@ -146,26 +150,28 @@ async fn end(client: &Client, slugs: Vec<String>) {
     }
 }
 
-/// What idle bottles take: of the controller, and of each kind of process of theirs.
-async fn memory(client: &Client, name: &str, n: usize, engine: Option<&Engine>) {
+/// What idle bottles take, as rows of a table: of the controller, and of each kind of process of theirs.
+async fn memory(client: &Client, name: &str, n: usize, engine: Option<&Engine>) -> Vec<String> {
     let pid = client.version().await.unwrap().pid;
-    let before = Memory::of(pid);
+    let (before, known) = (Memory::of(pid), memory::processes());
     let slugs = idle(client, name, n, engine).await;
     let grown = Memory::of(pid).private.saturating_sub(before.private) / n as u64;
-    println!("| {name}: controller | {grown} | | |");
+    let mut rows = vec![format!("| {name}: controller | {grown} | | |")];
     for (kind, word) in memory::KINDS {
-        if let Some((processes, each)) = memory::of_all(word) {
+        if let Some((processes, each)) = memory::of_all(word, &known) {
             let kind = if processes == n { kind.to_owned() } else { format!("{kind}, {} of a bottle", processes / n) };
-            println!("| {name}: {kind} | {} | {} | {} |", each.private, each.shared, each.proportional);
+            rows.push(format!("| {name}: {kind} | {} | {} | {} |", each.private, each.shared, each.proportional));
         }
     }
     end(client, slugs).await;
+    rows
 }
 
 fn main() {
     let rounds = std::env::args().find_map(|a| a.parse().ok()).unwrap_or(ROUNDS);
     let engine = Engine::start().map_err(|why| println!("backend `docker` is left out: {why}\n")).ok();
-    let (home, dir) = support::controller("launch");
+    let dir = std::env::temp_dir().join(format!("bb-bench-launch-{}", std::process::id()));
+    let (home, dir) = support::controller_at(dir, Some(engine::helper()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let client = runtime.block_on(async { Client::connect(&home).await.unwrap().expect("a controller") });
 
@@ -216,6 +222,10 @@ fn main() {
 
     runtime.block_on(async {
         let client = Client::connect(&home).await.unwrap().expect("a controller");
+        let mut rows = memory(&client, "bottle", IDLE, None).await;
+        if let Some(engine) = &engine {
+            rows.extend(memory(&client, "bottle of backend `docker`", IDLE_CONTAINERS, Some(engine)).await);
+        }
         let start = Instant::now();
         let launches = (0..TOGETHER).map(|n| {
             let client = client.clone();
@@ -227,10 +237,7 @@ fn main() {
 
         println!("| idle, KiB a process | private | shared | its part (PSS) |");
         println!("| --- | --- | --- | --- |");
-        memory(&client, "bottle", IDLE, None).await;
-        if let Some(engine) = &engine {
-            memory(&client, "bottle of backend `docker`", IDLE_CONTAINERS, Some(engine)).await;
-        }
+        rows.iter().for_each(|row| println!("{row}"));
         client.stop().await.unwrap();
     });
     let _ = std::fs::remove_dir_all(dir);

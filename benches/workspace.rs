@@ -183,7 +183,7 @@ async fn in_bottle(client: &Client, dir: &Path, mode: WorkspaceMode, words: &[&s
         ..Launch::default()
     };
     let bottle = client.launch(&launch).await.unwrap();
-    client.wait(&bottle.slug, None).await.unwrap();
+    let ended = client.wait(&bottle.slug, None).await.unwrap().unwrap();
     let mut said = String::new();
     let mut frames = client.logs(&bottle.slug, 0, false).await.unwrap();
     while let Some(frame) = frames.next().await {
@@ -192,12 +192,14 @@ async fn in_bottle(client: &Client, dir: &Path, mode: WorkspaceMode, words: &[&s
         }
     }
     client.remove(&bottle.slug, &Act::default()).await.unwrap();
+    assert_eq!(ended.exit_code, Some(0), "{said}");
     took(&said)
 }
 
 fn outside(dir: &Path, words: &[&str]) -> Vec<f64> {
     let exe = std::env::current_exe().unwrap();
     let output = Command::new(exe).args(words).current_dir(dir).env("PATH", path()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
     took(&format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
 }
 
@@ -235,7 +237,7 @@ fn main() {
     std::fs::create_dir_all(&base).unwrap();
     // Before there is a second thread, and before the controller, which is to see it.
     let image = own_file_system(&base);
-    let (home, dir) = support::controller_at(base.join("home"));
+    let (home, dir) = support::controller_at(base.join("home"), None);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     // While somebody holds a lease the controller stays, however long the rounds outside take.
     let lease = runtime.block_on(async {
@@ -254,8 +256,8 @@ fn main() {
                 None => outside(&work, words),
                 Some(mode) => runtime.block_on(async {
                     let client = Client::connect(&home).await.unwrap().expect("a controller");
-                    let id = format!("{}-{round}-{}", mode.as_str(), words.concat().len());
-                    in_bottle(&client, &work, mode, words, id).await
+                    let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+                    in_bottle(&client, &work, mode, words, format!("files-{}", since.as_nanos())).await
                 }),
             };
         }

@@ -1,5 +1,7 @@
 //! What processes of bottles take of memory, as the kernel accounts for it (proc(5), `smaps_rollup`).
 
+use std::collections::BTreeSet;
+
 /// Memory of a process. Unit: KiB.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
@@ -12,12 +14,11 @@ pub struct Memory {
 }
 
 /// Kinds of processes that a bottle has beside the agent's, and the word by which each is known.
-pub const KINDS: [(&str, &str); 5] = [
-    ("keeper and pid 1", "__keeper"),
+pub const KINDS: [(&str, &str); 4] = [
+    ("keeper and what it forks", "__keeper"),
     ("`bb __inside`", "__inside"),
     ("helper", "__helper"),
     ("engine's shim", "-namespace\0moby"),
-    ("podman's monitor", "/conmon"),
 ];
 
 impl Memory {
@@ -32,14 +33,18 @@ impl Memory {
     }
 }
 
-/// Gets how many processes have `word` in their command line, and the mean of their memory.
-pub fn of_all(word: &str) -> Option<(usize, Memory)> {
-    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse::<u32>().ok());
+/// Gets the processes that there are.
+pub fn processes() -> BTreeSet<u32> {
+    std::fs::read_dir("/proc").unwrap().filter_map(|e| e.unwrap().file_name().to_str()?.parse().ok()).collect()
+}
+
+/// Gets how many processes have `word` in their command line, and the mean of their memory; those of `known` are others'.
+pub fn of_all(word: &str, known: &BTreeSet<u32>) -> Option<(usize, Memory)> {
     let has = |pid: &u32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.windows(word.len()).any(|part| part == word.as_bytes())
     };
-    let all: Vec<Memory> = pids.filter(has).map(Memory::of).collect();
+    let all: Vec<Memory> = processes().difference(known).copied().filter(has).map(Memory::of).collect();
     let n = all.len() as u64;
     let mean = |of: fn(&Memory) -> u64| all.iter().map(of).sum::<u64>() / n.max(1);
     let memory =
