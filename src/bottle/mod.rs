@@ -9,6 +9,7 @@ pub mod caller;
 pub mod cgroup;
 pub mod docker;
 pub mod exec;
+pub mod freezer;
 pub mod guard;
 pub mod input;
 pub mod keeper;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use super::trust;
 use crate::api::{Launch, WorkspaceMode};
@@ -62,6 +63,20 @@ pub struct Host {
 /// # Errors
 /// `workspace_unsafe`, `agent_missing`, `usage`, or `internal` where a directory cannot be made.
 pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result<Composed> {
+    compose_unless(&AtomicBool::new(false), host, launch, slug, ca_pem)
+}
+
+/// As [`compose`]; a copy of the workspace is given up once `given_up` is true.
+///
+/// # Errors
+/// Those of [`compose`], and `timeout` where it was given up.
+pub fn compose_unless(
+    given_up: &AtomicBool,
+    host: &Host,
+    launch: &Launch,
+    slug: &str,
+    ca_pem: &str,
+) -> Result<Composed> {
     let state = host.home.state(slug);
     let image = image(host, launch, &state)?;
     let internal = |e: std::io::Error| Error::internal(e.to_string()).at(state.display().to_string());
@@ -215,7 +230,8 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         Some(source) => {
             let owner = as_root.then_some((host_uid, host_gid));
             let resumes = launch.resume.is_some();
-            let order = prepare::Order { slug, id: &launch.id, state: &state, workspace: source, mode, owner, resumes };
+            let (id, state) = (&launch.id, &state);
+            let order = prepare::Order { slug, id, state, workspace: source, mode, owner, resumes, given_up };
             prepare::prepare(&order)?;
             guard::Guarded::default()
         }

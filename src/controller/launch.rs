@@ -3,6 +3,7 @@
 //! Nothing of a bottle runs before its way out, its budget and its row stand. A launch that fails leaves nothing.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -75,16 +76,33 @@ impl Terms {
     }
 }
 
+/// Tells a launch that whoever asked for it is gone: by being dropped.
+#[derive(Default)]
+struct HangUp(Arc<AtomicBool>);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn internal(e: impl std::fmt::Display) -> Error {
     Error::internal(e.to_string())
 }
 
 impl Controller {
-    /// Launches a bottle, or answers with the one that this id has launched before.
+    /// Launches a bottle, or answers with the one that this id has launched before. That is done to its end: a front end that
+    /// hangs up must not leave a bottle half made. Only a copy of the workspace that is being made then is given up.
     ///
     /// # Errors
     /// `budget` where it would start with nothing left, and everything that composing and building can say.
     pub async fn launch(self: &Arc<Self>, launch: Launch) -> Result<Bottle> {
+        let hang_up = HangUp::default();
+        let (controller, given_up) = (Arc::clone(self), Arc::clone(&hang_up.0));
+        tokio::spawn(async move { controller.launch_in_turn(launch, &given_up).await }).await.map_err(internal)?
+    }
+
+    async fn launch_in_turn(self: &Arc<Self>, launch: Launch, given_up: &AtomicBool) -> Result<Bottle> {
         if launch.id.is_empty() || launch.id.len() > 64 {
             return Err(Error::new(Kind::Usage, "a launch needs an id of at most 64 characters"));
         }
@@ -98,12 +116,12 @@ impl Controller {
             return Ok(known.view());
         }
         let id = launch.id.clone();
-        let result = self.launch_once(launch).await;
+        let result = self.launch_once(launch, given_up).await;
         self.launching.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         result
     }
 
-    async fn launch_once(self: &Arc<Self>, mut launch: Launch) -> Result<Bottle> {
+    async fn launch_once(self: &Arc<Self>, mut launch: Launch, given_up: &AtomicBool) -> Result<Bottle> {
         let settings = self.settings()?;
         let found = || Some(crate::bottle::backend::found(&self.host.home).as_str().to_owned());
         launch.backend = launch.backend.or_else(|| settings.backend.clone()).or_else(found);
@@ -177,7 +195,7 @@ impl Controller {
         let ca = Ca::generate(&slug).map_err(internal)?;
         // Looking at files, and copying a workspace, may take a while.
         let composed = tokio::task::block_in_place(|| {
-            let composed = compose::compose(&self.host, &launch, &slug, ca.cert_pem());
+            let composed = compose::compose_unless(given_up, &self.host, &launch, &slug, ca.cert_pem());
             composed.and_then(|composed| self.with_groups(composed, &launch, &slug))
         });
         let composed = match composed {
