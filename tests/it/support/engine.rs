@@ -306,6 +306,8 @@ fn archive(dir: &Path) -> Vec<u8> {
     for sub in ["bin", "etc", "tmp"] {
         fs::create_dir_all(root.join(sub)).unwrap();
     }
+    // As every image has it: some runtimes give what is mounted there the mode of what is below it.
+    fs::set_permissions(root.join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
     let busybox = root.join("bin/busybox");
     fs::copy(tool("busybox").unwrap(), &busybox).unwrap();
     let list = std::process::Command::new(&busybox).arg("--list").output().unwrap();
