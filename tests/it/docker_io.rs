@@ -7,11 +7,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bb::bottle::linux::landlock;
 use serde_json::{Value, json};
 
 use crate::support::engine::{Engine, IMAGE, Which, helper};
 use crate::support::person::{DETACH, script_of, written};
-use crate::support::{Output, Who, World, have_tools, reduced, tool};
+use crate::support::{Command, Output, Who, World, have_tools, reduced, tool};
 
 /// How long something may take that an engine does in a second or two.
 const LONG: Duration = Duration::from_secs(120);
@@ -19,6 +20,7 @@ const LONG: Duration = Duration::from_secs(120);
 /// Who runs bottles on an engine: root, or the ordinary user with directories of their own.
 struct Desk<'w> {
     world: &'w World,
+    which: Which,
     /// What runs bb, with all that it has to know.
     words: Vec<String>,
     /// Their directory.
@@ -47,7 +49,7 @@ impl<'w> Desk<'w> {
             let helper = format!("BB_HELPER={}", helper().unwrap().display());
             let words = [tool("env").unwrap().display().to_string(), host, helper, exe].into();
             let dir = world.make_dir("desk");
-            return Desk { world, words, dir, bb_home: world.bb_home(), uid: 0 };
+            return Desk { world, which: engine.which, words, dir, bb_home: world.bb_home(), uid: 0 };
         }
         let (dir, uid) = (engine.dir(), fs::metadata(engine.dir().join("home")).unwrap().uid());
         for sub in ["bb", "desk"] {
@@ -59,12 +61,16 @@ impl<'w> Desk<'w> {
         let runuser = tool("runuser").unwrap().display().to_string();
         let mut words: Vec<String> = vec![runuser, "-u".into(), "bbtest".into(), "--".into(), "env".into()];
         words.extend([set("HOME", "home"), set("BB_HOME", "bb"), set("BB_HELPER", "bb-helper"), host, exe]);
-        Desk { world, words, bb_home: dir.join("bb"), dir: dir.join("desk"), uid }
+        Desk { world, which: engine.which, words, bb_home: dir.join("bb"), dir: dir.join("desk"), uid }
+    }
+
+    fn command(&self, args: &[&str]) -> Command<'w> {
+        let words: Vec<&str> = self.words.iter().map(String::as_str).chain(args.iter().copied()).collect();
+        self.world.program(words[0], &words[1..]).cwd(&self.dir).patience(LONG)
     }
 
     fn bb(&self, args: &[&str]) -> Output {
-        let words: Vec<&str> = self.words.iter().map(String::as_str).chain(args.iter().copied()).collect();
-        self.world.program(words[0], &words[1..]).cwd(&self.dir).patience(LONG).run()
+        self.command(args).run()
     }
 
     /// Runs a script of bash, in which BB is bb.
@@ -182,8 +188,23 @@ fn what_is_said_comes_whole_what_is_fed_arrives_and_files_are_copied() {
         output(desk);
         input(desk);
         files(desk);
+        confined(desk);
         desk.bb(&["kill", "box"]).expect(0);
     });
+}
+
+/// Where Landlock holds, commands cannot look into each other's processes, though they are of one user: the only trace of it
+/// beside the mounts, which refuse the same writes.
+fn confined(desk: &Desk<'_>) {
+    desk.bb(&["exec", "box", "--", "sh", "-c", "sleep 600 & echo $! >/tmp/pid"]).expect(0);
+    let looks = "sleep 600 & cat /proc/$!/environ >/dev/null && echo own; cat /proc/$(cat /tmp/pid)/environ >/dev/null && echo other; \
+                 mkdir -p from to && echo x >from/f && mv from/f to/g && echo moved; kill $!";
+    let said = desk.bb(&["exec", "box", "--", "sh", "-c", looks]).stdout;
+    assert!(said.contains("own\n") && said.contains("moved\n"), "{said}");
+    // Docker's profile knows it from 23.0 on.
+    if landlock::version().is_some_and(|version| version >= 2) && desk.which != Which::Docker {
+        assert!(!said.contains("other"), "{said}");
+    }
 }
 
 /// The last that a command says before it ends is never lost, and who still holds its streams may go on.
@@ -201,8 +222,11 @@ fn output(desk: &Desk<'_>) {
     let said = desk.bb(&["exec", "box", "--", "sh", "-c", waits]);
     assert_eq!(said.expect(0).stdout, "still\n", "what is left in the background may write on");
     // Whoever ends the parent of a command ends the command.
-    let script = "kill -TERM $PPID; echo lives; kill -KILL $PPID; sleep 600";
-    assert_eq!(desk.bb(&["exec", "box", "--", "sh", "-c", script]).expect(128 + 9).stdout, "lives\n");
+    let script = "kill -TERM $PPID; echo lives; until [ -e /tmp/go ]; do sleep 0.1; done; kill -KILL $PPID; sleep 600";
+    let lives = desk.command(&["exec", "box", "--", "sh", "-c", script]).spawn();
+    lives.says("lives");
+    desk.bb(&["exec", "box", "touch", "/tmp/go"]).expect(0);
+    lives.wait().expect(128 + 9);
 }
 
 fn input(desk: &Desk<'_>) {

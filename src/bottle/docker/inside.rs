@@ -29,6 +29,9 @@ use crate::error::{Error, Kind, Result};
 /// Longest line that is read, bytes.
 const MAX_LINE: usize = 64 << 20;
 
+/// Longest that a word of failure waits to be heard. Unit: milliseconds.
+const HEARD: u16 = 10_000;
+
 /// What pid 1 is told.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Orders {
@@ -65,7 +68,14 @@ pub fn main() -> u8 {
         _ => Error::new(Kind::Usage, "bb __inside is for bb itself"),
     };
     let _ = say(&Word::Failed(error));
+    until_heard();
     127
+}
+
+/// Waits until whoever was told has gone, for a while: engines may lose what a process says right before its end.
+fn until_heard() {
+    let input = io::stdin();
+    let _ = poll(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], HEARD);
 }
 
 pub(super) fn failed(step: &str, e: impl std::fmt::Display) -> Error {
