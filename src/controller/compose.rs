@@ -89,10 +89,11 @@ pub fn compose_unless(
     let homes = host.user_home.iter().cloned().chain(owner.and_then(|(uid, _)| home_of(uid)));
     let places = Forbidden::of(&host.home, homes);
     let as_root = nix::unistd::geteuid().is_root();
-    if image.is_some() && as_root && launch.workspace.is_some() && owner.is_some_and(|(uid, _)| uid == 0) {
+    let mode = launch.workspace_mode.unwrap_or_default();
+    if image.is_some() && as_root && mode == WorkspaceMode::Mount && owner.is_some_and(|(uid, _)| uid == 0) {
         return Err(Error::new(Kind::WorkspaceUnsafe, "it belongs to root, as whom no agent runs in a container")
             .at(launch.workspace.clone().unwrap_or_default())
-            .hint("give it to an ordinary user (chown), or use backend `linux`, which can show it as another user's"));
+            .hint("use workspace mode `copy`, give it to an ordinary user (chown), or use backend `linux`"));
     }
 
     // What is to be shown, and where. A scratch workspace is a directory of the bottle's home: bounded, and gone with it.
@@ -109,7 +110,6 @@ pub fn compose_unless(
         None => None,
     };
     let workspace = source.clone().unwrap_or_else(|| PathBuf::from(AGENT_HOME).join("work"));
-    let mode = launch.workspace_mode.unwrap_or_default();
     if mode != WorkspaceMode::Mount && source.is_none() {
         return Err(Error::new(Kind::Usage, format!("workspace mode `{}` without a workspace", mode.as_str()))
             .hint("name the directory, or leave the mode out: a scratch workspace is the bottle's own"));
@@ -312,9 +312,6 @@ fn image(host: &Host, launch: &Launch, state: &Path) -> Result<Option<Image>> {
     };
     if launch.workspace_mode == Some(WorkspaceMode::Overlay) {
         return refused("layers over a workspace", "write workspace: copy, or mount");
-    }
-    if launch.terminal.is_some() {
-        return refused("terminals", "start it headless with its output in a pipe, or use backend linux");
     }
     let Some(name) = launch.image.clone().filter(|name| !name.is_empty()) else {
         return Err(Error::new(Kind::Usage, "backend docker makes a bottle of an image, and none is named")

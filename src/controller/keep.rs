@@ -204,8 +204,8 @@ impl Controller {
     pub async fn copy(&self, name: &str, copy: api::Copy) -> Result<api::Copied> {
         let live = self.find(name)?;
         live.able_keeper()?;
-        let root = match live.link.ask(Request::Root).await? {
-            (Reply::Root, mut fds) if fds.len() == 1 => fds.remove(0),
+        let (root, said) = match live.link.ask(Request::Root).await? {
+            (Reply::Root { agent }, mut fds) if fds.len() == 1 => (fds.remove(0), agent),
             (Reply::Failed { error }, _) => return Err(error),
             (other, _) => return Err(Error::internal(format!("unexpected answer {other:?}"))),
         };
@@ -217,10 +217,15 @@ impl Controller {
         let copied = waiting(move || {
             let fail = |e: std::io::Error| Error::new(Kind::Usage, e.to_string()).at(host.display().to_string());
             let root = Dir::of(root, Resolve::InRoot);
-            // Whose the agent's home is, that is the agent.
-            let agent = root.sub(Path::new(compose::AGENT_HOME)).and_then(|home| home.own());
-            let agent = agent.map_err(|e| Error::internal(e.to_string()))?;
-            let agent = nix::unistd::geteuid().is_root().then_some((agent.uid, agent.gid));
+            // Where an older keeper does not say: whose the agent's home is, that is the agent.
+            let agent = match said {
+                Some(agent) => agent,
+                None => {
+                    let home = root.sub(Path::new(compose::AGENT_HOME)).and_then(|home| home.own());
+                    home.map(|home| (home.uid, home.gid)).map_err(|e| Error::internal(e.to_string()))?
+                }
+            };
+            let agent = nix::unistd::geteuid().is_root().then_some(agent);
             let inside = Side { root, agent };
             // A directory that is there is opened itself, links on the way to it being the operator's; of all else the parent.
             let place = host.parent().unwrap_or(Path::new("/"));

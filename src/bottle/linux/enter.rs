@@ -17,6 +17,7 @@ use super::filter::Filter;
 use super::launch::Up;
 use super::sys;
 use super::{AGENT_ID, confine, landlock, terminal};
+use crate::bottle::backend::Terminal;
 use crate::bottle::cgroup;
 use crate::bottle::wire::{self, Command};
 use crate::error::{Error, Kind, Result};
@@ -39,8 +40,8 @@ pub struct Running {
     pub stderr: Option<OwnedFd>,
     /// Where it is fed, if it is.
     pub stdin: Option<OwnedFd>,
-    /// The master of its terminal, if it has one; `stdout` and `stdin` are the same.
-    pub terminal: Option<OwnedFd>,
+    /// What sets the size of its terminal, if it has one; `stdout` and `stdin` are of that terminal.
+    pub terminal: Option<Terminal>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -126,7 +127,7 @@ pub fn run(up: &Up, as_root: bool, command: &Command) -> Result<Running> {
     if let Some(master) = master {
         let another = || master.try_clone().map_err(|e| failed("terminal", e));
         let (stdout, stdin) = (nonblocking(another()?)?, Some(another()?));
-        return Ok(Running { pid, pidfd, stdout, stderr: None, stdin, terminal: Some(master) });
+        return Ok(Running { pid, pidfd, stdout, stderr: None, stdin, terminal: Some(Terminal::Master(master)) });
     }
     let (stdout, stderr) = (nonblocking(stdout)?, Some(nonblocking(stderr)?));
     Ok(Running { pid, pidfd, stdout, stderr, stdin: feed, terminal: None })
@@ -185,8 +186,8 @@ fn usual_descriptors() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, most.min(1024), most)?)
 }
 
-/// The process that becomes the command. Returns only with an error.
-fn execute(
+/// The process that becomes the command, on every backend. Returns only with an error, which `report` is for.
+pub(crate) fn execute(
     command: &Command,
     filter: &Filter,
     writable: &[std::path::PathBuf],
@@ -214,11 +215,11 @@ fn execute(
     become_program(command)
 }
 
-/// The last that a process does before it becomes a command of a bottle, on every backend.
+/// The last that a process does before it becomes a command of a bottle.
 ///
 /// # Errors
 /// Those of the system calls. The caller must not go on after one.
-pub(crate) fn settle(command: &Command, filter: &Filter) -> io::Result<()> {
+fn settle(command: &Command, filter: &Filter) -> io::Result<()> {
     sys::default_signals();
     usual_descriptors()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
@@ -228,7 +229,7 @@ pub(crate) fn settle(command: &Command, filter: &Filter) -> io::Result<()> {
 }
 
 /// Becomes the program of a command. Returns only with an error.
-pub(crate) fn become_program(command: &Command) -> Error {
+fn become_program(command: &Command) -> Error {
     let strings =
         |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<std::result::Result<Vec<_>, _>>();
     let (Ok(argv), Ok(env)) = (strings(&command.argv), strings(&command.env)) else {
@@ -248,24 +249,6 @@ pub(crate) fn become_program(command: &Command) -> Error {
         }
     }
     missing(name, path, last)
-}
-
-/// Tells whether the program of a command is there and may be run.
-///
-/// # Errors
-/// `agent_missing` where it is not.
-pub(crate) fn findable(command: &Command) -> Result<()> {
-    let name = command.argv.first().ok_or_else(|| Error::new(Kind::Usage, "the command line is empty"))?;
-    let path = path_of(command);
-    let mut last = nix::errno::Errno::ENOENT;
-    for place in candidates(name, path) {
-        match nix::unistd::access(place.as_str(), nix::unistd::AccessFlags::X_OK) {
-            Ok(()) => return Ok(()),
-            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {}
-            Err(e) => last = e,
-        }
-    }
-    Err(missing(name, path, last))
 }
 
 fn path_of(command: &Command) -> &str {

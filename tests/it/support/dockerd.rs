@@ -32,6 +32,8 @@ pub fn archive(dir: &Path, busybox: &Path) -> Vec<u8> {
     for sub in ["bin", "etc", "tmp"] {
         fs::create_dir_all(root.join(sub)).unwrap();
     }
+    // As every image has it: some runtimes give what is mounted there the mode of what is below it.
+    fs::set_permissions(root.join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
     let own = root.join("bin/busybox");
     fs::copy(busybox, &own).unwrap();
     let list = Command::new(&own).arg("--list").output().unwrap();

@@ -28,8 +28,7 @@ pub fn person_in<'w>(
     args: &[&str],
     steps: &[Value],
 ) -> Running<'w> {
-    let script = world.write("person.py", PERSON).display().to_string();
-    let steps = world.write(format!("{name}.json"), serde_json::to_string(steps).unwrap()).display().to_string();
+    let (script, steps) = script_of(world, name, steps);
     let bb = world.exe().display().to_string();
     let args: Vec<_> = [script.as_str(), &steps, &bb].into_iter().chain(args.iter().copied()).collect();
     world
@@ -39,6 +38,13 @@ pub fn person_in<'w>(
         .cwd(world.home().join(directory))
         .patience(PATIENCE)
         .spawn()
+}
+
+/// Writes the script of a person and the list of their steps; gets the paths of both.
+pub fn script_of(world: &World, name: &str, steps: &[Value]) -> (String, String) {
+    let script = world.write("person.py", PERSON).display().to_string();
+    let steps = world.write(format!("{name}.json"), serde_json::to_string(steps).unwrap()).display().to_string();
+    (script, steps)
 }
 
 /// Has a person do it all; gets what was written to their terminal.
