@@ -29,6 +29,7 @@ mod session;
 mod start;
 mod support;
 mod terminal;
+mod tmux;
 mod toolchain;
 mod workspace;
 mod world;
