@@ -100,13 +100,14 @@ for _, change in ipairs(plan.changes) do
 end
 if asks or given.dry_run then
   bb.ui.note("")
-  for _, row in ipairs(plan:preflight()) do
-    bb.ui.note(bb.text.pad(row.key, 12) .. row.value)
-  end
+  bb.ui.rows(plan:preflight())
   bb.ui.note("")
 end
 if given.dry_run then
   bb.exit(0)
+end
+if asks and bb.rehearsing() then
+  bb.ui.note("a rehearsal: its model is this command's; who detaches leaves the agent without one")
 end
 if asks and not bb.ui.confirm("Start it?") then
   bb.ui.note("nothing was started")
@@ -121,6 +122,9 @@ bb.ui.note("bottle " .. bottle.slug)
 local left = bottle:attach()
 if left.detached then
   bb.ui.note("detached; bb attach " .. bottle.slug .. " takes it up again")
+  if bb.rehearsing() then
+    bb.ui.note("the stand-ins of this rehearsal are gone: its agent has no model any more; bb kill " .. bottle.slug)
+  end
   bb.exit(0)
 end
 

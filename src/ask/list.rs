@@ -94,7 +94,7 @@ pub fn choose(title: &str, items: &[Item], chosen: Vec<usize>) -> Result<Vec<usi
 }
 
 /// Gets the window's columns and lines; a window that says nothing has 80 and 24.
-fn size() -> (usize, usize) {
+pub fn size() -> (usize, usize) {
     let (columns, lines) = crossterm::terminal::size().unwrap_or_default();
     let or = |n: u16, else_: usize| if n == 0 { else_ } else { usize::from(n) };
     (or(columns, 80), or(lines, 24))

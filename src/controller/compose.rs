@@ -19,7 +19,7 @@ use crate::bottle::toolchain;
 use crate::bottle::{AGENT_ID, RESERVED_ID, forbidden};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::workspace::{kept, prepare, session};
+use crate::workspace::{kept, prepare, put, session};
 
 /// The agent's home in the bottle.
 pub const AGENT_HOME: &str = "/home/agent";
@@ -226,6 +226,10 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         let places = session::prepare(&state, &launch.id, wanted, owner).inspect_err(|_| {
             guard::remove_placeholders(&guarded.made);
         })?;
+        if let Err(e) = put::renew(&places, wanted, &launch.files) {
+            guard::remove_placeholders(&guarded.made);
+            return Err(internal(e));
+        }
         let shown = places
             .into_iter()
             .map(|(place, below)| Bind { rw: true, ..Bind::read_only(place).at(Path::new(AGENT_HOME).join(below)) });

@@ -31,5 +31,6 @@ mod support;
 mod terminal;
 mod tmux;
 mod toolchain;
+mod verbs;
 mod workspace;
 mod world;

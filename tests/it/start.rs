@@ -307,7 +307,7 @@ fn at_a_terminal_somebody_picks_looks_says_yes_works_leaves_and_comes_back() {
             json!(["quiet"]),
             json!(["type", "\r"]),
             json!(["expect", "Agent: tester"]),
-            json!(["expect", "Bottles (Space chooses"]),
+            json!(["expect", "Bottles (type to narrow, Space chooses"]),
             json!(["expect", "[1] dev"]),
             json!(["type", "over "]),
             json!(["expect", "[2] over"]),
