@@ -100,14 +100,15 @@ for _, change in ipairs(plan.changes) do
 end
 if asks or given.dry_run then
   bb.ui.note("")
-  bb.ui.rows(plan:preflight())
+  local rows = plan:preflight()
+  if asks and bb.rehearsing() then
+    rows[#rows + 1] = { key = "rehearsal", value = "its model ends with this command, also when you detach" }
+  end
+  bb.ui.rows(rows)
   bb.ui.note("")
 end
 if given.dry_run then
   bb.exit(0)
-end
-if asks and bb.rehearsing() then
-  bb.ui.note("a rehearsal: its model is this command's; who detaches leaves the agent without one")
 end
 if asks and not bb.ui.confirm("Start it?") then
   bb.ui.note("nothing was started")
