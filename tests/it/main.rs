@@ -6,6 +6,7 @@ mod bad_input;
 mod battery;
 mod bound;
 mod commands;
+mod compat;
 mod cp;
 mod crash;
 mod decisions;

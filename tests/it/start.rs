@@ -408,6 +408,10 @@ fn a_headless_start_is_driven_by_a_parent_that_allocated_the_terminal() {
             json!(["expect", "got what the orchestrator says"]),
             json!(["expect", "session ended (exit 3)"]),
             json!(["end", 1]),
+            // Nothing was picked, asked or shown to be agreed to.
+            json!(["never", "Bottles"]),
+            json!(["never", "[y/N]"]),
+            json!(["never", "credentials"]),
         ];
         let args = ["start", "tester", "--headless", "--prompt", prompt];
         written(&person_in(&world, "driven", "24x80", "project", &args, &steps).wait().expect(0));
