@@ -171,7 +171,9 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         if !target.is_absolute() {
             return Err(Error::new(Kind::Usage, "a mount's target is not absolute").at(target.display().to_string()));
         }
-        tools.binds.push(Bind { rw: mount.rw, ..Bind::read_only(real).at(target) });
+        // As a workspace of root's is: else "writable" would be a word only.
+        let of_root = as_root && mount.rw && fs::metadata(&real).is_ok_and(|meta| meta.uid() == 0);
+        tools.binds.push(Bind { rw: mount.rw, idmap: of_root && image.is_none(), ..Bind::read_only(real).at(target) });
     }
     match &image {
         Some(_) => trust::show_in_image(&state, ca_pem, &mut tools.binds),

@@ -111,6 +111,53 @@ fn manifests_lie_in_the_dot_bot_bottle_of_a_home_where_nothing_else_is_said() {
     }
 }
 
+#[test]
+fn what_a_manifest_says_of_variables_and_mounts_reaches_the_agent_and_a_mount_is_read_only_unless_said() {
+    for world in World::each() {
+        let (data, out) = (world.make_dir("data"), world.make_dir("out"));
+        world.write(data.join("a"), "data\n");
+        let front = format!(
+            "env: {{A: plain, B: \"${{FROM_HOST}}\", C: \"$FROM_HOST\"}}\n\
+             mounts: [\"{}\", {{source: \"{}\", target: /srv/out, rw: true}}]\n",
+            data.display(),
+            out.display()
+        );
+        set_up(&world, &front);
+        let script = format!(
+            "echo \"$A $B $C\"; cat {data}/a; touch {data}/b 2>/dev/null || echo read-only; cp {data}/a /srv/out/a && echo written",
+            data = data.display()
+        );
+        let args = ["start", "tester", "--headless", "--prompt", &script];
+        let command = world.command(&args).cwd(world.home().join("project"));
+        let output = command.env("FROM_HOST", "of the host").run().expect(0);
+        assert_eq!(output.stdout, "plain of the host $FROM_HOST\ndata\nread-only\nwritten\n", "{output}");
+        assert!(!data.join("b").exists() && out.join("a").exists(), "{output}");
+        start(&world, &args[1..]).fails(5, "credential_missing", "dev.md:3", "set FROM_HOST");
+    }
+}
+
+#[test]
+fn a_question_of_a_manifest_is_asked_and_the_agent_has_the_answer() {
+    if !have_tools(&["python3"]) {
+        return;
+    }
+    for world in World::each() {
+        set_up(&world, "env: {BRANCH: \"?Which branch\"}\n");
+        let script = "echo on $BRANCH; exit 6";
+        let args = ["start", "tester", "--bottle", "dev", "--label", "x", "--color", "red", "--prompt", script];
+        let steps = [
+            json!(["expect", "Which branch: "]),
+            json!(["type", "main line\r"]),
+            json!(["expect", "Start it? [y/N]"]),
+            json!(["type", "y\r"]),
+            json!(["expect", "on main line"]),
+            json!(["expect", "session ended (exit 6)"]),
+            json!(["end", 1]),
+        ];
+        written(&person_in(&world, "asked", "24x80", "project", &args, &steps).wait().expect(0));
+    }
+}
+
 /// An agent that asks a model until it is refused, and then tries every route that it had.
 const SPENDS: &str = "ask() { curl -s -m 20 -o /dev/null -w '%{http_code}\\n' \"$@\"; }; \
     model() { ask https://api.anthropic.com/v1/messages -H 'content-type: application/json' \
