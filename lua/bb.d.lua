@@ -215,6 +215,10 @@ function bb.ui.confirm(question) end
 ---@param ... any
 function bb.ui.note(...) end
 
+---Shows keys and values to people, on standard error, as wide as their terminal is.
+---@param rows {key: string, value: string}[]
+function bb.ui.rows(rows) end
+
 -- Handles ------------------------------------------------------------------------------------------------------------
 
 ---A bottle that this recipe launched.

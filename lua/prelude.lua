@@ -498,6 +498,7 @@ local bb = closed({
     note = function(...)
       return check(host.ui_note(text_of(...)))
     end,
+    rows = raising(host.ui_rows),
   }, "bb.ui"),
   rehearse = raising(host.rehearse),
   rehearsing = raising(host.rehearsing),

@@ -101,9 +101,11 @@ for _, change in ipairs(plan.changes) do
 end
 if asks or given.dry_run then
   bb.ui.note("")
-  for _, row in ipairs(plan:preflight()) do
-    bb.ui.note(bb.text.pad(row.key, 12) .. row.value)
+  local rows = plan:preflight()
+  if asks and bb.rehearsing() then
+    rows[#rows + 1] = { key = "rehearsal", value = "its model ends with this command, also when you detach" }
   end
+  bb.ui.rows(rows)
   bb.ui.note("")
 end
 if given.dry_run then
@@ -123,6 +125,9 @@ bb.ui.note("bottle " .. bottle.slug)
 local left = bottle:attach({ detach = not given.headless })
 if left.detached then
   bb.ui.note("detached; bb attach " .. bottle.slug .. " takes it up again")
+  if bb.rehearsing() then
+    bb.ui.note("the stand-ins of this rehearsal are gone: its agent has no model any more; bb kill " .. bottle.slug)
+  end
   bb.exit(0)
 end
 

@@ -20,7 +20,7 @@ use crate::bottle::toolchain;
 use crate::bottle::{AGENT_ID, RESERVED_ID, forbidden};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::workspace::{kept, prepare, session};
+use crate::workspace::{kept, prepare, put, session};
 
 /// The agent's home in the bottle.
 pub use crate::bottle::AGENT_HOME;
@@ -186,7 +186,9 @@ pub fn compose_unless(
         if !target.is_absolute() {
             return Err(Error::new(Kind::Usage, "a mount's target is not absolute").at(target.display().to_string()));
         }
-        tools.binds.push(Bind { rw: mount.rw, ..Bind::read_only(real).at(target) });
+        // As a workspace of root's is: else "writable" would be a word only.
+        let of_root = as_root && mount.rw && fs::metadata(&real).is_ok_and(|meta| meta.uid() == 0);
+        tools.binds.push(Bind { rw: mount.rw, idmap: of_root && image.is_none(), ..Bind::read_only(real).at(target) });
     }
     match &image {
         Some(_) => trust::show_in_image(&state, ca_pem, &mut tools.binds),
@@ -242,6 +244,10 @@ pub fn compose_unless(
         let places = session::prepare(&state, &launch.id, &launch.counted(), wanted, owner).inspect_err(|_| {
             guard::remove_placeholders(&guarded.made);
         })?;
+        if let Err(e) = put::renew(&places, wanted, &launch.files) {
+            guard::remove_placeholders(&guarded.made);
+            return Err(internal(e));
+        }
         let shown = places
             .into_iter()
             .map(|(place, below)| Bind { rw: true, ..Bind::read_only(place).at(Path::new(AGENT_HOME).join(below)) });

@@ -11,6 +11,7 @@ mod left;
 mod leftovers;
 pub mod person;
 mod site;
+pub mod tmux;
 mod warden;
 mod world;
 
