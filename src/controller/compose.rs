@@ -99,6 +99,13 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         return Err(Error::new(Kind::Usage, format!("workspace mode `{}` without a workspace", mode.as_str()))
             .hint("name the directory, or leave the mode out: a scratch workspace is the bottle's own"));
     }
+    if let (Some(source), WorkspaceMode::Overlay, Some(_)) = (&source, mode, &image)
+        && let Some(why) = docker::layer::obstacle(source, &state.join(kept::LAYER))
+    {
+        return Err(Error::new(Kind::FsUnsupported, why)
+            .at(source.display().to_string())
+            .hint("use workspace mode `copy` or `mount`"));
+    }
     let owner = owner.unwrap_or((RESERVED_ID, RESERVED_ID));
     let (host_uid, host_gid, idmap) = if !as_root {
         (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw(), false)
@@ -294,9 +301,6 @@ fn image(host: &Host, launch: &Launch, state: &Path) -> Result<Option<Image>> {
             .at("backend docker")
             .hint(hint))
     };
-    if launch.workspace_mode == Some(WorkspaceMode::Overlay) {
-        return refused("layers over a workspace", "write workspace: copy, or mount");
-    }
     if launch.terminal.is_some() {
         return refused("terminals", "start it headless with its output in a pipe, or use backend linux");
     }

@@ -5,6 +5,7 @@
 //! * `enter` is the one way in, for the agent and every later command: it takes everything away from itself that a
 //!   process of a bottle must not have ([`confine`]), on top of what the engine took, and becomes the command.
 //! * `signal` sends a signal to the group of a command.
+//! * `clear` removes what the kernel has left of a layer, in a container of its own.
 //!
 //! Each is told what to do in one line of JSON, and answers with one. None of them holds anything of the host.
 
@@ -27,6 +28,7 @@ use crate::bottle::linux::{confine, enter, sys};
 use crate::bottle::plan::PlannedFile;
 use crate::bottle::wire::{self, Command};
 use crate::error::{Error, Kind, Result};
+use crate::os::beneath;
 
 /// Longest line that is read, bytes.
 const MAX_LINE: usize = 64 << 20;
@@ -65,6 +67,7 @@ pub fn main() -> u8 {
         },
         ["enter"] => become_command(),
         ["signal", pid, number] => return send(pid, number),
+        ["clear", path] => return u8::from(beneath::remove_all(Path::new(path)).is_err()),
         _ => Error::new(Kind::Usage, "bb __inside is for bb itself"),
     };
     let _ = say(&Word::Failed(error));
@@ -159,6 +162,10 @@ fn write_file(file: &PlannedFile) -> Result<()> {
         directory(parent)?;
     }
     let mode = file.mode & 0o777;
+    // In a place that outlived an earlier bottle anything may lie there, a pipe that nobody reads say.
+    if fs::symlink_metadata(&file.path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+        fs::remove_file(&file.path).map_err(|e| failed(&step, e))?;
+    }
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
     let mut made = options.open(&file.path).map_err(|e| failed(&step, e))?;

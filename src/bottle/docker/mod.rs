@@ -3,6 +3,7 @@
 //! * [`engine`]: the engine's socket and verbs; [`http`]: what is spoken there. [`spec`]: what it is asked for.
 //! * [`inside`]: pid 1 and the way in, in the agent's container. [`helper`]: the gate's container.
 //! * [`own`]: the static build of bb that is shown in both.
+//! * [`layer`]: a layer over the workspace.
 //! * [`life`]: the streams by which container and keeper notice each other's end. [`exec`]: commands.
 //!
 //! The agent's container has no network of the engine. The helper's shares its network namespace, makes every address local
@@ -14,6 +15,7 @@ mod exec;
 pub mod helper;
 mod http;
 pub mod inside;
+pub mod layer;
 mod life;
 mod own;
 mod spec;
@@ -67,6 +69,23 @@ struct Shown {
 struct Record {
     engine: PathBuf,
     labels: Vec<String>,
+    #[serde(default)]
+    layer: Option<layer::Kept>,
+}
+
+impl Record {
+    fn read(path: &Path) -> Option<Record> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+}
+
+/// Clears away what is left of a bottle whose containers are gone, and then the word of where they were.
+fn clear_rest(engine: &Engine, record: &Path) {
+    if let Some(known) = Record::read(record)
+        && layer::clear(engine, &known.labels, known.layer.as_ref()).is_ok()
+    {
+        let _ = fs::remove_file(record);
+    }
 }
 
 /// A bottle out of containers.
@@ -108,7 +127,7 @@ impl Drop for Under<'_> {
             self.engine.remove(id);
         }
         let _ = fs::remove_dir_all(&self.dir);
-        let _ = fs::remove_file(&self.record);
+        clear_rest(self.engine, &self.record);
     }
 }
 
@@ -135,14 +154,17 @@ impl Container {
         let labels = spec::labels(&plan.slug, image);
         remove_all(&engine, &labels)?;
         let record = image.state.join(RECORD);
-        let text = serde_json::to_vec(&Record { engine: engine.socket().to_owned(), labels }).unwrap_or_default();
+        let known = Record { engine: engine.socket().to_owned(), labels, layer: layer::Kept::of(plan, image) };
+        let text = serde_json::to_vec(&known).unwrap_or_default();
         fs::write(&record, text).map_err(|e| failed("record", e))?;
         let dir = plan.socket.with_extension("d");
         let mut under = Under { engine: &engine, made: vec![], dir: dir.clone(), record: record.clone() };
 
         let (shown, placed) = files(plan, image)?;
         let name = |role: &str| format!("bb-{}-{role}-{}", plan.slug, nix::unistd::getpid());
-        let agent = engine.create(&name("agent"), &spec::agent(&engine, plan, image, &shown))?;
+        let volume = name("layer");
+        layer::make(&engine, plan, image, &volume)?;
+        let agent = engine.create(&name("agent"), &spec::agent(&engine, plan, image, &shown, &volume))?;
         under.made.push(agent.clone());
         let mut life = Life::new(engine.attach(&agent)?);
         engine.start(&agent)?;
@@ -338,7 +360,7 @@ impl Backend for Container {
         // In this order: Podman removes none whose network another one uses.
         self.engine.remove(&self.helper);
         self.engine.remove(&self.agent);
-        let _ = fs::remove_file(&self.record);
+        clear_rest(&self.engine, &self.record);
         if let Some(pid) = self.killer.take() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             let _ = waitpid(Pid::from_raw(pid), None);
@@ -372,11 +394,11 @@ fn remove_all(engine: &Engine, labels: &[String]) -> Result<()> {
 
 /// Removes the containers of a bottle whose keeper is gone, by what lies in its state directory.
 pub fn sweep(state: &Path) {
-    let Ok(text) = fs::read(state.join(RECORD)) else { return };
-    let Ok(record) = serde_json::from_slice::<Record>(&text) else { return };
+    let path = state.join(RECORD);
+    let Some(record) = Record::read(&path) else { return };
     let Ok(engine) = Engine::at(&record.engine) else { return };
     if remove_all(&engine, &record.labels).is_ok() {
-        let _ = fs::remove_file(state.join(RECORD));
+        clear_rest(&engine, &path);
     }
 }
 
