@@ -187,6 +187,14 @@ impl Client {
         self.call(Request::post(format!("/v1/bottles/{}/freeze", wire::encode(slug)), act)?).await
     }
 
+    /// `POST /v1/bottles/S/commit`.
+    ///
+    /// # Errors
+    /// As [`Client::freeze`]; `backend_unavailable` where a container's home cannot be saved.
+    pub async fn commit(&self, slug: &str, act: &Act) -> Result<Bottle> {
+        self.call(Request::post(format!("/v1/bottles/{}/commit", wire::encode(slug)), act)?).await
+    }
+
     /// `POST /v1/bottles/S/kill`.
     ///
     /// # Errors

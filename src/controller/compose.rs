@@ -237,6 +237,10 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
             .into_iter()
             .map(|(place, below)| Bind { rw: true, ..Bind::read_only(place).at(Path::new(AGENT_HOME).join(below)) });
         tools.binds.extend(shown);
+        let saved = session::home_archive(&state);
+        if image.is_some() && launch.resume.is_some() && saved.exists() {
+            tools.binds.push(Bind::read_only(saved).at(docker::commit::SAVED));
+        }
     }
     // For whoever cleans up when this controller and the keeper are both gone.
     let list = serde_json::to_vec(&guarded.made).unwrap_or_default();

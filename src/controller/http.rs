@@ -328,6 +328,12 @@ async fn bottles(
             live.freeze(&act.reason.unwrap_or_else(|| "frozen by the operator".to_owned()), By::Operator, None).await?;
             ok(&live.view())
         }
+        (true, [name, "commit"]) => {
+            let _act: Act = read(request.into_body()).await?;
+            let live = controller.find(name)?;
+            live.commit().await?;
+            ok(&live.view())
+        }
         (true, [name, "copy"]) => {
             let copy: Copy = read(request.into_body()).await?;
             ok(&controller.copy(name, copy).await?)

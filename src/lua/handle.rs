@@ -319,6 +319,11 @@ pub(super) async fn freeze(lua: Lua, host: Rc<Host>, (slug, value): (String, Val
     host.link().await?.client.freeze(&slug, &act(reason, None)).await.map(|_| ())
 }
 
+/// `bottle:commit()`.
+pub(super) async fn commit(_lua: Lua, host: Rc<Host>, slug: String) -> Result<()> {
+    host.link().await?.client.commit(&slug, &act(None, None)).await.map(|_| ())
+}
+
 /// `bottle:kill{...}`.
 pub(super) async fn kill(lua: Lua, host: Rc<Host>, (slug, value): (String, Value)) -> Result<()> {
     let KillOptions { reason } = options(&lua, "bottle:kill", value)?;

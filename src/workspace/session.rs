@@ -21,6 +21,9 @@ const FILE: &str = "session.json";
 /// The directory of the kept places.
 const KEEP: &str = "keep";
 
+/// What is saved of the agent's home beside them, of a container.
+const HOME: &str = "home.tar";
+
 /// Most places of one session.
 const MOST: usize = 16;
 
@@ -35,6 +38,9 @@ struct Stored {
     session: Session,
     /// The bottle has ended, and its session can be taken up.
     kept: bool,
+    /// Somebody wants it kept, whatever end the bottle comes to.
+    #[serde(default)]
+    committed: bool,
 }
 
 impl Stored {
@@ -86,9 +92,31 @@ pub fn prepare(
         }
         places.push((place, below.to_owned()));
     }
-    let stored = Stored { v: 1, id: id.to_owned(), session: session.clone(), kept: false };
+    let stored = Stored { v: 1, id: id.to_owned(), session: session.clone(), kept: false, committed: false };
+    let archive = home_archive(state);
+    let _ = fs::remove_file(archive.with_extension("part"));
+    if let (Some((uid, gid)), true) = (owner, archive.exists()) {
+        std::os::unix::fs::lchown(&archive, Some(uid), Some(gid)).map_err(fail)?;
+    }
     stored.write(state).map_err(fail)?;
     Ok(places)
+}
+
+/// Where the agent's home is saved.
+pub fn home_archive(state: &Path) -> PathBuf {
+    state.join(HOME)
+}
+
+/// Remembers that the session of the launch `id` is to be kept, whatever end its bottle comes to.
+///
+/// # Errors
+/// `internal` where that cannot be written down.
+pub fn commit(state: &Path, id: &str) -> Result<()> {
+    let _turn = turn();
+    let fail = |e: io::Error| Error::internal(e.to_string()).at(state.display().to_string());
+    let stored = Stored::read(state).filter(|stored| stored.id == id);
+    let stored = stored.ok_or_else(|| fail(io::Error::other("what is remembered of the session cannot be read")))?;
+    (Stored { committed: true, ..stored }).write(state).map_err(fail)
 }
 
 /// Reads the session of a bottle that can be taken up again.
@@ -143,7 +171,8 @@ pub(super) fn settle_in_turn(state: &Path, wanted: bool, always: bool) -> bool {
             .map(|place| place.path())
             .any(|place| fs::read_dir(place).is_ok_and(|mut inside| inside.next().is_some()))
     };
-    if wanted && (always || begun()) {
+    let _ = fs::remove_file(home_archive(state).with_extension("part"));
+    if stored.committed || wanted && (always || begun()) {
         if !stored.kept
             && let Err(e) = (Stored { kept: true, ..stored }).write(state)
         {
@@ -152,6 +181,7 @@ pub(super) fn settle_in_turn(state: &Path, wanted: bool, always: bool) -> bool {
         return true;
     }
     let _ = beneath::remove_all(&state.join(KEEP));
+    let _ = fs::remove_file(home_archive(state));
     let _ = fs::remove_file(state.join(FILE));
     false
 }

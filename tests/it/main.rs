@@ -11,6 +11,7 @@ mod crash;
 mod decisions;
 mod dev_server;
 mod docker;
+mod docker_state;
 mod doctor;
 mod guards;
 mod input;

@@ -5,6 +5,7 @@
 //! * `enter` is the one way in, for the agent and every later command: it takes everything away from itself that a
 //!   process of a bottle must not have ([`confine`]), on top of what the engine took, and becomes the command.
 //! * `signal` sends a signal to the group of a command.
+//! * `save` writes the agent's home as an archive, `go-on` lets run what it has stopped.
 //! * `clear` removes what the kernel has left of a layer, in a container of its own.
 //!
 //! Each is told what to do in one line of JSON, and answers with one. None of them holds anything of the host.
@@ -23,6 +24,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::commit;
 use crate::bottle::linux::watch::Watch;
 use crate::bottle::linux::{confine, enter, sys};
 use crate::bottle::plan::PlannedFile;
@@ -40,6 +42,9 @@ pub struct Orders {
     pub directories: Vec<PathBuf>,
     /// Files to make.
     pub files: Vec<PlannedFile>,
+    /// The home that what was saved of it is laid out in.
+    #[serde(default)]
+    pub saved: Option<PathBuf>,
     /// Mounts that have to stay.
     pub guards: Vec<PathBuf>,
 }
@@ -67,6 +72,17 @@ pub fn main() -> u8 {
         },
         ["enter"] => become_command(),
         ["signal", pid, number] => return send(pid, number),
+        ["save", home, skip @ ..] => {
+            if let Err(e) = commit::write_home(home, skip) {
+                eprintln!("{e}");
+                return 1;
+            }
+            return 0;
+        }
+        ["go-on"] => {
+            commit::go_on();
+            return 0;
+        }
         ["clear", path] => return u8::from(beneath::remove_all(Path::new(path)).is_err()),
         _ => Error::new(Kind::Usage, "bb __inside is for bb itself"),
     };
@@ -110,6 +126,9 @@ fn init() -> Result<()> {
     let orders: Orders = hear()?;
     for path in &orders.directories {
         directory(path)?;
+    }
+    if let Some(home) = &orders.saved {
+        commit::lay_out(home).map_err(|e| failed("the home that was saved", e))?;
     }
     for file in &orders.files {
         write_file(file)?;

@@ -2,6 +2,7 @@
 //!
 //! * [`engine`]: the engine's socket and verbs; [`http`]: what is spoken there. [`spec`]: what it is asked for.
 //! * [`inside`]: pid 1 and the way in, in the agent's container. [`helper`]: the gate's container.
+//! * [`commit`]: saves the agent's home; [`archive`]: the form of that.
 //! * [`own`]: the static build of bb that is shown in both.
 //! * [`layer`]: a layer over the workspace.
 //! * [`life`]: the streams by which container and keeper notice each other's end. [`exec`]: commands.
@@ -10,6 +11,8 @@
 //! and the listeners in it, and hands them to the keeper, as the embedded backend's gate does. Both containers end with the
 //! keeper, and the engine removes them; what a crash of the engine leaves is found by its labels ([`sweep`]).
 
+mod archive;
+pub mod commit;
 pub mod engine;
 mod exec;
 pub mod helper;
@@ -233,7 +236,8 @@ fn files(plan: &Plan, image: &Image) -> Result<(Vec<Shown>, Orders)> {
     // A scratch workspace is a directory of the home; one of the host's is there already.
     let directories = vec![plan.workspace.clone()];
     let guards = plan.guards.iter().map(|guard| plan.workspace.join(&guard.path)).collect();
-    Ok((shown, Orders { directories, files: placed, guards }))
+    let saved = plan.binds.iter().any(|bind| bind.target == Path::new(commit::SAVED)).then(|| plan.home.clone());
+    Ok((shown, Orders { directories, files: placed, saved, guards }))
 }
 
 /// Opens the socket that the helper connects to, in a directory that holds nothing else. The directories above are the

@@ -1,0 +1,174 @@
+//! Saves what an agent has put into its home, while its bottle runs: the way in writes it as an archive, in the container and
+//! as the agent, and it lies in the bottle's state directory until the bottle is taken up again.
+//!
+//! The agent's processes are stopped meanwhile. Asks the engine by itself, so that a keeper is not held up. Must not look
+//! into the archive, and must not follow anything of the agent's.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+
+use super::archive::{self, MOST_BYTES};
+use super::engine::Engine;
+use super::http::frame;
+use super::{RECORD, Record, spec};
+use crate::bottle::linux::sys;
+use crate::error::{Error, Kind, Result};
+
+/// Longest that saving may take, and that nothing may come.
+const PATIENCE: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Longest that an engine may take to know the exit code.
+const CODE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// What of an archive is no content: headers, padding.
+const MOST_BESIDE: u64 = 2 << 30;
+
+/// Most that is heard of why it failed.
+const MOST_NOISE: usize = 4096;
+
+/// Where a saved home is shown in a container.
+pub const SAVED: &str = "/run/bb/home.tar";
+
+fn failed(what: impl std::fmt::Display) -> Error {
+    Error::new(Kind::BackendUnavailable, format!("the agent's home cannot be saved: {what}"))
+        .hint("its session is kept all the same; look at the space below BB_HOME and at the size of its home")
+}
+
+/// Tells whether the bottle with this state directory is made of containers.
+pub fn is_container(state: &Path) -> bool {
+    state.join(RECORD).exists()
+}
+
+/// Saves `home`, less `skip`, as the file `to`, in one step; `owner` is the agent, where that is somebody else than who does
+/// this. Gets its size.
+///
+/// # Errors
+/// `backend_unavailable` with what stands in the way; what was saved before stays then.
+pub fn save(state: &Path, home: &Path, skip: &[PathBuf], to: &Path) -> Result<u64> {
+    let record = Record::read(&state.join(RECORD)).ok_or_else(|| failed("the bottle has ended"))?;
+    let engine = Engine::at(&record.engine)?;
+    let labels = [&record.labels[..], &["bb.role=agent".to_owned()]].concat();
+    let [agent] = &engine.labelled(&labels)?[..] else { return Err(failed("its container has ended")) };
+    let part = to.with_extension("part");
+    let saved = (|| {
+        let mut file = File::create(&part).map_err(failed)?;
+        let bytes = fetch(&engine, agent, home, skip, &mut file)?;
+        file.sync_all().and_then(|()| fs::rename(&part, to)).map_err(failed)?;
+        Ok(bytes)
+    })();
+    if saved.is_err() {
+        let _ = fs::remove_file(&part);
+        // Whatever has become of the one that stopped them.
+        let spec = json!({"Cmd": [spec::OWN, "__inside", "go-on"], "WorkingDir": "/", "Tty": false});
+        if let Ok(exec) = engine.exec(agent, &spec) {
+            let _ = engine.json("POST", &format!("/exec/{exec}/start"), Some(&json!({"Detach": true})));
+        }
+    }
+    saved
+}
+
+fn fetch(engine: &Engine, agent: &str, home: &Path, skip: &[PathBuf], file: &mut File) -> Result<u64> {
+    let mut command = vec![json!(spec::OWN), json!("__inside"), json!("save"), json!(home)];
+    command.extend(skip.iter().map(|path| json!(path)));
+    let spec = json!({"AttachStdout": true, "AttachStderr": true, "Cmd": command, "WorkingDir": "/", "Tty": false});
+    let exec = engine.exec(agent, &spec)?;
+    let mut stream = engine.exec_streams(&exec).map_err(failed)?;
+    stream.get_ref().set_read_timeout(Some(SILENCE)).map_err(failed)?;
+    let (began, mut bytes, mut noise) = (Instant::now(), 0u64, Vec::new());
+    while let Some((kind, part)) = frame(&mut stream).map_err(failed)? {
+        if kind == 1 {
+            bytes += part.len() as u64;
+            if bytes > MOST_BYTES + MOST_BESIDE {
+                return Err(failed("it is too large"));
+            }
+            file.write_all(&part).map_err(failed)?;
+        } else if noise.len() < MOST_NOISE {
+            noise.extend(part);
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(failed(format!("it takes more than {} s", PATIENCE.as_secs())));
+        }
+    }
+    let until = Instant::now() + CODE_PATIENCE;
+    loop {
+        match engine.exec_code(&exec) {
+            Some(0) => return Ok(bytes),
+            None if Instant::now() < until && engine.knows_exec(&exec) => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            _ => {
+                let said: String = String::from_utf8_lossy(&noise).trim().chars().take(300).collect();
+                return Err(failed(if said.is_empty() { "the way in ended without a word".to_owned() } else { said }));
+            }
+        }
+    }
+}
+
+/// Everything in the container but this process and pid 1 is stopped for as long as the value lives.
+struct Stopped;
+
+/// Every process but this one and pid 1.
+const ALL: Pid = Pid::from_raw(-1);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        go_on();
+    }
+}
+
+/// Standard output, which somebody has to read: who waits for ever would leave the agent stopped for ever.
+struct Heard(io::StdoutLock<'static>);
+
+impl Write for Heard {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let fd = self.0.as_fd();
+        let wait = u16::try_from(SILENCE.as_millis()).unwrap_or(u16::MAX);
+        if poll(&mut [PollFd::new(fd, PollFlags::POLLOUT)], PollTimeout::from(wait))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // That much a pipe takes at once when it takes anything (pipe(7), PIPE_BUF).
+        Ok(nix::unistd::write(fd, &bytes[..bytes.len().min(libc::PIPE_BUF)])?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `bb __inside go-on`.
+pub fn go_on() {
+    let _ = kill(ALL, Signal::SIGCONT);
+}
+
+/// `bb __inside save HOME SKIP...`: writes the home to standard output.
+///
+/// # Errors
+/// Those of [`archive::write`].
+pub fn write_home(home: &str, skip: &[&str]) -> io::Result<()> {
+    sys::set_dumpable(false)?;
+    let skip: Vec<PathBuf> = skip.iter().map(PathBuf::from).collect();
+    let _ = kill(ALL, Signal::SIGSTOP);
+    let _stopped = Stopped;
+    archive::write(Path::new(home), &skip, io::BufWriter::with_capacity(64 << 10, Heard(io::stdout().lock())))
+}
+
+/// Lays out the home that was saved, in pid 1 of a container, if one was.
+///
+/// # Errors
+/// Those of [`archive::lay_out`].
+pub fn lay_out(home: &Path) -> io::Result<()> {
+    match File::open(SAVED) {
+        Ok(file) => archive::lay_out(io::BufReader::with_capacity(64 << 10, file), home),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
