@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::host::Host;
 use super::values::{Span, options};
 use super::vm::Plain;
-use crate::api::{self, Act, Bottle, Ended, ExecFrame};
+use crate::api::{self, Act, Bottle, Commit, Ended, ExecFrame};
 use crate::client::{EventFilter, Events, ExecFrames};
 use crate::error::{Error, Kind, Result};
 use crate::types::CutScope;
@@ -321,7 +321,12 @@ pub(super) async fn freeze(lua: Lua, host: Rc<Host>, (slug, value): (String, Val
 
 /// `bottle:commit()`.
 pub(super) async fn commit(_lua: Lua, host: Rc<Host>, slug: String) -> Result<()> {
-    host.link().await?.client.commit(&slug, &act(None, None)).await.map(|_| ())
+    host.link()
+        .await?
+        .client
+        .commit(&slug, &Commit { id: uuid::Uuid::now_v7().to_string(), image: None })
+        .await
+        .map(|_| ())
 }
 
 /// `bottle:kill{...}`.

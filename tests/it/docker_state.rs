@@ -79,9 +79,10 @@ fn bb(world: &World, engine: &Engine<'_>, args: &[&str]) -> Output {
 }
 
 /// Starts a worker that works until it is told to end, by a file of its home.
-fn at_work<'w>(world: &'w World, engine: &Engine<'_>, script: &str) -> Running<'w> {
+fn at_work<'w>(world: &'w World, engine: &Engine<'_>, label: &str, script: &str) -> Running<'w> {
     let prompt = format!("{script}; echo up; until [ -e ~/go ]; do sleep 0.1; done");
-    let running = command(world, engine, &["start", "worker", "--headless", "--prompt", &prompt]).spawn();
+    let args = ["start", "worker", "--headless", "--label", label, "--prompt", &prompt];
+    let running = command(world, engine, &args).spawn();
     running.says("up");
     running
 }
@@ -101,7 +102,7 @@ fn kept(world: &World) -> Vec<String> {
 fn a_container_is_frozen_and_taken_up_with_its_session_its_home_and_its_layer() {
     each(|world, engine| {
         let project = world.home().join("project");
-        let first = at_work(world, engine, WORK);
+        let first = at_work(world, engine, "worker", WORK);
         let frozen = bb(world, engine, &["freeze", "worker"]).expect(0);
         assert_eq!(frozen.stdout, "worker  frozen; bb resume worker takes it up again\n");
         let ended = first.wait().expect(0);
@@ -139,19 +140,27 @@ fn a_container_is_frozen_and_taken_up_with_its_session_its_home_and_its_layer() 
         assert!(kept(world).is_empty());
 
         // Committed, it is kept whatever end it comes to, as it was then.
-        let second = at_work(world, engine, "mkdir ~/.local; echo one > ~/.local/x");
-        let said = bb(world, engine, &["commit", "worker"]).expect(0);
-        assert!(said.stdout.contains("worker  is kept when it ends"), "{said}");
-        bb(world, engine, &["exec", "worker", "--", "sh", "-c", "echo two > ~/.local/x; touch ~/go"]).expect(0);
+        let second = at_work(world, engine, "steady", "mkdir ~/.local; echo one > ~/.local/x");
+        let image = "mine/worker:1";
+        bb(world, engine, &["commit", "steady", "--image", "../x"]).fails(2, "usage", "image ../x", "docker tag");
+        let said = bb(world, engine, &["commit", "steady", "--image", image]).expect(0);
+        assert!(said.stdout.contains("steady  is kept when it ends"), "{said}");
+        bb(world, engine, &["exec", "steady", "--", "sh", "-c", "echo two > ~/.local/x; touch ~/go"]).expect(0);
         let ended = second.wait().expect(0);
         assert!(
-            ended.stderr.contains("session ended (exit 0)") && ended.stderr.contains("bb resume worker"),
+            ended.stderr.contains("session ended (exit 0)") && ended.stderr.contains("bb resume steady"),
             "{ended}"
         );
-        let look = ["resume", "worker", "--headless", "--prompt", "cat ~/.local/x"];
+        let look = ["resume", "steady", "--headless", "--prompt", "cat ~/.local/x"];
         assert_eq!(bb(world, engine, &look).expect(0).stdout, "remembers began\none\n");
         assert!(kept(world).is_empty(), "that was a good end, and nothing was committed again");
-        bb(world, engine, &["commit", "worker"]).fails(2, "usage", "worker", "bb ps");
+        bb(world, engine, &["commit", "steady"]).fails(2, "usage", "steady", "bb ps");
+        // The image is the user's, and its bottles begin with that home. Its containers are none of the bottle's.
+        manifest(&world.bb_home(), image);
+        let fresh = ["start", "worker", "--headless", "--label", "fresh", "--prompt", "cat ~/.local/x; id -u"];
+        assert_eq!(bb(world, engine, &fresh).expect(0).stdout, format!("one\n{OWNER}\n"));
+        let labels = engine.client().image(image).unwrap().unwrap()["Config"]["Labels"].clone();
+        assert_eq!(labels["bb.slug"], "-", "{labels}");
     });
 }
 
@@ -159,7 +168,7 @@ fn a_container_is_frozen_and_taken_up_with_its_session_its_home_and_its_layer() 
 fn killed_while_it_is_saved_a_container_goes_on_and_nothing_is_left_of_it_in_the_end() {
     each(|world, engine| {
         // What is saved takes a moment.
-        let first = at_work(world, engine, "dd if=/dev/zero of=/home/agent/large bs=1M count=300 2>&1");
+        let first = at_work(world, engine, "worker", "dd if=/dev/zero of=/home/agent/large bs=1M count=300 2>&1");
         let state = world.bb_home().join("state/worker");
         let part = state.join("home.part");
         for _ in 0..2 {

@@ -107,6 +107,7 @@ fn a_session_is_kept_where_it_failed_and_not_where_it_ended_well_or_was_killed()
         // Committed, it is kept whatever end it comes to.
         world.bb(&["rm", "worker"]).expect(0);
         let first = at_work(&world);
+        world.bb(&["commit", "worker", "--image", "x"]).fails(2, "usage", "no container", "--image");
         let said = world.bb(&["commit", "worker"]).expect(0);
         assert!(said.stdout.contains("worker  is kept when it ends"), "{said}");
         world.bb(&["kill", "worker"]).expect(0);

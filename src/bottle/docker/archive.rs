@@ -59,7 +59,8 @@ impl<W: Write> Writer<'_, W> {
     fn directory(&mut self, dir: &Dir, home: &Path, path: &Path, depth: usize) -> io::Result<()> {
         for name in dir.names()? {
             let path = path.join(&name);
-            if self.skip.iter().any(|skip| *skip == home.join(&path)) {
+            let too_long = path.as_os_str().len() as u64 > MOST_NAME;
+            if too_long || self.skip.iter().any(|skip| *skip == home.join(&path)) {
                 continue;
             }
             let Some(stat) = dir.stat(&name)? else { continue };
@@ -107,6 +108,13 @@ impl<W: Write> Writer<'_, W> {
         let seconds = stat.mtime.0.max(0).cast_unsigned();
         self.out.write_all(&block(name, kind, stat.mode & 0o777, size, seconds, target))
     }
+}
+
+/// Makes an archive of one file that is an archive itself: its content, of `size` bytes, is said by `content`. With its size.
+pub fn wrapped(name: &str, content: impl Read, size: u64) -> (impl Read, u64) {
+    let head = io::Cursor::new(block(name.as_bytes(), b'0', 0o444, size, 0, b""));
+    let rest = padding(size) + 2 * BLOCK as u64;
+    (head.chain(content.take(size)).chain(io::repeat(0).take(rest)), BLOCK as u64 + size + rest)
 }
 
 /// How many bytes lie between the end of a content and the next block.

@@ -17,8 +17,8 @@ use serde_json::json;
 
 use super::archive::{self, MOST_BYTES};
 use super::engine::Engine;
-use super::http::frame;
-use super::{RECORD, Record, spec};
+use super::http::{encoded, frame};
+use super::{RECORD, Record, is_image_name, spec};
 use crate::bottle::linux::sys;
 use crate::error::{Error, Kind, Result};
 
@@ -37,6 +37,9 @@ const MOST_NOISE: usize = 4096;
 
 /// Where a saved home is shown in a container.
 pub const SAVED: &str = "/run/bb/home.tar";
+
+/// Where it lies in an image that was made of a container.
+const IN_IMAGE: &str = "/.bb-home.tar";
 
 fn failed(what: impl std::fmt::Display) -> Error {
     Error::new(Kind::BackendUnavailable, format!("the agent's home cannot be saved: {what}"))
@@ -74,6 +77,64 @@ pub fn save(state: &Path, home: &Path, skip: &[PathBuf], to: &Path) -> Result<u6
         }
     }
     saved
+}
+
+/// Checks the name of an image that is to be made.
+///
+/// # Errors
+/// `usage`.
+pub fn check_name(name: &str) -> Result<()> {
+    if is_image_name(name) && !name.contains('@') {
+        return Ok(());
+    }
+    Err(Error::new(Kind::Usage, "this is no name for an image")
+        .at(format!("image {}", name.escape_debug()))
+        .hint("write it as `docker tag` takes it, such as me/worker:1"))
+}
+
+/// Has the engine make the image `name` of the image of a bottle and its saved home. Bottles of it begin with that home.
+///
+/// # Errors
+/// The engine's.
+pub fn make_image(state: &Path, archive: &Path, name: &str) -> Result<()> {
+    check_name(name)?;
+    let file = File::open(archive).map_err(failed)?;
+    let size = file.metadata().map_err(failed)?.len();
+    let record = Record::read(&state.join(RECORD)).ok_or_else(|| failed("the bottle has ended"))?;
+    let engine = Engine::at(&record.engine)?;
+    let labels = [&record.labels[..], &["bb.role=agent".to_owned()]].concat();
+    let [agent] = &engine.labelled(&labels)?[..] else { return Err(failed("its container has ended")) };
+    let base = engine.json("GET", &format!("/containers/{agent}/json"), None)?["Image"].clone();
+    let of_base = engine.image(base.as_str().unwrap_or_default())?.unwrap_or_default();
+    let has = |key: &str| of_base["Config"][key].as_array().is_some_and(|list| !list.is_empty());
+    let mut spec = json!({
+        "Image": base, "Labels": spec::labelled(&record.labels, "image"), "HostConfig": {"NetworkMode": "none"},
+    });
+    if !has("Cmd") && !has("Entrypoint") {
+        // Engines make no container that would run nothing.
+        spec["Cmd"] = json!(["/bin/sh"]);
+    }
+    let made = engine.create(&format!("bb-image-{}", uuid::Uuid::now_v7().simple()), &spec)?;
+    let done = (|| {
+        let (mut wrapped, length) = archive::wrapped(IN_IMAGE.trim_start_matches('/'), file, size);
+        engine.put(&made, &mut wrapped, length)?;
+        let (repository, tag) = match name.rsplit_once(':') {
+            Some((repository, tag)) if !tag.contains('/') => (repository, tag),
+            _ => (name, "latest"),
+        };
+        // Containers of the image are none of this bottle's: they must not be taken for such.
+        let changes =
+            ["bb.home", "bb.slug", "bb.role"].map(|label| format!("&changes={}", encoded(&format!("LABEL {label}=-"))));
+        let path = format!(
+            "/commit?container={made}&repo={}&tag={}&pause=false{}",
+            encoded(repository),
+            encoded(tag),
+            changes.concat()
+        );
+        engine.json("POST", &path, Some(&json!({}))).map(drop)
+    })();
+    engine.remove(&made);
+    done
 }
 
 fn fetch(engine: &Engine, agent: &str, home: &Path, skip: &[PathBuf], file: &mut File) -> Result<u64> {
@@ -161,14 +222,17 @@ pub fn write_home(home: &str, skip: &[&str]) -> io::Result<()> {
     archive::write(Path::new(home), &skip, io::BufWriter::with_capacity(64 << 10, Heard(io::stdout().lock())))
 }
 
-/// Lays out the home that was saved, in pid 1 of a container, if one was.
+/// Lays out the home that was saved, in pid 1 of a container, if one was: the bottle's own, else that of its image.
 ///
 /// # Errors
 /// Those of [`archive::lay_out`].
 pub fn lay_out(home: &Path) -> io::Result<()> {
-    match File::open(SAVED) {
-        Ok(file) => archive::lay_out(io::BufReader::with_capacity(64 << 10, file), home),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e),
+    for place in [SAVED, IN_IMAGE] {
+        match File::open(place) {
+            Ok(file) => return archive::lay_out(io::BufReader::with_capacity(64 << 10, file), home),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
     }
+    Ok(())
 }

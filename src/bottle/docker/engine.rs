@@ -235,6 +235,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Puts the files of a tar archive of `length` bytes into the root of a container.
+    ///
+    /// # Errors
+    /// As [`Engine::json`].
+    pub fn put(&self, container: &str, archive: &mut impl io::Read, length: u64) -> Result<()> {
+        let path = self.path(&format!("/containers/{container}/archive?path=%2F"));
+        let request = Request { method: "PUT", path: &path, content_type: "application/x-tar", body: b"" };
+        let answer = http::upload(&self.socket, request, archive, length, PATIENCE)
+            .map_err(|e| unavailable(format!("the container engine takes no files: {e}")).at(self.place()))?;
+        if answer.status != 200 {
+            return Err(self.refused("files for a container", &answer));
+        }
+        Ok(())
+    }
+
     /// Makes a container and gets its id.
     ///
     /// # Errors

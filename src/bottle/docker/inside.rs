@@ -42,9 +42,9 @@ pub struct Orders {
     pub directories: Vec<PathBuf>,
     /// Files to make.
     pub files: Vec<PlannedFile>,
-    /// The home that what was saved of it is laid out in.
+    /// The agent's home: what was saved of it is laid out there.
     #[serde(default)]
-    pub saved: Option<PathBuf>,
+    pub home: Option<PathBuf>,
     /// Mounts that have to stay.
     pub guards: Vec<PathBuf>,
 }
@@ -127,7 +127,7 @@ fn init() -> Result<()> {
     for path in &orders.directories {
         directory(path)?;
     }
-    if let Some(home) = &orders.saved {
+    if let Some(home) = &orders.home {
         commit::lay_out(home).map_err(|e| failed("the home that was saved", e))?;
     }
     for file in &orders.files {

@@ -236,8 +236,7 @@ fn files(plan: &Plan, image: &Image) -> Result<(Vec<Shown>, Orders)> {
     // A scratch workspace is a directory of the home; one of the host's is there already.
     let directories = vec![plan.workspace.clone()];
     let guards = plan.guards.iter().map(|guard| plan.workspace.join(&guard.path)).collect();
-    let saved = plan.binds.iter().any(|bind| bind.target == Path::new(commit::SAVED)).then(|| plan.home.clone());
-    Ok((shown, Orders { directories, files: placed, saved, guards }))
+    Ok((shown, Orders { directories, files: placed, home: Some(plan.home.clone()), guards }))
 }
 
 /// Opens the socket that the helper connects to, in a directory that holds nothing else. The directories above are the

@@ -188,22 +188,22 @@ pub fn helper(engine: &Engine, plan: &Plan, image: &Image, agent: &str, socket_d
     })
 }
 
+/// Gets labels as a table, for what has a role.
+pub fn labelled(labels: &[String], role: &str) -> Value {
+    let pairs = labels.iter().filter_map(|label| label.split_once('=')).chain([("bb.role", role)]);
+    pairs.map(|(name, value)| (name.to_owned(), json!(value))).collect::<serde_json::Map<_, _>>().into()
+}
+
 /// What removes of a layer what belongs to root of a rootless engine's user namespace, whom this user is not.
 pub fn cleaner(labels: &[String], helper: &Path, layer: &Path) -> Value {
     let own = PathBuf::from("/bb");
-    let labels: serde_json::Map<String, Value> = labels
-        .iter()
-        .filter_map(|label| label.split_once('='))
-        .chain([("bb.role", "cleaner")])
-        .map(|(name, value)| (name.to_owned(), json!(value)))
-        .collect();
     json!({
         "Image": EMPTY_IMAGE,
         "Entrypoint": [own],
         "Cmd": ["__inside", "clear", "/layer/work/work"],
         "User": "0:0",
         "WorkingDir": "/",
-        "Labels": labels,
+        "Labels": labelled(labels, "cleaner"),
         "HostConfig": {
             "NetworkMode": "none",
             "RestartPolicy": {"Name": "no"},
