@@ -155,6 +155,16 @@ fn a_container_is_frozen_and_taken_up_with_its_session_its_home_and_its_layer() 
         assert_eq!(bb(world, engine, &look).expect(0).stdout, "remembers began\none\n");
         assert!(kept(world).is_empty(), "that was a good end, and nothing was committed again");
         bb(world, engine, &["commit", "steady"]).fails(2, "usage", "steady", "bb ps");
+        // A layer that cannot be written as a mount is refused where it is asked for.
+        let odd = world.make_dir("od:d");
+        std::os::unix::fs::chown(&odd, Some(OWNER), Some(OWNER)).unwrap();
+        let text = format!(
+            "--- @bb needs launch, write:{0}\nbb.launch{{command = {{'true'}}, workspace = '{0}', workspace_mode = 'overlay', \
+             backend = 'docker', image = '{IMAGE}'}}\n",
+            odd.display()
+        );
+        let recipe = world.recipe("odd.lua", &text);
+        bb(world, engine, &["run", "--grant", "all", &recipe]).fails(5, "fs_unsupported", "comma", "copy");
         // The image is the user's, and its bottles begin with that home. Its containers are none of the bottle's.
         manifest(&world.bb_home(), image);
         let fresh = ["start", "worker", "--headless", "--label", "fresh", "--prompt", "cat ~/.local/x; id -u"];
@@ -168,7 +178,7 @@ fn a_container_is_frozen_and_taken_up_with_its_session_its_home_and_its_layer() 
 fn killed_while_it_is_saved_a_container_goes_on_and_nothing_is_left_of_it_in_the_end() {
     each(|world, engine| {
         // What is saved takes a moment.
-        let first = at_work(world, engine, "worker", "dd if=/dev/zero of=/home/agent/large bs=1M count=300 2>&1");
+        let first = at_work(world, engine, "worker", "dd if=/dev/zero of=/home/agent/large bs=1M count=128 2>&1");
         let state = world.bb_home().join("state/worker");
         let part = state.join("home.part");
         for _ in 0..2 {
@@ -199,7 +209,7 @@ fn killed_while_it_is_saved_a_container_goes_on_and_nothing_is_left_of_it_in_the
         assert!(world.until(LONG, || !part.exists()));
         let again =
             bb(world, engine, &["resume", "worker", "--headless", "--prompt", "ls -s ~/large; exit 3"]).expect(1);
-        assert!(again.stdout.starts_with("remembers began\n307200 "), "{again}");
+        assert!(again.stdout.starts_with("remembers began\n131072 "), "{again}");
         bb(world, engine, &["prune", "--yes"]).expect(0);
         assert!(!state.exists() && kept(world).is_empty());
     });
@@ -227,20 +237,24 @@ fn an_ordinary_users_podman_has_layers_and_sessions_and_leaves_nothing_that_the_
         let exe = world.exe().display().to_string();
         let all = [&["-u", "bbtest", "--", "env"], &env.each_ref().map(String::as_str)[..], &[&exe], args].concat();
         let runuser = crate::support::tool("runuser").unwrap().display().to_string();
-        world.program(&runuser, &all).cwd(&project).patience(LONG).run()
+        world.program(&runuser, &all).cwd(&project).patience(LONG).spawn()
     };
-    let work = format!("{WORK}; exit 9");
-    let failed = as_user(&["start", "worker", "--headless", "--prompt", &work]).expect(1);
-    assert!(failed.stderr.contains("bb resume worker"), "{failed}");
+    let bb = |args: &[&str]| as_user(args).wait();
+    let work = format!("{WORK}; echo up; sleep 600 & wait");
+    let first = as_user(&["start", "worker", "--headless", "--prompt", &work]);
+    first.says("up");
+    let frozen = bb(&["freeze", "worker"]).expect(0);
+    assert_eq!(frozen.stdout, "worker  frozen; bb resume worker takes it up again\n");
+    assert!(first.wait().expect(0).stderr.contains("bb resume worker"));
     assert!(project.join("old").exists() && project.join("sub/a").exists());
     let again =
-        as_user(&["resume", "worker", "--headless", "--prompt", "cat notes; id -u; rm notes; exit 0"]).expect(0);
-    assert_eq!(again.stdout, format!("remembers began\nhost\nmine\n{uid}\n"), "{again}");
-    as_user(&["apply", "worker", "--yes", "notes", "old"]).expect(0);
+        bb(&["resume", "worker", "--headless", "--prompt", "cat notes; sh ~/.keeper/link; id -u; rm notes"]).expect(0);
+    assert_eq!(again.stdout, format!("remembers began\nhost\nmine\na tool\n{uid}\n"), "{again}");
+    bb(&["apply", "worker", "--yes", "notes", "old"]).expect(0);
     assert!(!project.join("notes").exists() && !project.join("old").exists() && project.join("sub/a").exists());
-    as_user(&["rm", "worker"]).expect(0);
+    bb(&["rm", "worker"]).expect(0);
     assert!(!home.join("state/worker").exists(), "also what the kernel had made of the layer is gone");
-    as_user(&["controller", "stop"]).expect(0);
+    bb(&["controller", "stop"]).expect(0);
     engine.assert_empty();
 }
 

@@ -228,6 +228,10 @@ pub fn write_home(home: &str, skip: &[&str]) -> io::Result<()> {
 /// Those of [`archive::lay_out`].
 pub fn lay_out(home: &Path) -> io::Result<()> {
     for place in [SAVED, IN_IMAGE] {
+        // An image may have anything there, a pipe that nobody writes say.
+        if !fs::symlink_metadata(place).is_ok_and(|meta| meta.is_file()) {
+            continue;
+        }
         match File::open(place) {
             Ok(file) => return archive::lay_out(io::BufReader::with_capacity(64 << 10, file), home),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}

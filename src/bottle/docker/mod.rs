@@ -82,9 +82,10 @@ impl Record {
     }
 }
 
-/// Clears away what is left of a bottle whose containers are gone, and then the word of where they were.
+/// Clears away what is left of a bottle that has ended, whatever was made for it, and then the word of where they were.
 fn clear_rest(engine: &Engine, record: &Path) {
     if let Some(known) = Record::read(record)
+        && remove_all(engine, &known.labels).is_ok()
         && layer::clear(engine, &known.labels, known.layer.as_ref()).is_ok()
     {
         let _ = fs::remove_file(record);
@@ -400,9 +401,7 @@ pub fn sweep(state: &Path) {
     let path = state.join(RECORD);
     let Some(record) = Record::read(&path) else { return };
     let Ok(engine) = Engine::at(&record.engine) else { return };
-    if remove_all(&engine, &record.labels).is_ok() {
-        clear_rest(&engine, &path);
-    }
+    clear_rest(&engine, &path);
 }
 
 #[cfg(test)]
