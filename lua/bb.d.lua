@@ -258,6 +258,9 @@ function Bottle:attach(options) end
 ---@param options? {reason?: string}
 function Bottle:freeze(options) end
 
+---Keeps its session, whatever end it comes to, and of a container what the agent has put into its home; it goes on.
+function Bottle:commit() end
+
 ---Runs a command in the bottle and waits for its end: a string for the shell, or a list with options beside it.
 ---```lua
 ---local r = b:exec{"make", "test", timeout = "5m"}

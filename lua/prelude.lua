@@ -161,6 +161,9 @@ end
 function bottle_methods.freeze(self, options)
   return check(host.freeze_bottle(own(self, "freeze"), options))
 end
+function bottle_methods.commit(self)
+  return check(host.commit_bottle(own(self, "commit")))
+end
 function bottle_methods.exec(self, command)
   return check(host.exec(own(self, "exec"), command))
 end

@@ -137,6 +137,17 @@ pub struct Act {
     pub scope: Option<CutScope>,
 }
 
+/// Body of `POST /v1/bottles/S/commit`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Commit {
+    /// Chosen by the client.
+    pub id: String,
+    /// Of a container: name of an image that is made of it as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+}
+
 /// Body of `POST /v1/bottles/S/stop`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

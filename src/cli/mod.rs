@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 pub mod act;
 pub mod apply;
 pub mod attach;
+pub mod commit;
 pub mod completions;
 pub mod controller;
 pub mod cp;
@@ -66,6 +67,7 @@ enum Command {
     Attach(attach::Args),
     Cut(cut::Args),
     Freeze(freeze::Args),
+    Commit(commit::Args),
     Resume(Box<resume::Args>),
     Pause(pause::Args),
     Thaw(pause::ThawArgs),
@@ -110,6 +112,7 @@ pub fn main() -> u8 {
             Command::Attach(args) => attach::run(args),
             Command::Cut(args) => cut::run(args),
             Command::Freeze(args) => freeze::run(args),
+            Command::Commit(args) => commit::run(args),
             Command::Resume(args) => resume::run(*args),
             Command::Pause(args) => pause::run(args),
             Command::Thaw(args) => pause::thaw(args),

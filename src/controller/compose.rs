@@ -114,6 +114,13 @@ pub fn compose_unless(
         return Err(Error::new(Kind::Usage, format!("workspace mode `{}` without a workspace", mode.as_str()))
             .hint("name the directory, or leave the mode out: a scratch workspace is the bottle's own"));
     }
+    if let (Some(source), WorkspaceMode::Overlay, Some(_)) = (&source, mode, &image)
+        && let Some(why) = docker::layer::obstacle(source, &state.join(kept::LAYER))
+    {
+        return Err(Error::new(Kind::FsUnsupported, why)
+            .at(source.display().to_string())
+            .hint("use workspace mode `copy` or `mount`"));
+    }
     let owner = owner.unwrap_or((RESERVED_ID, RESERVED_ID));
     let (host_uid, host_gid, idmap) = if !as_root {
         (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw(), false)
@@ -252,6 +259,10 @@ pub fn compose_unless(
             .into_iter()
             .map(|(place, below)| Bind { rw: true, ..Bind::read_only(place).at(Path::new(AGENT_HOME).join(below)) });
         tools.binds.extend(shown);
+        let saved = session::home_archive(&state);
+        if image.is_some() && launch.resume.is_some() && saved.exists() {
+            tools.binds.push(Bind::read_only(saved).at(docker::commit::SAVED));
+        }
     }
     // For whoever cleans up when this controller and the keeper are both gone.
     let list = serde_json::to_vec(&guarded.made).unwrap_or_default();
@@ -310,14 +321,6 @@ fn disk(launch: &Launch) -> Result<(Option<u64>, Option<String>)> {
 fn image(host: &Host, launch: &Launch, state: &Path) -> Result<Option<Image>> {
     if Choice::parse(launch.backend.as_deref().unwrap_or("linux"))? == Choice::Linux {
         return Ok(None);
-    }
-    let refused = |what: &str, hint: &str| {
-        Err(Error::new(Kind::BackendUnavailable, format!("backend docker has no {what} yet"))
-            .at("backend docker")
-            .hint(hint))
-    };
-    if launch.workspace_mode == Some(WorkspaceMode::Overlay) {
-        return refused("layers over a workspace", "write workspace: copy, or mount");
     }
     let Some(name) = launch.image.clone().filter(|name| !name.is_empty()) else {
         return Err(Error::new(Kind::Usage, "backend docker makes a bottle of an image, and none is named")

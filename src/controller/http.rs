@@ -24,8 +24,8 @@ use super::live::Live;
 use super::stream::{self as follow, Line, Wanted};
 use super::{Controller, input, ledger_error, peer};
 use crate::api::{
-    Act, Apply, Bottle, Copy, DiffQuery, Ended, Exec, Input, Launch, Prune, Resize, Run, Signal, SignalName, Stop,
-    UsageQuery,
+    Act, Apply, Bottle, Commit, Copy, DiffQuery, Ended, Exec, Input, Launch, Prune, Resize, Run, Signal, SignalName,
+    Stop, UsageQuery,
 };
 use crate::bottle::wire::{Command, Reply, Request as Ask};
 use crate::enforce::By;
@@ -322,6 +322,12 @@ async fn bottles(
             let act: Act = read(request.into_body()).await?;
             let live = controller.find(name)?;
             live.freeze(&act.reason.unwrap_or_else(|| "frozen by the operator".to_owned()), By::Operator, None).await?;
+            ok(&live.view())
+        }
+        (true, [name, "commit"]) => {
+            let commit: Commit = read(request.into_body()).await?;
+            let live = controller.find(name)?;
+            live.commit(commit.image).await?;
             ok(&live.view())
         }
         (true, [name, "copy"]) => {

@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::{self, BudgetNode, BudgetScope, Limit, Mount, Session, Upstream, WorkspaceMode};
 use crate::bottle::AGENT_HOME;
 use crate::bottle::backend::{Choice as Backend, found as found_backend};
+use crate::bottle::docker::layer;
 use crate::bottle::places::Forbidden;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
@@ -215,9 +216,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     warnings.extend(merged.routes.iter().filter(|said| own(&said.value.allow.host)).map(|said| {
         format!("{}: the provider's own route to {} holds, not this one", said.place, said.value.allow.host)
     }));
-    if backend == Backend::Docker && !plan.transcript.is_empty() {
-        warnings.push("a session is not kept on backend docker yet: this bottle cannot be frozen".to_owned());
-    }
+    let mode = mode_of(choice, &merged, backend, desk, &mut warnings);
     // An image has its own.
     if backend == Backend::Linux {
         missing_tools(&merged, desk)?;
@@ -249,7 +248,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         env: all_env,
         files,
         workspace: Some(desk.cwd.display().to_string()),
-        workspace_mode: Some(mode_of(choice, &merged, backend)),
+        workspace_mode: Some(mode),
         backend: Some(backend.as_str().to_owned()),
         image: image.filter(|_| backend == Backend::Docker),
         engine: (desk.lookup)("DOCKER_HOST").filter(|_| backend == Backend::Docker),
@@ -279,7 +278,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         exe,
         credentials: allow.names,
     };
-    if !plan.transcript.is_empty() && backend == Backend::Linux {
+    if !plan.transcript.is_empty() {
         let remembered = Choice {
             directory: Some(desk.cwd.to_owned()),
             // By name, so that an agent's file which has changed since cannot choose others.
@@ -301,17 +300,30 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
 }
 
 /// Decides how the directory comes in: as chosen, as a manifest says, and else such that nobody who is not there is
-/// surprised: headless agents write into a layer.
-fn mode_of(choice: &Choice, merged: &Effective, backend: Backend) -> WorkspaceMode {
+/// surprised: headless agents write into a layer, or a copy where there can be none, which is said.
+fn mode_of(
+    choice: &Choice,
+    merged: &Effective,
+    backend: Backend,
+    desk: &Desk<'_>,
+    warnings: &mut Vec<String>,
+) -> WorkspaceMode {
     let said = || merged.workspace.as_ref().map(|said| said.value);
     let copy = choice.copy.then_some(WorkspaceMode::Copy);
-    let usual = match (choice.interactive, backend) {
-        (true, _) => WorkspaceMode::Mount,
-        (false, Backend::Linux) => WorkspaceMode::Overlay,
-        // It has no layers.
-        (false, Backend::Docker) => WorkspaceMode::Copy,
-    };
-    choice.workspace_mode.or(copy).or_else(said).unwrap_or(usual)
+    if let Some(mode) = choice.workspace_mode.or(copy).or_else(said) {
+        return mode;
+    }
+    if choice.interactive {
+        return WorkspaceMode::Mount;
+    }
+    let obstacle = (backend == Backend::Docker).then(|| layer::obstacle(desk.cwd, &desk.home.root)).flatten();
+    match obstacle {
+        Some(why) => {
+            warnings.push(format!("the agent works on a copy of the directory: {why}"));
+            WorkspaceMode::Copy
+        }
+        None => WorkspaceMode::Overlay,
+    }
 }
 
 /// Decides what makes the sandbox: as chosen (flag, then environment, which whoever asks has put together), as a manifest

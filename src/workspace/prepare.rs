@@ -75,6 +75,8 @@ pub fn prepare(order: &Order<'_>) -> Result<()> {
                 .at(before.workspace.display().to_string())
                 .hint(format!("put the directory back, or `bb diff {0}` and `bb rm {0}`", order.slug)));
         }
+        // Whoever mounted it before may have been somebody else: the kernel makes its own directory anew.
+        let _ = beneath::remove_all(&order.state.join(LAYER).join(WORK).join(WORK));
         return (Metadata { id: order.id.to_owned(), kept: false, ..before }).write(order.state).map_err(fail);
     }
     if order.resumes {

@@ -21,6 +21,9 @@ const FILE: &str = "session.json";
 /// The directory of the kept places.
 const KEEP: &str = "keep";
 
+/// What is saved of the agent's home beside them, of a container.
+const HOME: &str = "home.tar";
+
 /// Most places of one session.
 const MOST: usize = 16;
 
@@ -38,6 +41,9 @@ struct Stored {
     /// The launches that its budgets are counted from; its own where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     counted: Option<Counted>,
+    /// Somebody wants it kept, whatever end the bottle comes to.
+    #[serde(default)]
+    committed: bool,
 }
 
 impl Stored {
@@ -91,9 +97,31 @@ pub fn prepare(
         places.push((place, below.to_owned()));
     }
     let stored =
-        Stored { v: 1, id: id.to_owned(), session: session.clone(), kept: false, counted: Some(counted.clone()) };
+        Stored { v: 1, id: id.to_owned(), session: session.clone(), kept: false, committed: false, counted: Some(counted.clone()) };
+    let archive = home_archive(state);
+    let _ = fs::remove_file(archive.with_extension("part"));
+    if let (Some((uid, gid)), true) = (owner, archive.exists()) {
+        std::os::unix::fs::lchown(&archive, Some(uid), Some(gid)).map_err(fail)?;
+    }
     stored.write(state).map_err(fail)?;
     Ok(places)
+}
+
+/// Where the agent's home is saved.
+pub fn home_archive(state: &Path) -> PathBuf {
+    state.join(HOME)
+}
+
+/// Remembers that the session of the launch `id` is to be kept, whatever end its bottle comes to.
+///
+/// # Errors
+/// `internal` where that cannot be written down.
+pub fn commit(state: &Path, id: &str) -> Result<()> {
+    let _turn = turn();
+    let fail = |e: io::Error| Error::internal(e.to_string()).at(state.display().to_string());
+    let stored = Stored::read(state).filter(|stored| stored.id == id);
+    let stored = stored.ok_or_else(|| fail(io::Error::other("what is remembered of the session cannot be read")))?;
+    (Stored { committed: true, ..stored }).write(state).map_err(fail)
 }
 
 /// Reads the session of a bottle that can be taken up again.
@@ -155,7 +183,8 @@ pub(super) fn settle_in_turn(state: &Path, wanted: bool, always: bool) -> bool {
             .map(|place| place.path())
             .any(|place| fs::read_dir(place).is_ok_and(|mut inside| inside.next().is_some()))
     };
-    if wanted && (always || begun()) {
+    let _ = fs::remove_file(home_archive(state).with_extension("part"));
+    if stored.committed || wanted && (always || begun()) {
         if !stored.kept
             && let Err(e) = (Stored { kept: true, ..stored }).write(state)
         {
@@ -164,6 +193,7 @@ pub(super) fn settle_in_turn(state: &Path, wanted: bool, always: bool) -> bool {
         return true;
     }
     let _ = beneath::remove_all(&state.join(KEEP));
+    let _ = fs::remove_file(home_archive(state));
     let _ = fs::remove_file(state.join(FILE));
     false
 }

@@ -13,6 +13,7 @@ mod decisions;
 mod dev_server;
 mod docker;
 mod docker_io;
+mod docker_state;
 mod doctor;
 mod guards;
 mod headless;

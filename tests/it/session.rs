@@ -104,6 +104,17 @@ fn a_session_is_kept_where_it_failed_and_not_where_it_ended_well_or_was_killed()
         bb(&world, &["resume", "worker", "--headless"]).fails(2, "usage", "no session of `worker`", "bb freeze");
         world.bb(&["rm", "failed"]).expect(0);
         bb(&world, &["resume", "failed", "--headless"]).fails(2, "no_such_bottle", "failed", "bb ps --all");
+        // Committed, it is kept whatever end it comes to.
+        world.bb(&["rm", "worker"]).expect(0);
+        let first = at_work(&world);
+        world.bb(&["commit", "worker", "--image", "x"]).fails(2, "usage", "no container", "--image");
+        let said = world.bb(&["commit", "worker"]).expect(0);
+        assert!(said.stdout.contains("worker  is kept when it ends"), "{said}");
+        world.bb(&["kill", "worker"]).expect(0);
+        assert!(first.wait().stderr.contains("to take it up again: bb resume worker"));
+        let again = bb(&world, &["resume", "worker", "--headless", "--prompt", "cat notes; rm notes"]).expect(0);
+        assert_eq!(again.stdout, "remembers began\ndraft\n", "{again}");
+        assert_eq!(kept(&world), ["late"], "that was a good end");
         // A bottle of a recipe has none.
         let recipe = "--- @bb needs launch\nlocal b = bb.launch{command = {\"sleep\", \"600\"}, label = \"plain\", budget = \"unlimited\"}\n\
             print(bb.try(b.freeze, b))\nprint(select(2, bb.try(b.freeze, b)).kind)\nbb.exit(0)\n";

@@ -53,6 +53,34 @@ pub fn call(socket: &Path, request: Request<'_>, patience: Duration) -> io::Resu
     Ok(Answer { status: head.status, body: body(&mut reader, &head)? })
 }
 
+/// Sends a request whose body is read as it goes, exactly `length` bytes of it, and gets its whole answer.
+///
+/// # Errors
+/// As [`call`]; `UnexpectedEof` where there is less.
+pub fn upload(
+    socket: &Path,
+    request: Request<'_>,
+    body_of: &mut impl Read,
+    length: u64,
+    patience: Duration,
+) -> io::Result<Answer> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    let Request { method, path, content_type, body: _ } = request;
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: docker\r\nUser-Agent: bb\r\nConnection: close\r\n\
+         Content-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())?;
+    if io::copy(&mut body_of.take(length), &mut stream)? < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut reader = BufReader::new(stream);
+    let head = self::head(&mut reader)?;
+    Ok(Answer { status: head.status, body: body(&mut reader, &head)? })
+}
+
 /// Sends a request after which the connection is a stream of its own, and gets that: what has been read ahead comes first.
 /// It waits without bound from then on.
 ///
