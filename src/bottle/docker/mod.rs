@@ -3,6 +3,7 @@
 //! * [`engine`]: the engine's socket and verbs; [`http`]: what is spoken there. [`spec`]: what it is asked for.
 //! * [`inside`]: pid 1 and the way in, in the agent's container. [`helper`]: the gate's container.
 //! * [`own`]: the static build of bb that is shown in both.
+//! * [`image`]: images are built, pulled, listed and removed; [`session`], [`protobuf`], [`tar`] and [`lines`]: what that takes.
 //! * [`life`]: the streams by which container and keeper notice each other's end. [`exec`]: commands.
 //!
 //! The agent's container has no network of the engine. The helper's shares its network namespace, makes every address local
@@ -13,10 +14,15 @@ pub mod engine;
 mod exec;
 pub mod helper;
 mod http;
+pub mod image;
 pub mod inside;
 mod life;
+mod lines;
 mod own;
+pub mod protobuf;
+mod session;
 mod spec;
+mod tar;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -120,13 +126,7 @@ impl Container {
     pub fn up(plan: &Plan, image: &Image) -> Result<Container> {
         let engine = Engine::find(image.engine.as_deref())?;
         if engine.image(&image.name)?.is_none() {
-            let pull = if engine.podman { "podman" } else { "docker" };
-            return Err(Error::new(
-                Kind::BackendUnavailable,
-                format!("{} has no image `{}`", engine.version, image.name),
-            )
-            .at(format!("unix://{}", engine.socket().display()))
-            .hint(format!("get it first: `{pull} pull {}`", image.name)));
+            return Err(engine.lacks(&image.name));
         }
         if !plan.masks.is_empty() || plan.binds.iter().any(|b| b.idmap || b.device) {
             return Err(failed("plan", "it shows what only the embedded backend can show"));
