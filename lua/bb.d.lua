@@ -176,7 +176,7 @@ function Plan:preflight() end
 ---@param told? boolean
 function Plan:ready(told) end
 
----Launches it; returns when its agent runs.
+---Launches it; returns when its agent runs. On backend `docker` its image is built or pulled first, where the engine has none.
 ---@param options? {detach?: boolean, told?: boolean}
 ---@return bb.Bottle
 function Plan:launch(options) end

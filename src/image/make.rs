@@ -128,17 +128,19 @@ fn build(engine: &Engine, recipe: &Recipe, options: Options, stop: &Stop, tell: 
     };
     let (step, lines) = reader.failed().unwrap_or_default();
     let at = if step.is_empty() { String::new() } else { format!(" in `{}`", clean(step, 120)) };
+    let remedy = if recipe.place.starts_with('/') {
+        "correct the Dockerfile, or name an image that is there with `image:`".to_owned()
+    } else {
+        let copy = format!("$BB_HOME/images/{}.Dockerfile", recipe.provider);
+        format!("put one that works here at {copy}, or name an image that is there with `image:`")
+    };
     let lines: String = lines.iter().map(|line| format!("\n  | {line}")).collect();
     Err(Error::new(
         Kind::BackendUnavailable,
         format!("the image {} could not be built{at}: {error}{lines}", recipe.tag),
     )
     .at(recipe.place.clone())
-    .hint(format!(
-        "correct the Dockerfile (a copy at $BB_HOME/images/{}.Dockerfile is taken in place of the shipped one), or \
-             name an image that is there",
-        recipe.provider
-    )))
+    .hint(remedy))
 }
 
 fn pull(engine: &Engine, name: &str, stop: &Stop, tell: &mut dyn FnMut(Event)) -> Result<()> {

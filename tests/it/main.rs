@@ -13,6 +13,7 @@ mod dev_server;
 mod docker;
 mod doctor;
 mod guards;
+mod image;
 mod input;
 mod keeper;
 mod leaks;

@@ -159,7 +159,7 @@ impl<'w> Engine<'w> {
         });
         match Client::at(&engine.socket) {
             Ok(client) if up => {
-                client.import(IMAGE, "latest", &archive(&dir)).unwrap();
+                client.import(IMAGE, "latest", &busybox_archive(&dir)).unwrap();
                 Some(engine)
             }
             _ => {
@@ -300,8 +300,8 @@ fn not_here(which: Which, why: &str) {
     }
 }
 
-/// Makes the image's archive.
-fn archive(dir: &Path) -> Vec<u8> {
+/// Makes the archive of the image of the tests, in a directory.
+pub fn busybox_archive(dir: &Path) -> Vec<u8> {
     let root = dir.join("image");
     for sub in ["bin", "etc", "tmp"] {
         fs::create_dir_all(root.join(sub)).unwrap();
