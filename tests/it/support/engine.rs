@@ -195,6 +195,11 @@ impl<'w> Engine<'w> {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let libraries = text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
         wanted.extend(libraries.map(PathBuf::from));
+        // What programs that are shown later may want of the C library beside what these do.
+        let libc = wanted.iter().find(|path| path.ends_with("libc.so.6")).cloned();
+        let names = ["librt.so.1", "libpthread.so.0", "libdl.so.2", "libm.so.6", "libutil.so.1", "libresolv.so.2"];
+        let beside = libc.iter().flat_map(|libc| names.map(|name| libc.with_file_name(name)));
+        wanted.extend(beside.filter(|path| path.exists()));
         fs::create_dir_all(root.join("usr/bin")).unwrap();
         for (link, to) in [("bin", "usr/bin"), ("sbin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
             std::os::unix::fs::symlink(to, root.join(link)).unwrap();
