@@ -364,6 +364,15 @@ fn an_ordinary_users_own_podman_makes_bottles_without_root() {
     assert_eq!(std::os::unix::fs::MetadataExt::uid(&made), uid, "it is the user's own file");
     assert_eq!(site.seen().len(), 1);
     world.assert_silent(&["allowed.example"]);
+    // Images too; a secret reaches the step that asks for it.
+    std::fs::write(dir.join("home/.npmrc"), "registry=https://npm.corp/\n").unwrap();
+    let context = dir.join("context");
+    std::fs::create_dir(&context).unwrap();
+    let step = "RUN --mount=type=secret,id=npmrc,target=/npmrc grep -q npm.corp /npmrc";
+    std::fs::write(context.join("Dockerfile"), format!("FROM {IMAGE}\n{step}\n")).unwrap();
+    let dockerfile = context.join("Dockerfile").display().to_string();
+    let built = bb(&["image", "build", "--dockerfile", &dockerfile, "--network", "none"]).expect(0);
+    assert!(built.stdout.starts_with("bb/command:"), "{built}");
     bb(&["controller", "stop"]).expect(0);
     engine.assert_empty();
 }

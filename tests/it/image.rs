@@ -131,6 +131,11 @@ fn an_image_is_built_once_for_its_content_and_what_the_host_told_it_is_in_no_lay
         let listed = bb(world, engine, &["image", "ls", "--json"]).expect(0).json();
         let names: Vec<&str> = listed.iter().filter_map(|image| image["image"].as_str()).collect();
         assert!(names.len() == 2 && names.contains(&tag.as_str()), "{listed:?}");
+        let complete = |words: &[&str]| {
+            command(world, engine, &[&["--", "bb", "image"], words].concat()).env("COMPLETE", "fish").run()
+        };
+        assert!(complete(&["rm", "bb/m"]).stdout.contains(&tag));
+        assert!(complete(&["build", "cl"]).stdout.contains("claude"));
         bb(world, engine, &["image", "rm", IMAGE]).fails(2, "usage", IMAGE, "bb image ls");
         bb(world, engine, &["image", "rm", &tag]).expect(0);
         assert!(!bb(world, engine, &["image", "ls"]).expect(0).stdout.contains(&tag));
@@ -208,7 +213,8 @@ fn row(output: &Output, key: &str) -> String {
 
 #[test]
 fn a_launch_builds_its_providers_image_after_the_preflight_and_only_once() {
-    each(|world, engine| {
+    // What differs on Podman has its tests above and below.
+    with(Which::Docker, |world, engine| {
         shelf(world, "");
         let dockerfile = |mark: &str| {
             let text = format!("FROM {IMAGE}\nRUN echo {mark} >/etc/mark\n");
