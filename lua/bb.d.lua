@@ -14,6 +14,7 @@
 --   egress:HOST       routes to a host that no provider file names; `*` = any
 --   credential:NAME   putting that variable of the host's environment into a route
 --   write:PATH        a workspace at or below that path; `args` = paths that the user wrote as arguments
+--   image             pulling the image, and building the Dockerfile, that a launch of its own names
 --   read:PATH, run:NAME   reserved
 --
 -- Recipes that came with bb and those in $BB_HOME/recipes run as declared. Others ask once at a terminal; without one
@@ -97,7 +98,8 @@ bb = {}
 ---@field detach? boolean It lives on after the recipe.
 ---@field terminal? boolean Its agent gets a terminal, for `bb attach`; of this terminal's size, else of 24 rows and 80 columns.
 ---@field backend? "linux"|"docker" What makes the bottle; BOT_BOTTLE_BACKEND or the host's setting when absent.
----@field image? string The image of backend `docker`; the host's setting when absent.
+---@field image? string The image of backend `docker`; the host's setting when absent, else one that is built of the provider's Dockerfile. Pulled where it is missing and the recipe has the grant `image`.
+---@field dockerfile? string Or the Dockerfile that it is built of: absolute, below `~/`, or counted from $BB_HOME. Needs `image`.
 
 ---Launches a bottle; returns when its agent runs. Needs the grant `launch`.
 ---
@@ -176,7 +178,8 @@ function Plan:preflight() end
 ---@param told? boolean
 function Plan:ready(told) end
 
----Launches it; returns when its agent runs. `input`: bottle:attach() passes standard input on to the agent, to its end.
+---Launches it; returns when its agent runs. On backend `docker` its image is built or pulled first, where the engine has none.
+---`input`: bottle:attach() passes standard input on to the agent, to its end.
 ---@param options? {detach?: boolean, told?: boolean, input?: boolean}
 ---@return bb.Bottle
 function Plan:launch(options) end

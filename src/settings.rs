@@ -13,7 +13,7 @@ use crate::budget::Weights;
 use crate::error::Error;
 use crate::home::Home;
 use crate::types::{CutScope, CutoffPolicy, Durability};
-use crate::yaml::read::{bounded, budget, host, table, text, unreadable, word};
+use crate::yaml::read::{bounded, budget, host, is_image, table, text, twice, unreadable, word};
 use crate::yaml::{self, Entry, Node, Problems};
 
 /// The name of the file in messages.
@@ -22,8 +22,8 @@ const FILE: &str = "settings.yml";
 /// Longest file of certificates, bytes.
 const MAX_PEM: u64 = 1024 * 1024;
 
-const KEYS: [&str; 8] =
-    ["budget", "shutdown", "cutoff_scope", "weights", "upstreams", "durability", "backend", "image"];
+const KEYS: [&str; 9] =
+    ["budget", "shutdown", "cutoff_scope", "weights", "upstreams", "durability", "backend", "image", "dockerfile"];
 const UPSTREAM_KEYS: [&str; 2] = ["address", "ca"];
 
 /// The host's settings.
@@ -45,6 +45,8 @@ pub struct Settings {
     pub backend: Option<String>,
     /// The image of backend `docker`, where the launch does not say.
     pub image: Option<String>,
+    /// The Dockerfile that it is made of instead.
+    pub dockerfile: Option<String>,
 }
 
 impl Settings {
@@ -77,6 +79,9 @@ impl Settings {
         {
             for entry in table(&tree, "the file", &mut problems) {
                 settings.read(entry, root, &mut problems);
+                if settings.image.is_some() && settings.dockerfile.is_some() && is_image(entry) {
+                    twice(entry, &mut problems);
+                }
             }
         }
         problems.into_result(settings)
@@ -104,6 +109,7 @@ impl Settings {
                 self.backend = word(entry, &words, &later, problems).map(str::to_owned);
             }
             "image" => self.image = text(entry, problems),
+            "dockerfile" => self.dockerfile = text(entry, problems),
             _ => problems.unknown_key(entry, &KEYS),
         }
     }
@@ -289,6 +295,7 @@ mod tests {
             "shutdown:\n",
             "weights: light\n",
             "upstreams: {a.b: \"127.0.0.1:1\"}\n",
+            "image: debian:12\ndockerfile: images/mine.Dockerfile\n",
             "upstreams: {a.b: {address: \"127.0.0.1\"}}\n",
             "upstreams: {\"a.b:443\": {address: \"127.0.0.1:1\"}}\n",
             "upstreams: {a.b: {address: \"127.0.0.1:1\", ca: missing.pem}}\n",

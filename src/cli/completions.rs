@@ -94,6 +94,23 @@ pub fn bottles() -> ArgValueCompleter {
     })
 }
 
+/// Completes names of providers that have a Dockerfile.
+pub fn dockerfiles() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &std::ffi::OsStr| {
+        let home = Home::from_env().ok();
+        fitting(typed, home.iter().flat_map(crate::image::names))
+    })
+}
+
+/// Completes names of images that bb has made.
+pub fn images() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &std::ffi::OsStr| {
+        let engine = super::image::engine().ok();
+        let images = engine.and_then(|engine| engine.images(crate::image::LABEL).ok()).unwrap_or_default();
+        fitting(typed, images.into_iter().flat_map(|image| image.names))
+    })
+}
+
 fn fitting(typed: &std::ffi::OsStr, names: impl Iterator<Item = String>) -> Vec<CompletionCandidate> {
     let typed = typed.to_string_lossy();
     let mut names: Vec<String> = names.filter(|name| name.starts_with(&*typed)).collect();

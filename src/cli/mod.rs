@@ -16,6 +16,7 @@ pub mod diff;
 pub mod doctor;
 pub mod exec;
 pub mod freeze;
+pub mod image;
 pub mod inspect;
 pub mod kill;
 pub mod logs;
@@ -79,6 +80,7 @@ enum Command {
     Rm(rm::Args),
     Prune(prune::Args),
     Inspect(inspect::Args),
+    Image(image::Args),
     Usage(usage::Args),
     Manifest(manifest::Args),
     Controller(controller::Args),
@@ -124,6 +126,7 @@ pub fn main() -> u8 {
             Command::Rm(args) => rm::run(args),
             Command::Prune(args) => prune::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Image(args) => image::run(args),
             Command::Usage(args) => usage::run(args),
             Command::Manifest(args) => manifest::run(args),
             Command::Completions(args) => completions::run(&args),

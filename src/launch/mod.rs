@@ -32,7 +32,8 @@ use crate::bottle::docker::layer;
 use crate::bottle::places::Forbidden;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::manifest::{Effective, EnvValue, Origin, Shelf, effective};
+use crate::image::{self, Wanted};
+use crate::manifest::{Effective, EnvValue, Origin, Said, Shelf, effective};
 use crate::name::Name;
 use crate::provider::{self, OutputForm, Wish};
 use crate::settings::Settings;
@@ -147,6 +148,8 @@ pub struct Draft {
     pub exe: Option<PathBuf>,
     /// Names of credentials and the variables that they came from.
     pub credentials: Vec<String>,
+    /// What the bottle is made of, where a container engine makes it.
+    pub image: Option<Wanted>,
 }
 
 /// Drafts the launch of a choice.
@@ -180,7 +183,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         Some(_) => e,
     })?;
     let backend = backend_of(choice, &merged, &settings, desk)?;
-    let image = merged.image.as_ref().map(|said| said.value.clone()).or_else(|| settings.image.clone());
+    let image = image_of(backend, &merged, &settings, template.value.as_str(), desk)?;
     let exe = provider.found().filter(|_| backend == Backend::Linux);
     let skills = skills::collect(&merged.skills, desk.home, desk.user_home)?;
     let wish = Wish {
@@ -250,7 +253,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         workspace: Some(desk.cwd.display().to_string()),
         workspace_mode: Some(mode),
         backend: Some(backend.as_str().to_owned()),
-        image: image.filter(|_| backend == Backend::Docker),
+        image: image.as_ref().map(|image| image.name().to_owned()),
         engine: (desk.lookup)("DOCKER_HOST").filter(|_| backend == Backend::Docker),
         limits: limits_of(&merged),
         resume: choice.resume.clone(),
@@ -277,6 +280,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         host_scope: settings.cutoff_scope,
         exe,
         credentials: allow.names,
+        image,
     };
     if !plan.transcript.is_empty() {
         let remembered = Choice {
@@ -332,6 +336,32 @@ fn backend_of(choice: &Choice, merged: &Effective, settings: &Settings, desk: &D
     let said = || merged.backend.as_ref().map(|said| said.value.as_str().to_owned());
     let name = choice.backend.clone().or_else(said).or_else(|| settings.backend.clone());
     name.map_or_else(|| Ok(found_backend(desk.home)), |name| Backend::parse(&name))
+}
+
+/// Decides what a container engine makes the bottle of: what a manifest says, what the host's settings say, else what the
+/// provider's own Dockerfile gives. Reads files; builds nothing.
+fn image_of(
+    backend: Backend,
+    merged: &Effective,
+    settings: &Settings,
+    provider: &str,
+    desk: &Desk<'_>,
+) -> Result<Option<Wanted>> {
+    if backend != Backend::Docker {
+        return Ok(None);
+    }
+    let place = merged.image.as_ref().or(merged.dockerfile.as_ref()).map(|said| said.place.to_string());
+    let text = |said: &Option<Said<String>>| said.as_ref().map(|said| said.value.clone());
+    let said = image::Said::of(text(&merged.image).as_deref(), text(&merged.dockerfile).as_deref())?;
+    let said = match said {
+        Some(said) => Some(said),
+        None => image::Said::by_settings(settings)?,
+    };
+    let desk = image::Desk { home: desk.home, user_home: desk.user_home, workspace: Some(desk.cwd) };
+    image::wanted(said, provider, &desk).map_err(|error| match (&error.place, place) {
+        (None, Some(place)) => error.at(place),
+        _ => error,
+    })
 }
 
 /// Gets what the bottle may use of the machine.

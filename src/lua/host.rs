@@ -69,6 +69,8 @@ pub(super) struct Host {
     pub tasks: Tasks,
     pub pump: Pump,
     pub streams: super::handle::Streams,
+    /// Held by whoever builds or pulls an image: one at a time, so that nobody builds what another builds already.
+    pub images: tokio::sync::Mutex<()>,
     /// The launches that `bb.plan` has drafted. Each has secrets; they go with the run.
     pub plans: RefCell<Vec<Rc<crate::launch::Draft>>>,
     run_budget: RefCell<Vec<Limit>>,
@@ -115,6 +117,7 @@ impl Host {
             tasks: Tasks::default(),
             pump: Pump::default(),
             streams: Default::default(),
+            images: tokio::sync::Mutex::default(),
             plans: RefCell::default(),
             run_budget: RefCell::default(),
             outer: parts.outer,

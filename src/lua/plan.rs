@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::attach;
 use super::grants::Grant;
 use super::host::Host;
+use super::images;
 use super::launch::launched;
 use super::manifest::{cwd, user_home};
 use super::rehearse::stage;
@@ -218,7 +219,14 @@ fn planned(host: &Host, id: usize) -> Result<Rc<Draft>> {
 pub(super) async fn preflight(_: Lua, host: Rc<Host>, id: usize) -> Result<Plain<Vec<Row>>> {
     let draft = planned(&host, id)?;
     let accounts = accounts(&host, &draft).await;
-    Ok(Plain(draft.rows(accounts.as_deref())))
+    let mut rows = draft.rows(accounts.as_deref());
+    if let Some(wanted) = draft.image.clone() {
+        let need = images::need(wanted, draft.launch.engine.clone()).await;
+        for row in rows.iter_mut().filter(|row| row.key == "image") {
+            row.value.push_str(need.words());
+        }
+    }
+    Ok(Plain(rows))
 }
 
 /// Gets how the budgets on a draft's path stand, without making anything: where there is no ledger yet, nothing was used,
@@ -272,6 +280,9 @@ pub(super) async fn launch_plan(lua: Lua, host: Rc<Host>, (id, value): (usize, V
     let options: LaunchOptions = options(&lua, "plan:launch", value)?;
     let draft = planned(&host, id)?;
     draft.ready(options.told && host.terminal)?;
+    if let Some(wanted) = draft.image.clone() {
+        images::ready(&host, wanted, draft.launch.engine.clone(), false).await?;
+    }
     let link = host.link().await?;
     let mut launch = draft.launch.clone();
     launch.id = uuid::Uuid::now_v7().to_string();

@@ -96,8 +96,14 @@ pub fn prepare(
         }
         places.push((place, below.to_owned()));
     }
-    let stored =
-        Stored { v: 1, id: id.to_owned(), session: session.clone(), kept: false, committed: false, counted: Some(counted.clone()) };
+    let stored = Stored {
+        v: 1,
+        id: id.to_owned(),
+        session: session.clone(),
+        kept: false,
+        committed: false,
+        counted: Some(counted.clone()),
+    };
     let archive = home_archive(state);
     let _ = fs::remove_file(archive.with_extension("part"));
     if let (Some((uid, gid)), true) = (owner, archive.exists()) {

@@ -17,6 +17,7 @@ mod docker_state;
 mod doctor;
 mod guards;
 mod headless;
+mod image;
 mod input;
 mod keeper;
 mod leaks;

@@ -166,7 +166,8 @@ impl Engine {
         &self.socket
     }
 
-    fn path(&self, path: &str) -> String {
+    /// Gets the path of a verb in the version of the API that it speaks.
+    pub(super) fn path(&self, path: &str) -> String {
         format!("/v{}{path}", self.api)
     }
 

@@ -22,8 +22,8 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::supervise;
 use super::commit;
+use super::supervise;
 use crate::bottle::linux::watch::Watch;
 use crate::bottle::linux::{confine, sys};
 use crate::bottle::plan::PlannedFile;

@@ -4,6 +4,7 @@
 //! * [`inside`]: pid 1 and the way in, in the agent's container. [`helper`]: the gate's container.
 //! * [`commit`]: saves the agent's home; [`archive`]: the form of that.
 //! * [`own`]: the static build of bb that is shown in both.
+//! * [`image`]: images are built, pulled, listed and removed; [`session`], [`protobuf`], [`tar`] and [`lines`]: what that takes.
 //! * [`layer`]: a layer over the workspace.
 //! * [`life`]: the streams by which container and keeper notice each other's end.
 //! * [`exec`]: commands; [`relay`] and [`supervise`] are the two ends of each, and [`frames`] is what they speak.
@@ -19,14 +20,19 @@ mod exec;
 mod frames;
 pub mod helper;
 mod http;
+pub mod image;
 pub mod inside;
 pub mod layer;
 mod life;
+mod lines;
 mod own;
+pub mod protobuf;
 mod relay;
 mod root;
+mod session;
 mod spec;
 mod supervise;
+mod tar;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -153,13 +159,7 @@ impl Container {
     pub fn up(plan: &Plan, image: &Image) -> Result<Container> {
         let engine = Engine::find(image.engine.as_deref())?;
         if engine.image(&image.name)?.is_none() {
-            let pull = if engine.podman { "podman" } else { "docker" };
-            return Err(Error::new(
-                Kind::BackendUnavailable,
-                format!("{} has no image `{}`", engine.version, image.name),
-            )
-            .at(format!("unix://{}", engine.socket().display()))
-            .hint(format!("get it first: `{pull} pull {}`", image.name)));
+            return Err(engine.lacks(&image.name));
         }
         if !plan.masks.is_empty() || plan.binds.iter().any(|b| b.idmap || b.device) {
             return Err(failed("plan", "it shows what only the embedded backend can show"));

@@ -149,7 +149,7 @@ impl<'w> Engine<'w> {
         });
         match Client::at(&engine.socket) {
             Ok(client) if up => {
-                let archive = dockerd::archive(&dir, &tool("busybox").unwrap());
+                let archive = image_archive(&dir);
                 client.import(IMAGE, "latest", &archive).unwrap();
                 Some(engine)
             }
@@ -186,6 +186,11 @@ impl<'w> Engine<'w> {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let libraries = text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
         wanted.extend(libraries.map(PathBuf::from));
+        // What programs that are shown later may want of the C library beside what these do.
+        let libc = wanted.iter().find(|path| path.ends_with("libc.so.6")).cloned();
+        let names = ["librt.so.1", "libpthread.so.0", "libdl.so.2", "libm.so.6", "libutil.so.1", "libresolv.so.2"];
+        let beside = libc.iter().flat_map(|libc| names.map(|name| libc.with_file_name(name)));
+        wanted.extend(beside.filter(|path| path.exists()));
         fs::create_dir_all(root.join("usr/bin")).unwrap();
         for (link, to) in [("bin", "usr/bin"), ("sbin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
             std::os::unix::fs::symlink(to, root.join(link)).unwrap();
@@ -279,4 +284,9 @@ fn not_here(which: Which, why: &str) {
     if let Ok(mut file) = file {
         let _ = std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes());
     }
+}
+
+/// Makes the archive of the image of the tests, in a directory.
+pub fn image_archive(dir: &Path) -> Vec<u8> {
+    dockerd::archive(dir, &tool("busybox").unwrap())
 }
