@@ -49,6 +49,8 @@ impl<'w> Desk<'w> {
             let helper = format!("BB_HELPER={}", helper().unwrap().display());
             let words = [tool("env").unwrap().display().to_string(), host, helper, exe].into();
             let dir = world.make_dir("desk");
+            // A workspace of root's own would be refused.
+            chown(&dir, Some(4711), Some(4711)).unwrap();
             return Desk { world, which: engine.which, words, dir, bb_home: world.bb_home(), uid: 0 };
         }
         let (dir, uid) = (engine.dir(), fs::metadata(engine.dir().join("home")).unwrap().uid());
@@ -100,11 +102,30 @@ impl<'w> Desk<'w> {
         path
     }
 
+    /// Writes an agent `worker` that is a shell, and its bottle `box`.
+    fn shelf(&self) {
+        let provider = "return { name = 'shell', argv = function() return { 'env', 'PS1=ready> ', 'sh', '-i' } end }";
+        let bottle = format!("---\nagent_provider: {{template: shell}}\nimage: {IMAGE}\nbudget: unlimited\n---\n");
+        for (path, text) in [
+            ("providers/shell.lua", provider),
+            ("bottles/box.md", &bottle),
+            ("agents/worker.md", "---\nbottle: box\n---\nYou are careful.\n"),
+        ] {
+            let path = self.bb_home.join(path);
+            let dir = path.parent().unwrap();
+            fs::create_dir_all(dir).unwrap();
+            fs::write(&path, text).unwrap();
+            for path in [dir, &path] {
+                chown(path, Some(self.uid), Some(self.uid)).unwrap();
+            }
+        }
+    }
+
     /// Launches an agent that is left to itself.
-    fn launch(&self, label: &str, command: &str, options: &str) {
+    fn launch(&self, label: &str, command: &str) {
         let recipe = format!(
             "--- @bb needs launch\nbb.launch{{command = {command}, label = '{label}', backend = 'docker', image = '{IMAGE}', \
-             detach = true{options}}}\n"
+             detach = true}}\n"
         );
         let recipe = self.own(&format!("{label}.lua"), Some(&recipe)).display().to_string();
         self.bb(&["run", "--grant", "all", &recipe]).expect(0);
@@ -117,11 +138,14 @@ fn an_agent_and_commands_have_terminals_of_the_containers_own() {
         return;
     }
     each(|desk| {
-        desk.launch("shell", "{'env', 'PS1=ready> ', 'sh', '-i'}", ", terminal = true");
+        desk.shelf();
         let kill = format!("kill -9 $(cat {}/run/controller.lock)", desk.bb_home.display());
         desk.does(
-            &["attach", "she"],
+            &["start", "worker", "--bottle", "box", "--label", "shell", "--color", "green", "--backend", "docker"],
             &[
+                json!(["expect", "Start it? [y/N]"]),
+                json!(["type", "y\r"]),
+                json!(["expect", "bottle shell"]),
                 json!(["expect", "ready> "]),
                 json!(["type", "tty; echo term=$TERM user=$(id -u)\r"]),
                 json!(["expect", "/dev/pts/"]),
@@ -184,7 +208,7 @@ fn an_agent_and_commands_have_terminals_of_the_containers_own() {
 #[test]
 fn what_is_said_comes_whole_what_is_fed_arrives_and_files_are_copied() {
     each(|desk| {
-        desk.launch("box", "{'sleep', '600'}", "");
+        desk.launch("box", "{'sleep', '600'}");
         output(desk);
         input(desk);
         files(desk);
