@@ -1,7 +1,7 @@
 //! Whether work on files is as fast in a bottle as outside: a cargo build, an `npm ci` from files, bare work on small files,
 //! and single system calls.
 //!
-//!     cargo bench --bench workspace            (`-- 9` for another number of rounds)
+//!     cargo bench --bench workspace            (`-- 9` for another number of rounds, `-- npm` for a part)
 //!
 //! The same work outside and in a bottle in each workspace mode, alternating, each time on a fresh directory; it measures itself: how
 //! long it took, and how much processor time. The latter says what a bottle costs also where others use the machine. What counts is
@@ -267,7 +267,11 @@ fn main() {
     println!("file system: {place}; {rounds} rounds; medians of the ratios within a round\n");
     println!("| | outside | {} |", MODES.map(|m| format!("`{}`", m.as_str())).join(" | "));
     println!("| --- | --- | --- | --- | --- |");
-    for (name, program, script) in WORK {
+    let wanted = |name: &str| {
+        let words: Vec<_> = args.iter().filter(|a| !a.starts_with('-') && a.parse::<usize>().is_err()).collect();
+        words.is_empty() || words.iter().any(|word| name.contains(word.as_str()))
+    };
+    for (name, program, script) in WORK.into_iter().filter(|(name, ..)| wanted(name)) {
         if !Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success()) {
             println!("| {name}: `{program}` is not on PATH | | | | |");
             continue;
@@ -285,8 +289,9 @@ fn main() {
             println!();
         }
     }
-    let all: Vec<Vec<Vec<f64>>> = (0..rounds).map(|n| round(n, &["__calls"])).collect();
-    for (n, name) in CALLS.iter().enumerate() {
+    let counted = if wanted("calls") { rounds } else { 0 };
+    let all: Vec<Vec<Vec<f64>>> = (0..counted).map(|n| round(n, &["__calls"])).collect();
+    for (n, name) in CALLS.iter().enumerate().take(if counted > 0 { CALLS.len() } else { 0 }) {
         let of = |place: usize| median(all.iter().map(|row| row[place][n]));
         print!("| {name} | {:.1} us |", of(0));
         (1..=MODES.len()).for_each(|place| print!(" {:+.1} us |", of(place) - of(0)));

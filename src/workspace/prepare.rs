@@ -268,3 +268,26 @@ fn finish(copy: &impl AsFd, like: &Stat, owner: Option<(u32, u32)>) -> io::Resul
     let through = PathBuf::from(format!("/proc/self/fd/{}", copy.as_fd().as_raw_fd()));
     Ok(utimensat(nix::fcntl::AT_FDCWD, &through, &time, &time, UtimensatFlags::FollowSymlink)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_several_parts_is_copied_whole_unless_it_is_given_up() {
+        let dir = std::env::temp_dir().join(format!("bb-prepare-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let length = usize::try_from(PART).unwrap() * 2 + 5;
+        let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+        fs::write(dir.join("from"), &bytes).unwrap();
+        let from = File::open(dir.join("from")).unwrap();
+        fill(&from, &File::create(dir.join("to")).unwrap(), &AtomicBool::new(false)).unwrap();
+        assert!(fs::read(dir.join("to")).unwrap() == bytes);
+        let from = File::open(dir.join("from")).unwrap();
+        let given_up = fill(&from, &File::create(dir.join("part")).unwrap(), &AtomicBool::new(true));
+        // A file system that shares blocks is done at once.
+        let length = fs::metadata(dir.join("part")).unwrap().len();
+        assert!(given_up.is_ok() || given_up.unwrap_err().kind() == io::ErrorKind::Interrupted && length == PART);
+        fs::remove_dir_all(dir).unwrap();
+    }
+}
