@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use super::trust;
 use crate::api::{Launch, WorkspaceMode};
@@ -22,7 +23,7 @@ use crate::home::Home;
 use crate::workspace::{kept, prepare, session};
 
 /// The agent's home in the bottle.
-pub const AGENT_HOME: &str = "/home/agent";
+pub use crate::bottle::AGENT_HOME;
 
 /// Bound of each writable place of a bottle: its home (with a scratch workspace), `/tmp` and `/var/tmp`.
 const SCRATCH_BYTES: u64 = 4 << 30;
@@ -62,6 +63,20 @@ pub struct Host {
 /// # Errors
 /// `workspace_unsafe`, `agent_missing`, `usage`, or `internal` where a directory cannot be made.
 pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result<Composed> {
+    compose_unless(&AtomicBool::new(false), host, launch, slug, ca_pem)
+}
+
+/// As [`compose`]; a copy of the workspace is given up once `given_up` is true.
+///
+/// # Errors
+/// Those of [`compose`], and `timeout` where it was given up.
+pub fn compose_unless(
+    given_up: &AtomicBool,
+    host: &Host,
+    launch: &Launch,
+    slug: &str,
+    ca_pem: &str,
+) -> Result<Composed> {
     let state = host.home.state(slug);
     let image = image(host, launch, &state)?;
     let internal = |e: std::io::Error| Error::internal(e.to_string()).at(state.display().to_string());
@@ -222,7 +237,8 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         Some(source) => {
             let owner = as_root.then_some((host_uid, host_gid));
             let resumes = launch.resume.is_some();
-            let order = prepare::Order { slug, id: &launch.id, state: &state, workspace: source, mode, owner, resumes };
+            let (id, state) = (&launch.id, &state);
+            let order = prepare::Order { slug, id, state, workspace: source, mode, owner, resumes, given_up };
             prepare::prepare(&order)?;
             guard::Guarded::default()
         }
@@ -230,7 +246,7 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
     };
     if let Some(wanted) = &launch.session {
         let owner = as_root.then_some((host_uid, host_gid));
-        let places = session::prepare(&state, &launch.id, wanted, owner).inspect_err(|_| {
+        let places = session::prepare(&state, &launch.id, &launch.counted(), wanted, owner).inspect_err(|_| {
             guard::remove_placeholders(&guarded.made);
         })?;
         let shown = places

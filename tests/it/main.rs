@@ -14,6 +14,7 @@ mod docker;
 mod docker_state;
 mod doctor;
 mod guards;
+mod headless;
 mod input;
 mod keeper;
 mod leaks;

@@ -139,7 +139,7 @@ fn init() -> Result<()> {
     children.thread_block().map_err(|e| failed("signals", e))?;
     let children = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|e| failed("signals", e))?;
-    confine::apply(&confine::programs().map_err(|e| failed("seccomp", e))?).map_err(|e| failed("confinement", e))?;
+    confine::apply(&confine::program().map_err(|e| failed("seccomp", e))?).map_err(|e| failed("confinement", e))?;
     say(&Word::Ready(nix::unistd::getpid().as_raw())).map_err(|e| failed("answer", e))?;
     let keeper = io::stdin();
     loop {
@@ -224,8 +224,8 @@ fn prepared() -> Result<Command> {
     drop(input);
     // The engine has done so already, as a rule.
     let _ = nix::unistd::setsid();
-    let programs = confine::programs().map_err(|e| failed("seccomp", e))?;
-    enter::settle(&command, &programs).map_err(|e| failed("preparation", e))?;
+    let filter = confine::program().map_err(|e| failed("seccomp", e))?;
+    enter::settle(&command, &filter).map_err(|e| failed("preparation", e))?;
     enter::findable(&command)?;
     say(&Word::Ready(nix::unistd::getpid().as_raw())).map_err(|e| failed("answer", e))?;
     Ok(command)
