@@ -38,12 +38,12 @@ struct Stored {
     session: Session,
     /// The bottle has ended, and its session can be taken up.
     kept: bool,
-    /// The launches that its budgets are counted from; its own where it is absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    counted: Option<Counted>,
     /// Somebody wants it kept, whatever end the bottle comes to.
     #[serde(default)]
     committed: bool,
+    /// The launches that its budgets are counted from; its own where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted: Option<Counted>,
 }
 
 impl Stored {
@@ -96,6 +96,11 @@ pub fn prepare(
         }
         places.push((place, below.to_owned()));
     }
+    let archive = home_archive(state);
+    let _ = fs::remove_file(archive.with_extension("part"));
+    if let (Some((uid, gid)), true) = (owner, archive.exists()) {
+        std::os::unix::fs::lchown(&archive, Some(uid), Some(gid)).map_err(fail)?;
+    }
     let stored = Stored {
         v: 1,
         id: id.to_owned(),
@@ -104,11 +109,6 @@ pub fn prepare(
         committed: false,
         counted: Some(counted.clone()),
     };
-    let archive = home_archive(state);
-    let _ = fs::remove_file(archive.with_extension("part"));
-    if let (Some((uid, gid)), true) = (owner, archive.exists()) {
-        std::os::unix::fs::lchown(&archive, Some(uid), Some(gid)).map_err(fail)?;
-    }
     stored.write(state).map_err(fail)?;
     Ok(places)
 }
