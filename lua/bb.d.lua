@@ -149,7 +149,9 @@ function bb.manifest.bottles() end
 ---@field backend? string What makes the sandbox, over what manifests and settings say.
 ---@field workspace_mode? "mount"|"overlay"|"copy" How the directory comes in, over what manifests say.
 ---@field answers? table<string, string> Answers to the plan's questions, by variable.
----@field resume? string The kept bottle that is taken up: agent, bottles and directory are its own.
+---@field resume? string The kept bottle that is taken up: agent, bottles and directory are its own, and its
+---budgets count on: a `budget` that is given begins anew.
+---@field uncut? boolean With `resume`: a cut that a person or a recipe made does not stand any more.
 
 ---Drafts a launch by manifests: they are merged, references are resolved, nothing is started. Needs the grant `start`.
 ---The agent works in the directory that the user stands in.
@@ -176,8 +178,8 @@ function Plan:preflight() end
 ---@param told? boolean
 function Plan:ready(told) end
 
----Launches it; returns when its agent runs. On backend `docker` its image is built or pulled first, where the engine has none.
----@param options? {detach?: boolean, told?: boolean}
+---Launches it; returns when its agent runs. On backend `docker` its image is built or pulled first, where the engine has none. `input`: bottle:attach() passes standard input on to the agent, to its end.
+---@param options? {detach?: boolean, told?: boolean, input?: boolean}
 ---@return bb.Bottle
 function Plan:launch(options) end
 
@@ -215,6 +217,10 @@ function bb.ui.confirm(question) end
 ---@param ... any
 function bb.ui.note(...) end
 
+---Shows keys and values to people, on standard error, as wide as their terminal is.
+---@param rows {key: string, value: string}[]
+function bb.ui.rows(rows) end
+
 -- Handles ------------------------------------------------------------------------------------------------------------
 
 ---A bottle that this recipe launched.
@@ -245,9 +251,10 @@ local Bottle = {}
 function Bottle:wait(options) end
 
 ---This process's standard streams become the agent's, until it ends. At a terminal, where the bottle has one, the
----terminal is the agent's, and ctrl-p ctrl-q leaves it running.
+---terminal is the agent's, and ctrl-p ctrl-q leaves it running, unless `detach` is false.
+---@param options? {detach?: boolean}
 ---@return {detached: boolean, exit_code?: integer}
-function Bottle:attach() end
+function Bottle:attach(options) end
 
 ---Ends it and keeps its session, its transcript and what it changed; `bb resume` takes it up again.
 ---@param options? {reason?: string}

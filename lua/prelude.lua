@@ -155,8 +155,8 @@ local open_logs = iterator(host.logs)
 function bottle_methods.wait(self, options)
   return check(host.wait(own(self, "wait"), options, handling[co.running()] == true))
 end
-function bottle_methods.attach(self)
-  return check(host.attach(own(self, "attach")))
+function bottle_methods.attach(self, options)
+  return check(host.attach(own(self, "attach"), options))
 end
 function bottle_methods.freeze(self, options)
   return check(host.freeze_bottle(own(self, "freeze"), options))
@@ -498,6 +498,7 @@ local bb = closed({
     note = function(...)
       return check(host.ui_note(text_of(...)))
     end,
+    rows = raising(host.ui_rows),
   }, "bb.ui"),
   rehearse = raising(host.rehearse),
   rehearsing = raising(host.rehearsing),

@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::api::{Limit, Upstream};
-use crate::bottle::backend::Choice;
 use crate::budget::Weights;
 use crate::error::Error;
 use crate::home::Home;
@@ -105,7 +104,7 @@ impl Settings {
                 self.durability = word(entry, &words, &[], problems).unwrap_or_default();
             }
             "backend" => {
-                let words = Choice::NAMES.map(|name| (name, name));
+                let words = [("linux", "linux"), ("docker", "docker"), ("podman", "docker")];
                 let later = ["smolmachines", "macos-container"];
                 self.backend = word(entry, &words, &later, problems).map(str::to_owned);
             }

@@ -60,6 +60,9 @@ pub struct Bottle {
     /// What was asked for and is not enforced here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The launch that its own budget is counted from (`bottle:ACCOUNT`), where it took up an earlier one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
 }
 
 /// Where a bottle's process stands.

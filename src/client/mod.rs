@@ -171,12 +171,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::bottle`]; `usage` where nothing is kept.
-    pub async fn session(&self, slug: &str) -> Result<(String, api::Session)> {
-        let mut value: Value = self.call(Request::get(format!("/v1/bottles/{}/session", wire::encode(slug)))).await?;
-        let slug = value["slug"].as_str().unwrap_or(slug).to_owned();
-        let session = serde_json::from_value(value["session"].take())
-            .map_err(|e| Error::internal(format!("the controller's answer has no session: {e}")))?;
-        Ok((slug, session))
+    pub async fn session(&self, slug: &str) -> Result<api::Kept> {
+        self.call(Request::get(format!("/v1/bottles/{}/session", wire::encode(slug)))).await
     }
 
     /// `POST /v1/bottles/S/freeze`.

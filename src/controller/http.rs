@@ -271,8 +271,7 @@ async fn bottles(
             return ok(&controller.remove(name).await?);
         }
         (false, [name, "session"]) => {
-            let (slug, session) = controller.session(name)?;
-            return ok(&json!({"slug": slug, "session": session}));
+            return ok(&controller.session(name)?);
         }
         (false, [name, "inspect"]) => return ok(&controller.inspect(name).await?),
         _ => {}
@@ -295,10 +294,7 @@ async fn bottles(
         (false, []) => ok(&json!({ "bottles": controller.list(flag(query, "all")).await? })),
         (true, []) => {
             let launch: Launch = read(request.into_body()).await?;
-            // In a task of its own: a front end that hangs up must not leave a bottle half made.
-            let controller = Arc::clone(controller);
-            let launched = tokio::spawn(async move { controller.launch(launch).await });
-            ok(&launched.await.map_err(|e| Error::internal(e.to_string()))??)
+            ok(&controller.launch(launch).await?)
         }
         (false, [name]) => ok(&controller.find(name)?.view()),
         (false, [name, "wait"]) => {

@@ -19,7 +19,7 @@ use super::rehearse::stage;
 use super::values::{Budget, Span, options};
 use super::vm::Plain;
 use crate::api::{self, File, Route, WorkspaceMode};
-use crate::bottle::backend::Choice;
+use crate::bottle::backend::{Choice, found};
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Said, Wanted};
 use crate::provider::{self, Plan, Provider, Wish};
@@ -168,20 +168,26 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
     }
     let since = host.pump.position();
     let bottle = link.client.launch(&body).await?;
+    launched(&host, &bottle, since);
+    Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
+}
+
+/// Says what a bottle that was launched lacks, and remembers it. `since` is where its first event may be.
+pub(super) fn launched(host: &Host, bottle: &api::Bottle, since: u64) {
     for warning in &bottle.warnings {
         host.out.log("warn", &format!("a limit is not enforced: {warning}"));
     }
     // A cut may have been read before the launch was answered; what is known already stays.
     host.bottles.borrow_mut().entry(bottle.slug.clone()).or_default().since = since;
-    Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
 }
 
-/// Chooses the backend: the recipe's, else the environment's, else the host's setting.
+/// Chooses the backend: the recipe's, else the environment's, else the host's setting, else the best that works here.
 fn backend(host: &Host, asked: Option<String>) -> Result<Option<Choice>> {
     let variable = || std::env::var("BOT_BOTTLE_BACKEND").ok().filter(|name| !name.is_empty());
     // What is wrong with the settings is said by the controller, with everything else.
     let setting = || Settings::load(&host.home).ok().and_then(|settings| settings.backend);
-    asked.or_else(variable).or_else(setting).map(|name| Choice::parse(&name)).transpose()
+    let said = asked.or_else(variable).or_else(setting);
+    said.map_or_else(|| Ok(Some(found(&host.home))), |name| Choice::parse(&name).map(Some))
 }
 
 /// Decides what a container engine makes the bottle of: what the recipe says, the host's settings, else the provider's own

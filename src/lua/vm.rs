@@ -186,6 +186,7 @@ fn primitives(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
     bind.later("ui_ask", ui::line)?;
     bind.later("ui_confirm", ui::confirm)?;
     bind.now("ui_note", ui::note)?;
+    bind.now("ui_rows", ui::rows)?;
     bind.later("exit", exit::exit)?;
     Ok(table)
 }

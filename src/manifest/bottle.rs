@@ -146,7 +146,7 @@ impl Bottle {
                 }
                 "backend" => {
                     let later = ["smolmachines", "macos-container"];
-                    let words = [("linux", Backend::Linux), ("docker", Backend::Docker)];
+                    let words = [("linux", Backend::Linux), ("docker", Backend::Docker), ("podman", Backend::Docker)];
                     let backend = word(entry, &words, &later, problems);
                     bottle.backend = backend.map(|b| reader.said(entry.line, b));
                 }

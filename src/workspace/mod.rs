@@ -13,6 +13,7 @@ pub mod changes;
 mod content;
 pub mod kept;
 pub mod prepare;
+pub mod put;
 pub mod refuse;
 pub mod session;
 pub mod text;

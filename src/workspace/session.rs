@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::kept::{replace, turn};
-use crate::api::{Ended, Session};
+use crate::api::{Counted, Ended, Session};
 use crate::error::{Error, Kind, Result};
 use crate::os::beneath;
 
@@ -35,6 +35,9 @@ struct Stored {
     session: Session,
     /// The bottle has ended, and its session can be taken up.
     kept: bool,
+    /// The launches that its budgets are counted from; its own where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted: Option<Counted>,
 }
 
 impl Stored {
@@ -56,6 +59,7 @@ impl Stored {
 pub fn prepare(
     state: &Path,
     id: &str,
+    counted: &Counted,
     session: &Session,
     owner: Option<(u32, u32)>,
 ) -> Result<Vec<(PathBuf, PathBuf)>> {
@@ -86,7 +90,8 @@ pub fn prepare(
         }
         places.push((place, below.to_owned()));
     }
-    let stored = Stored { v: 1, id: id.to_owned(), session: session.clone(), kept: false };
+    let stored =
+        Stored { v: 1, id: id.to_owned(), session: session.clone(), kept: false, counted: Some(counted.clone()) };
     stored.write(state).map_err(fail)?;
     Ok(places)
 }
@@ -94,6 +99,13 @@ pub fn prepare(
 /// Reads the session of a bottle that can be taken up again.
 pub fn of(state: &Path) -> Option<Session> {
     Stored::read(state).filter(|stored| stored.kept).map(|stored| stored.session)
+}
+
+/// Reads the launch that a kept session is of, and those that its budgets are counted from.
+pub fn counted(state: &Path) -> Option<(String, Counted)> {
+    let stored = Stored::read(state).filter(|stored| stored.kept)?;
+    let counted = stored.counted.unwrap_or_else(|| Counted::of(&stored.id));
+    Some((stored.id, counted))
 }
 
 /// Tells whether one is remembered, kept or not.
@@ -169,20 +181,24 @@ mod tests {
         let state = std::env::temp_dir().join(format!("bb-session-{}", std::process::id()));
         let _ = fs::remove_dir_all(&state);
         fs::create_dir_all(&state).unwrap();
-        let places = prepare(&state, "a", &session(&["~/.cli/sessions"]), None).unwrap();
+        let places = prepare(&state, "a", &Counted::of("a"), &session(&["~/.cli/sessions"]), None).unwrap();
         assert_eq!(places[0].1, Path::new(".cli/sessions"));
         assert!(of(&state).is_none(), "it runs");
         // Nothing was written yet: only a freeze keeps it.
         assert!(settle(&state, true, true) && is_kept_of(&state, "a") && !is_kept_of(&state, "b"));
-        let places = prepare(&state, "b", &session(&["~/.cli/sessions"]), None).unwrap();
+        let places = prepare(&state, "b", &Counted::of("b"), &session(&["~/.cli/sessions"]), None).unwrap();
         assert!(!is_kept(&state));
         fs::write(places[0].0.join("1.jsonl"), "{}").unwrap();
         assert!(settle(&state, true, false));
-        assert!(prepare(&state, "c", &of(&state).unwrap(), None).is_ok());
+        assert!(prepare(&state, "c", &Counted::of("c"), &of(&state).unwrap(), None).is_ok());
         assert!(places[0].0.join("1.jsonl").exists(), "what was written is there again");
         assert!(!settle(&state, false, false) && !places[0].0.exists());
         for wrong in ["/etc", "~/../x", "~/", "sessions"] {
-            assert_eq!(prepare(&state, "d", &session(&[wrong]), None).unwrap_err().kind, Kind::Usage, "{wrong}");
+            assert_eq!(
+                prepare(&state, "d", &Counted::of("d"), &session(&[wrong]), None).unwrap_err().kind,
+                Kind::Usage,
+                "{wrong}"
+            );
         }
         fs::remove_dir_all(&state).unwrap();
     }

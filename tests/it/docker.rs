@@ -290,6 +290,14 @@ fn a_workspace_is_the_hosts_with_its_guards() {
             std::fs::read_to_string(&recipe).unwrap().replace(&work.display().to_string(), &own.display().to_string());
         let recipe = world.recipe("own.lua", &text);
         run(world, engine, &["run", "--grant", "all", &recipe]).fails(5, "workspace_unsafe", "own", "chown");
+        // As a copy it is the agent's.
+        world.write(own.join("file.txt"), "from root\n");
+        let recipe = world
+            .recipe("copy.lua", &text.replace("backend =", "label = 'rooted', workspace_mode = 'copy', backend ="));
+        let output = run(world, engine, &["run", "--grant", "all", &recipe]).expect(0);
+        assert!(output.stdout.contains("from root") && output.stdout.contains("done"), "{output}");
+        assert!(output.stdout.lines().all(|line| line != "0") && !own.join("new.txt").exists(), "{output}");
+        assert!(world.bb(&["diff", "rooted", "--stat"]).stdout.contains("new.txt"));
     });
 }
 

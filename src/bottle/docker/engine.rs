@@ -321,20 +321,6 @@ impl Engine {
         let request = Request { method: "POST", path: &path, content_type: "application/json", body };
         http::hijack(&self.socket, request, PATIENCE)
     }
-
-    /// Tells whether it still knows a command.
-    pub fn knows_exec(&self, exec: &str) -> bool {
-        self.ask("GET", &format!("/exec/{exec}/json"), None).is_ok_and(|answer| answer.status == 200)
-    }
-
-    /// Gets the exit code of a command that has ended.
-    pub fn exec_code(&self, exec: &str) -> Option<i32> {
-        let said = self.json("GET", &format!("/exec/{exec}/json"), None).ok()?;
-        if said["Running"].as_bool()? {
-            return None;
-        }
-        said["ExitCode"].as_i64().and_then(|code| i32::try_from(code).ok())
-    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //! * [`inside`]: pid 1 and the way in, in the agent's container. [`helper`]: the gate's container.
 //! * [`own`]: the static build of bb that is shown in both.
 //! * [`image`]: images are built, pulled, listed and removed; [`session`], [`protobuf`], [`tar`] and [`lines`]: what that takes.
-//! * [`life`]: the streams by which container and keeper notice each other's end. [`exec`]: commands.
+//! * [`life`]: the streams by which container and keeper notice each other's end.
+//! * [`exec`]: commands; [`relay`] and [`supervise`] are the two ends of each, and [`frames`] is what they speak.
 //!
 //! The agent's container has no network of the engine. The helper's shares its network namespace, makes every address local
 //! and the listeners in it, and hands them to the keeper, as the embedded backend's gate does. Both containers end with the
@@ -12,6 +13,7 @@
 
 pub mod engine;
 mod exec;
+mod frames;
 pub mod helper;
 mod http;
 pub mod image;
@@ -20,8 +22,11 @@ mod life;
 mod lines;
 mod own;
 pub mod protobuf;
+mod relay;
+mod root;
 mod session;
 mod spec;
+mod supervise;
 mod tar;
 
 use std::collections::BTreeMap;
@@ -38,15 +43,16 @@ use nix::sys::socket as sock;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use self::engine::Engine;
 use self::inside::{Orders, Word};
 use self::life::{Found, Life};
 pub use self::own::{is_image_name, own_helper};
+pub use self::relay::Control;
 pub use self::spec::OWN;
+use self::supervise::Entry;
 use super::backend::{Backend, Fate, Running};
-use super::linux::sys;
+use super::linux::{landlock, sys};
 use super::plan::{Image, Plan};
 use super::wire::{self, Command, Listener, Reply, Request};
 use crate::error::{Error, Kind, Result};
@@ -88,8 +94,12 @@ pub struct Container {
     gate_lost: bool,
     pid: i32,
     listeners: Vec<(Listener, OwnedFd)>,
-    /// Process ids in the container, by those of the keeper's children.
-    commands: BTreeMap<i32, i32>,
+    /// What speaks to the commands, by the process ids of the keeper's children.
+    commands: BTreeMap<i32, Control>,
+    /// Where they may write.
+    writable: Vec<PathBuf>,
+    /// By which the container is known.
+    mark: root::Mark,
     record: PathBuf,
     /// The process that asks the engine to kill it.
     killer: Option<i32>,
@@ -141,6 +151,7 @@ impl Container {
         let mut under = Under { engine: &engine, made: vec![], dir: dir.clone(), record: record.clone() };
 
         let (shown, placed) = files(plan, image)?;
+        let mark = root::Mark::of(&shown);
         let name = |role: &str| format!("bb-{}-{role}-{}", plan.slug, nix::unistd::getpid());
         let agent = engine.create(&name("agent"), &spec::agent(&engine, plan, image, &shown))?;
         under.made.push(agent.clone());
@@ -178,6 +189,8 @@ impl Container {
             pid,
             listeners,
             commands: BTreeMap::new(),
+            writable: landlock::writable(plan),
+            mark,
             record,
             killer: None,
         })
@@ -282,17 +295,18 @@ impl Backend for Container {
     }
 
     fn exec(&mut self, command: &Command) -> Result<Running> {
-        let (running, pid) = exec::run(&self.engine, &self.agent, command)?;
-        self.commands.insert(running.pid, pid);
+        // Those of commands that have ended are let go.
+        self.commands.retain(|_, control| control.is_heard());
+        let entry = Entry { command: command.clone(), writable: self.writable.clone() };
+        let (running, control) = exec::run(&self.engine, &self.agent, &entry)?;
+        self.commands.insert(running.pid, control);
         Ok(running)
     }
 
     fn signal(&mut self, pid: i32, signal: Signal) {
-        let Some(inside) = self.commands.get(&pid) else { return };
-        let command = [spec::OWN, "__inside", "signal", &inside.to_string(), &(signal as i32).to_string()];
-        let spec = json!({"Cmd": command, "WorkingDir": "/", "Tty": false});
-        if let Ok(exec) = self.engine.exec(&self.agent, &spec) {
-            let _ = self.engine.json("POST", &format!("/exec/{exec}/start"), Some(&json!({"Detach": true})));
+        if let Some(control) = self.commands.get(&pid) {
+            // One that does not hear it any more has ended.
+            let _ = control.signal(signal);
         }
     }
 
@@ -310,8 +324,7 @@ impl Backend for Container {
     }
 
     fn root(&mut self) -> Result<OwnedFd> {
-        Err(Error::new(Kind::BackendUnavailable, "backend docker copies nothing into a bottle or out of it yet")
-            .hint("use the workspace, or `bb exec -i` with a pipe on backend linux"))
+        root::open(&self.engine, &self.agent, self.pid, &self.mark)
     }
 
     fn kill(&mut self) {

@@ -349,16 +349,9 @@ impl Subject for Live {
     fn freeze(self: &Arc<Self>, standing: &Standing) {
         // First what a cut does: the agent's own last word still finds its way, and nothing else leaves.
         Subject::cut(self, CutScope::All, standing);
-        if self.launch.session.is_none() {
-            tracing::warn!(bottle = %self.slug, "it has no session that could be kept: it was cut, and goes on");
-            return;
-        }
+        // One without a session is stopped all the same: what its policy says is that it does not go on.
         let (live, reason, node) = (Arc::clone(self), egress::spent::sentence(standing), standing.node.clone());
-        tokio::spawn(async move {
-            if let Err(error) = Live::freeze(&live, &reason, By::Budget, Some(node)).await {
-                tracing::error!(bottle = %live.slug, "freezing it: {error}");
-            }
-        });
+        tokio::spawn(async move { live.freeze_now(&reason, By::Budget, Some(node)).await });
     }
 
     fn kill(self: &Arc<Self>, standing: &Standing) {
