@@ -10,7 +10,8 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::agents::{CLAUDE, CODEX, Cli, GEMINI, PI, stand_in};
-use crate::support::engine::{Engine, IMAGE, Which, helper, image_archive};
+use crate::support::dockerd::archive;
+use crate::support::engine::{Engine, IMAGE, Which, helper};
 use crate::support::person::{person_with, written};
 use crate::support::{Command, Output, Reply, Who, World, has_agent, node_modules, tool};
 
@@ -295,7 +296,7 @@ fn registry(archive: &[u8]) -> Vec<(String, &'static str, Vec<u8>)> {
 #[test]
 fn an_image_that_is_missing_is_pulled_where_somebody_has_agreed() {
     each(|world, engine| {
-        let served = registry(&image_archive(&world.make_dir("busybox")));
+        let served = registry(&archive(&world.make_dir("busybox"), &tool("busybox").unwrap()));
         let site = world.site("registry.example", move |seen| {
             let found = served.iter().find(|(path, ..)| *path == seen.path);
             let Some((_, kind, bytes)) = found else {

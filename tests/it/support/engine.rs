@@ -149,7 +149,7 @@ impl<'w> Engine<'w> {
         });
         match Client::at(&engine.socket) {
             Ok(client) if up => {
-                let archive = image_archive(&dir);
+                let archive = dockerd::archive(&dir, &tool("busybox").unwrap());
                 client.import(IMAGE, "latest", &archive).unwrap();
                 Some(engine)
             }
@@ -284,9 +284,4 @@ fn not_here(which: Which, why: &str) {
     if let Ok(mut file) = file {
         let _ = std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes());
     }
-}
-
-/// Makes the archive of the image of the tests, in a directory.
-pub fn image_archive(dir: &Path) -> Vec<u8> {
-    dockerd::archive(dir, &tool("busybox").unwrap())
 }

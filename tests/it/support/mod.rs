@@ -5,7 +5,7 @@
 
 mod canary;
 mod command;
-mod dockerd;
+pub mod dockerd;
 pub mod engine;
 mod left;
 mod leftovers;
