@@ -189,6 +189,9 @@ pub struct File {
     pub path: String,
     /// Its text. Never a secret: everything in a bottle can be read by the agent.
     pub text: String,
+    /// `text` is base64 of its bytes (RFC 4648, section 4).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub base64: bool,
     /// Permission bits; 0600 when absent. Setuid and setgid bits are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<u32>,

@@ -66,6 +66,11 @@ pub trait Backend {
         None
     }
 
+    /// Gets the limits of its plan that are not enforced, each with the reason.
+    fn lacking(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Gets what becomes readable when its fate may have changed.
     fn events(&self) -> Vec<BorrowedFd<'_>>;
 

@@ -120,7 +120,7 @@ fn start(controller: &OwnedFd) -> Result<Keeper> {
     let listeners = up.listeners();
     let fds: Vec<RawFd> = listeners.iter().map(|(_, fd)| fd.as_raw_fd()).collect();
     let kinds = listeners.iter().map(|(kind, _)| *kind).collect();
-    let up_now = Reply::Up { pid: up.pid(), listeners: kinds, verbs: verbs() };
+    let up_now = Reply::Up { pid: up.pid(), listeners: kinds, verbs: verbs(), lacking: up.lacking() };
     wire::send(controller, &up_now, &fds).map_err(|e| failed("report", e))?;
     Ok(Keeper {
         plan,

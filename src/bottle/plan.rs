@@ -85,6 +85,9 @@ pub struct Image {
     /// Processes and threads.
     #[serde(default)]
     pub pids: Option<u32>,
+    /// A limit that the engine cannot enforce is left out, and said.
+    #[serde(default)]
+    pub best_effort: bool,
 }
 
 /// How a keeper starts a controller when its own has died.
@@ -160,6 +163,24 @@ pub struct PlannedFile {
     pub path: PathBuf,
     /// Its text.
     pub text: String,
+    /// `text` is base64 of its bytes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub base64: bool,
     /// Permission bits.
     pub mode: u32,
+}
+
+impl PlannedFile {
+    /// Gets its bytes.
+    ///
+    /// # Errors
+    /// `InvalidData` where they are no base64.
+    pub fn bytes(&self) -> std::io::Result<std::borrow::Cow<'_, [u8]>> {
+        use base64::Engine;
+        if !self.base64 {
+            return Ok(self.text.as_bytes().into());
+        }
+        let bytes = base64::engine::general_purpose::STANDARD.decode(&self.text);
+        bytes.map(Into::into).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))
+    }
 }

@@ -156,6 +156,9 @@ pub enum Reply {
         /// See [`VERBS`].
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         verbs: Vec<String>,
+        /// Limits that are not enforced, each with the reason.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        lacking: Vec<String>,
     },
     /// Answer to [`Request::Hello`]. Descriptors: the sealed part, a memory file with every exec so far (a list of
     /// [`ExecRecord`]), then the listeners.

@@ -217,7 +217,11 @@ pub fn compose_unless(
                 Error::new(Kind::Usage, "a file's path must be absolute, or begin with `~/`").at(file.path.clone())
             );
         }
-        files.push(PlannedFile { path, text, mode: file.mode.unwrap_or(0o600) & 0o777 });
+        let planned = PlannedFile { path, text, base64: file.base64, mode: file.mode.unwrap_or(0o600) & 0o777 };
+        if planned.bytes().is_err() {
+            return Err(Error::new(Kind::Usage, "the text of a file is no base64").at(file.path.clone()));
+        }
+        files.push(planned);
     }
     let mut ports = vec![443, 80];
     ports.extend(launch.routes.iter().flat_map(|r| r.ports.iter().copied()));
@@ -334,8 +338,8 @@ fn image(host: &Host, launch: &Launch, state: &Path) -> Result<Option<Image>> {
     let helper = docker::own_helper(&host.exe)?;
     let (engine, home) = (launch.engine.clone(), host.home.root.clone());
     let limits = launch.limits.clone().unwrap_or_default();
-    let (memory, cpus, pids) = (limits.memory, limits.cpus, limits.pids);
-    Ok(Some(Image { name, engine, helper, state: state.to_owned(), home, memory, cpus, pids }))
+    let (memory, cpus, pids, best_effort) = (limits.memory, limits.cpus, limits.pids, limits.best_effort);
+    Ok(Some(Image { name, engine, helper, state: state.to_owned(), home, memory, cpus, pids, best_effort }))
 }
 
 /// Has the bottle's git ignore the placeholders, so that an agent that commits everything does not commit them: over the
@@ -368,7 +372,8 @@ const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 /// The account files and the resolver's configuration of a bottle.
 fn accounts(slug: &str, uid: u32, gid: u32) -> Vec<PlannedFile> {
     let shell = if uid == AGENT_ID { "/bin/bash" } else { "/bin/sh" };
-    let file = |name: &str, text: String| PlannedFile { path: Path::new("/etc").join(name), text, mode: 0o644 };
+    let file =
+        |name: &str, text: String| PlannedFile { path: Path::new("/etc").join(name), text, base64: false, mode: 0o644 };
     vec![
         file(
             "passwd",

@@ -313,6 +313,7 @@ impl Controller {
         let memory = wire::sealed("bb-sealed", &bytes).map_err(internal)?;
         let held = Link::launch(&self.host.exe, &composed.plan, &memory).await?;
         let live = self.assemble(sealed, held.link.clone(), terms, note, held.paused.is_some());
+        live.change(|b| b.warnings.extend(held.lacking));
         self.insert(Arc::clone(&live));
         let started = async {
             self.open_way_out(&live, ca, held.listeners, settings)?;

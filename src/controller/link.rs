@@ -92,6 +92,8 @@ pub struct Held {
     pub guard_lost: Option<String>,
     /// Whether its processes are stopped; `None` for a keeper of an older bb, which cannot stop them.
     pub paused: Option<bool>,
+    /// Limits that are not enforced, each with the reason.
+    pub lacking: Vec<String>,
 }
 
 fn gone() -> Error {
@@ -128,7 +130,7 @@ impl Link {
         let patience = if engine { ENGINE_PATIENCE } else { PATIENCE };
         let answer = link.ask_within(Request::Start, fds, patience).await.inspect_err(|_| link.kill_keeper())?;
         match answer {
-            (Reply::Up { pid, listeners, verbs }, fds) if fds.len() == listeners.len() => Ok(Held {
+            (Reply::Up { pid, listeners, verbs, lacking }, fds) if fds.len() == listeners.len() => Ok(Held {
                 link: Link { verbs: verbs.into(), ..link },
                 said,
                 listeners: listeners.into_iter().zip(fds).collect(),
@@ -138,6 +140,7 @@ impl Link {
                 note: None,
                 guard_lost: None,
                 paused: Some(false),
+                lacking,
             }),
             (Reply::Failed { error }, _) => Err(error),
             (other, _) => Err(failed(format!("unexpected answer {other:?}"))),
@@ -172,7 +175,10 @@ impl Link {
                 let listeners = listeners.into_iter().zip(fds).collect();
                 link.process = Process::open(keeper).ok().map(Arc::new);
                 link.verbs = verbs.into();
-                Ok((slug, Held { link, said, listeners, sealed, execs, pid, note, guard_lost, paused }))
+                Ok((
+                    slug,
+                    Held { link, said, listeners, sealed, execs, pid, note, guard_lost, paused, lacking: vec![] },
+                ))
             }
             (Reply::Failed { error }, _) => Err(failed(error.message)),
             (other, _) => Err(failed(format!("unexpected answer {other:?}"))),

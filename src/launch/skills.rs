@@ -7,6 +7,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
 use crate::api::File;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
@@ -15,7 +18,7 @@ use crate::name::Name;
 
 /// Most files, and most bytes, of all skills of a launch.
 const MOST_FILES: usize = 512;
-const MOST_BYTES: u64 = 2 << 20;
+const MOST_BYTES: u64 = 4 << 20;
 
 /// Deepest directory of a skill.
 const DEEPEST: usize = 8;
@@ -29,6 +32,7 @@ pub(super) struct SkillFile {
     /// Below the directory of skills: `NAME/SKILL.md`.
     path: String,
     text: String,
+    base64: bool,
     executable: bool,
 }
 
@@ -37,7 +41,13 @@ impl SkillFile {
     pub fn at(self, directory: Option<&str>) -> File {
         let directory = directory.unwrap_or(ELSEWHERE).trim_end_matches('/');
         let mode = if self.executable { 0o755 } else { 0o644 };
-        File { path: format!("{directory}/{}", self.path), text: self.text, mode: Some(mode), fill: false }
+        File {
+            path: format!("{directory}/{}", self.path),
+            text: self.text,
+            base64: self.base64,
+            mode: Some(mode),
+            fill: false,
+        }
     }
 }
 
@@ -103,13 +113,15 @@ fn walk(dir: &Path, path: &str, depth: usize, files: &mut Vec<SkillFile>, bytes:
         }
         *bytes += meta.len();
         if files.len() >= MOST_FILES || *bytes > MOST_BYTES {
-            return wrong(&entry, format!("the skills of a launch have at most {MOST_FILES} files and 2 MiB"));
+            return wrong(&entry, format!("the skills of a launch have at most {MOST_FILES} files and 4 MiB"));
         }
         let content = fs::read(&entry).map_err(|e| unreadable(e, &entry))?;
-        let Ok(text) = String::from_utf8(content) else {
-            return wrong(&entry, "a skill's file is not text".to_owned());
+        // Pictures and fonts are no text.
+        let (text, base64) = match String::from_utf8(content) {
+            Ok(text) => (text, false),
+            Err(e) => (BASE64.encode(e.as_bytes()), true),
         };
-        files.push(SkillFile { path: inside, text, executable: meta.permissions().mode() & 0o100 != 0 });
+        files.push(SkillFile { path: inside, text, base64, executable: meta.permissions().mode() & 0o100 != 0 });
     }
     Ok(())
 }

@@ -132,8 +132,14 @@ impl Provider {
     fn files(&self, wish: &Wish) -> Vec<File> {
         let own = self.spec.files.iter().map(|file| File { fill: true, ..file.clone() });
         let said = wish.instructions.iter().zip(&self.spec.instructions);
-        own.chain(said.map(|(text, path)| File { path: path.clone(), text: text.clone(), mode: None, fill: false }))
-            .collect()
+        own.chain(said.map(|(text, path)| File {
+            path: path.clone(),
+            text: text.clone(),
+            base64: false,
+            mode: None,
+            fill: false,
+        }))
+        .collect()
     }
 
     /// Gets the path of what is run, or the empty string where the file needs nothing.

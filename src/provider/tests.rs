@@ -200,7 +200,13 @@ fn a_session_is_continued_where_the_cli_can() {
 
 #[test]
 fn the_workspace_stands_in_files_as_their_format_writes_it() {
-    let file = |path: &str| File { path: path.into(), text: r#"["{workspace}"]"#.into(), mode: None, fill: true };
+    let file = |path: &str| File {
+        path: path.into(),
+        text: r#"["{workspace}"]"#.into(),
+        base64: false,
+        mode: None,
+        fill: true,
+    };
     let odd = r#"/home/a/"x\y"#;
     for path in ["~/a.json", "~/a.toml"] {
         let (_, text) = file(path).filled(odd);

@@ -81,7 +81,7 @@ mod tests {
         let _ = fs::remove_dir_all(&keep);
         let places = [(keep.join("0"), PathBuf::from(".cli"))];
         let session = Session { keep: vec!["~/.cli".into()], ..Session::default() };
-        let file = |path: &str| File { path: path.into(), text: String::new(), mode: None, fill: false };
+        let file = |path: &str| File { path: path.into(), text: String::new(), base64: false, mode: None, fill: false };
         for path in [
             "skills/old/SKILL.md",
             "skills/old/more/x",

@@ -174,3 +174,23 @@ fn an_agent_of_a_repository_that_chooses_its_bottle_is_named() {
         assert!(!run(&["--bottle", "dev"]).stderr.contains("itself"));
     }
 }
+
+#[test]
+fn a_skill_lies_in_the_agents_home_as_the_agents_own_byte_for_byte() {
+    for world in World::each() {
+        set_up(&world, "");
+        let skill = world.bb_home().join("skills/house-style");
+        world.write(skill.join("SKILL.md"), "Two spaces.\n");
+        world.write(skill.join("picture.png"), [0x89, b'P', b'N', b'G', 0, 0xff, 0xfe, b'\n']);
+        let script = world.write(skill.join("scripts/check.sh"), "#!/bin/sh\necho checked\n");
+        fs::set_permissions(script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        world.write(world.bb_home().join("agents/tester.md"), "---\nbottle: dev\nskills: [house-style]\n---\n");
+        let look =
+            "cd ~/skills/house-style; stat -c '%U %a' SKILL.md; od -An -tx1 picture.png; scripts/check.sh; id -un";
+        let output = start(&world, look).expect(0);
+        assert_eq!(output.stdout, "agent 644\n 89 50 4e 47 00 ff fe 0a\nchecked\nagent\n", "{output}");
+        let missing = "---\nbottle: dev\nskills: [house-stile]\n---\n";
+        world.write(world.bb_home().join("agents/tester.md"), missing);
+        start(&world, "true").fails(2, "usage", "tester.md:3", "make the directory");
+    }
+}

@@ -256,8 +256,18 @@ impl Engine {
     /// # Errors
     /// As [`Engine::json`].
     pub fn create(&self, name: &str, spec: &Value) -> Result<String> {
+        self.create_warned(name, spec).map(|(id, _)| id)
+    }
+
+    /// As [`Engine::create`], with what the engine says that it leaves out.
+    ///
+    /// # Errors
+    /// As [`Engine::json`].
+    pub fn create_warned(&self, name: &str, spec: &Value) -> Result<(String, Vec<String>)> {
         let made = self.json("POST", &format!("/containers/create?name={}", encoded(name)), Some(spec))?;
-        made["Id"].as_str().map(str::to_owned).ok_or_else(|| unavailable("a container without an id".to_owned()))
+        let id = made["Id"].as_str().ok_or_else(|| unavailable("a container without an id".to_owned()))?;
+        let warnings = made["Warnings"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        Ok((id.to_owned(), warnings.map(str::to_owned).collect()))
     }
 
     /// Starts one.

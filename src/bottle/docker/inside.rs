@@ -195,6 +195,7 @@ fn write_file(file: &PlannedFile) -> Result<()> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
     let mut made = options.open(&file.path).map_err(|e| failed(&step, e))?;
-    made.write_all(file.text.as_bytes()).map_err(|e| failed(&step, e))?;
+    let bytes = file.bytes().map_err(|e| failed(&step, e))?;
+    made.write_all(&bytes).map_err(|e| failed(&step, e))?;
     made.set_permissions(fs::Permissions::from_mode(mode)).map_err(|e| failed(&step, e))
 }

@@ -115,6 +115,8 @@ pub struct Container {
     gate: OwnedFd,
     /// It has ended before the agent's container.
     gate_lost: bool,
+    /// Limits that the engine does not enforce, with its words.
+    lacking: Vec<String>,
     pid: i32,
     listeners: Vec<(Listener, OwnedFd)>,
     /// What speaks to the commands, by the process ids of the keeper's children.
@@ -179,8 +181,15 @@ impl Container {
         let name = |role: &str| format!("bb-{}-{role}-{}", plan.slug, nix::unistd::getpid());
         let volume = name("layer");
         layer::make(&engine, plan, image, &volume)?;
-        let agent = engine.create(&name("agent"), &spec::agent(&engine, plan, image, &shown, &volume))?;
+        let (agent, warnings) =
+            engine.create_warned(&name("agent"), &spec::agent(&engine, plan, image, &shown, &volume))?;
         under.made.push(agent.clone());
+        let lacking = spec::lacking(image, &warnings);
+        if let (false, Some(why)) = (image.best_effort, lacking.first()) {
+            return Err(Error::new(Kind::BackendUnavailable, format!("a limit cannot be enforced here: {why}"))
+                .at("limits")
+                .hint("use an engine that is run by root, or say `best_effort`"));
+        }
         let mut life = Life::new(engine.attach(&agent)?);
         engine.start(&agent)?;
         life.order(&placed).map_err(|e| failed("orders", e))?;
@@ -212,6 +221,7 @@ impl Container {
             life,
             gate,
             gate_lost: false,
+            lacking,
             pid,
             listeners,
             commands: BTreeMap::new(),
@@ -237,7 +247,7 @@ fn files(plan: &Plan, image: &Image) -> Result<(Vec<Shown>, Orders)> {
         let source = dir.join(n.to_string());
         (|| -> io::Result<()> {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-            fs::write(&source, &file.text)?;
+            fs::write(&source, file.bytes()?)?;
             fs::set_permissions(&source, fs::Permissions::from_mode(file.mode & 0o777))?;
             if plan.as_root {
                 std::os::unix::fs::chown(&source, Some(plan.host_uid), Some(plan.host_gid))?;
@@ -296,6 +306,10 @@ impl Backend for Container {
 
     fn listeners(&mut self) -> Vec<(Listener, OwnedFd)> {
         std::mem::take(&mut self.listeners)
+    }
+
+    fn lacking(&self) -> Vec<String> {
+        self.lacking.clone()
     }
 
     fn events(&self) -> Vec<BorrowedFd<'_>> {
@@ -438,8 +452,8 @@ mod tests {
                 Guard { path: ".git/hooks".into(), read_only: true },
             ],
             files: vec![
-                PlannedFile { path: "/etc/passwd".into(), text: "x".to_owned(), mode: 0o644 },
-                PlannedFile { path: "/home/agent/.x".into(), text: "y".to_owned(), mode: 0o600 },
+                PlannedFile { path: "/etc/passwd".into(), text: "x".to_owned(), base64: false, mode: 0o644 },
+                PlannedFile { path: "/home/agent/.x".into(), text: "y".to_owned(), base64: false, mode: 0o600 },
             ],
             home: "/home/agent".into(),
             scratch_bytes: 1 << 20,
@@ -450,6 +464,7 @@ mod tests {
             cgroups: vec![],
             overlay: None,
             image: Some(Image {
+                best_effort: false,
                 memory: None,
                 cpus: None,
                 pids: None,

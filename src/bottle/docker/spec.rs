@@ -62,9 +62,11 @@ fn limits() -> Value {
 pub fn agent(engine: &Engine, plan: &Plan, image: &Image, shown: &[Shown], volume: &str) -> Value {
     let user = format!("{}:{}", plan.host_uid, plan.host_gid);
     // Podman adds the user's own options; Docker takes exactly these.
-    let scratch = |mode: &str| {
+    // With a bound for all together each has its part: one file system at several places is what engines cannot make.
+    let part = |of: u64, usual: u64| if plan.one_scratch { plan.scratch_bytes / of } else { usual };
+    let scratch = |mode: &str, of: u64| {
         let owner = if engine.podman { String::new() } else { format!(",uid={},gid={}", plan.host_uid, plan.host_gid) };
-        format!("rw,exec,nosuid,nodev,size={},mode={mode}{owner}", plan.scratch_bytes)
+        format!("rw,exec,nosuid,nodev,size={},mode={mode}{owner}", part(of, plan.scratch_bytes))
     };
     let home_mode = if engine.podman { "1777" } else { "755" };
     let mut mounts = vec![bind(&image.helper, Path::new(OWN), true)];
@@ -87,20 +89,21 @@ pub fn agent(engine: &Engine, plan: &Plan, image: &Image, shown: &[Shown], volum
         "SecurityOpt": ["no-new-privileges"],
         "ReadonlyRootfs": true,
         "IpcMode": "private",
-        "ShmSize": 256 << 20,
+        "ShmSize": part(32, 256 << 20),
         "LogConfig": {"Type": "none"},
         "Tmpfs": {
-            "/tmp": scratch("1777"),
-            "/var/tmp": scratch("1777"),
-            "/run": "rw,noexec,nosuid,nodev,size=67108864,mode=755",
-            plan.home.display().to_string(): scratch(home_mode),
+            "/tmp": scratch("1777", 4),
+            "/var/tmp": scratch("1777", 8),
+            "/run": format!("rw,noexec,nosuid,nodev,size={},mode=755", part(16, 64 << 20)),
+            plan.home.display().to_string(): scratch(home_mode, 2),
         },
         "Mounts": mounts,
         // The listeners stand on ports below 1024 in this namespace, and are made without a privilege.
         "Sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},
     });
-    for dir in between(plan) {
-        host["Tmpfs"][dir.display().to_string()] = json!(scratch(home_mode));
+    let between = between(plan);
+    for dir in &between {
+        host["Tmpfs"][dir.display().to_string()] = json!(scratch(home_mode, 32 * between.len() as u64));
     }
     layer::show(engine, plan, image, volume, &mut host);
     if gate::has_ipv6() {
@@ -145,6 +148,28 @@ pub fn agent(engine: &Engine, plan: &Plan, image: &Image, shown: &[Shown], volum
         "Labels": label_table(&plan.slug, image, "agent"),
         "HostConfig": host,
     })
+}
+
+/// Gets what an engine's warnings say of the limits of a bottle: that one is not enforced.
+pub fn lacking(image: &Image, warnings: &[String]) -> Vec<String> {
+    let limits = [
+        ("memory", image.memory.is_some(), &["memory", "swap"][..]),
+        ("cpus", image.cpus.is_some(), &["cpu", "cfs"]),
+        ("pids", image.pids.is_some(), &["pids"]),
+    ];
+    let mut lacking = Vec::new();
+    for (limit, _, words) in limits.iter().filter(|(_, wanted, _)| *wanted) {
+        let of_all = |text: &str| text.contains("resource limits");
+        let about = |text: &&String| {
+            let text = text.to_lowercase();
+            of_all(&text) || words.iter().any(|word| text.contains(word))
+        };
+        lacking.extend(warnings.iter().find(about).map(|text| {
+            let text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+            format!("{limit}: the engine says: {text}")
+        }));
+    }
+    lacking
 }
 
 /// The helper's container: the network of the agent's, and of the host only the keeper's socket and bb itself.
@@ -243,6 +268,28 @@ mod tests {
         assert_eq!((&row("/w")["ReadOnly"], &row("/w/.git/hooks")["ReadOnly"]), (&json!(false), &json!(true)));
         assert_eq!(row("/w/.git")["ReadOnly"], false);
         assert!(!rows.iter().any(|m| m["Target"] == "/keeper"), "nothing is shared with the helper");
+    }
+
+    #[test]
+    fn an_engine_that_drops_a_limit_says_so_and_what_is_written_in_memory_is_bound_together() {
+        let mut plan = plan();
+        let dropped = ["Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".to_owned()];
+        let mut image = plan.image.clone().unwrap();
+        assert!(lacking(&image, &dropped).is_empty(), "none is wanted");
+        image.memory = Some(1 << 30);
+        assert!(lacking(&image, &dropped)[0].starts_with("memory: the engine says: Your kernel"));
+        assert!(lacking(&Image { memory: None, pids: Some(9), ..image.clone() }, &dropped).is_empty());
+        let all = ["Resource limits are not supported and ignored on cgroups V1 rootless systems".to_owned()];
+        assert_eq!(lacking(&Image { cpus: Some(500), ..image.clone() }, &all).len(), 2);
+        plan.one_scratch = true;
+        plan.scratch_bytes = 64 << 20;
+        let host = agent(&engine(false), &plan, &image, &[], "v")["HostConfig"].clone();
+        let sizes = host["Tmpfs"].as_object().unwrap().values().map(|options| {
+            let size = options.as_str().unwrap().split(',').find_map(|o| o.strip_prefix("size=")).unwrap();
+            size.parse::<u64>().unwrap()
+        });
+        let sum = sizes.sum::<u64>() + host["ShmSize"].as_u64().unwrap();
+        assert!((60 << 20..=64 << 20).contains(&sum), "{sum}");
     }
 
     #[test]

@@ -136,7 +136,8 @@ pub fn build(plan: &Plan, sources: &[Option<OwnedFd>]) -> io::Result<()> {
         }
     }
     for file in &plan.files {
-        write_file(&root_fd, &file.path, file.text.as_bytes(), file.mode).map_err(at(&file.path))?;
+        let bytes = file.bytes().map_err(at(&file.path))?;
+        write_file(&root_fd, &file.path, &bytes, file.mode).map_err(at(&file.path))?;
     }
     proc(root, &root_fd)?;
     for path in &plan.masks {
