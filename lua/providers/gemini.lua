@@ -34,6 +34,15 @@ return {
   env = {
     GEMINI_SANDBOX = "false",
     GEMINI_TELEMETRY_ENABLED = "false",
+    -- A repository's .env may name another API or a proxy. The plane refuses where that leads; what is set already, be it
+    -- to nothing, such a file does not set, so that the task is done all the same.
+    GOOGLE_GEMINI_BASE_URL = "",
+    GOOGLE_GENAI_USE_GCA = "",
+    GOOGLE_GENAI_USE_VERTEXAI = "",
+    HTTPS_PROXY = "",
+    HTTP_PROXY = "",
+    https_proxy = "",
+    http_proxy = "",
   },
 
   files = {

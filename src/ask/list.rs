@@ -9,6 +9,9 @@ use crate::lua::log::printable;
 /// Most lines of a list that are shown at once.
 const LINES: usize = 12;
 
+/// How far notes are moved to the right so that they stand below each other.
+const WIDEST_NAME: usize = 24;
+
 /// One line of a list.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -91,7 +94,7 @@ pub fn choose(title: &str, items: &[Item], chosen: Vec<usize>) -> Result<Vec<usi
 }
 
 /// Gets the window's columns and lines; a window that says nothing has 80 and 24.
-fn size() -> (usize, usize) {
+pub fn size() -> (usize, usize) {
     let (columns, lines) = crossterm::terminal::size().unwrap_or_default();
     let or = |n: u16, else_: usize| if n == 0 { else_ } else { usize::from(n) };
     (or(columns, 80), or(lines, 24))
@@ -142,11 +145,17 @@ impl List<'_> {
         let cut = |text: &str| printable(text, false).chars().take(width).collect::<String>();
         let keys = match self.chosen {
             None => "type to narrow, arrows, Enter",
-            Some(_) => "Space chooses in merge order, Enter goes on",
+            Some(_) => "type to narrow, Space chooses in merge order, Enter goes on",
         };
-        let mut rows = vec![cut(&format!("{} ({keys}) {}", self.title, self.query))];
+        // What is typed is seen in any case; in a narrow window before what the keys are.
+        let head = format!("{} ({keys}) {}", self.title, self.query);
+        let fits = head.chars().count() <= width;
+        let mut rows = vec![cut(&if fits { head } else { format!("{}: {}", self.title, self.query) })];
         let room = lines.saturating_sub(3).clamp(1, LINES);
         let first = (self.at + 1).saturating_sub(room);
+        let shown = || self.fits.iter().skip(first).take(room).map(|&position| &self.items[position]);
+        // Notes stand below each other.
+        let names = shown().map(|item| item.name.chars().count()).max().unwrap_or(0).min(WIDEST_NAME);
         for (i, &position) in self.fits.iter().enumerate().skip(first).take(room) {
             let item = &self.items[position];
             let mark = match &self.chosen {
@@ -158,7 +167,8 @@ impl List<'_> {
             };
             let pointer = if i == self.at { "> " } else { "  " };
             let note = if item.note.is_empty() { String::new() } else { format!("  {}", item.note) };
-            let row = cut(&format!("{pointer}{mark}{}{note}", item.name).replace(['\n', '\t'], " "));
+            let name = if note.is_empty() { item.name.clone() } else { format!("{:names$}", item.name) };
+            let row = cut(&format!("{pointer}{mark}{name}{note}").replace(['\n', '\t'], " "));
             rows.push(if i == self.at { format!("\x1b[7m{row}\x1b[0m") } else { row });
         }
         if self.fits.is_empty() {

@@ -11,7 +11,7 @@ use std::io::{self, IsTerminal, Write};
 
 use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
-pub use list::{Item, choose, pick};
+pub use list::{Item, choose, pick, size};
 
 use crate::error::{Error, Kind, Result};
 use crate::lua::log::printable;

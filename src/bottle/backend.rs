@@ -13,6 +13,7 @@ use super::plan::Plan;
 use super::wire::{Command, Listener, TerminalSize};
 use super::{docker, linux};
 use crate::error::{Error, Kind, Result, nearest};
+use crate::home::Home;
 
 /// A command that runs in a bottle, as the keeper sees it: a child of the keeper's own, whose end is the command's.
 pub use linux::enter::Running;
@@ -166,6 +167,12 @@ impl Choice {
             }
         }
     }
+}
+
+/// Gets the best that `bb doctor` found to work on this machine; the embedded one where it was never asked.
+pub fn found(home: &Home) -> Choice {
+    let name = std::fs::read_to_string(home.best_backend()).unwrap_or_default();
+    Choice::parse(name.trim()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use super::trust;
 use crate::api::{Launch, WorkspaceMode};
@@ -19,10 +20,10 @@ use crate::bottle::toolchain;
 use crate::bottle::{AGENT_ID, RESERVED_ID, forbidden};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::workspace::{kept, prepare, session};
+use crate::workspace::{kept, prepare, put, session};
 
 /// The agent's home in the bottle.
-pub const AGENT_HOME: &str = "/home/agent";
+pub use crate::bottle::AGENT_HOME;
 
 /// Bound of each writable place of a bottle: its home (with a scratch workspace), `/tmp` and `/var/tmp`.
 const SCRATCH_BYTES: u64 = 4 << 30;
@@ -62,6 +63,20 @@ pub struct Host {
 /// # Errors
 /// `workspace_unsafe`, `agent_missing`, `usage`, or `internal` where a directory cannot be made.
 pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result<Composed> {
+    compose_unless(&AtomicBool::new(false), host, launch, slug, ca_pem)
+}
+
+/// As [`compose`]; a copy of the workspace is given up once `given_up` is true.
+///
+/// # Errors
+/// Those of [`compose`], and `timeout` where it was given up.
+pub fn compose_unless(
+    given_up: &AtomicBool,
+    host: &Host,
+    launch: &Launch,
+    slug: &str,
+    ca_pem: &str,
+) -> Result<Composed> {
     let state = host.home.state(slug);
     let image = image(host, launch, &state)?;
     let internal = |e: std::io::Error| Error::internal(e.to_string()).at(state.display().to_string());
@@ -98,6 +113,13 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
     if mode != WorkspaceMode::Mount && source.is_none() {
         return Err(Error::new(Kind::Usage, format!("workspace mode `{}` without a workspace", mode.as_str()))
             .hint("name the directory, or leave the mode out: a scratch workspace is the bottle's own"));
+    }
+    if let (Some(source), WorkspaceMode::Overlay, Some(_)) = (&source, mode, &image)
+        && let Some(why) = docker::layer::obstacle(source, &state.join(kept::LAYER))
+    {
+        return Err(Error::new(Kind::FsUnsupported, why)
+            .at(source.display().to_string())
+            .hint("use workspace mode `copy` or `mount`"));
     }
     let owner = owner.unwrap_or((RESERVED_ID, RESERVED_ID));
     let (host_uid, host_gid, idmap) = if !as_root {
@@ -171,7 +193,9 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         if !target.is_absolute() {
             return Err(Error::new(Kind::Usage, "a mount's target is not absolute").at(target.display().to_string()));
         }
-        tools.binds.push(Bind { rw: mount.rw, ..Bind::read_only(real).at(target) });
+        // As a workspace of root's is: else "writable" would be a word only.
+        let of_root = as_root && mount.rw && fs::metadata(&real).is_ok_and(|meta| meta.uid() == 0);
+        tools.binds.push(Bind { rw: mount.rw, idmap: of_root && image.is_none(), ..Bind::read_only(real).at(target) });
     }
     match &image {
         Some(_) => trust::show_in_image(&state, ca_pem, &mut tools.binds),
@@ -215,7 +239,8 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         Some(source) => {
             let owner = as_root.then_some((host_uid, host_gid));
             let resumes = launch.resume.is_some();
-            let order = prepare::Order { slug, id: &launch.id, state: &state, workspace: source, mode, owner, resumes };
+            let (id, state) = (&launch.id, &state);
+            let order = prepare::Order { slug, id, state, workspace: source, mode, owner, resumes, given_up };
             prepare::prepare(&order)?;
             guard::Guarded::default()
         }
@@ -223,13 +248,21 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
     };
     if let Some(wanted) = &launch.session {
         let owner = as_root.then_some((host_uid, host_gid));
-        let places = session::prepare(&state, &launch.id, wanted, owner).inspect_err(|_| {
+        let places = session::prepare(&state, &launch.id, &launch.counted(), wanted, owner).inspect_err(|_| {
             guard::remove_placeholders(&guarded.made);
         })?;
+        if let Err(e) = put::renew(&places, wanted, &launch.files) {
+            guard::remove_placeholders(&guarded.made);
+            return Err(internal(e));
+        }
         let shown = places
             .into_iter()
             .map(|(place, below)| Bind { rw: true, ..Bind::read_only(place).at(Path::new(AGENT_HOME).join(below)) });
         tools.binds.extend(shown);
+        let saved = session::home_archive(&state);
+        if image.is_some() && launch.resume.is_some() && saved.exists() {
+            tools.binds.push(Bind::read_only(saved).at(docker::commit::SAVED));
+        }
     }
     // For whoever cleans up when this controller and the keeper are both gone.
     let list = serde_json::to_vec(&guarded.made).unwrap_or_default();
@@ -288,14 +321,6 @@ fn disk(launch: &Launch) -> Result<(Option<u64>, Option<String>)> {
 fn image(host: &Host, launch: &Launch, state: &Path) -> Result<Option<Image>> {
     if Choice::parse(launch.backend.as_deref().unwrap_or("linux"))? == Choice::Linux {
         return Ok(None);
-    }
-    let refused = |what: &str, hint: &str| {
-        Err(Error::new(Kind::BackendUnavailable, format!("backend docker has no {what} yet"))
-            .at("backend docker")
-            .hint(hint))
-    };
-    if launch.workspace_mode == Some(WorkspaceMode::Overlay) {
-        return refused("layers over a workspace", "write workspace: copy, or mount");
     }
     let Some(name) = launch.image.clone().filter(|name| !name.is_empty()) else {
         return Err(Error::new(Kind::Usage, "backend docker makes a bottle of an image, and none is named")

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::host::Host;
 use super::log::printable;
-use super::values::options;
+use super::values::{options, read};
 use crate::ask::{self, Item};
 use crate::error::{Error, Kind, Result};
 
@@ -83,12 +83,107 @@ pub(super) async fn confirm(_: Lua, _: Rc<Host>, question: String) -> Result<boo
     asked(move || ask::confirm(&question)).await
 }
 
-/// `bb.ui.note(text)`: says something to people, on standard error.
-pub(super) fn note(_: &Lua, host: &Rc<Host>, text: String) -> Result<()> {
-    if host.out.json {
-        host.out.log("info", &text);
-    } else {
-        host.out.note(&printable(&text, host.out.colour_err));
+/// A line of `bb.ui.rows`.
+#[derive(Deserialize)]
+struct Row {
+    key: String,
+    value: String,
+}
+
+/// `bb.ui.rows(rows)`: shows keys and values to people, on standard error, as wide as their terminal is.
+pub(super) fn rows(_: &Lua, host: &Rc<Host>, value: Value) -> Result<()> {
+    let rows: Vec<Row> = read("bb.ui.rows", value)?;
+    let columns = ask::somebody_is_there().then(|| ask::size().0);
+    for line in laid_out(&rows, columns) {
+        say(host, &line);
     }
     Ok(())
+}
+
+/// Narrower than this, a key has a line of its own.
+const NARROW: usize = 40;
+
+/// Lays rows out: the values stand below each other, and what is longer than a line goes on there.
+fn laid_out(rows: &[Row], columns: Option<usize>) -> Vec<String> {
+    let keys = rows.iter().map(|row| row.key.chars().count()).max().unwrap_or(0) + 1;
+    let columns = columns.unwrap_or(usize::MAX);
+    let mut lines = Vec::new();
+    for row in rows {
+        if columns < NARROW {
+            lines.push(row.key.clone());
+            lines.extend(wrapped(&row.value, columns.saturating_sub(3)).into_iter().map(|part| format!("  {part}")));
+            continue;
+        }
+        for (at, part) in wrapped(&row.value, columns.saturating_sub(keys + 1)).into_iter().enumerate() {
+            let key = if at == 0 { row.key.as_str() } else { "" };
+            lines.push(format!("{key:keys$}{part}").trim_end().to_owned());
+        }
+    }
+    lines
+}
+
+/// Breaks a text between words, and a word that is longer than a line wherever it has to.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let width = width.max(8);
+    let mut lines = vec![String::new()];
+    let mut length = 0;
+    for word in text.split(' ') {
+        let mut word: Vec<char> = word.chars().collect();
+        if length > 0 && length + 1 + word.len() > width {
+            lines.push(String::new());
+            length = 0;
+        }
+        if length > 0 {
+            word.insert(0, ' ');
+        }
+        for part in word.chunks(width) {
+            if length + part.len() > width {
+                lines.push(String::new());
+                length = 0;
+            }
+            length += part.len();
+            if let Some(line) = lines.last_mut() {
+                line.extend(part);
+            }
+        }
+    }
+    lines
+}
+
+/// `bb.ui.note(text)`: says something to people, on standard error.
+pub(super) fn note(_: &Lua, host: &Rc<Host>, text: String) -> Result<()> {
+    say(host, &text);
+    Ok(())
+}
+
+fn say(host: &Host, text: &str) {
+    if host.out.json {
+        host.out.log("info", text);
+    } else {
+        host.out.note(&printable(text, host.out.colour_err));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_as_wide_as_the_window() {
+        let row = |key: &str, value: &str| Row { key: key.into(), value: value.into() };
+        let rows =
+            [row("workspace", "/home/somebody/a/long/way, the directory itself, writable"), row("backend", "linux")];
+        let plain = ["workspace /home/somebody/a/long/way, the directory itself, writable", "backend   linux"];
+        assert_eq!(laid_out(&rows, None), plain);
+        assert_eq!(laid_out(&rows, Some(80)), plain);
+        let half =
+            ["workspace /home/somebody/a/long/way, the", "          directory itself, writable", "backend   linux"];
+        assert_eq!(laid_out(&rows, Some(42)), half);
+        let narrow = laid_out(&rows, Some(20));
+        assert_eq!(narrow[..3], ["workspace", "  /home/somebody/a/", "  long/way, the"]);
+        assert!(narrow.iter().all(|line| line.chars().count() < 20), "{narrow:?}");
+        let joined: String = narrow.concat().split_whitespace().collect();
+        let whole: String = rows.iter().flat_map(|row| [row.key.as_str(), &row.value]).collect();
+        assert_eq!(joined, whole.split_whitespace().collect::<String>(), "nothing is lost");
+    }
 }

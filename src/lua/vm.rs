@@ -160,6 +160,7 @@ fn primitives(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
     bind.later("cut", handle::cut)?;
     bind.later("kill", handle::kill)?;
     bind.later("freeze_bottle", handle::freeze)?;
+    bind.later("commit_bottle", handle::commit)?;
     bind.later("meter_of", meter::of)?;
     bind.now("meter_parse", meter::parse)?;
     bind.later("ledger_query", ledger::query)?;
@@ -186,6 +187,7 @@ fn primitives(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
     bind.later("ui_ask", ui::line)?;
     bind.later("ui_confirm", ui::confirm)?;
     bind.now("ui_note", ui::note)?;
+    bind.now("ui_rows", ui::rows)?;
     bind.later("exit", exit::exit)?;
     Ok(table)
 }

@@ -20,6 +20,9 @@ const MOST_HELD: usize = 256;
 const FIRST: u32 = b'p' as u32;
 const SECOND: u32 = b'q' as u32;
 
+/// What ends a bracketed paste.
+const END_OF_PASTE: &[u8] = b"\x1b[201~";
+
 /// Modifiers of a key event: control; and the locks, which change nothing.
 const CONTROL: u32 = 4;
 const LOCKS: u32 = 64 | 128;
@@ -31,6 +34,8 @@ enum Key {
     Control(u32),
     /// A key was let go, or a modifier alone pressed: says nothing.
     Nothing,
+    /// From here on, up to [`END_OF_PASTE`], nothing was pressed: it was pasted.
+    Paste,
     /// Anything else.
     Other,
 }
@@ -42,6 +47,8 @@ pub struct Keys {
     held: Vec<u8>,
     /// The beginning of a sequence that the last chunk ended in.
     begun: Vec<u8>,
+    /// Within a bracketed paste: how much of its end has been seen.
+    pasted: Option<usize>,
 }
 
 /// What came of a chunk.
@@ -60,7 +67,15 @@ impl Keys {
         all.extend_from_slice(chunk);
         let mut typed = Typed::default();
         let mut rest = all.as_slice();
-        while !rest.is_empty() {
+        while let Some(&byte) = rest.first() {
+            if let Some(seen) = self.pasted {
+                typed.bytes.push(byte);
+                rest = &rest[1..];
+                // Only its first byte is an escape, so a beginning that leads nowhere is begun anew by one.
+                let seen = if byte == END_OF_PASTE[seen] { seen + 1 } else { usize::from(byte == b'\x1b') };
+                self.pasted = (seen < END_OF_PASTE.len()).then_some(seen);
+                continue;
+            }
             let Some((key, length)) = key(rest) else {
                 self.begun = rest.to_vec();
                 break;
@@ -79,9 +94,10 @@ impl Keys {
                     self.held.extend_from_slice(this);
                 }
                 Key::Nothing if !self.held.is_empty() => self.held.extend_from_slice(this),
-                Key::Control(_) | Key::Nothing | Key::Other => {
+                Key::Control(_) | Key::Nothing | Key::Other | Key::Paste => {
                     typed.bytes.append(&mut self.held);
                     typed.bytes.extend_from_slice(this);
+                    self.pasted = (key == Key::Paste).then_some(0);
                 }
             }
             if self.held.len() > MOST_HELD {
@@ -138,6 +154,7 @@ fn sequence(parameters: &[u8], last: u8) -> Key {
         b'u' => (field(0, 0), field(1, 0), field(1, 1)),
         // CSI 27 ; modifiers ; code ~
         b'~' if field(0, 0) == Some(27) && parameters.len() == 3 => (field(2, 0), field(1, 0), None),
+        b'~' if field(0, 0) == Some(200) && parameters.len() == 1 => return Key::Paste,
         _ => return Key::Other,
     };
     let code = code.unwrap_or(0);
@@ -194,11 +211,15 @@ mod tests {
         // A key let go in between, and the control key pressed.
         let kitty = b"\x1b[57442;5u\x1b[112;5u\x1b[112;5:3u\x1b[57442;1:3u\x1b[57442;5u\x1b[113;5u";
         assert!(Keys::default().feed(kitty).detach);
+        // After a paste they do as before.
+        let paste = b"\x1b[200~\x10\x11\x1b[201~\x10\x11";
+        let typed = Keys::default().feed(paste);
+        assert!(typed.detach && typed.bytes == b"\x1b[200~\x10\x11\x1b[201~", "{typed:?}");
     }
 
     #[test]
     fn everything_else_passes_byte_for_byte_and_in_order() {
-        let texts: [&[u8]; 9] = [
+        let texts: [&[u8]; 11] = [
             b"\x10x",
             b"\x10\x10y",
             b"\x11\x10z",
@@ -207,6 +228,9 @@ mod tests {
             b"\x1b[112;6u\x1b[113;5u",
             "grün €".as_bytes(),
             b"\x1b[200~paste \x10 more\x1b[201~",
+            // What is pasted was not pressed.
+            b"\x10\x1b[200~\x11 \x10\x11 \x1b[112;5u\x1b[113;5u \x1b[20\x1b[201~\x11",
+            b"\x1b[200~\x10\x1b[201~\x11",
             b"\x1b[99999999999999999999999999999999999999u",
         ];
         for text in texts {

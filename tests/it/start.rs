@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::person::{person_in, written};
 use crate::support::{World, have_tools};
 
-fn manifest(world: &World, path: &str, front: &str, body: &str) {
+pub(crate) fn manifest(world: &World, path: &str, front: &str, body: &str) {
     let path = world.home().join(path);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     world.write(path, format!("---\n{front}---\n{body}\n"));
@@ -29,13 +29,13 @@ const SHELL: &str = r#"return {
 }"#;
 
 /// A world with an agent `tester` that runs its prompt in a shell.
-fn set_up(world: &World, more: &str) {
+pub(crate) fn set_up(world: &World, more: &str) {
     world.write(world.bb_home().join("providers/shell.lua"), SHELL);
     shelf(world, &format!("agent_provider: {{template: shell}}\n{more}"), "bottle: dev\n");
     world.make_dir("project");
 }
 
-fn start(world: &World, args: &[&str]) -> crate::support::Output {
+pub(crate) fn start(world: &World, args: &[&str]) -> crate::support::Output {
     world.command(&[&["start"], args].concat()).cwd(world.home().join("project")).run()
 }
 
@@ -289,72 +289,6 @@ fn completions_know_slugs_agents_and_bottles() {
     }
 }
 
-/// What a repository may put beside its agents, each of which would loosen something if it counted.
-const LOOSENING: [(&str, &str); 6] = [
-    (
-        "bottles/dev.md",
-        "---\nagent_provider: {template: shell}\nenv: {WHOSE: repository}\negress: {routes: [evil.example]}\n---\n",
-    ),
-    ("settings.yml", "budget: {shell: unlimited}\nshutdown: nonsense\n"),
-    ("policies/allow.lua", "error(\"it was run\")"),
-    ("providers/shell.lua", "return { name = \"shell\", argv = { \"echo\", \"the repository's provider\" } }"),
-    ("flows/start.lua", "--- @bb needs start\nprint(\"the repository's flow\")"),
-    ("recipes/nightly.lua", "print(\"the repository's recipe\")"),
-];
-
-#[test]
-fn a_repository_that_brings_bottles_settings_policies_providers_or_flows_gains_nothing() {
-    for world in World::each() {
-        set_up(&world, "env: {WHOSE: home}\n");
-        let project = world.make_dir("project");
-        for (path, text) in LOOSENING {
-            world.write(project.join(".bot-bottle").join(path), text);
-        }
-        let prompt = ["--headless", "--prompt", "echo the $WHOSE"];
-        let output = start(&world, &[&["tester"], &prompt[..]].concat()).expect(0);
-        assert_eq!(output.stdout, "the home\n", "{output}");
-        for (path, _) in LOOSENING {
-            let first = path.split('/').next().unwrap();
-            assert!(output.stderr.contains(&format!(".bot-bottle/{first} counts for nothing")), "{path}: {output}");
-        }
-        let shown = start(&world, &["tester", "--dry-run"]).expect(0);
-        assert!(!shown.stderr.contains("evil.example"), "{shown}");
-        // Nor is what it allows reached in any other way: the bottle that it names must be the home's.
-        let strange = start(&world, &[&["tester", "--bottle", "evil"], &prompt[..]].concat());
-        strange.fails(2, "usage", "no bottle manifest `evil`", "dev");
-    }
-}
-
-#[test]
-fn an_agent_of_a_repository_cannot_raise_what_the_home_allows() {
-    for world in World::each() {
-        set_up(&world, "budget: 40k\n");
-        let own = |front: &str| manifest(&world, "project/.bot-bottle/agents/helper.md", front, "");
-        let run = || start(&world, &["helper", "--headless", "--prompt", "echo here"]);
-        own("bottle: dev\n");
-        assert_eq!(run().expect(0).stdout, "here\n");
-        for (front, message, hint) in [
-            ("bottle: dev\nbudget: unlimited\n", "`budget`", "$BB_HOME/agents"),
-            ("bottle: dev\nshutdown: cutoff\n", "`shutdown`", "$BB_HOME/agents"),
-            ("bottle: dev\negress: {routes: [evil.example]}\n", "`egress`", "$BB_HOME/bottles"),
-            ("bottle: dev\nmounts: [/etc]\n", "`mounts`", "$BB_HOME/bottles"),
-            ("bottle: dev\nagent_provider: {template: claude}\n", "`agent_provider`", "$BB_HOME/bottles"),
-            ("bottle: dev\nlimits: {memory: 64G}\n", "`limits`", "$BB_HOME/bottles"),
-        ] {
-            own(front);
-            let output = run();
-            output.fails(2, "usage", "helper.md:3", hint);
-            assert!(output.stderr.contains(message), "{output}");
-        }
-        // The home's agent of the same name is the one that counts.
-        own("bottle: dev\n");
-        let home = world.bb_home().display().to_string();
-        manifest(&world, &format!("{home}/agents/helper.md"), "bottle: dev\n", "");
-        let output = run().expect(0);
-        assert!(output.stderr.contains("$BB_HOME/agents has an agent of that name"), "{output}");
-    }
-}
-
 #[test]
 fn at_a_terminal_somebody_picks_looks_says_yes_works_leaves_and_comes_back() {
     if !have_tools(&["python3"]) {
@@ -373,7 +307,7 @@ fn at_a_terminal_somebody_picks_looks_says_yes_works_leaves_and_comes_back() {
             json!(["quiet"]),
             json!(["type", "\r"]),
             json!(["expect", "Agent: tester"]),
-            json!(["expect", "Bottles (Space chooses"]),
+            json!(["expect", "Bottles (type to narrow, Space chooses"]),
             json!(["expect", "[1] dev"]),
             json!(["type", "over "]),
             json!(["expect", "[2] over"]),
@@ -474,6 +408,10 @@ fn a_headless_start_is_driven_by_a_parent_that_allocated_the_terminal() {
             json!(["expect", "got what the orchestrator says"]),
             json!(["expect", "session ended (exit 3)"]),
             json!(["end", 1]),
+            // Nothing was picked, asked or shown to be agreed to.
+            json!(["never", "Bottles"]),
+            json!(["never", "[y/N]"]),
+            json!(["never", "credentials"]),
         ];
         let args = ["start", "tester", "--headless", "--prompt", prompt];
         written(&person_in(&world, "driven", "24x80", "project", &args, &steps).wait().expect(0));

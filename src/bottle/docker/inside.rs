@@ -3,6 +3,8 @@
 //! * `init` is pid 1. It makes the bottle's files as its only user, watches that the guards stay, reaps, and ends with the
 //!   keeper, whose end it reads from its standard input.
 //! * `enter` is the one way in, for the agent and every later command ([`super::supervise`]).
+//! * `save` writes the agent's home as an archive, `go-on` lets run what it has stopped.
+//! * `clear` removes what the kernel has left of a layer, in a container of its own.
 //!
 //! Each is told what to do in one line of JSON, and answers with one. None of them holds anything of the host.
 
@@ -20,11 +22,13 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::commit;
 use super::supervise;
 use crate::bottle::linux::watch::Watch;
 use crate::bottle::linux::{confine, sys};
 use crate::bottle::plan::PlannedFile;
 use crate::error::{Error, Kind, Result};
+use crate::os::beneath;
 
 /// Longest line that is read, bytes.
 const MAX_LINE: usize = 64 << 20;
@@ -39,6 +43,9 @@ pub struct Orders {
     pub directories: Vec<PathBuf>,
     /// Files to make.
     pub files: Vec<PlannedFile>,
+    /// The agent's home: what was saved of it is laid out there.
+    #[serde(default)]
+    pub home: Option<PathBuf>,
     /// Mounts that have to stay.
     pub guards: Vec<PathBuf>,
 }
@@ -65,6 +72,18 @@ pub fn main() -> u8 {
             Err(error) => error,
         },
         ["enter"] => supervise::enter(),
+        ["save", home, skip @ ..] => {
+            if let Err(e) = commit::write_home(home, skip) {
+                eprintln!("{e}");
+                return 1;
+            }
+            return 0;
+        }
+        ["go-on"] => {
+            commit::go_on();
+            return 0;
+        }
+        ["clear", path] => return u8::from(beneath::remove_all(Path::new(path)).is_err()),
         _ => Error::new(Kind::Usage, "bb __inside is for bb itself"),
     };
     let _ = say(&Word::Failed(error));
@@ -115,6 +134,9 @@ fn init() -> Result<()> {
     for path in &orders.directories {
         directory(path)?;
     }
+    if let Some(home) = &orders.home {
+        commit::lay_out(home).map_err(|e| failed("the home that was saved", e))?;
+    }
     for file in &orders.files {
         write_file(file)?;
     }
@@ -124,7 +146,7 @@ fn init() -> Result<()> {
     children.thread_block().map_err(|e| failed("signals", e))?;
     let children = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|e| failed("signals", e))?;
-    confine::apply(&confine::programs().map_err(|e| failed("seccomp", e))?).map_err(|e| failed("confinement", e))?;
+    confine::apply(&confine::program().map_err(|e| failed("seccomp", e))?).map_err(|e| failed("confinement", e))?;
     say(&Word::Ready(nix::unistd::getpid().as_raw())).map_err(|e| failed("answer", e))?;
     let keeper = io::stdin();
     loop {
@@ -166,6 +188,10 @@ fn write_file(file: &PlannedFile) -> Result<()> {
         directory(parent)?;
     }
     let mode = file.mode & 0o777;
+    // In a place that outlived an earlier bottle anything may lie there, a pipe that nobody reads say.
+    if fs::symlink_metadata(&file.path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+        fs::remove_file(&file.path).map_err(|e| failed(&step, e))?;
+    }
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
     let mut made = options.open(&file.path).map_err(|e| failed(&step, e))?;

@@ -2,7 +2,10 @@
 //!
 //! * [`engine`]: the engine's socket and verbs; [`http`]: what is spoken there. [`spec`]: what it is asked for.
 //! * [`inside`]: pid 1 and the way in, in the agent's container. [`helper`]: the gate's container.
+//! * [`commit`]: saves the agent's home; [`archive`]: the form of that.
 //! * [`own`]: the static build of bb that is shown in both.
+//! * [`image`]: images are built, pulled, listed and removed; [`session`], [`protobuf`], [`tar`] and [`lines`]: what that takes.
+//! * [`layer`]: a layer over the workspace.
 //! * [`life`]: the streams by which container and keeper notice each other's end.
 //! * [`exec`]: commands; [`relay`] and [`supervise`] are the two ends of each, and [`frames`] is what they speak.
 //!
@@ -10,18 +13,26 @@
 //! and the listeners in it, and hands them to the keeper, as the embedded backend's gate does. Both containers end with the
 //! keeper, and the engine removes them; what a crash of the engine leaves is found by its labels ([`sweep`]).
 
+mod archive;
+pub mod commit;
 pub mod engine;
 mod exec;
 mod frames;
 pub mod helper;
 mod http;
+pub mod image;
 pub mod inside;
+pub mod layer;
 mod life;
+mod lines;
 mod own;
+pub mod protobuf;
 mod relay;
 mod root;
+mod session;
 mod spec;
 mod supervise;
+mod tar;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -73,6 +84,24 @@ struct Shown {
 struct Record {
     engine: PathBuf,
     labels: Vec<String>,
+    #[serde(default)]
+    layer: Option<layer::Kept>,
+}
+
+impl Record {
+    fn read(path: &Path) -> Option<Record> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+}
+
+/// Clears away what is left of a bottle that has ended, whatever was made for it, and then the word of where they were.
+fn clear_rest(engine: &Engine, record: &Path) {
+    if let Some(known) = Record::read(record)
+        && remove_all(engine, &known.labels).is_ok()
+        && layer::clear(engine, &known.labels, known.layer.as_ref()).is_ok()
+    {
+        let _ = fs::remove_file(record);
+    }
 }
 
 /// A bottle out of containers.
@@ -118,7 +147,7 @@ impl Drop for Under<'_> {
             self.engine.remove(id);
         }
         let _ = fs::remove_dir_all(&self.dir);
-        let _ = fs::remove_file(&self.record);
+        clear_rest(self.engine, &self.record);
     }
 }
 
@@ -130,13 +159,7 @@ impl Container {
     pub fn up(plan: &Plan, image: &Image) -> Result<Container> {
         let engine = Engine::find(image.engine.as_deref())?;
         if engine.image(&image.name)?.is_none() {
-            let pull = if engine.podman { "podman" } else { "docker" };
-            return Err(Error::new(
-                Kind::BackendUnavailable,
-                format!("{} has no image `{}`", engine.version, image.name),
-            )
-            .at(format!("unix://{}", engine.socket().display()))
-            .hint(format!("get it first: `{pull} pull {}`", image.name)));
+            return Err(engine.lacks(&image.name));
         }
         if !plan.masks.is_empty() || plan.binds.iter().any(|b| b.idmap || b.device) {
             return Err(failed("plan", "it shows what only the embedded backend can show"));
@@ -145,7 +168,8 @@ impl Container {
         let labels = spec::labels(&plan.slug, image);
         remove_all(&engine, &labels)?;
         let record = image.state.join(RECORD);
-        let text = serde_json::to_vec(&Record { engine: engine.socket().to_owned(), labels }).unwrap_or_default();
+        let known = Record { engine: engine.socket().to_owned(), labels, layer: layer::Kept::of(plan, image) };
+        let text = serde_json::to_vec(&known).unwrap_or_default();
         fs::write(&record, text).map_err(|e| failed("record", e))?;
         let dir = plan.socket.with_extension("d");
         let mut under = Under { engine: &engine, made: vec![], dir: dir.clone(), record: record.clone() };
@@ -153,7 +177,9 @@ impl Container {
         let (shown, placed) = files(plan, image)?;
         let mark = root::Mark::of(&shown);
         let name = |role: &str| format!("bb-{}-{role}-{}", plan.slug, nix::unistd::getpid());
-        let agent = engine.create(&name("agent"), &spec::agent(&engine, plan, image, &shown))?;
+        let volume = name("layer");
+        layer::make(&engine, plan, image, &volume)?;
+        let agent = engine.create(&name("agent"), &spec::agent(&engine, plan, image, &shown, &volume))?;
         under.made.push(agent.clone());
         let mut life = Life::new(engine.attach(&agent)?);
         engine.start(&agent)?;
@@ -224,7 +250,7 @@ fn files(plan: &Plan, image: &Image) -> Result<(Vec<Shown>, Orders)> {
     // A scratch workspace is a directory of the home; one of the host's is there already.
     let directories = vec![plan.workspace.clone()];
     let guards = plan.guards.iter().map(|guard| plan.workspace.join(&guard.path)).collect();
-    Ok((shown, Orders { directories, files: placed, guards }))
+    Ok((shown, Orders { directories, files: placed, home: Some(plan.home.clone()), guards }))
 }
 
 /// Opens the socket that the helper connects to, in a directory that holds nothing else. The directories above are the
@@ -351,7 +377,7 @@ impl Backend for Container {
         // In this order: Podman removes none whose network another one uses.
         self.engine.remove(&self.helper);
         self.engine.remove(&self.agent);
-        let _ = fs::remove_file(&self.record);
+        clear_rest(&self.engine, &self.record);
         if let Some(pid) = self.killer.take() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             let _ = waitpid(Pid::from_raw(pid), None);
@@ -385,12 +411,10 @@ fn remove_all(engine: &Engine, labels: &[String]) -> Result<()> {
 
 /// Removes the containers of a bottle whose keeper is gone, by what lies in its state directory.
 pub fn sweep(state: &Path) {
-    let Ok(text) = fs::read(state.join(RECORD)) else { return };
-    let Ok(record) = serde_json::from_slice::<Record>(&text) else { return };
+    let path = state.join(RECORD);
+    let Some(record) = Record::read(&path) else { return };
     let Ok(engine) = Engine::at(&record.engine) else { return };
-    if remove_all(&engine, &record.labels).is_ok() {
-        let _ = fs::remove_file(state.join(RECORD));
-    }
+    clear_rest(&engine, &path);
 }
 
 #[cfg(test)]

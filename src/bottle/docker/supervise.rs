@@ -84,7 +84,7 @@ fn begin() -> Result<Way> {
         let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
         command.env.push(format!("PATH={path}"));
     }
-    let programs = confine::programs().map_err(|e| failed("seccomp", e))?;
+    let filter = confine::program().map_err(|e| failed("seccomp", e))?;
     let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC).map_err(|e| failed("pipe", e));
     let (stdio, input, outputs) = match command.terminal {
         Some(size) => {
@@ -117,14 +117,14 @@ fn begin() -> Result<Way> {
                 sys::exit_now(127);
             }
             let [stdin, stdout, stderr] = &stdio;
-            let error = enter::execute(&command, &programs, &writable, [stdin, stdout, stderr], &theirs);
+            let error = enter::execute(&command, &filter, &writable, [stdin, stdout, stderr], &theirs);
             let _ = wire::send(&theirs, &error, &[]);
             sys::exit_now(127)
         }
         Fork::Parent(pid) => pid,
     };
     drop((stdio, theirs));
-    confine::apply(&programs).map_err(|e| failed("confinement", e))?;
+    confine::apply(&filter).map_err(|e| failed("confinement", e))?;
     // The program is executed, which closes the socket; or it is said why not.
     if let Some((error, _)) = wire::receive::<Error>(&report).map_err(|e| failed("start", e))? {
         return Err(error);

@@ -13,6 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid};
 
+use super::filter::Filter;
 use super::launch::Up;
 use super::sys;
 use super::{AGENT_ID, confine, landlock, terminal};
@@ -58,7 +59,7 @@ fn failed(step: &str, e: impl std::fmt::Display) -> Error {
 /// # Errors
 /// `agent_missing` where the program is not in the bottle, `backend_unavailable` for everything else.
 pub fn run(up: &Up, as_root: bool, command: &Command) -> Result<Running> {
-    let programs = confine::programs().map_err(|e| failed("seccomp", e))?;
+    let filter = confine::program().map_err(|e| failed("seccomp", e))?;
     let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| failed("pipe", e));
     let (stdin, feed) = match &command.stdin {
         _ if command.input && command.terminal.is_none() => pipe().map(|(theirs, ours)| (theirs, Some(ours)))?,
@@ -75,7 +76,7 @@ pub fn run(up: &Up, as_root: bool, command: &Command) -> Result<Running> {
     let helper = match unsafe { fork_with(0) }.map_err(|e| failed("fork", e))? {
         Fork::Child => {
             drop((ours, stdout, stderr, feed));
-            let error = enter(up, as_root, command, &programs, [&stdin, &out, &err], &theirs);
+            let error = enter(up, as_root, command, &filter, [&stdin, &out, &err], &theirs);
             let code = match error {
                 Ok(()) => 0,
                 Err(error) => {
@@ -142,7 +143,7 @@ fn enter(
     up: &Up,
     as_root: bool,
     command: &Command,
-    programs: &[seccompiler::BpfProgram],
+    filter: &Filter,
     stdio: [&OwnedFd; 3],
     report: &OwnedFd,
 ) -> Result<()> {
@@ -171,7 +172,7 @@ fn enter(
             sent.map_err(|e| failed("report", e))
         }
         Fork::Child => {
-            let error = execute(command, programs, &up.writable, stdio, report);
+            let error = execute(command, filter, &up.writable, stdio, report);
             let _ = wire::send(report, &Report::Failed { error }, &[]);
             sys::exit_now(127);
         }
@@ -188,7 +189,7 @@ fn usual_descriptors() -> io::Result<()> {
 /// The process that becomes the command, on every backend. Returns only with an error, which `report` is for.
 pub(crate) fn execute(
     command: &Command,
-    programs: &[seccompiler::BpfProgram],
+    filter: &Filter,
     writable: &[std::path::PathBuf],
     stdio: [&OwnedFd; 3],
     report: &OwnedFd,
@@ -203,7 +204,7 @@ pub(crate) fn execute(
             terminal::control()?;
         }
         sys::close_all_but(&[report.as_raw_fd()]);
-        settle(command, programs)
+        settle(command, filter)
     })();
     if let Err(e) = prepared {
         return failed("preparation", e);
@@ -218,13 +219,13 @@ pub(crate) fn execute(
 ///
 /// # Errors
 /// Those of the system calls. The caller must not go on after one.
-fn settle(command: &Command, programs: &[seccompiler::BpfProgram]) -> io::Result<()> {
+fn settle(command: &Command, filter: &Filter) -> io::Result<()> {
     sys::default_signals();
     usual_descriptors()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     nix::unistd::chdir(command.cwd.as_str())
         .map_err(|e| io::Error::other(format!("working directory {}: {e}", command.cwd)))?;
-    confine::apply(programs)
+    confine::apply(filter)
 }
 
 /// Becomes the program of a command. Returns only with an error.

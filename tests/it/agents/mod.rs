@@ -30,7 +30,7 @@ pub(crate) struct Cli {
     /// A file that its provider puts into its home, and what is in it.
     own: (&'static str, &'static str),
     /// Questions that it asks the model beside its task.
-    asides: usize,
+    pub(crate) asides: usize,
     /// A budget of which two answers of 30,390 tokens leave too little for a third request.
     too_small: &'static str,
     /// How often it asks in vain when its budget is spent, at most.
@@ -47,7 +47,7 @@ pub(crate) const CLAUDE: Cli = Cli {
     refused: 1,
 };
 
-const CODEX: Cli = Cli {
+pub(crate) const CODEX: Cli = Cli {
     name: "codex",
     host: "api.openai.com",
     keys: [("OPENAI_API_KEY", "authorization", "Bearer "), ("CODEX_API_KEY", "authorization", "Bearer ")],
@@ -58,7 +58,7 @@ const CODEX: Cli = Cli {
     refused: 2,
 };
 
-const GEMINI: Cli = Cli {
+pub(crate) const GEMINI: Cli = Cli {
     name: "gemini",
     host: "generativelanguage.googleapis.com",
     keys: [("GEMINI_API_KEY", "x-goog-api-key", ""), ("GOOGLE_API_KEY", "x-goog-api-key", "")],
@@ -69,7 +69,7 @@ const GEMINI: Cli = Cli {
     refused: 1,
 };
 
-const PI: Cli = Cli {
+pub(crate) const PI: Cli = Cli {
     name: "pi",
     host: "api.anthropic.com",
     keys: [("ANTHROPIC_API_KEY", "x-api-key", ""), ("ANTHROPIC_OAUTH_TOKEN", "authorization", "Bearer ")],

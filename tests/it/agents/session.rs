@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{CLAUDE, CODEX, Cli, GEMINI, PI};
 use crate::support::person::{person_in, written};
+use crate::support::tmux::Tmux;
 use crate::support::{World, have_tools};
 
 /// A bottle and an agent for a CLI.
@@ -17,36 +18,33 @@ fn set_up(world: &World, cli: &Cli) {
     world.make_dir("project");
 }
 
-/// Has a person start a CLI, wait until it shows `ready`, say something, see the answer, and leave. Without `answers` its
-/// being ready counts: what is typed is drawn in pieces.
-fn talks(cli: &Cli, ready: &str, answers: bool) {
+/// Has a person start a CLI, wait until it shows `ready`, say something, see the answer, and leave.
+fn talks(cli: &Cli, ready: &str) {
     if !have_tools(&["python3"]) {
         return;
     }
     for world in cli.worlds() {
         set_up(&world, cli);
         let args = ["start", "worker", "--bottle", "dev", "--label", "talk", "--color", "green", "--rehearse"];
-        let mut steps = vec![
+        let steps = [
+            json!(["expect", "[1] dev"]),
+            json!(["type", "\r"]),
             json!(["expect", "Start it? [y/N]"]),
             json!(["type", "y\r"]),
             json!(["expect", "bottle talk"]),
             json!(["expect", ready]),
             json!(["quiet"]),
-        ];
-        // No login, no trust, no update is asked about: what is typed is the first message.
-        if answers {
-            steps.push(json!(["type", "zebra"]));
-            steps.push(json!(["expect", "zebra"]));
-            steps.push(json!(["quiet"]));
-            steps.push(json!(["insist", "\r", "Done."]));
-        }
-        steps.extend([
+            // No login, no trust, no update is asked about: what is typed is the first message.
+            json!(["type", "zebra"]),
+            json!(["expect", "zebra"]),
+            json!(["quiet"]),
+            json!(["insist", "\r", "Done."]),
             json!(["resize", 30, 100]),
             json!(["quiet"]),
             json!(["run", format!("{} kill talk", world.exe().display()), 0]),
             json!(["expect", "session ended"]),
             json!(["end", 1]),
-        ]);
+        ];
         let person = person_in(&world, "talks", "24x80", "project", &args, &steps);
         written(&person.wait().expect(0));
     }
@@ -54,22 +52,43 @@ fn talks(cli: &Cli, ready: &str, answers: bool) {
 
 #[test]
 fn claude_has_its_own_interface_at_a_terminal() {
-    talks(&CLAUDE, "bypass permissions on", true);
+    talks(&CLAUDE, "bypass permissions on");
 }
 
 #[test]
 fn codex_has_its_own_interface_at_a_terminal() {
-    talks(&CODEX, "Ask Codex to do anything", true);
+    talks(&CODEX, "Ask Codex to do anything");
 }
 
 #[test]
 fn gemini_has_its_own_interface_at_a_terminal() {
-    talks(&GEMINI, "Type your message", false);
+    if !have_tools(&["tmux"]) {
+        return;
+    }
+    for world in GEMINI.worlds() {
+        set_up(&world, &GEMINI);
+        // It draws what is typed in pieces, so its screen is looked at.
+        let tmux = Tmux::start(&world, 100, 40);
+        let exe = world.exe().display().to_string();
+        tmux.runs(&format!("{exe} start worker --bottle dev --label talk --color green --rehearse"));
+        tmux.shows("Start it? [y/N]");
+        tmux.runs("y");
+        tmux.shows_and_keeps("gemini-1-interface", "Type your message");
+        // No login, no trust, no update is asked about: what is typed is the first message.
+        tmux.types("zebra");
+        tmux.shows("zebra");
+        // Enter right behind other keys is a new line to it.
+        tmux.insists(&["Enter"], "Done.");
+        tmux.resize(80, 24);
+        tmux.shows_and_keeps("gemini-2-answer", "zebra");
+        world.bb(&["kill", "talk"]).expect(0);
+        tmux.shows("session ended");
+    }
 }
 
 #[test]
 fn pi_has_its_own_interface_at_a_terminal() {
-    talks(&PI, "(auto)", true);
+    talks(&PI, "(auto)");
 }
 
 /// A flow in whose rehearsal no answer ever comes.
