@@ -148,13 +148,16 @@ fn commands_run_in_it_once_with_their_streams_and_codes() {
             "sh",
             "-c",
             "cat /proc/self/status; mount -t tmpfs x /tmp 2>&1; chmod u+s /bin/true 2>&1; \
-             touch f && chmod 4755 f 2>&1; unshare -r true 2>&1; ls -l /proc/1/fd 2>&1; touch /x 2>&1",
+             touch f && chmod 4755 f 2>&1; unshare -r true 2>&1; ls -l /proc/1/fd /proc/$PPID/fd 2>&1; \
+             cat /proc/$PPID/environ 2>&1; touch /x 2>&1",
         ]);
         for lost in ["CapEff:\t0000000000000000", "CapBnd:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
             assert!(status.stdout.contains(lost), "{lost}: {status}");
         }
         assert_eq!(status.stdout.matches("Operation not permitted").count(), 3, "{status}");
-        assert!(status.stdout.contains("'/proc/1/fd': Permission denied"), "{status}");
+        // Neither pid 1 nor its own parent can be looked into.
+        assert_eq!(status.stdout.matches("/fd': Permission denied").count(), 2, "{status}");
+        assert!(status.stdout.contains("/environ': Permission denied"), "{status}");
         assert!(status.stdout.contains("/x: Read-only file system"), "{status}");
         world.bb(&["kill", &slug]).expect(0);
         assert!(world.until(LONG, || row(world, &slug)["ended"] == "killed"), "{}", row(world, &slug));

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -21,6 +22,10 @@ use crate::types::TerminalSize;
 
 /// Exit code where nobody knows: the stream was cut off before the last word, as when the container goes.
 pub const KILLED: i32 = 128 + libc::SIGKILL;
+
+/// Longest that a command's parent may take to say its last word once the command was to be killed: an agent can stop that
+/// parent, and must not keep anybody waiting by it.
+const LAST_PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 10_000 });
 
 /// What the keeper says of a command that runs.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -91,6 +96,8 @@ pub struct Relay {
     credit: usize,
     /// Nothing can be said to the command any more.
     mute: bool,
+    /// When nobody waits for the last word any more.
+    until: Option<Instant>,
 }
 
 /// How a relay ends.
@@ -120,6 +127,7 @@ impl Relay {
             control: Some(control),
             credit: WINDOW,
             mute: false,
+            until: None,
         }
     }
 
@@ -147,6 +155,9 @@ impl Relay {
                 Ok(None) => {}
                 Err(_) => return End::Cut,
             }
+            if self.until.is_some_and(|until| until <= Instant::now()) {
+                return End::Cut;
+            }
             let [stream, input, control] = self.wait();
             if control {
                 self.heed();
@@ -171,7 +182,11 @@ impl Relay {
         let mut fds = vec![PollFd::new(self.stream.as_fd(), PollFlags::POLLIN)];
         fds.extend(input.map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
         fds.extend(self.control.as_ref().map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)));
-        if poll(&mut fds, PollTimeout::NONE).is_err() {
+        let timeout = self.until.map_or(PollTimeout::NONE, |until| {
+            let left = until.saturating_duration_since(Instant::now()).as_millis();
+            PollTimeout::from(u16::try_from(left).unwrap_or(u16::MAX).saturating_add(1))
+        });
+        if poll(&mut fds, timeout).is_err() {
             return [false; 3];
         }
         let mut ready = fds.iter().map(|fd| fd.revents().is_some_and(|r| !r.is_empty()));
@@ -234,7 +249,12 @@ impl Relay {
         let Some(control) = &self.control else { return };
         match wire::receive::<Word>(control) {
             Ok(Some((Word::Size(size), _))) => self.tell(&Told::Size(size)),
-            Ok(Some((Word::Signal(number), _))) => self.tell(&Told::Signal(number)),
+            Ok(Some((Word::Signal(number), _))) => {
+                if number == libc::SIGKILL {
+                    self.until.get_or_insert(Instant::now() + LAST_PATIENCE);
+                }
+                self.tell(&Told::Signal(number));
+            }
             _ => self.control = None,
         }
     }
@@ -247,7 +267,7 @@ impl Relay {
     fn linger(mut self) {
         // SAFETY: this process has one thread.
         if let Ok(Fork::Child) = unsafe { fork_with(0) } {
-            (self.input, self.control) = (None, None);
+            (self.input, self.control, self.until) = (None, None, None);
             let streams = self.outputs.iter().flatten().map(AsRawFd::as_raw_fd);
             let kept: Vec<_> = streams.chain([self.stream.as_raw_fd()]).collect();
             sys::close_all_but(&kept);
@@ -277,6 +297,13 @@ mod tests {
     fn mux(heard: &Heard) -> Vec<u8> {
         let bytes = heard.frame();
         [&[1, 0, 0, 0], &(bytes.len() as u32).to_be_bytes()[..], &bytes].concat()
+    }
+
+    #[test]
+    fn a_command_that_was_to_be_killed_keeps_nobody_waiting_for_its_last_word() {
+        let (relay, _engine, _reader, control) = relay();
+        control.signal(Signal::SIGKILL).unwrap();
+        assert_eq!(relay.join().unwrap(), KILLED);
     }
 
     #[test]
