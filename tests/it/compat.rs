@@ -196,8 +196,8 @@ fn cutoff_drops_every_route_leaves_the_agent_running_and_heeds_no_queue_of_propo
             "PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE supervise_proposals (id TEXT); BEGIN EXCLUSIVE;",
         )
         .unwrap();
-        fs::set_permissions(queue.parent().unwrap(), fs::Permissions::from_mode(0o000)).unwrap();
         let before = tree(&queue);
+        fs::set_permissions(queue.parent().unwrap(), fs::Permissions::from_mode(0o000)).unwrap();
         let output = spends(&world, &["tester", "--headless", "--prompt", SPENDS]).expect(3);
         let said: Vec<&str> = output.stdout.lines().collect();
         let codes: Vec<&str> = said.iter().map(|line| line.rsplit(' ').next().unwrap()).collect();
