@@ -22,7 +22,8 @@ fn tree(root: &Path) -> BTreeMap<String, (u32, u64, i64, i64)> {
         let Ok(meta) = path.symlink_metadata() else { continue };
         all.insert(path.display().to_string(), (meta.mode(), meta.size(), meta.ctime(), meta.ctime_nsec()));
         if meta.is_dir() {
-            pending.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            // (What a layer's file system keeps for itself nobody else may read.)
+            pending.extend(fs::read_dir(&path).into_iter().flatten().map(|entry| entry.unwrap().path()));
         }
     }
     all
