@@ -178,12 +178,13 @@ impl Controller {
         let settings = self.settings();
         let ca = Ca::from_pem(&sealed.ca_cert, &SecretString::from(sealed.ca_key.clone()))
             .map_err(|e| Error::internal(e.to_string()))?;
-        let terms = match &settings {
+        let mut terms = match &settings {
             Ok(settings) => Terms::of(&sealed.launch, settings, ledger),
             Err(_) => Terms::of(&sealed.launch, &Settings::default(), ledger),
         };
+        terms.note = note;
         let id = sealed.launch.id.clone();
-        let live = self.assemble(sealed, held.link.clone(), terms, note, held.paused.is_some());
+        let live = self.assemble(sealed, held.link.clone(), terms, held.paused.is_some());
         if let Some(row) = row
             && let Ok(known) = serde_json::from_str::<Bottle>(&row.body)
         {

@@ -62,6 +62,8 @@ pub(super) struct Terms {
     cut_scope: CutScope,
     /// The book it is entered in.
     ledger: SqliteLedger,
+    /// What was decided about it before.
+    pub(super) note: Note,
 }
 
 impl Terms {
@@ -72,6 +74,7 @@ impl Terms {
             policy: launch.shutdown.unwrap_or(settings.shutdown),
             cut_scope: launch.cutoff_scope.unwrap_or(settings.cutoff_scope),
             ledger,
+            note: Note::default(),
         }
     }
 }
@@ -219,9 +222,9 @@ impl Controller {
             clean(&self.host.home, &slug, &placeholders, resumes);
             ledger_error(&e, &place)
         })?;
-        let terms = Terms::of(&launch, &settings, ledger.clone());
         let note = Note { cut, ..Note::default() };
-        match self.bring_up(launch, view.clone(), &ca, composed, terms, note, &settings).await {
+        let terms = Terms { note, ..Terms::of(&launch, &settings, ledger.clone()) };
+        match self.bring_up(launch, view.clone(), &ca, composed, terms, &settings).await {
             Ok(live) => Ok(live.view()),
             Err(error) => {
                 clean(&self.host.home, &slug, &placeholders, resumes);
@@ -298,7 +301,6 @@ impl Controller {
         ca: &Ca,
         composed: Composed,
         terms: Terms,
-        note: Note,
         settings: &Settings,
     ) -> Result<Arc<Live>> {
         let sealed = Sealed {
@@ -312,7 +314,7 @@ impl Controller {
         let bytes = zeroize::Zeroizing::new(serde_json::to_vec(&sealed).map_err(internal)?);
         let memory = wire::sealed("bb-sealed", &bytes).map_err(internal)?;
         let held = Link::launch(&self.host.exe, &composed.plan, &memory).await?;
-        let live = self.assemble(sealed, held.link.clone(), terms, note, held.paused.is_some());
+        let live = self.assemble(sealed, held.link.clone(), terms, held.paused.is_some());
         live.change(|b| b.warnings.extend(held.lacking));
         self.insert(Arc::clone(&live));
         let started = async {
@@ -347,7 +349,7 @@ impl Controller {
     }
 
     /// Puts a bottle together from what its keeper holds.
-    pub(super) fn assemble(&self, sealed: Sealed, link: Link, terms: Terms, note: Note, able: bool) -> Arc<Live> {
+    pub(super) fn assemble(&self, sealed: Sealed, link: Link, terms: Terms, able: bool) -> Arc<Live> {
         let state_dir = self.host.home.state(&sealed.view.slug);
         let made = Made {
             slug: sealed.view.slug.clone(),
@@ -365,7 +367,7 @@ impl Controller {
             able,
             socket: self.host.home.keeper_socket(&sealed.view.slug),
         };
-        Live::new(made, sealed.view, note)
+        Live::new(made, sealed.view, terms.note)
     }
 
     /// Starts the egress plane of a bottle on the listeners that its keeper handed over.

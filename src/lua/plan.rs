@@ -122,7 +122,13 @@ pub(super) async fn plan(lua: Lua, host: Rc<Host>, value: Value) -> Result<Plain
         lookup: &|name| std::env::var(name).ok(),
         stage: stage(&host)?.map(super::rehearse::Stage::upstreams),
     };
-    let mut draft = launch::draft(&choice, &desk)?;
+    let mut draft = launch::draft(&choice, &desk).map_err(|e| match &options.resume {
+        // What it was started with is gone.
+        Some(slug) if e.kind == Kind::Usage && e.message.starts_with("there is no ") => {
+            e.hint(format!("put it back; until then `{slug}` stays kept"))
+        }
+        _ => e,
+    })?;
     let mut changes = Vec::new();
     if let Some(kept) = kept {
         changes = differences(&kept.held, &draft.held());

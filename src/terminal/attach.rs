@@ -63,7 +63,11 @@ pub async fn attach(client: &Client, slug: &str, detach: bool) -> Result<Attache
     let size = mode::size().unwrap_or_default();
     // Now all that follows is drawn for this terminal.
     let resize = Resize { exec: AGENT.to_owned(), rows: size.rows, cols: size.cols };
-    client.resize(slug, &resize).await?;
+    match client.resize(slug, &resize).await {
+        // An agent that was quick has ended already: what it wrote is shown all the same.
+        Err(error) if error.kind == Kind::NoSuchBottle => {}
+        done => done?,
+    }
     let mut session = Session::new(client, slug, AGENT, size);
     session.read_backlog().await?;
     let filter = LogFilter { since: session.seen, exec: Some(AGENT_NUMBER), follow: true, raw: true, last: None };

@@ -135,7 +135,7 @@ fn what_is_missing_at_a_resume_is_said_and_what_is_kept_stays() {
         let agent = world.bb_home().join("agents/worker.md");
         let (text, away) = (fs::read(&agent).unwrap(), world.home().join("away"));
         fs::remove_file(&agent).unwrap();
-        resume().fails(2, "usage", "no agent `worker`", "there is none yet");
+        resume().fails(2, "usage", "no agent `worker`", "put it back");
         world.write(&agent, &text);
         fs::rename(world.home().join("project"), &away).unwrap();
         resume().fails(5, "workspace_unsafe", "project", "put the directory back");

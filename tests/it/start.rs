@@ -230,6 +230,8 @@ fn an_agents_budget_cuts_its_bottle_and_the_exit_code_says_so() {
         assert!(kinds.first() == Some(&"run.start") && kinds.last() == Some(&"run.result"), "{kinds:?}");
         assert!(kinds.contains(&"output") && kinds.contains(&"bottle.ended"), "{kinds:?}");
         assert_eq!(json.last().unwrap()["exit"], 0);
+        let said: String = json.iter().filter(|l| l["type"] == "output").filter_map(|l| l["text"].as_str()).collect();
+        assert!(said.contains("Done."), "{json:?}");
     }
 }
 

@@ -181,9 +181,9 @@ fn what_is_missing_when_a_bottle_is_taken_up_is_said_and_it_stays_kept() {
         start(&world, &failed).expect(1);
         let resume = || world.bb(&["resume", "tester", "--headless", "--prompt", "cat ~/.keeper/s"]);
         for (path, said, hint) in [
-            ("bottles/dev.md", "no bottle manifest `dev`", "bb setup"),
-            ("agents/tester.md", "no agent `tester`", "bb setup"),
-            ("providers/shell.lua", "no provider 'shell'", "claude"),
+            ("bottles/dev.md", "no bottle manifest `dev`", "put it back"),
+            ("agents/tester.md", "no agent `tester`", "put it back"),
+            ("providers/shell.lua", "no provider 'shell'", "put it back"),
         ] {
             let path = world.bb_home().join(path);
             let text = fs::read(&path).unwrap();
