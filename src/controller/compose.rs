@@ -90,7 +90,8 @@ pub fn compose_unless(
     let places = Forbidden::of(&host.home, homes);
     let as_root = nix::unistd::geteuid().is_root();
     let mode = launch.workspace_mode.unwrap_or_default();
-    if image.is_some() && as_root && mode == WorkspaceMode::Mount && owner.is_some_and(|(uid, _)| uid == 0) {
+    let of_root = launch.workspace.is_some() && owner.is_some_and(|(uid, _)| uid == 0);
+    if image.is_some() && as_root && mode != WorkspaceMode::Copy && of_root {
         return Err(Error::new(Kind::WorkspaceUnsafe, "it belongs to root, as whom no agent runs in a container")
             .at(launch.workspace.clone().unwrap_or_default())
             .hint("use workspace mode `copy`, give it to an ordinary user (chown), or use backend `linux`"));

@@ -143,6 +143,8 @@ fn an_agent_and_commands_have_terminals_of_the_containers_own() {
         desk.does(
             &["start", "worker", "--bottle", "box", "--label", "shell", "--color", "green", "--backend", "docker"],
             &[
+                json!(["expect", "Bottles"]),
+                json!(["type", "\r"]),
                 json!(["expect", "Start it? [y/N]"]),
                 json!(["type", "y\r"]),
                 json!(["expect", "bottle shell"]),
