@@ -14,6 +14,7 @@
 --   egress:HOST       routes to a host that no provider file names; `*` = any
 --   credential:NAME   putting that variable of the host's environment into a route
 --   write:PATH        a workspace at or below that path; `args` = paths that the user wrote as arguments
+--   image             pulling the image, and building the Dockerfile, that a launch of its own names
 --   read:PATH, run:NAME   reserved
 --
 -- Recipes that came with bb and those in $BB_HOME/recipes run as declared. Others ask once at a terminal; without one
@@ -97,7 +98,8 @@ bb = {}
 ---@field detach? boolean It lives on after the recipe.
 ---@field terminal? boolean Its agent gets a terminal, for `bb attach`; of this terminal's size, else of 24 rows and 80 columns.
 ---@field backend? "linux"|"docker" What makes the bottle; BOT_BOTTLE_BACKEND or the host's setting when absent.
----@field image? string The image of backend `docker`; the host's setting when absent.
+---@field image? string The image of backend `docker`; the host's setting when absent, else one that is built of the provider's Dockerfile. Pulled where it is missing and the recipe has the grant `image`.
+---@field dockerfile? string Or the Dockerfile that it is built of: absolute, below `~/`, or counted from $BB_HOME. Needs `image`.
 
 ---Launches a bottle; returns when its agent runs. Needs the grant `launch`.
 ---
@@ -147,7 +149,9 @@ function bb.manifest.bottles() end
 ---@field backend? string What makes the sandbox, over what manifests and settings say.
 ---@field workspace_mode? "mount"|"overlay"|"copy" How the directory comes in, over what manifests say.
 ---@field answers? table<string, string> Answers to the plan's questions, by variable.
----@field resume? string The kept bottle that is taken up: agent, bottles and directory are its own.
+---@field resume? string The kept bottle that is taken up: agent, bottles and directory are its own, and its
+---budgets count on: a `budget` that is given begins anew.
+---@field uncut? boolean With `resume`: a cut that a person or a recipe made does not stand any more.
 
 ---Drafts a launch by manifests: they are merged, references are resolved, nothing is started. Needs the grant `start`.
 ---The agent works in the directory that the user stands in.
@@ -174,8 +178,9 @@ function Plan:preflight() end
 ---@param told? boolean
 function Plan:ready(told) end
 
----Launches it; returns when its agent runs.
----@param options? {detach?: boolean, told?: boolean}
+---Launches it; returns when its agent runs. On backend `docker` its image is built or pulled first, where the engine has none.
+---`input`: bottle:attach() passes standard input on to the agent, to its end.
+---@param options? {detach?: boolean, told?: boolean, input?: boolean}
 ---@return bb.Bottle
 function Plan:launch(options) end
 
@@ -247,13 +252,17 @@ local Bottle = {}
 function Bottle:wait(options) end
 
 ---This process's standard streams become the agent's, until it ends. At a terminal, where the bottle has one, the
----terminal is the agent's, and ctrl-p ctrl-q leaves it running.
+---terminal is the agent's, and ctrl-p ctrl-q leaves it running, unless `detach` is false.
+---@param options? {detach?: boolean}
 ---@return {detached: boolean, exit_code?: integer}
-function Bottle:attach() end
+function Bottle:attach(options) end
 
 ---Ends it and keeps its session, its transcript and what it changed; `bb resume` takes it up again.
 ---@param options? {reason?: string}
 function Bottle:freeze(options) end
+
+---Keeps its session, whatever end it comes to, and of a container what the agent has put into its home; it goes on.
+function Bottle:commit() end
 
 ---Runs a command in the bottle and waits for its end: a string for the shell, or a list with options beside it.
 ---```lua

@@ -155,11 +155,14 @@ local open_logs = iterator(host.logs)
 function bottle_methods.wait(self, options)
   return check(host.wait(own(self, "wait"), options, handling[co.running()] == true))
 end
-function bottle_methods.attach(self)
-  return check(host.attach(own(self, "attach")))
+function bottle_methods.attach(self, options)
+  return check(host.attach(own(self, "attach"), options))
 end
 function bottle_methods.freeze(self, options)
   return check(host.freeze_bottle(own(self, "freeze"), options))
+end
+function bottle_methods.commit(self)
+  return check(host.commit_bottle(own(self, "commit")))
 end
 function bottle_methods.exec(self, command)
   return check(host.exec(own(self, "exec"), command))

@@ -102,6 +102,11 @@ impl Home {
         self.root.join("run").join("controller.log")
     }
 
+    /// What `bb doctor` found to be the best backend.
+    pub fn best_backend(&self) -> PathBuf {
+        self.root.join("run").join("backend")
+    }
+
     /// The directory of the keepers' sockets.
     pub fn keepers(&self) -> PathBuf {
         self.runtime.join("k")

@@ -14,6 +14,7 @@
 //! * [`ledger`]: usage, holds, budgets and audit on disk.
 //! * [`budget`], [`meter`]: arithmetic and wire formats; pure.
 //! * [`ask`]: questions at a terminal.
+//! * [`image`]: images of backend `docker`: which one, and how it comes to be there.
 //! * [`provider`]: how one agent CLI is run. [`rehearse`]: stand-in model APIs.
 //! * [`launch`]: from a chosen agent to a launch. [`manifest`]: the files that say what an agent is and what its bottle allows.
 //! * [`settings`], [`home`], [`name`], [`yaml`], [`types`], [`error`]: shared by all. [`os`]: what the operating system is asked for.
@@ -29,6 +30,7 @@ pub mod egress;
 pub mod enforce;
 pub mod error;
 pub mod home;
+pub mod image;
 pub mod launch;
 pub mod ledger;
 pub mod lua;

@@ -9,12 +9,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::api::{Limit, Upstream};
-use crate::bottle::backend::Choice;
 use crate::budget::Weights;
 use crate::error::Error;
 use crate::home::Home;
 use crate::types::{CutScope, CutoffPolicy, Durability};
-use crate::yaml::read::{bounded, budget, host, table, text, unreadable, word};
+use crate::yaml::read::{bounded, budget, host, is_image, table, text, twice, unreadable, word};
 use crate::yaml::{self, Entry, Node, Problems};
 
 /// The name of the file in messages.
@@ -23,8 +22,8 @@ const FILE: &str = "settings.yml";
 /// Longest file of certificates, bytes.
 const MAX_PEM: u64 = 1024 * 1024;
 
-const KEYS: [&str; 8] =
-    ["budget", "shutdown", "cutoff_scope", "weights", "upstreams", "durability", "backend", "image"];
+const KEYS: [&str; 9] =
+    ["budget", "shutdown", "cutoff_scope", "weights", "upstreams", "durability", "backend", "image", "dockerfile"];
 const UPSTREAM_KEYS: [&str; 2] = ["address", "ca"];
 
 /// The host's settings.
@@ -46,6 +45,8 @@ pub struct Settings {
     pub backend: Option<String>,
     /// The image of backend `docker`, where the launch does not say.
     pub image: Option<String>,
+    /// The Dockerfile that it is made of instead.
+    pub dockerfile: Option<String>,
 }
 
 impl Settings {
@@ -78,6 +79,9 @@ impl Settings {
         {
             for entry in table(&tree, "the file", &mut problems) {
                 settings.read(entry, root, &mut problems);
+                if settings.image.is_some() && settings.dockerfile.is_some() && is_image(entry) {
+                    twice(entry, &mut problems);
+                }
             }
         }
         problems.into_result(settings)
@@ -100,11 +104,12 @@ impl Settings {
                 self.durability = word(entry, &words, &[], problems).unwrap_or_default();
             }
             "backend" => {
-                let words = Choice::NAMES.map(|name| (name, name));
+                let words = [("linux", "linux"), ("docker", "docker"), ("podman", "docker")];
                 let later = ["smolmachines", "macos-container"];
                 self.backend = word(entry, &words, &later, problems).map(str::to_owned);
             }
             "image" => self.image = text(entry, problems),
+            "dockerfile" => self.dockerfile = text(entry, problems),
             _ => problems.unknown_key(entry, &KEYS),
         }
     }
@@ -290,6 +295,7 @@ mod tests {
             "shutdown:\n",
             "weights: light\n",
             "upstreams: {a.b: \"127.0.0.1:1\"}\n",
+            "image: debian:12\ndockerfile: images/mine.Dockerfile\n",
             "upstreams: {a.b: {address: \"127.0.0.1\"}}\n",
             "upstreams: {\"a.b:443\": {address: \"127.0.0.1:1\"}}\n",
             "upstreams: {a.b: {address: \"127.0.0.1:1\", ca: missing.pem}}\n",

@@ -207,9 +207,14 @@ fn answer(out: &mut impl Write, pace: Option<u64>) -> std::io::Result<()> {
 
 /// Starts a controller with a home of its own; gets the home and its directory, to be removed in the end.
 pub fn controller(name: &str) -> (Home, PathBuf) {
-    let dir = std::env::temp_dir().join(format!("bb-bench-{name}-{}", std::process::id()));
+    controller_at(std::env::temp_dir().join(format!("bb-bench-{name}-{}", std::process::id())), None)
+}
+
+/// Starts a controller whose home is to be `dir`; with `helper`, the static build of bb that containers are shown.
+pub fn controller_at(dir: PathBuf, helper: Option<PathBuf>) -> (Home, PathBuf) {
     let home = Home::open(&dir, None).unwrap();
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_bb"));
+    let command = command.envs(helper.map(|place| ("BB_HELPER", place)));
     let started = command.arg("__controller").env("BB_HOME", &dir).env_remove("XDG_RUNTIME_DIR").status().unwrap();
     assert!(started.success());
     (home, dir)

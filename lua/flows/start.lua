@@ -3,7 +3,7 @@
 -- run in its place: take out a question, add a check, choose your own defaults.
 --
 -- bb.args has what stood on the command line: agent, bottles, label, color, prompt, budget, timeout, backend, copy,
--- args, headless, dry_run; of `bb resume`: resume, prompt, budget, timeout, headless, dry_run.
+-- args, headless, dry_run; of `bb resume`: resume, prompt, budget, timeout, uncut, headless, dry_run.
 
 local given = bb.args
 local asks = not given.headless and not given.dry_run
@@ -38,11 +38,11 @@ if not agent and picks then
   agent = bb.ui.pick({ title = "Agent", items = items(agents) })
 end
 
--- What the command line names is taken; else the agent's own bottle is the one that is chosen first.
+-- What the command line names is chosen first; else the agent's own bottle is.
 local chosen = given.bottles or {}
-if picks and #chosen == 0 and #bottles > 0 then
-  local own = {}
-  for _, known in ipairs(agents) do
+if picks and #bottles > 0 then
+  local own = chosen
+  for _, known in ipairs(#chosen == 0 and agents or {}) do
     if known.name == agent and known.bottle then
       own = { known.bottle }
     end
@@ -81,6 +81,7 @@ local choice = {
   interactive = not given.headless,
   answers = {},
   resume = given.resume,
+  uncut = given.uncut,
 }
 
 local plan = bb.plan(choice)
@@ -117,10 +118,11 @@ end
 
 -- The bottle ----------------------------------------------------------------------------------------------------------
 
-local bottle = plan:launch({ told = asks, detach = not given.headless })
+local bottle = plan:launch({ told = asks, detach = not given.headless, input = given.headless })
 bb.ui.note("bottle " .. bottle.slug)
 
-local left = bottle:attach()
+-- Whoever starts it headless waits for its end: no keys lead away from it.
+local left = bottle:attach({ detach = not given.headless })
 if left.detached then
   bb.ui.note("detached; bb attach " .. bottle.slug .. " takes it up again")
   if bb.rehearsing() then

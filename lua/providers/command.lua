@@ -6,11 +6,16 @@ return {
   instructions = "~/INSTRUCTIONS.md",
 
   argv = function(ctx)
-    if #ctx.command == 0 then
-      error("provider command needs a command: bb.launch{command = {\"make\", \"test\"}}", 0)
+    -- bb.launch{command = {...}}, or what stands behind `--` of bb start.
+    local command, more = ctx.command, ctx.args
+    if #command == 0 then
+      command, more = ctx.args, {}
+    end
+    if #command == 0 then
+      error("provider command needs a command: bb start AGENT -- make test, or bb.launch{command = {\"make\", \"test\"}}", 0)
     end
     local argv, put = {}, false
-    for i, word in ipairs(ctx.command) do
+    for i, word in ipairs(command) do
       if word == "{prompt}" and ctx.prompt then
         word, put = ctx.prompt, true
       end
@@ -19,7 +24,7 @@ return {
     if ctx.prompt and not put then
       error("the command has no word {prompt} for the prompt", 0)
     end
-    for _, arg in ipairs(ctx.args) do
+    for _, arg in ipairs(more) do
       argv[#argv + 1] = arg
     end
     return argv

@@ -86,6 +86,7 @@ return {
       {
         env = "ANTHROPIC_OAUTH_TOKEN",
         placeholder = "sk-ant-oat01-" .. string.rep("bottle", 13) .. FILL,
+        prefix = "sk-ant-oat",
         scheme = "Bearer",
       },
     },

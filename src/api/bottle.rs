@@ -60,6 +60,9 @@ pub struct Bottle {
     /// What was asked for and is not enforced here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// The launch that its own budget is counted from (`bottle:ACCOUNT`), where it took up an earlier one's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
 }
 
 /// Where a bottle's process stands.
@@ -132,6 +135,17 @@ pub struct Act {
     /// For a cut: what it takes away.
     #[serde(default)]
     pub scope: Option<CutScope>,
+}
+
+/// Body of `POST /v1/bottles/S/commit`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Commit {
+    /// Chosen by the client.
+    pub id: String,
+    /// Of a container: name of an image that is made of it as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
 }
 
 /// Body of `POST /v1/bottles/S/stop`.

@@ -281,6 +281,35 @@ pub struct Session {
     pub held: Vec<(String, String)>,
 }
 
+/// Answer to `GET /v1/bottles/S/session`: a bottle that can be taken up again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Its whole name.
+    pub slug: String,
+    /// What its front end said at its launch.
+    pub session: Session,
+    /// The launches that its budgets are counted from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Counted>,
+}
+
+/// The launches that the budget nodes of a bottle are named after: its own, or an earlier one whose session it took up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counted {
+    /// Of the bottle's own node.
+    pub bottle: String,
+    /// Of those of its manifests.
+    pub nodes: String,
+}
+
+impl Counted {
+    /// Those of a launch that takes nothing up.
+    pub fn of(id: &str) -> Counted {
+        Counted { bottle: id.to_owned(), nodes: id.to_owned() }
+    }
+}
+
 /// Body of `POST /v1/bottles`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -332,9 +361,18 @@ pub struct Launch {
     /// What of the agent's session may outlive the bottle, and what is needed to take it up again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
-    /// The bottle whose kept session and workspace are taken up; it has its name again.
+    /// The bottle whose kept session and workspace are taken up; it has its name again, and its budgets count on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<String>,
+    /// What was spent of `budget` before a resume does not count any more; that of the manifests does.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub budget_anew: bool,
+    /// A cut that was made by a person or a recipe does not outlive this resume.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub uncut: bool,
+    /// The launches that its budgets are counted from. Set by the controller, whatever a front end sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted: Option<Counted>,
     /// Limits on the bottle itself.
     #[serde(default)]
     pub budget: Vec<Limit>,
@@ -362,6 +400,9 @@ pub struct Launch {
     /// The agent gets a terminal of this size. Its `TERM` and `COLORTERM` are in `env`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<TerminalSize>,
+    /// The agent's standard input is open and takes what a front end feeds; empty when absent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub input: bool,
     /// What makes the bottle: `linux` or `docker`; the host's setting when absent.
     #[serde(default)]
     pub backend: Option<String>,
@@ -371,6 +412,20 @@ pub struct Launch {
     /// The container engine's address, as `DOCKER_HOST` has it in the front end's environment; looked for when absent.
     #[serde(default)]
     pub engine: Option<String>,
+}
+
+impl Launch {
+    /// Gets the launches that its budgets are counted from.
+    pub fn counted(&self) -> Counted {
+        self.counted.clone().unwrap_or_else(|| Counted::of(&self.id))
+    }
+
+    /// Gets the nodes of its budget that no other launch has, nearest first: its own, then those of its manifests.
+    pub fn nodes_of_its_own(&self) -> Vec<String> {
+        let counted = self.counted();
+        let manifests = self.nodes.iter().map(|node| node.node(&counted.nodes));
+        std::iter::once(format!("bottle:{}", counted.bottle)).chain(manifests).collect()
+    }
 }
 
 #[cfg(test)]

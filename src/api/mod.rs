@@ -14,11 +14,11 @@ pub mod launch;
 pub mod workspace;
 
 pub use books::{Account, Event, Run, UsageQuery, UsageReport, UsageRow, UsageTotal};
-pub use bottle::{Act, Bottle, Egress, Ended, Leftover, Prune, State, Stop};
+pub use bottle::{Act, Bottle, Commit, Egress, Ended, Leftover, Prune, State, Stop};
 pub use exec::{Exec, ExecFrame, Input, Resize, Signal, SignalName, Taken};
 pub use launch::{
-    Auth, AuthScheme, BudgetNode, BudgetScope, Credentials, File, Launch, Limit, Match, Mount, PathKind, PathRule,
-    Route, Session, Upstream,
+    Auth, AuthScheme, BudgetNode, BudgetScope, Counted, Credentials, File, Kept, Launch, Limit, Match, Mount, PathKind,
+    PathRule, Route, Session, Upstream,
 };
 pub use workspace::{
     Applied, Apply, Change, Copied, Copy, Diff, DiffQuery, Done, FileKind, Limits, Outcome, Wanted, What, WorkspaceMode,

@@ -4,17 +4,41 @@
 //! gets is said in the plan, and what may leave the bottle is not its business. Every call is made by the keeper, which has
 //! one thread and must not be kept for longer than a process takes to start.
 
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::sys::signal::Signal;
 
 use super::plan::Plan;
-use super::wire::{Command, Listener};
+use super::wire::{Command, Listener, TerminalSize};
 use super::{docker, linux};
 use crate::error::{Error, Kind, Result, nearest};
+use crate::home::Home;
 
 /// A command that runs in a bottle, as the keeper sees it: a child of the keeper's own, whose end is the command's.
 pub use linux::enter::Running;
+
+/// What sets the size of a command's terminal.
+#[derive(Debug)]
+pub enum Terminal {
+    /// Its master is held here.
+    Master(OwnedFd),
+    /// It is held by whoever relays it.
+    Relayed(docker::Control),
+}
+
+impl Terminal {
+    /// Sets its size; what runs in it hears of a new one by SIGWINCH.
+    ///
+    /// # Errors
+    /// Those of the system call.
+    pub fn resize(&self, size: TerminalSize) -> io::Result<()> {
+        match self {
+            Terminal::Master(master) => linux::terminal::resize(master, size),
+            Terminal::Relayed(control) => control.resize(size),
+        }
+    }
+}
 
 /// What has become of a bottle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +167,12 @@ impl Choice {
             }
         }
     }
+}
+
+/// Gets the best that `bb doctor` found to work on this machine; the embedded one where it was never asked.
+pub fn found(home: &Home) -> Choice {
+    let name = std::fs::read_to_string(home.best_backend()).unwrap_or_default();
+    Choice::parse(name.trim()).unwrap_or_default()
 }
 
 #[cfg(test)]

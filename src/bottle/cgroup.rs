@@ -10,6 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::freezer;
 use crate::api::Limits;
 use crate::error::{Error, Kind, Result};
 
@@ -127,6 +128,15 @@ fn parent(controller: &str) -> std::result::Result<Parent, String> {
     Err(why)
 }
 
+/// Gets the group of version 2 that this process is in, where it may make others below it.
+fn own_unified() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let own = own_paths(&fs::read_to_string("/proc/self/cgroup").ok()?);
+    let own = own.get("")?;
+    let places = hierarchies(&mounts).into_iter().filter(|h| h.unified).map(|h| h.at(own));
+    places.into_iter().find(|dir| may_write(dir).and_then(|()| may_write(&dir.join("cgroup.procs"))).is_ok())
+}
+
 fn may_write(path: &Path) -> io::Result<()> {
     Ok(nix::unistd::faccessat(
         nix::fcntl::AT_FDCWD,
@@ -157,7 +167,10 @@ pub fn make(name: &str, limits: &Limits, note: impl FnOnce(&[PathBuf]) -> io::Re
             Err(why) => groups.lacking.push(format!("{word}: {why}")),
         }
     }
-    let dirs: Vec<PathBuf> = found.iter().map(|(_, _, dir, _)| dir.clone()).collect();
+    // Groups of version 2 can be frozen, each of them; where all are of version 1, one more is made for that.
+    let freezing = if found.iter().any(|(.., unified)| *unified) { None } else { own_unified() };
+    let limited = found.iter().map(|(_, _, dir, _)| dir.clone());
+    let dirs: Vec<PathBuf> = limited.chain(freezing.iter().map(|parent| parent.join(name))).collect();
     note(&dirs).map_err(|e| Error::internal(format!("control groups: {e}")))?;
     for (word, controller, dir, unified) in found {
         match enforce(&dir, controller, unified, limits) {
@@ -170,6 +183,7 @@ pub fn make(name: &str, limits: &Limits, note: impl FnOnce(&[PathBuf]) -> io::Re
         }
     }
     if groups.lacking.is_empty() || limits.best_effort {
+        groups.dirs.extend(freezing.and_then(|parent| freezer::make(&parent, name)));
         return Ok(groups);
     }
     remove(&groups.dirs);
@@ -297,6 +311,27 @@ mod tests {
         assert_eq!((own["cpu"].as_path(), own[""].as_path()), (Path::new("/y"), Path::new("/user.slice")));
         let inside = Hierarchy { top: "/docker/x".into(), ..found[0].clone() };
         assert_eq!(inside.at(Path::new("/docker/x/y")), Path::new("/sys/fs/cgroup/memory/y"));
+    }
+
+    #[test]
+    fn limits_are_written_as_version_2_wants_them() {
+        let dir = std::env::temp_dir().join(format!("bb-cgroup2-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join("memory.swap.max"), "max").unwrap();
+        let limits = Limits { memory: Some(64 << 20), cpus: Some(1500), pids: Some(32), ..Limits::default() };
+        for (_, controller) in CONTROLLERS {
+            enforce(&dir, controller, true, &limits).unwrap();
+        }
+        let says = |file: &str| fs::read_to_string(dir.join(file)).unwrap();
+        assert_eq!(says("memory.max"), "67108864");
+        assert_eq!(says("memory.swap.max"), "0");
+        assert_eq!(says("cpu.max"), "150000 100000");
+        assert_eq!(says("pids.max"), "32");
+        fs::write(dir.join("memory.events"), "low 0\noom 3\noom_kill 1\n").unwrap();
+        assert!(ran_out_of_memory(std::slice::from_ref(&dir)));
+        fs::write(dir.join("memory.events"), "low 0\noom 3\noom_kill 0\n").unwrap();
+        assert!(!ran_out_of_memory(std::slice::from_ref(&dir)));
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

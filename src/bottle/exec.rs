@@ -10,9 +10,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
+use super::backend::{Running, Terminal};
 use super::input::{Input, Piece};
-use super::linux::enter::Running;
-use super::linux::terminal;
 use super::wire::{Reply, TerminalSize};
 use crate::error::{Error, Kind};
 
@@ -33,8 +32,8 @@ pub struct Exec {
     pub stderr: Option<OwnedFd>,
     /// What it is fed by, where that was asked for.
     input: Option<Input>,
-    /// The master of its terminal.
-    terminal: Option<OwnedFd>,
+    /// What sets the size of its terminal.
+    terminal: Option<Terminal>,
 }
 
 impl Exec {
@@ -68,7 +67,7 @@ impl Exec {
     /// Sets the size of its terminal. Returns the answer.
     pub fn resize(&self, size: TerminalSize) -> Reply {
         let error = match &self.terminal {
-            Some(master) => match terminal::resize(master, size) {
+            Some(terminal) => match terminal.resize(size) {
                 Ok(()) => return Reply::Done,
                 Err(e) => Error::new(Kind::Internal, format!("the terminal's size: {e}")),
             },

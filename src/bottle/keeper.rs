@@ -313,7 +313,7 @@ impl Keeper {
             Request::Resize { exec, rows, cols } => self.say_of(exec, |e| e.resize(TerminalSize { rows, cols })),
             Request::Note { note } => self.note = Some(note),
             Request::Root => match self.up.as_mut().map(|up| up.root()) {
-                Some(Ok(fd)) => self.say_with(Reply::Root, &[fd.as_raw_fd()]),
+                Some(Ok(fd)) => self.say_with(Reply::Root { agent: Some(self.plan.agent()) }, &[fd.as_raw_fd()]),
                 Some(Err(error)) => self.say(Reply::Failed { error }),
                 None => self.say(Reply::Failed { error: Error::new(Kind::NoSuchBottle, "the bottle has ended") }),
             },

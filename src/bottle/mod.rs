@@ -9,6 +9,7 @@ pub mod caller;
 pub mod cgroup;
 pub mod docker;
 pub mod exec;
+pub mod freezer;
 pub mod guard;
 pub mod input;
 pub mod keeper;
@@ -19,6 +20,9 @@ pub mod plan;
 pub mod repository;
 pub mod toolchain;
 pub mod wire;
+
+/// The agent's home in a bottle.
+pub const AGENT_HOME: &str = "/home/agent";
 
 /// What the rest of bb asks of the embedded backend.
 pub use linux::landlock::version as landlock_version;

@@ -56,6 +56,13 @@ pub struct Plan {
     pub image: Option<Image>,
 }
 
+impl Plan {
+    /// Gets the user and group of its agent on the host.
+    pub fn agent(&self) -> (u32, u32) {
+        (self.host_uid, self.host_gid)
+    }
+}
+
 /// A bottle that a container engine makes of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {

@@ -218,7 +218,11 @@ pub enum Reply {
         path: String,
     },
     /// Answer to [`Request::Root`]. Descriptor: the directory.
-    Root,
+    Root {
+        /// User and group of its agent on the host. Absent from older keepers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        agent: Option<(u32, u32)>,
+    },
     /// The whole bottle has ended.
     Ended {
         /// Why, where it was not by its own end or on request: what it cannot be without was lost.
@@ -308,6 +312,7 @@ mod tests {
     fn what_keepers_and_controllers_of_another_version_say_is_understood() {
         let up: Reply = serde_json::from_str(r#"{"reply":"up","pid":1,"listeners":[]}"#).unwrap();
         assert!(matches!(up, Reply::Up { verbs, .. } if verbs.is_empty()), "an older keeper has no verbs of its own");
+        assert!(matches!(serde_json::from_str(r#"{"reply":"root"}"#).unwrap(), Reply::Root { agent: None }));
         let old = r#"{"verb":"exec","id":"a","argv":["true"],"env":[],"cwd":"/"}"#;
         let Request::Exec(command) = serde_json::from_str(old).unwrap() else { panic!("no exec") };
         assert!(!command.input && command.terminal.is_none());

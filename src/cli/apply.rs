@@ -21,7 +21,7 @@ const MOST_AT_ONCE: usize = 10_000;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Slug, or a unique beginning of one
-    #[arg(value_name = "SLUG")]
+    #[arg(value_name = "SLUG", add = super::completions::slugs())]
     pub slug: String,
     /// Only these paths of the workspace, and what lies below them
     #[arg(value_name = "PATH")]

@@ -28,7 +28,7 @@ async fn work(args: Args) -> Result<u8> {
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
     let slug = client.bottle(&args.slug).await?.slug;
-    match terminal::attach(&client, &slug).await? {
+    match terminal::attach(&client, &slug, true).await? {
         Attached::Detached => {
             out::note(&format!("detached; `bb attach {slug}` comes back"));
             Ok(0)

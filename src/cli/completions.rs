@@ -45,15 +45,37 @@ pub fn complete(command: impl Fn() -> clap::Command) {
 
 /// Completes slugs.
 pub fn slugs() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &std::ffi::OsStr| fitting(typed, known_slugs().into_iter()))
+}
+
+/// Completes the slug of a place in a bottle, `SLUG:PATH`; paths of the host are the shell's own.
+pub fn places() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &std::ffi::OsStr| {
-        let all = async {
-            let client = Client::connect(&Home::from_env().ok()?).await.ok()??;
-            client.bottles(true).await.ok()
-        };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let bottles = runtime.ok().and_then(|runtime| runtime.block_on(all)).unwrap_or_default();
-        fitting(typed, bottles.into_iter().map(|bottle| bottle.slug))
+        fitting(typed, known_slugs().into_iter().map(|slug| format!("{slug}:")))
     })
+}
+
+/// Completes one of a few words.
+pub fn words(words: &'static [&'static str]) -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &std::ffi::OsStr| fitting(typed, words.iter().map(ToString::to_string)))
+}
+
+/// Gets the bottles that a controller knows and, where none runs, those of which something is kept.
+fn known_slugs() -> Vec<String> {
+    let Ok(home) = Home::from_env() else { return Vec::new() };
+    let all = async {
+        let client = Client::connect(&home).await.ok()??;
+        client.bottles(true).await.ok()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let bottles = runtime.ok().and_then(|runtime| runtime.block_on(all));
+    match bottles {
+        Some(bottles) => bottles.into_iter().map(|bottle| bottle.slug).collect(),
+        None => {
+            let states = std::fs::read_dir(home.root.join("state")).into_iter().flatten().flatten();
+            states.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+        }
+    }
 }
 
 /// Completes names of agents.
@@ -69,6 +91,23 @@ pub fn bottles() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &std::ffi::OsStr| {
         let shelf = super::manifest::shelf().ok();
         fitting(typed, shelf.iter().flat_map(|shelf| shelf.bottles().into_keys()).map(|name| name.to_string()))
+    })
+}
+
+/// Completes names of providers that have a Dockerfile.
+pub fn dockerfiles() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &std::ffi::OsStr| {
+        let home = Home::from_env().ok();
+        fitting(typed, home.iter().flat_map(crate::image::names))
+    })
+}
+
+/// Completes names of images that bb has made.
+pub fn images() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &std::ffi::OsStr| {
+        let engine = super::image::engine().ok();
+        let images = engine.and_then(|engine| engine.images(crate::image::LABEL).ok()).unwrap_or_default();
+        fitting(typed, images.into_iter().flat_map(|image| image.names))
     })
 }
 

@@ -13,10 +13,10 @@ use super::out;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What is copied
-    #[arg(value_name = "SRC")]
+    #[arg(value_name = "SRC", add = super::completions::places())]
     pub source: String,
     /// Where to: into it where it is a directory, else under that name
-    #[arg(value_name = "DST")]
+    #[arg(value_name = "DST", add = super::completions::places())]
     pub target: String,
 }
 

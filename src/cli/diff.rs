@@ -14,7 +14,7 @@ use super::out;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Slug, or a unique beginning of one
-    #[arg(value_name = "SLUG")]
+    #[arg(value_name = "SLUG", add = super::completions::slugs())]
     pub slug: String,
     /// Only these paths of the workspace, and what lies below them
     #[arg(value_name = "PATH")]

@@ -67,7 +67,7 @@ async fn piped(client: &Client, slug: &str, exec: Exec) -> Result<u8> {
     let code = loop {
         let frame = tokio::select! {
             frame = frames.next() => frame,
-            chunk = next(&mut source), if feeder.has_room() => {
+            chunk = Source::next_of(&mut source), if feeder.has_room() => {
                 match chunk {
                     Some(chunk) => drop(feeder.bytes(chunk)),
                     None => {
@@ -107,12 +107,4 @@ async fn piped(client: &Client, slug: &str, exec: Exec) -> Result<u8> {
     };
     output.finish()?;
     Ok(u8::try_from(code).unwrap_or(1))
-}
-
-/// Gets what comes next on standard input; never where it is not passed on.
-async fn next(source: &mut Option<Source>) -> Option<Vec<u8>> {
-    match source {
-        Some(source) => source.next().await,
-        None => std::future::pending().await,
-    }
 }

@@ -29,7 +29,10 @@ pub fn run(args: Args) -> u8 {
 
 fn said(bottle: &Bottle) -> String {
     match (bottle.state, bottle.ended) {
-        (State::Ended, Some(Ended::Frozen)) => format!("{0}  frozen; bb resume {0} takes it up again", bottle.slug),
+        (State::Ended, Some(Ended::Frozen)) => {
+            let but: String = bottle.warnings.iter().map(|warning| format!("\n  but {warning}")).collect();
+            format!("{0}  frozen; bb resume {0} takes it up again{but}", bottle.slug)
+        }
         (State::Ended, _) => format!("{}  had ended already", bottle.slug),
         _ => format!("{}  is being frozen", bottle.slug),
     }

@@ -11,7 +11,7 @@ use super::out;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG")]
+    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
     pub slugs: Vec<String>,
     /// One object a line
     #[arg(long)]

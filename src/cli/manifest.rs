@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
+use crate::launch::unknown_names;
 use crate::manifest::{Effective, Found, Origin, Shelf, effective, rows};
 use crate::name::{HINT, Name};
 use crate::yaml::read::joined;
@@ -48,9 +49,10 @@ struct CheckArgs {
 #[derive(Debug, clap::Args)]
 struct ShowArgs {
     /// The agent
+    #[arg(add = super::completions::agents())]
     agent: String,
     /// Bottles in merge order, in place of the agent's own
-    #[arg(long = "bottle", value_name = "NAME")]
+    #[arg(long = "bottle", value_name = "NAME", add = super::completions::bottles())]
     bottles: Vec<String>,
     /// Every value that holds, with the file and line that it came from
     #[arg(long)]
@@ -140,6 +142,16 @@ fn faults_of(shelf: &Shelf, path: &Path) -> Result<Vec<Error>> {
     Ok(named.into_iter().chain(read.err().into_iter().flatten()).collect())
 }
 
+/// Puts an agent and bottles together and lists what is wrong with them, and what they name and nothing has.
+fn faults_together(shelf: &Shelf, agent: Option<&str>, bottles: &[Name]) -> Vec<Error> {
+    let user_home = std::env::var_os("HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    match (effective(shelf, agent, bottles), Home::from_env()) {
+        (Ok(merged), Ok(home)) => unknown_names(&merged, &home, user_home.as_deref()),
+        (Ok(_), Err(error)) => vec![error],
+        (Err(faults), _) => faults,
+    }
+}
+
 /// Reads every file, and puts every agent and bottle together.
 fn all_faults(shelf: &Shelf) -> (usize, Vec<Error>) {
     let (agents, bottles) = (shelf.agents(), shelf.bottles());
@@ -152,13 +164,13 @@ fn all_faults(shelf: &Shelf) -> (usize, Vec<Error>) {
         }
     };
     for name in bottles.keys() {
-        add(effective(shelf, None, std::slice::from_ref(name)).err().unwrap_or_default());
+        add(faults_together(shelf, None, std::slice::from_ref(name)));
     }
     for name in agents.keys() {
         let whole = match shelf.agent(name.as_str()) {
             // Its bottle may be chosen when it is started.
             Ok(agent) if agent.bottle.is_none() => Vec::new(),
-            Ok(_) => effective(shelf, Some(name.as_str()), &[]).err().unwrap_or_default(),
+            Ok(_) => faults_together(shelf, Some(name.as_str()), &[]),
             Err(list) => list,
         };
         add(whole);

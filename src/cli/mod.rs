@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 pub mod act;
 pub mod apply;
 pub mod attach;
+pub mod commit;
 pub mod completions;
 pub mod controller;
 pub mod cp;
@@ -15,6 +16,7 @@ pub mod diff;
 pub mod doctor;
 pub mod exec;
 pub mod freeze;
+pub mod image;
 pub mod inspect;
 pub mod kill;
 pub mod logs;
@@ -66,6 +68,7 @@ enum Command {
     Attach(attach::Args),
     Cut(cut::Args),
     Freeze(freeze::Args),
+    Commit(commit::Args),
     Resume(Box<resume::Args>),
     Pause(pause::Args),
     Thaw(pause::ThawArgs),
@@ -77,6 +80,7 @@ enum Command {
     Rm(rm::Args),
     Prune(prune::Args),
     Inspect(inspect::Args),
+    Image(image::Args),
     Usage(usage::Args),
     Manifest(manifest::Args),
     Controller(controller::Args),
@@ -110,6 +114,7 @@ pub fn main() -> u8 {
             Command::Attach(args) => attach::run(args),
             Command::Cut(args) => cut::run(args),
             Command::Freeze(args) => freeze::run(args),
+            Command::Commit(args) => commit::run(args),
             Command::Resume(args) => resume::run(*args),
             Command::Pause(args) => pause::run(args),
             Command::Thaw(args) => pause::thaw(args),
@@ -121,6 +126,7 @@ pub fn main() -> u8 {
             Command::Rm(args) => rm::run(args),
             Command::Prune(args) => prune::run(args),
             Command::Inspect(args) => inspect::run(args),
+            Command::Image(args) => image::run(args),
             Command::Usage(args) => usage::run(args),
             Command::Manifest(args) => manifest::run(args),
             Command::Completions(args) => completions::run(&args),

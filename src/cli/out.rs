@@ -2,9 +2,11 @@
 //!
 //! The only place of the program, beside `bb run`, that writes to the standard streams. It decides nothing but form.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use crate::error::{Error, Result};
+use crate::launch::COLORS;
 use crate::lua::errors::{Report, Sources};
 use crate::lua::log::{Output, printable};
 
@@ -78,6 +80,8 @@ pub struct Table {
     /// Which columns are figures, written to the right.
     figures: Vec<bool>,
     rows: Vec<Vec<String>>,
+    /// How the first cell of a row is shown, by the number of the row: an SGR parameter.
+    tints: BTreeMap<usize, u8>,
 }
 
 impl Table {
@@ -87,6 +91,16 @@ impl Table {
             head: columns.iter().map(|c| c.trim_start_matches('>')).collect(),
             figures: columns.iter().map(|c| c.starts_with('>')).collect(),
             rows: Vec::new(),
+            tints: BTreeMap::new(),
+        }
+    }
+
+    /// Shows the first cell of the row that was added last in one of the sixteen ANSI colours (ECMA-48 SGR 30 to 37, and 90
+    /// to 97 for the bright ones).
+    pub fn tint(&mut self, color: &str) {
+        let number = COLORS.iter().position(|known| *known == color).and_then(|at| u8::try_from(at).ok());
+        if let (Some(number), Some(row)) = (number, self.rows.len().checked_sub(1)) {
+            self.tints.insert(row, if number < 8 { 30 + number } else { 90 + number - 8 });
         }
     }
 
@@ -112,9 +126,14 @@ impl Table {
         };
         let head = line(&head);
         let mut text = if bold { format!("\x1b[1m{head}\x1b[0m\n") } else { format!("{head}\n") };
-        for row in &self.rows {
-            text.push_str(&line(row));
-            text.push('\n');
+        for (number, row) in self.rows.iter().enumerate() {
+            let written = line(row);
+            match (self.tints.get(&number).filter(|_| bold), row.first()) {
+                (Some(tint), Some(first)) if written.starts_with(first.as_str()) => {
+                    text.push_str(&format!("\x1b[{tint}m{first}\x1b[0m{}\n", &written[first.len()..]));
+                }
+                _ => text.push_str(&format!("{written}\n")),
+            }
         }
         text
     }

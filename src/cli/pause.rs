@@ -8,7 +8,7 @@ use super::{act, out};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG")]
+    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
     pub slugs: Vec<String>,
     /// Why: said in the audit row
     #[arg(long)]
@@ -19,7 +19,7 @@ pub struct Args {
 #[derive(Debug, clap::Args)]
 pub struct ThawArgs {
     /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG")]
+    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
     pub slugs: Vec<String>,
 }
 

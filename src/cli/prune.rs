@@ -35,7 +35,7 @@ async fn work(args: Args) -> Result<u8> {
     if !args.yes {
         for leftover in &left {
             let what = match leftover.kind.as_str() {
-                "kept" => "changes of its agent that nobody applied, and output",
+                "kept" => "its session, or changes of its agent that nobody applied, and output",
                 "state" => "output",
                 other => other,
             };

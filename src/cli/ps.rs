@@ -95,9 +95,13 @@ fn with_account(bottle: Bottle, accounts: &HashMap<(String, String), Account>) -
 }
 
 fn table(rows: &[Row], now: Timestamp, zone: &TimeZone) -> Table {
-    let mut table = Table::new(&["SLUG", "STATE", "EGRESS", "PROVIDER", ">TOKENS", "STARTED", "REASON"]);
+    let mut table = Table::new(&["SLUG", "STATE", "EGRESS", "AGENT", ">TOKENS", "STARTED", "REASON"]);
     for Row { bottle, counted, limit } in rows {
         let mark = if bottle.book == Book::Rehearsal { " (rehearsal)" } else { "" };
+        let agent = match bottle.agent == bottle.provider {
+            true => bottle.provider.clone(),
+            false => format!("{} ({})", bottle.agent, bottle.provider),
+        };
         let tokens = match limit {
             Some(limit) => format!("{} / {}", grouped(*counted), grouped(*limit)),
             None => grouped(*counted),
@@ -106,11 +110,14 @@ fn table(rows: &[Row], now: Timestamp, zone: &TimeZone) -> Table {
             bottle.slug.clone(),
             state(bottle),
             egress(bottle.egress).to_owned(),
-            format!("{}{mark}", bottle.provider),
+            format!("{agent}{mark}"),
             tokens,
             started(bottle.started, now, zone),
             bottle.reason.clone().unwrap_or_default(),
         ]);
+        if let Some(color) = &bottle.color {
+            table.tint(color);
+        }
     }
     table
 }
@@ -191,6 +198,7 @@ mod tests {
             kept: false,
             resumable: false,
             warnings: vec![],
+            account: None,
         }
     }
 
@@ -219,10 +227,12 @@ mod tests {
         let rows = [cut, over].map(|b| with_account(b, &accounts));
         assert_eq!(
             table(&rows, now, &TimeZone::UTC).render(false),
-            "SLUG  STATE          EGRESS  PROVIDER                      TOKENS  STARTED           REASON\n\
-             fix   running        cut     claude              212,400 / 200,000  03:04:05          budget spent\n\
-             old   ended: exit 7  closed  claude (rehearsal)                  0  2025-01-01 03:04\n"
-                .replace("PROVIDER                      TOKENS", "PROVIDER                       TOKENS")
+            format!(
+                "SLUG  STATE          EGRESS  AGENT{}TOKENS  STARTED           REASON\n\
+                 fix   running        cut     claude              212,400 / 200,000  03:04:05          budget spent\n\
+                 old   ended: exit 7  closed  claude (rehearsal)                  0  2025-01-01 03:04\n",
+                " ".repeat(26)
+            )
         );
     }
 

@@ -37,12 +37,15 @@ pub struct Args {
     /// The next task from a file; - is standard input
     #[arg(long, value_name = "PATH", conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
-    /// Tokens that the bottle may spend from now on: 200k, claude=200k,codex=1M, or unlimited
+    /// Tokens that the bottle may spend from now on: 200k, claude=200k,codex=1M, or unlimited; else what it has spent counts on
     #[arg(long, value_name = "AMOUNT")]
     pub budget: Vec<String>,
     /// Kill it after this long (90s, 30m, 1h30m); exit code 124
     #[arg(long, value_name = "DURATION")]
     pub timeout: Option<String>,
+    /// Lift the cut that `bb cut` or a recipe made
+    #[arg(long)]
+    pub uncut: bool,
     /// Against stand-ins of the model APIs: no key, no network, no cost
     #[arg(long)]
     pub rehearse: bool,
@@ -73,6 +76,7 @@ fn resume(args: Args) -> Result<u8> {
         "prompt": prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?,
         "budget": (!budget.is_empty()).then(|| amounts(&budget)),
         "timeout": args.timeout,
+        "uncut": args.uncut,
         "headless": args.headless,
         "dry_run": dry_run,
         "colors": [],

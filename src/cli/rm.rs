@@ -4,11 +4,11 @@ use crate::api::Bottle;
 
 use super::{act, out};
 
-/// Remove what is kept of bottles that have ended: what their agents changed and nobody applied is lost.
+/// Remove what is kept of bottles that have ended: sessions, and what agents changed and nobody applied, are lost.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG")]
+    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
     pub slugs: Vec<String>,
 }
 

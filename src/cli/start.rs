@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use crate::bottle::backend::Choice;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::launch::{COLORS, limits_of_flags};
@@ -47,7 +48,7 @@ pub struct Args {
     #[arg(long)]
     pub label: Option<String>,
     /// One of the sixteen ANSI colours, for lists
-    #[arg(long)]
+    #[arg(long, add = super::completions::words(&COLORS))]
     pub color: Option<String>,
     /// The task, word for word
     #[arg(long, allow_hyphen_values = true, value_name = "TEXT")]
@@ -65,7 +66,7 @@ pub struct Args {
     #[arg(long)]
     pub cwd: bool,
     /// What makes the sandbox: linux, docker. BOT_BOTTLE_BACKEND does the same, and this wins
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = super::completions::words(&Choice::NAMES))]
     pub backend: Option<String>,
     /// Against stand-ins of the model APIs: no key, no network, no cost
     #[arg(long)]
@@ -89,10 +90,13 @@ fn start(args: Args) -> Result<u8> {
     let prompt = prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
     if args.headless {
         // Both are said at once, and before anything has an effect.
-        let missing: Vec<&str> = [("an agent's name", args.agent.is_none()), ("--prompt", prompt.is_none())]
-            .into_iter()
-            .filter_map(|(what, missing)| missing.then_some(what))
-            .collect();
+        let missing: Vec<&str> = [
+            ("an agent's name", args.agent.is_none()),
+            ("--prompt", prompt.as_ref().is_none_or(|prompt| prompt.trim().is_empty())),
+        ]
+        .into_iter()
+        .filter_map(|(what, missing)| missing.then_some(what))
+        .collect();
         if !missing.is_empty() {
             return Err(Error::new(Kind::Usage, format!("--headless needs {}", missing.join(" and ")))
                 .hint("write bb start AGENT --headless --prompt \"the task\""));
@@ -100,6 +104,12 @@ fn start(args: Args) -> Result<u8> {
     } else if !dry_run && !terminal {
         return Err(Error::new(Kind::Usage, "nobody is at a terminal to be asked")
             .hint("write bb start AGENT --headless --prompt \"the task\", or run it at a terminal"));
+    } else if !dry_run && (args.json || !std::io::stdout().is_terminal()) {
+        return Err(Error::new(
+            Kind::Usage,
+            "the agent's own interface needs this terminal, and its output goes elsewhere",
+        )
+        .hint("leave --json and the redirection out, or write bb start AGENT --headless --prompt \"the task\""));
     } else if dry_run && args.agent.is_none() && args.bottles.is_empty() {
         return Err(Error::new(Kind::Usage, "a dry run asks nothing, and no agent is named")
             .hint("write bb start AGENT --dry-run"));

@@ -11,7 +11,7 @@ use super::{act, out};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG")]
+    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
     pub slugs: Vec<String>,
     /// How long the agent has, such as 10s, 500ms or 2m
     #[arg(long, default_value = "10s", value_parser = span, value_name = "TIME")]

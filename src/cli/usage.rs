@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long)]
     pub rehearsal: bool,
     /// Only this bottle (its slug, or a unique beginning)
-    #[arg(long, value_name = "SLUG")]
+    #[arg(long, value_name = "SLUG", add = super::completions::slugs())]
     pub bottle: Option<String>,
     /// Only this run
     #[arg(long, value_name = "ID")]

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::api::{self, Account, Act, Bottle, Launch, Run, UsageQuery, UsageReport, Version};
+use crate::api::{self, Account, Act, Bottle, Commit, Launch, Run, UsageQuery, UsageReport, Version};
 use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::types::Book;
@@ -33,6 +33,9 @@ const UNDER_WAY: Duration = Duration::from_millis(100);
 
 /// How long an ordinary call may take to be answered.
 const ANSWER: Duration = Duration::from_secs(30);
+
+/// How long a container's home may take to be saved, and its bottle to end.
+const SAVING: Duration = Duration::from_secs(600);
 
 /// How long a launch may take: the keeper, the namespaces and the agent's process.
 const LAUNCH: Duration = Duration::from_secs(60);
@@ -171,12 +174,8 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::bottle`]; `usage` where nothing is kept.
-    pub async fn session(&self, slug: &str) -> Result<(String, api::Session)> {
-        let mut value: Value = self.call(Request::get(format!("/v1/bottles/{}/session", wire::encode(slug)))).await?;
-        let slug = value["slug"].as_str().unwrap_or(slug).to_owned();
-        let session = serde_json::from_value(value["session"].take())
-            .map_err(|e| Error::internal(format!("the controller's answer has no session: {e}")))?;
-        Ok((slug, session))
+    pub async fn session(&self, slug: &str) -> Result<api::Kept> {
+        self.call(Request::get(format!("/v1/bottles/{}/session", wire::encode(slug)))).await
     }
 
     /// `POST /v1/bottles/S/freeze`.
@@ -184,7 +183,15 @@ impl Client {
     /// # Errors
     /// As [`Client::bottle`]; `usage` where it has no session to keep.
     pub async fn freeze(&self, slug: &str, act: &Act) -> Result<Bottle> {
-        self.call(Request::post(format!("/v1/bottles/{}/freeze", wire::encode(slug)), act)?).await
+        self.call(Request::post(format!("/v1/bottles/{}/freeze", wire::encode(slug)), act)?.within(SAVING)).await
+    }
+
+    /// `POST /v1/bottles/S/commit`.
+    ///
+    /// # Errors
+    /// As [`Client::freeze`]; `backend_unavailable` where a container's home cannot be saved.
+    pub async fn commit(&self, slug: &str, commit: &Commit) -> Result<Bottle> {
+        self.call(Request::post(format!("/v1/bottles/{}/commit", wire::encode(slug)), commit)?.within(SAVING)).await
     }
 
     /// `POST /v1/bottles/S/kill`.

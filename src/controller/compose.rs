@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use super::trust;
 use crate::api::{Launch, WorkspaceMode};
@@ -22,7 +23,7 @@ use crate::home::Home;
 use crate::workspace::{kept, prepare, put, session};
 
 /// The agent's home in the bottle.
-pub const AGENT_HOME: &str = "/home/agent";
+pub use crate::bottle::AGENT_HOME;
 
 /// Bound of each writable place of a bottle: its home (with a scratch workspace), `/tmp` and `/var/tmp`.
 const SCRATCH_BYTES: u64 = 4 << 30;
@@ -62,6 +63,20 @@ pub struct Host {
 /// # Errors
 /// `workspace_unsafe`, `agent_missing`, `usage`, or `internal` where a directory cannot be made.
 pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result<Composed> {
+    compose_unless(&AtomicBool::new(false), host, launch, slug, ca_pem)
+}
+
+/// As [`compose`]; a copy of the workspace is given up once `given_up` is true.
+///
+/// # Errors
+/// Those of [`compose`], and `timeout` where it was given up.
+pub fn compose_unless(
+    given_up: &AtomicBool,
+    host: &Host,
+    launch: &Launch,
+    slug: &str,
+    ca_pem: &str,
+) -> Result<Composed> {
     let state = host.home.state(slug);
     let image = image(host, launch, &state)?;
     let internal = |e: std::io::Error| Error::internal(e.to_string()).at(state.display().to_string());
@@ -74,10 +89,11 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
     let homes = host.user_home.iter().cloned().chain(owner.and_then(|(uid, _)| home_of(uid)));
     let places = Forbidden::of(&host.home, homes);
     let as_root = nix::unistd::geteuid().is_root();
-    if image.is_some() && as_root && launch.workspace.is_some() && owner.is_some_and(|(uid, _)| uid == 0) {
+    let mode = launch.workspace_mode.unwrap_or_default();
+    if image.is_some() && as_root && mode == WorkspaceMode::Mount && owner.is_some_and(|(uid, _)| uid == 0) {
         return Err(Error::new(Kind::WorkspaceUnsafe, "it belongs to root, as whom no agent runs in a container")
             .at(launch.workspace.clone().unwrap_or_default())
-            .hint("give it to an ordinary user (chown), or use backend `linux`, which can show it as another user's"));
+            .hint("use workspace mode `copy`, give it to an ordinary user (chown), or use backend `linux`"));
     }
 
     // What is to be shown, and where. A scratch workspace is a directory of the bottle's home: bounded, and gone with it.
@@ -94,10 +110,16 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         None => None,
     };
     let workspace = source.clone().unwrap_or_else(|| PathBuf::from(AGENT_HOME).join("work"));
-    let mode = launch.workspace_mode.unwrap_or_default();
     if mode != WorkspaceMode::Mount && source.is_none() {
         return Err(Error::new(Kind::Usage, format!("workspace mode `{}` without a workspace", mode.as_str()))
             .hint("name the directory, or leave the mode out: a scratch workspace is the bottle's own"));
+    }
+    if let (Some(source), WorkspaceMode::Overlay, Some(_)) = (&source, mode, &image)
+        && let Some(why) = docker::layer::obstacle(source, &state.join(kept::LAYER))
+    {
+        return Err(Error::new(Kind::FsUnsupported, why)
+            .at(source.display().to_string())
+            .hint("use workspace mode `copy` or `mount`"));
     }
     let owner = owner.unwrap_or((RESERVED_ID, RESERVED_ID));
     let (host_uid, host_gid, idmap) = if !as_root {
@@ -217,7 +239,8 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
         Some(source) => {
             let owner = as_root.then_some((host_uid, host_gid));
             let resumes = launch.resume.is_some();
-            let order = prepare::Order { slug, id: &launch.id, state: &state, workspace: source, mode, owner, resumes };
+            let (id, state) = (&launch.id, &state);
+            let order = prepare::Order { slug, id, state, workspace: source, mode, owner, resumes, given_up };
             prepare::prepare(&order)?;
             guard::Guarded::default()
         }
@@ -225,7 +248,7 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
     };
     if let Some(wanted) = &launch.session {
         let owner = as_root.then_some((host_uid, host_gid));
-        let places = session::prepare(&state, &launch.id, wanted, owner).inspect_err(|_| {
+        let places = session::prepare(&state, &launch.id, &launch.counted(), wanted, owner).inspect_err(|_| {
             guard::remove_placeholders(&guarded.made);
         })?;
         if let Err(e) = put::renew(&places, wanted, &launch.files) {
@@ -236,6 +259,10 @@ pub fn compose(host: &Host, launch: &Launch, slug: &str, ca_pem: &str) -> Result
             .into_iter()
             .map(|(place, below)| Bind { rw: true, ..Bind::read_only(place).at(Path::new(AGENT_HOME).join(below)) });
         tools.binds.extend(shown);
+        let saved = session::home_archive(&state);
+        if image.is_some() && launch.resume.is_some() && saved.exists() {
+            tools.binds.push(Bind::read_only(saved).at(docker::commit::SAVED));
+        }
     }
     // For whoever cleans up when this controller and the keeper are both gone.
     let list = serde_json::to_vec(&guarded.made).unwrap_or_default();
@@ -294,17 +321,6 @@ fn disk(launch: &Launch) -> Result<(Option<u64>, Option<String>)> {
 fn image(host: &Host, launch: &Launch, state: &Path) -> Result<Option<Image>> {
     if Choice::parse(launch.backend.as_deref().unwrap_or("linux"))? == Choice::Linux {
         return Ok(None);
-    }
-    let refused = |what: &str, hint: &str| {
-        Err(Error::new(Kind::BackendUnavailable, format!("backend docker has no {what} yet"))
-            .at("backend docker")
-            .hint(hint))
-    };
-    if launch.workspace_mode == Some(WorkspaceMode::Overlay) {
-        return refused("layers over a workspace", "write workspace: copy, or mount");
-    }
-    if launch.terminal.is_some() {
-        return refused("terminals", "start it headless with its output in a pipe, or use backend linux");
     }
     let Some(name) = launch.image.clone().filter(|name| !name.is_empty()) else {
         return Err(Error::new(Kind::Usage, "backend docker makes a bottle of an image, and none is named")

@@ -24,8 +24,8 @@ use super::live::Live;
 use super::stream::{self as follow, Line, Wanted};
 use super::{Controller, input, ledger_error, peer};
 use crate::api::{
-    Act, Apply, Bottle, Copy, DiffQuery, Ended, Exec, Input, Launch, Prune, Resize, Run, Signal, SignalName, Stop,
-    UsageQuery,
+    Act, Apply, Bottle, Commit, Copy, DiffQuery, Ended, Exec, Input, Launch, Prune, Resize, Run, Signal, SignalName,
+    Stop, UsageQuery,
 };
 use crate::bottle::wire::{Command, Reply, Request as Ask};
 use crate::enforce::By;
@@ -271,8 +271,7 @@ async fn bottles(
             return ok(&controller.remove(name).await?);
         }
         (false, [name, "session"]) => {
-            let (slug, session) = controller.session(name)?;
-            return ok(&json!({"slug": slug, "session": session}));
+            return ok(&controller.session(name)?);
         }
         (false, [name, "inspect"]) => return ok(&controller.inspect(name).await?),
         _ => {}
@@ -295,10 +294,7 @@ async fn bottles(
         (false, []) => ok(&json!({ "bottles": controller.list(flag(query, "all")).await? })),
         (true, []) => {
             let launch: Launch = read(request.into_body()).await?;
-            // In a task of its own: a front end that hangs up must not leave a bottle half made.
-            let controller = Arc::clone(controller);
-            let launched = tokio::spawn(async move { controller.launch(launch).await });
-            ok(&launched.await.map_err(|e| Error::internal(e.to_string()))??)
+            ok(&controller.launch(launch).await?)
         }
         (false, [name]) => ok(&controller.find(name)?.view()),
         (false, [name, "wait"]) => {
@@ -326,6 +322,12 @@ async fn bottles(
             let act: Act = read(request.into_body()).await?;
             let live = controller.find(name)?;
             live.freeze(&act.reason.unwrap_or_else(|| "frozen by the operator".to_owned()), By::Operator, None).await?;
+            ok(&live.view())
+        }
+        (true, [name, "commit"]) => {
+            let commit: Commit = read(request.into_body()).await?;
+            let live = controller.find(name)?;
+            live.commit(commit.image).await?;
             ok(&live.view())
         }
         (true, [name, "copy"]) => {

@@ -3,7 +3,7 @@
 //! All of it works by the state directory, whether the bottle runs or not. Looking at files takes place on threads that may
 //! wait. Decides nothing about bottles that run.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::live::Live;
 use super::{Controller, compose};
-use crate::api::{self, Applied, Apply, Bottle, Diff, DiffQuery, Leftover, Session, State};
+use crate::api::{self, Applied, Apply, Bottle, Diff, DiffQuery, Kept, Leftover, State};
 use crate::bottle::cgroup;
 use crate::bottle::wire::{Reply, Request};
 use crate::error::{Error, Kind, Result};
@@ -89,21 +89,20 @@ impl Controller {
     /// Finds a bottle that runs, has ended in this controller's time, or is kept: a whole name before a beginning.
     fn known(&self, name: &str) -> Result<Known> {
         let of = |slug: &str, live| Known { slug: slug.to_owned(), state: self.host.home.state(slug), live };
-        let found = self.find(name);
-        if let Ok(live) = &found
-            && (live.slug == name || !self.is_kept(name))
-        {
-            return Ok(of(&live.slug, Some(Arc::clone(live))));
+        let all = self.all();
+        let named = |slug: &str| all.iter().find(|live| live.slug == slug).cloned();
+        let whole = named(name);
+        if whole.is_some() || self.is_kept(name) {
+            return Ok(of(name, whole));
         }
-        if self.is_kept(name) {
-            return Ok(of(name, None));
-        }
-        let kept = self.kept_names();
-        let fits: Vec<&String> = kept.iter().filter(|slug| !name.is_empty() && slug.starts_with(name)).collect();
-        match (fits.as_slice(), found) {
-            ([one], Err(error)) if error.kind == Kind::NoSuchBottle => Ok(of(one, None)),
-            (_, Err(error)) => Err(error),
-            (_, Ok(live)) => Ok(of(&live.slug.clone(), Some(live))),
+        // What has ended and left nothing counts only where nothing else begins so.
+        let begins = |slug: &String| !name.is_empty() && slug.starts_with(name);
+        let living = all.iter().filter(|live| !live.has_ended()).map(|live| live.slug.clone());
+        let fits: BTreeSet<String> = living.chain(self.kept_names()).filter(begins).collect();
+        match fits.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+            [] => self.find(name).map(|live| of(&live.slug.clone(), Some(live))),
+            [one] => Ok(of(one, named(one))),
+            several => Err(super::ambiguous(name, several)),
         }
     }
 
@@ -135,10 +134,13 @@ impl Controller {
     ///
     /// # Errors
     /// As [`Controller::resumable`].
-    pub fn session(&self, name: &str) -> Result<(String, Session)> {
+    pub fn session(&self, name: &str) -> Result<Kept> {
         let slug = self.resumable(name)?;
-        let session = session::of(&self.host.home.state(&slug));
-        session.map(|session| (slug, session)).ok_or_else(|| Error::internal("the session cannot be read"))
+        let state = self.host.home.state(&slug);
+        let (Some(session), Some((_, counted))) = (session::of(&state), session::counted(&state)) else {
+            return Err(Error::internal("the session cannot be read"));
+        };
+        Ok(Kept { slug, session, counted: Some(counted) })
     }
 
     fn kept_names(&self) -> Vec<String> {
@@ -202,8 +204,8 @@ impl Controller {
     pub async fn copy(&self, name: &str, copy: api::Copy) -> Result<api::Copied> {
         let live = self.find(name)?;
         live.able_keeper()?;
-        let root = match live.link.ask(Request::Root).await? {
-            (Reply::Root, mut fds) if fds.len() == 1 => fds.remove(0),
+        let (root, said) = match live.link.ask(Request::Root).await? {
+            (Reply::Root { agent }, mut fds) if fds.len() == 1 => (fds.remove(0), agent),
             (Reply::Failed { error }, _) => return Err(error),
             (other, _) => return Err(Error::internal(format!("unexpected answer {other:?}"))),
         };
@@ -215,10 +217,15 @@ impl Controller {
         let copied = waiting(move || {
             let fail = |e: std::io::Error| Error::new(Kind::Usage, e.to_string()).at(host.display().to_string());
             let root = Dir::of(root, Resolve::InRoot);
-            // Whose the agent's home is, that is the agent.
-            let agent = root.sub(Path::new(compose::AGENT_HOME)).and_then(|home| home.own());
-            let agent = agent.map_err(|e| Error::internal(e.to_string()))?;
-            let agent = nix::unistd::geteuid().is_root().then_some((agent.uid, agent.gid));
+            // Where an older keeper does not say: whose the agent's home is, that is the agent.
+            let agent = match said {
+                Some(agent) => agent,
+                None => {
+                    let home = root.sub(Path::new(compose::AGENT_HOME)).and_then(|home| home.own());
+                    home.map(|home| (home.uid, home.gid)).map_err(|e| Error::internal(e.to_string()))?
+                }
+            };
+            let agent = nix::unistd::geteuid().is_root().then_some(agent);
             let inside = Side { root, agent };
             // A directory that is there is opened itself, links on the way to it being the operator's; of all else the parent.
             let place = host.parent().unwrap_or(Path::new("/"));

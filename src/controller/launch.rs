@@ -3,6 +3,7 @@
 //! Nothing of a bottle runs before its way out, its budget and its row stand. A launch that fails leaves nothing.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -13,17 +14,18 @@ use serde_json::json;
 use super::compose::{self, Composed};
 use super::link::{Held, Link};
 use super::live::{Live, Made};
-use super::note::Note;
+use super::note::{Cut, Note};
 use super::{Controller, input, keep, ledger_error};
-use crate::api::{Bottle, Egress, Ended, Launch, State};
+use crate::api::{Bottle, Egress, Ended, Event, Launch, State};
 use crate::bottle::cgroup;
 use crate::bottle::output::now_ms;
 use crate::bottle::wire::{self, Command, Listener, Reply, Request};
 use crate::egress::{self, Sockets, Spec, ca::Ca};
+use crate::enforce::By;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::ledger::sqlite::SqliteLedger;
-use crate::ledger::{BottleRow, GLOBAL, Ledger, Node};
+use crate::ledger::{BottleRow, EventQuery, GLOBAL, Ledger, Node};
 use crate::settings::Settings;
 use crate::types::{CutScope, CutoffPolicy};
 
@@ -74,16 +76,33 @@ impl Terms {
     }
 }
 
+/// Tells a launch that whoever asked for it is gone: by being dropped.
+#[derive(Default)]
+struct HangUp(Arc<AtomicBool>);
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn internal(e: impl std::fmt::Display) -> Error {
     Error::internal(e.to_string())
 }
 
 impl Controller {
-    /// Launches a bottle, or answers with the one that this id has launched before.
+    /// Launches a bottle, or answers with the one that this id has launched before. That is done to its end: a front end that
+    /// hangs up must not leave a bottle half made. Only a copy of the workspace that is being made then is given up.
     ///
     /// # Errors
     /// `budget` where it would start with nothing left, and everything that composing and building can say.
     pub async fn launch(self: &Arc<Self>, launch: Launch) -> Result<Bottle> {
+        let hang_up = HangUp::default();
+        let (controller, given_up) = (Arc::clone(self), Arc::clone(&hang_up.0));
+        tokio::spawn(async move { controller.launch_in_turn(launch, &given_up).await }).await.map_err(internal)?
+    }
+
+    async fn launch_in_turn(self: &Arc<Self>, launch: Launch, given_up: &AtomicBool) -> Result<Bottle> {
         if launch.id.is_empty() || launch.id.len() > 64 {
             return Err(Error::new(Kind::Usage, "a launch needs an id of at most 64 characters"));
         }
@@ -97,14 +116,15 @@ impl Controller {
             return Ok(known.view());
         }
         let id = launch.id.clone();
-        let result = self.launch_once(launch).await;
+        let result = self.launch_once(launch, given_up).await;
         self.launching.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
         result
     }
 
-    async fn launch_once(self: &Arc<Self>, mut launch: Launch) -> Result<Bottle> {
+    async fn launch_once(self: &Arc<Self>, mut launch: Launch, given_up: &AtomicBool) -> Result<Bottle> {
         let settings = self.settings()?;
-        launch.backend = launch.backend.or_else(|| settings.backend.clone());
+        let found = || Some(crate::bottle::backend::found(&self.host.home).as_str().to_owned());
+        launch.backend = launch.backend.or_else(|| settings.backend.clone()).or_else(found);
         launch.image = launch.image.or_else(|| settings.image.clone());
         let ledger = self.ledger(launch.book).await?;
         let place = self.host.home.ledger();
@@ -123,17 +143,24 @@ impl Controller {
                 return Ok(known);
             }
         }
+        let cut = self.go_on(&mut launch, &ledger).await?;
         let path = budget_path(&launch);
         if !launch.budget.is_empty() {
             ledger.set_limits(&path[0], launch.budget.clone()).await.map_err(fail)?;
         }
         for node in &launch.nodes {
-            ledger.set_limits(&node.node(&launch.id), node.limits.clone()).await.map_err(fail)?;
+            ledger.set_limits(&node.node(&launch.counted().nodes), node.limits.clone()).await.map_err(fail)?;
         }
         if let Some(spent) = ledger.spent(path.clone(), &launch.provider).await.map_err(fail)? {
-            return Err(Error::new(Kind::Budget, egress::spent::sentence(&spent)).at(spent.node).hint(
-                "give it more: `budget =` in the launch, bb.budget.set in the recipe, `budget:` in settings.yml",
-            ));
+            let hint = match launch.resume {
+                Some(_) => {
+                    "what it has spent counts on: give it more with --budget, or raise the limit in its manifest"
+                }
+                None => {
+                    "give it more: `budget =` in the launch, bb.budget.set in the recipe, `budget:` in settings.yml"
+                }
+            };
+            return Err(Error::new(Kind::Budget, egress::spent::sentence(&spent)).at(spent.node).hint(hint));
         }
         let slug = match &launch.resume {
             Some(kept) => self.take_up(kept)?,
@@ -152,7 +179,7 @@ impl Controller {
             ended: None,
             egress: Egress::Closed,
             exit_code: None,
-            reason: None,
+            reason: cut.as_ref().map(|cut| cut.reason.clone()),
             workspace: String::new(),
             started: now_ms(),
             stopped: None,
@@ -163,11 +190,12 @@ impl Controller {
             kept: false,
             resumable: false,
             warnings: Vec::new(),
+            account: launch.counted.as_ref().map(|counted| counted.bottle.clone()).filter(|from| *from != launch.id),
         };
         let ca = Ca::generate(&slug).map_err(internal)?;
         // Looking at files, and copying a workspace, may take a while.
         let composed = tokio::task::block_in_place(|| {
-            let composed = compose::compose(&self.host, &launch, &slug, ca.cert_pem());
+            let composed = compose::compose_unless(given_up, &self.host, &launch, &slug, ca.cert_pem());
             composed.and_then(|composed| self.with_groups(composed, &launch, &slug))
         });
         let composed = match composed {
@@ -192,7 +220,8 @@ impl Controller {
             ledger_error(&e, &place)
         })?;
         let terms = Terms::of(&launch, &settings, ledger.clone());
-        match self.bring_up(launch, view.clone(), &ca, composed, terms, &settings).await {
+        let note = Note { cut, ..Note::default() };
+        match self.bring_up(launch, view.clone(), &ca, composed, terms, note, &settings).await {
             Ok(live) => Ok(live.view()),
             Err(error) => {
                 clean(&self.host.home, &slug, &placeholders, resumes);
@@ -204,6 +233,40 @@ impl Controller {
                 Err(error)
             }
         }
+    }
+
+    /// Has a bottle that is taken up again go on where it was: its budgets count on, and a cut that somebody made stands.
+    /// What a budget cut is decided by what is left of the budget now.
+    async fn go_on(&self, launch: &mut Launch, ledger: &SqliteLedger) -> Result<Option<Cut>> {
+        launch.counted = None;
+        let Some(name) = &launch.resume else { return Ok(None) };
+        let slug = self.resumable(name)?;
+        let Some((before, mut counted)) = crate::workspace::session::counted(&self.host.home.state(&slug)) else {
+            return Ok(None);
+        };
+        if launch.budget_anew {
+            counted.bottle.clone_from(&launch.id);
+        }
+        launch.counted = Some(counted);
+        let fail = |e| ledger_error(&e, &self.host.home.ledger());
+        let row = ledger.bottle(&before).await.map_err(fail)?;
+        let Some(scope) = row.and_then(|row| row.cut).filter(|_| !launch.uncut) else { return Ok(None) };
+        let (mut since, mut cutoff) = (0, None);
+        loop {
+            let query = EventQuery { since, bottle: Some(slug.clone()), run: None, max: 0 };
+            let events = ledger.events(query).await.map_err(fail)?;
+            let Some(last) = events.last() else { break };
+            since = last.seq;
+            let is_cutoff = |e: &Event| e.kind == "enforced" && e.data["action"] == "cutoff";
+            cutoff = events.into_iter().rev().find(is_cutoff).or(cutoff);
+        }
+        let word = |key: &str| cutoff.as_ref().and_then(|event| event.data[key].as_str());
+        // Where nothing says who it was, it stands.
+        let by = word("by").unwrap_or(By::Operator.as_str());
+        let reason = word("reason").unwrap_or("it was cut");
+        let scope = if scope == "metered" { CutScope::Metered } else { CutScope::All };
+        let cut = Cut { scope, reason: reason.to_owned(), by: by.to_owned(), node: None };
+        Ok((by != By::Budget.as_str()).then_some(cut))
     }
 
     /// Makes the control groups of a bottle that has limits.
@@ -235,6 +298,7 @@ impl Controller {
         ca: &Ca,
         composed: Composed,
         terms: Terms,
+        note: Note,
         settings: &Settings,
     ) -> Result<Arc<Live>> {
         let sealed = Sealed {
@@ -248,7 +312,7 @@ impl Controller {
         let bytes = zeroize::Zeroizing::new(serde_json::to_vec(&sealed).map_err(internal)?);
         let memory = wire::sealed("bb-sealed", &bytes).map_err(internal)?;
         let held = Link::launch(&self.host.exe, &composed.plan, &memory).await?;
-        let live = self.assemble(sealed, held.link.clone(), terms, Note::default(), held.paused.is_some());
+        let live = self.assemble(sealed, held.link.clone(), terms, note, held.paused.is_some());
         self.insert(Arc::clone(&live));
         let started = async {
             self.open_way_out(&live, ca, held.listeners, settings)?;
@@ -363,6 +427,7 @@ impl Controller {
             env: env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
             cwd: live.view().workspace,
             terminal: live.launch.terminal,
+            input: live.launch.input,
             ..Command::default()
         };
         input::check(live, &command)?;
@@ -421,8 +486,7 @@ impl Controller {
 
 /// Gets the nodes of a launch's budget, nearest first.
 pub fn budget_path(launch: &Launch) -> Vec<Node> {
-    let mut path = vec![format!("bottle:{}", launch.id)];
-    path.extend(launch.nodes.iter().map(|node| node.node(&launch.id)));
+    let mut path = launch.nodes_of_its_own();
     path.extend(launch.run.as_ref().map(|run| format!("run:{run}")));
     path.push(GLOBAL.to_owned());
     path

@@ -22,6 +22,7 @@ use crate::ledger::{BottleRow, Ledger, NewEvent, Node};
 use crate::types::{CutScope, CutoffPolicy};
 use crate::workspace::{kept, session};
 
+mod commit;
 mod decide;
 
 /// How much of an agent's last output goes into its `bottle.ended` event.

@@ -8,6 +8,7 @@
 //! handed to whoever can ask.
 
 mod budget;
+mod known;
 mod preflight;
 mod routes;
 mod skills;
@@ -19,19 +20,24 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use budget::{governed, limits_of_flags};
+pub use known::unknown_names;
 pub use preflight::Row;
 
 use serde::{Deserialize, Serialize};
 
 use crate::api::{self, BudgetNode, BudgetScope, Limit, Mount, Session, Upstream, WorkspaceMode};
-use crate::bottle::backend::Choice as Backend;
+use crate::bottle::AGENT_HOME;
+use crate::bottle::backend::{Choice as Backend, found as found_backend};
+use crate::bottle::docker::layer;
+use crate::bottle::places::Forbidden;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::manifest::{Effective, EnvValue, Shelf, effective};
+use crate::image::{self, Wanted};
+use crate::manifest::{Effective, EnvValue, Origin, Said, Shelf, effective};
 use crate::name::Name;
 use crate::provider::{self, OutputForm, Wish};
 use crate::settings::Settings;
-use crate::types::{Book, CutoffPolicy};
+use crate::types::{Book, CutScope, CutoffPolicy};
 use crate::yaml::read::joined;
 
 /// The names of the sixteen ANSI colours (ECMA-48 SGR 30 to 37 and 90 to 97).
@@ -136,10 +142,14 @@ pub struct Draft {
     pub global: Vec<Limit>,
     /// What happens when a budget is spent, where no manifest says.
     pub host_shutdown: CutoffPolicy,
+    /// What a cut takes away, where no manifest says.
+    pub host_scope: CutScope,
     /// What is run, found on this machine.
     pub exe: Option<PathBuf>,
     /// Names of credentials and the variables that they came from.
     pub credentials: Vec<String>,
+    /// What the bottle is made of, where a container engine makes it.
+    pub image: Option<Wanted>,
 }
 
 /// Drafts the launch of a choice.
@@ -152,6 +162,10 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     let merged = effective(desk.shelf, choice.agent.as_deref(), &bottles).map_err(joined)?;
     let settings = Settings::load(desk.home).map_err(joined)?;
     refuse_what_nothing_enforces(&merged)?;
+    let unknown = unknown_names(&merged, desk.home, desk.user_home);
+    if !unknown.is_empty() {
+        return Err(joined(unknown));
+    }
     if let Some(color) = choice.color.as_deref().filter(|c| !COLORS.contains(c)) {
         let near = crate::error::nearest(color, COLORS).map_or_else(
             || format!("colours are: {}", COLORS.join(", ")),
@@ -168,8 +182,8 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         None => e.at(template.place.to_string()),
         Some(_) => e,
     })?;
-    let backend = backend_of(choice, &merged, &settings)?;
-    let image = merged.image.as_ref().map(|said| said.value.clone()).or_else(|| settings.image.clone());
+    let backend = backend_of(choice, &merged, &settings, desk)?;
+    let image = image_of(backend, &merged, &settings, template.value.as_str(), desk)?;
     let exe = provider.found().filter(|_| backend == Backend::Linux);
     let skills = skills::collect(&merged.skills, desk.home, desk.user_home)?;
     let wish = Wish {
@@ -187,6 +201,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     let plan = provider.plan(&wish, desk.lookup)?;
     let allow = routes::allow_list(&merged, &provider, &plan, desk)?;
     let (mut env, questions) = variables(&merged, choice, desk)?;
+    refuse_secrets(&merged, &env, &provider, &allow.credentials)?;
     let mut all_env = plan.env.clone();
     all_env.append(&mut env);
     identity(&merged, &mut all_env);
@@ -194,17 +209,31 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     files.extend(skills.into_iter().map(|skill| skill.at(plan.skills.as_deref())));
     let mut warnings = desk.shelf.warnings();
     warnings.extend(not_served(&merged));
+    // What a repository's agent may do, its own file has said; whoever starts it unseen is to know.
+    if let (Some((name, Origin::Repository)), true) = (&merged.agent, choice.bottles.is_empty()) {
+        let bottles = merged.bottles.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        warnings
+            .push(format!("agent {name} of this repository chose the bottle {bottles} itself; --bottle says another"));
+    }
     let own = |host: &str| plan.routes.iter().any(|route| route.host == host);
     warnings.extend(merged.routes.iter().filter(|said| own(&said.value.allow.host)).map(|said| {
         format!("{}: the provider's own route to {} holds, not this one", said.place, said.value.allow.host)
     }));
-    if backend == Backend::Docker && !plan.transcript.is_empty() {
-        warnings.push("a session is not kept on backend docker yet: this bottle cannot be frozen".to_owned());
+    let mode = mode_of(choice, &merged, backend, desk, &mut warnings);
+    // An image has its own.
+    if backend == Backend::Linux {
+        missing_tools(&merged, desk)?;
     }
-    missing_tools(&merged, desk)?;
+    let places = Forbidden::of(desk.home, desk.user_home.map(Path::to_owned));
+    places.check(desk.cwd)?;
+    for mount in &merged.mounts {
+        let source = at_home(&mount.value.source, desk.user_home);
+        places.check(Path::new(&source)).map_err(|e| e.at(format!("{}: {source}", mount.place)))?;
+    }
     let mounts = merged.mounts.iter().map(|mount| Mount {
         source: at_home(&mount.value.source, desk.user_home),
-        target: mount.value.target.clone(),
+        // In the bottle, `~` is the agent's.
+        target: mount.value.target.as_ref().map(|target| at_home(target, Some(Path::new(AGENT_HOME)))),
         rw: mount.value.rw,
     });
     let nodes = merged.path.iter().filter_map(|node| {
@@ -222,9 +251,9 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         env: all_env,
         files,
         workspace: Some(desk.cwd.display().to_string()),
-        workspace_mode: Some(mode_of(choice, &merged, backend)),
+        workspace_mode: Some(mode),
         backend: Some(backend.as_str().to_owned()),
-        image: image.filter(|_| backend == Backend::Docker),
+        image: image.as_ref().map(|image| image.name().to_owned()),
         engine: (desk.lookup)("DOCKER_HOST").filter(|_| backend == Backend::Docker),
         limits: limits_of(&merged),
         resume: choice.resume.clone(),
@@ -248,10 +277,12 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         warnings,
         global: Vec::new(),
         host_shutdown: settings.shutdown,
+        host_scope: settings.cutoff_scope,
         exe,
         credentials: allow.names,
+        image,
     };
-    if !plan.transcript.is_empty() && backend == Backend::Linux {
+    if !plan.transcript.is_empty() {
         let remembered = Choice {
             directory: Some(desk.cwd.to_owned()),
             // By name, so that an agent's file which has changed since cannot choose others.
@@ -264,32 +295,73 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
             ..choice.clone()
         };
         let choice = serde_json::to_value(remembered).map_err(|e| Error::internal(e.to_string()))?;
-        draft.launch.session = Some(Session { keep: plan.transcript.clone(), choice, held: draft.held() });
+        draft.launch.session = Some(Session { keep: plan.transcript.clone(), choice, held: Vec::new() });
+        let held = draft.held();
+        draft.launch.session.iter_mut().for_each(|session| session.held.clone_from(&held));
     }
     draft.global = if desk.stage.is_some() { Vec::new() } else { settings.budget };
     Ok(draft)
 }
 
 /// Decides how the directory comes in: as chosen, as a manifest says, and else such that nobody who is not there is
-/// surprised: headless agents write into a layer.
-fn mode_of(choice: &Choice, merged: &Effective, backend: Backend) -> WorkspaceMode {
+/// surprised: headless agents write into a layer, or a copy where there can be none, which is said.
+fn mode_of(
+    choice: &Choice,
+    merged: &Effective,
+    backend: Backend,
+    desk: &Desk<'_>,
+    warnings: &mut Vec<String>,
+) -> WorkspaceMode {
     let said = || merged.workspace.as_ref().map(|said| said.value);
     let copy = choice.copy.then_some(WorkspaceMode::Copy);
-    let usual = match (choice.interactive, backend) {
-        (true, _) => WorkspaceMode::Mount,
-        (false, Backend::Linux) => WorkspaceMode::Overlay,
-        // It has no layers.
-        (false, Backend::Docker) => WorkspaceMode::Copy,
-    };
-    choice.workspace_mode.or(copy).or_else(said).unwrap_or(usual)
+    if let Some(mode) = choice.workspace_mode.or(copy).or_else(said) {
+        return mode;
+    }
+    if choice.interactive {
+        return WorkspaceMode::Mount;
+    }
+    let obstacle = (backend == Backend::Docker).then(|| layer::obstacle(desk.cwd, &desk.home.root)).flatten();
+    match obstacle {
+        Some(why) => {
+            warnings.push(format!("the agent works on a copy of the directory: {why}"));
+            WorkspaceMode::Copy
+        }
+        None => WorkspaceMode::Overlay,
+    }
 }
 
 /// Decides what makes the sandbox: as chosen (flag, then environment, which whoever asks has put together), as a manifest
-/// says, as the host's settings say, and else the embedded one.
-fn backend_of(choice: &Choice, merged: &Effective, settings: &Settings) -> Result<Backend> {
+/// says, as the host's settings say, and else the best that `bb doctor` found.
+fn backend_of(choice: &Choice, merged: &Effective, settings: &Settings, desk: &Desk<'_>) -> Result<Backend> {
     let said = || merged.backend.as_ref().map(|said| said.value.as_str().to_owned());
     let name = choice.backend.clone().or_else(said).or_else(|| settings.backend.clone());
-    name.map_or(Ok(Backend::Linux), |name| Backend::parse(&name))
+    name.map_or_else(|| Ok(found_backend(desk.home)), |name| Backend::parse(&name))
+}
+
+/// Decides what a container engine makes the bottle of: what a manifest says, what the host's settings say, else what the
+/// provider's own Dockerfile gives. Reads files; builds nothing.
+fn image_of(
+    backend: Backend,
+    merged: &Effective,
+    settings: &Settings,
+    provider: &str,
+    desk: &Desk<'_>,
+) -> Result<Option<Wanted>> {
+    if backend != Backend::Docker {
+        return Ok(None);
+    }
+    let place = merged.image.as_ref().or(merged.dockerfile.as_ref()).map(|said| said.place.to_string());
+    let text = |said: &Option<Said<String>>| said.as_ref().map(|said| said.value.clone());
+    let said = image::Said::of(text(&merged.image).as_deref(), text(&merged.dockerfile).as_deref())?;
+    let said = match said {
+        Some(said) => Some(said),
+        None => image::Said::by_settings(settings)?,
+    };
+    let desk = image::Desk { home: desk.home, user_home: desk.user_home, workspace: Some(desk.cwd) };
+    image::wanted(said, provider, &desk).map_err(|error| match (&error.place, place) {
+        (None, Some(place)) => error.at(place),
+        _ => error,
+    })
 }
 
 /// Gets what the bottle may use of the machine.
@@ -389,6 +461,30 @@ fn variables(
         env.insert(name.clone(), value);
     }
     Ok((env, questions))
+}
+
+/// A credential is put in by the host and never enters a bottle, whatever a manifest says.
+fn refuse_secrets(
+    merged: &Effective,
+    env: &BTreeMap<String, String>,
+    provider: &provider::Provider,
+    credentials: &api::Credentials,
+) -> Result<()> {
+    let own = provider.credential_variables();
+    for (name, said) in &merged.env {
+        let EnvValue::Host(variable) = &said.value else { continue };
+        let value = env.get(name).map_or("", String::as_str);
+        let real = !value.is_empty() && credentials.values().any(|credential| credential == value);
+        if real || own.contains(&variable.as_str()) {
+            return Err(Error::new(
+                Kind::Usage,
+                format!("`{name}` would put the credential {variable} into the bottle"),
+            )
+            .at(said.place.to_string())
+            .hint("take it out: the host puts credentials into requests, and the agent sees a placeholder"));
+        }
+    }
+    Ok(())
 }
 
 /// Says who commits, where a manifest does (git-commit(1), COMMIT INFORMATION).

@@ -6,7 +6,8 @@ use serde::Serialize;
 use super::Draft;
 use crate::api::{Account, Limit, Route, WorkspaceMode};
 use crate::budget::grouped;
-use crate::types::Book;
+use crate::manifest::EnvValue;
+use crate::types::{Book, CutScope, CutoffPolicy};
 
 /// A line of the preflight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -16,6 +17,9 @@ pub struct Row {
     /// In words.
     pub value: String,
 }
+
+/// Most of a variable's value that is shown, characters.
+const LONGEST_LITERAL: usize = 60;
 
 /// How a person is told that nothing stands against something.
 const NOTHING: &str = "none";
@@ -53,8 +57,10 @@ impl Draft {
         for budget in self.budget_rows(accounts) {
             row("budget", budget);
         }
-        let whose = if launch.shutdown.is_some() { "" } else { ", the host's setting" };
-        row("when spent", format!("{}{whose}", launch.shutdown.unwrap_or(self.host_shutdown).as_str()));
+        for (name, said) in &self.merged.env {
+            row("env", variable(name, &said.value));
+        }
+        row("when spent", self.when_spent());
         if let Some(ms) = launch.timeout_ms {
             row("timeout", format!("{} s", ms / 1000));
         }
@@ -65,7 +71,35 @@ impl Draft {
     /// What held, less what only the moment says: budgets that are left. For whoever takes the bottle up again.
     pub fn held(&self) -> Vec<(String, String)> {
         let rows = self.rows(None).into_iter().filter(|row| row.key != "agent");
-        rows.map(|row| (row.key.to_owned(), row.value)).collect()
+        let mut held: Vec<(String, String)> = rows.map(|row| (row.key.to_owned(), row.value)).collect();
+        // What is too long to be shown is held by what it comes to.
+        let mut files: Vec<&crate::api::File> = self.launch.files.iter().collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        held.extend(files.into_iter().map(|file| ("file".to_owned(), format!("{} {}", file.path, mark(&file.text)))));
+        if !self.merged.prompt.trim().is_empty() {
+            held.push(("instructions".to_owned(), mark(&self.merged.prompt)));
+        }
+        let user = &self.merged.git_gate.user;
+        for said in [&user.name, &user.email].into_iter().flatten() {
+            held.push(("git user".to_owned(), said.value.clone()));
+        }
+        held
+    }
+
+    /// Says what happens when a budget is spent.
+    fn when_spent(&self) -> String {
+        let launch = &self.launch;
+        let policy = launch.shutdown.unwrap_or(self.host_shutdown);
+        let what = match policy {
+            CutoffPolicy::Cutoff => match launch.cutoff_scope.unwrap_or(self.host_scope) {
+                CutScope::All => "cutoff of all routes",
+                CutScope::Metered => "cutoff of the model APIs, the other routes stay",
+            },
+            CutoffPolicy::Freeze if launch.session.is_none() => "freeze (it has no session to keep: it is stopped)",
+            policy => policy.as_str(),
+        };
+        let whose = if launch.shutdown.is_some() { "" } else { ", the host's setting" };
+        format!("{what}{whose}")
     }
 
     fn workspace_words(&self) -> &'static str {
@@ -113,25 +147,47 @@ impl Draft {
                 rows.push(format!("{whose}{scope}: {amount}{hard}"));
             }
         };
-        let fresh = |_: &str| Some(0);
-        add("this bottle".to_owned(), &self.launch.budget, &fresh);
+        let counted = self.launch.counted();
+        let used = |node: &str, provider: &str| {
+            let its = accounts?.iter().find(|a| a.node == node && a.provider == provider);
+            Some(its.map_or(0, |account| account.used))
+        };
+        // One that begins anew has spent nothing, whatever the bottle spent that it takes up.
+        let own = format!("bottle:{}", counted.bottle);
+        add("this bottle".to_owned(), &self.launch.budget, &|provider| match self.launch.budget_anew {
+            true => accounts.map(|_| 0),
+            false => used(&own, provider),
+        });
         for node in &self.launch.nodes {
             let scope = match node.scope {
                 crate::api::BudgetScope::Agent => "agent",
                 crate::api::BudgetScope::Manifest => "bottle manifest",
             };
-            add(format!("{scope} {}", node.name), &node.limits, &fresh);
+            let its = node.node(&counted.nodes);
+            add(format!("{scope} {}", node.name), &node.limits, &|provider| used(&its, provider));
         }
-        add("global".to_owned(), &self.global, &|provider| {
-            let accounts = accounts?;
-            let its = accounts.iter().find(|a| a.node == crate::ledger::GLOBAL && a.provider == provider);
-            Some(its.map_or(0, |account| account.used))
-        });
+        add("global".to_owned(), &self.global, &|provider| used(crate::ledger::GLOBAL, provider));
         if rows.is_empty() {
             rows.push("none: it is metered, and nothing will cut it off".to_owned());
         }
         rows
     }
+}
+
+/// Says what a variable of a manifest comes to in the bottle; what the host has is not shown.
+fn variable(name: &str, value: &EnvValue) -> String {
+    match value {
+        EnvValue::Literal(text) if text.chars().count() <= LONGEST_LITERAL => format!("{name}={text}"),
+        EnvValue::Literal(text) => format!("{name}={}…", text.chars().take(LONGEST_LITERAL).collect::<String>()),
+        EnvValue::Host(variable) => format!("{name}, the value of this host's {variable}"),
+        EnvValue::Ask(_) => format!("{name}, as it was answered"),
+    }
+}
+
+/// Gets a short mark of a text: another text has another one.
+fn mark(text: &str) -> String {
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    digest.as_ref()[..6].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Tells whether a route lets nothing through: it only keeps the refusals of its host quiet.

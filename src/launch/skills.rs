@@ -46,24 +46,32 @@ impl SkillFile {
 /// # Errors
 /// `usage` where one is not there, or is not what may be handed over.
 pub(super) fn collect(skills: &[Said<Name>], home: &Home, user_home: Option<&Path>) -> Result<Vec<SkillFile>> {
-    let mut shelves = vec![home.root.join("skills")];
-    shelves.extend(user_home.map(|home| home.join(".claude/skills")));
     let mut files = Vec::new();
     let mut bytes = 0;
     for skill in skills {
-        let name = skill.value.as_str();
-        let Some(dir) = shelves.iter().map(|shelf| shelf.join(name)).find(|dir| dir.is_dir()) else {
-            let at: Vec<String> = shelves.iter().map(|shelf| shelf.join(name).display().to_string()).collect();
-            return Err(Error::new(Kind::Usage, format!("there is no skill `{name}`"))
-                .at(skill.place.to_string())
-                .hint(format!("make the directory {}", at.join(" or "))));
-        };
-        walk(&dir, name, 0, &mut files, &mut bytes).map_err(|e| match e.hint {
+        let dir = find(skill, home, user_home)?;
+        walk(&dir, skill.value.as_str(), 0, &mut files, &mut bytes).map_err(|e| match e.hint {
             None => e.hint("take it out of the skill"),
             Some(_) => e,
         })?;
     }
     Ok(files)
+}
+
+/// Finds the directory of a skill.
+///
+/// # Errors
+/// `usage` where none is there.
+pub(super) fn find(skill: &Said<Name>, home: &Home, user_home: Option<&Path>) -> Result<PathBuf> {
+    let name = skill.value.as_str();
+    let shelves = [Some(home.root.join("skills")), user_home.map(|home| home.join(".claude/skills"))];
+    let places: Vec<PathBuf> = shelves.into_iter().flatten().map(|shelf| shelf.join(name)).collect();
+    places.iter().find(|dir| dir.is_dir()).cloned().ok_or_else(|| {
+        let at: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+        Error::new(Kind::Usage, format!("there is no skill `{name}`"))
+            .at(skill.place.to_string())
+            .hint(format!("make the directory {}", at.join(" or ")))
+    })
 }
 
 fn walk(dir: &Path, path: &str, depth: usize, files: &mut Vec<SkillFile>, bytes: &mut u64) -> Result<()> {

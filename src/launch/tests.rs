@@ -242,3 +242,19 @@ fn auth_token_names_the_variable_and_its_value_says_which_form_it_has() {
         assert!(launch.env.values().all(|held| held != value), "{:?}", launch.env);
     }
 }
+
+#[test]
+fn a_headless_agent_works_in_a_layer_on_each_backend_and_on_a_copy_where_there_can_be_none() {
+    for (name, mode, said) in [("plain", WorkspaceMode::Overlay, 0), ("od,d", WorkspaceMode::Copy, 1)] {
+        let place = Place::new(name).bottle("dev", &format!("{DEMO}backend: docker\nimage: x\n"));
+        let place = place.agent("tester", "bottle: dev\n", "");
+        let draft = place.draft(&choice("tester")).unwrap();
+        assert_eq!(draft.launch.workspace_mode, Some(mode));
+        assert_eq!(draft.warnings.iter().filter(|w| w.contains("a copy of the directory")).count(), said);
+        // At a terminal nothing is different, and what is chosen counts.
+        let there = place.draft(&Choice { interactive: true, ..choice("tester") }).unwrap();
+        assert_eq!(there.launch.workspace_mode, Some(WorkspaceMode::Mount));
+        let chosen = Choice { workspace_mode: Some(WorkspaceMode::Overlay), ..choice("tester") };
+        assert_eq!(place.draft(&chosen).unwrap().launch.workspace_mode, Some(WorkspaceMode::Overlay));
+    }
+}

@@ -15,6 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{broadcast, oneshot, watch};
 
 use self::queries::Readers;
+pub use self::queries::accounts_in;
 use self::schema::Trouble;
 use self::sync::Syncer;
 use self::turns::{Pace, Turns};

@@ -30,10 +30,12 @@ pub enum Grant {
     Read(String),
     /// `run:NAME`: running that program on the host.
     Run(String),
+    /// `image`: pulling images, and building Dockerfiles, that the recipe itself names.
+    Image,
 }
 
 /// The words, for suggestions.
-const WORDS: [&str; 9] = [
+const WORDS: [&str; 10] = [
     "launch",
     "start",
     "budget",
@@ -43,6 +45,7 @@ const WORDS: [&str; 9] = [
     "write:PATH",
     "read:PATH",
     "run:NAME",
+    "image",
 ];
 
 impl fmt::Display for Grant {
@@ -57,6 +60,7 @@ impl fmt::Display for Grant {
             Grant::Write(path) => write!(f, "write:{path}"),
             Grant::Read(path) => write!(f, "read:{path}"),
             Grant::Run(name) => write!(f, "run:{name}"),
+            Grant::Image => f.write_str("image"),
         }
     }
 }
@@ -72,6 +76,7 @@ impl Grant {
             ("launch", "") => Grant::Launch,
             ("start", "") => Grant::Start,
             ("budget", "") => Grant::Budget,
+            ("image", "") => Grant::Image,
             ("ledger", "read") => Grant::LedgerRead,
             ("egress", host) if !host.is_empty() => Grant::Egress(host.to_ascii_lowercase()),
             ("credential", name) if !name.is_empty() => Grant::Credential(name.into()),

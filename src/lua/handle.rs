@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::host::Host;
 use super::values::{Span, options};
 use super::vm::Plain;
-use crate::api::{self, Act, Bottle, Ended, ExecFrame};
+use crate::api::{self, Act, Bottle, Commit, Ended, ExecFrame};
 use crate::client::{EventFilter, Events, ExecFrames};
 use crate::error::{Error, Kind, Result};
 use crate::types::CutScope;
@@ -317,6 +317,16 @@ pub(super) async fn cut(lua: Lua, host: Rc<Host>, (slug, value): (String, Value)
 pub(super) async fn freeze(lua: Lua, host: Rc<Host>, (slug, value): (String, Value)) -> Result<()> {
     let KillOptions { reason } = options(&lua, "bottle:freeze", value)?;
     host.link().await?.client.freeze(&slug, &act(reason, None)).await.map(|_| ())
+}
+
+/// `bottle:commit()`.
+pub(super) async fn commit(_lua: Lua, host: Rc<Host>, slug: String) -> Result<()> {
+    host.link()
+        .await?
+        .client
+        .commit(&slug, &Commit { id: uuid::Uuid::now_v7().to_string(), image: None })
+        .await
+        .map(|_| ())
 }
 
 /// `bottle:kill{...}`.

@@ -36,6 +36,10 @@ pub(super) struct Kept {
     pub told: bool,
     /// Where its first event may be: the run's last known position before it was launched.
     pub since: u64,
+    /// It has a session that can be taken up again.
+    pub session: bool,
+    /// Its agent takes what comes in on standard input.
+    pub input: bool,
 }
 
 /// Made on the first call that needs it: the connection, the run, the lease.
@@ -65,6 +69,8 @@ pub(super) struct Host {
     pub tasks: Tasks,
     pub pump: Pump,
     pub streams: super::handle::Streams,
+    /// Held by whoever builds or pulls an image: one at a time, so that nobody builds what another builds already.
+    pub images: tokio::sync::Mutex<()>,
     /// The launches that `bb.plan` has drafted. Each has secrets; they go with the run.
     pub plans: RefCell<Vec<Rc<crate::launch::Draft>>>,
     run_budget: RefCell<Vec<Limit>>,
@@ -111,6 +117,7 @@ impl Host {
             tasks: Tasks::default(),
             pump: Pump::default(),
             streams: Default::default(),
+            images: tokio::sync::Mutex::default(),
             plans: RefCell::default(),
             run_budget: RefCell::default(),
             outer: parts.outer,
@@ -246,21 +253,30 @@ impl Host {
             // The controller knows the ones whose launch was still under way.
             let Ok(running) = link.client.bottles(false).await else { return };
             let ours = running.into_iter().filter(|b| b.run.as_deref() == Some(&self.run_id) && b.attached);
-            futures_util::future::join_all(ours.map(|bottle| end(&link.client, bottle, deadline))).await;
+            futures_util::future::join_all(ours.map(|bottle| self.end(&link.client, bottle, deadline))).await;
         })
         .await;
     }
-}
 
-async fn end(client: &Client, bottle: Bottle, deadline: Instant) {
-    let act = Act { id: uuid::Uuid::now_v7().to_string(), reason: Some("its recipe ended".into()), scope: None };
-    let killed = client.kill(&bottle.slug, &act).await;
-    let waited = match killed {
-        Ok(_) => client.wait(&bottle.slug, Some(deadline)).await.map(|_| ()),
-        Err(error) => Err(error),
-    };
-    if let Err(error) = waited {
-        tracing::warn!(bottle = bottle.slug, %error, "a bottle could not be ended with its recipe");
+    /// Ends a bottle. One whose session can be taken up again is not lost with whoever interrupted its front end.
+    async fn end(&self, client: &Client, bottle: Bottle, deadline: Instant) {
+        let act = Act { id: uuid::Uuid::now_v7().to_string(), reason: Some("its recipe ended".into()), scope: None };
+        let session = self.bottles.borrow().get(&bottle.slug).is_some_and(|kept| kept.session);
+        let asked = match session {
+            true => client.freeze(&bottle.slug, &act).await,
+            false => client.kill(&bottle.slug, &act).await,
+        };
+        let waited = match asked {
+            Ok(_) => client.wait(&bottle.slug, Some(deadline)).await,
+            Err(error) => Err(error),
+        };
+        match waited {
+            Ok(Some(ended)) if ended.resumable => {
+                self.out.note(&format!("to take it up again: bb resume {}", ended.slug));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(bottle = bottle.slug, %error, "a bottle could not be ended with its recipe"),
+        }
     }
 }
 

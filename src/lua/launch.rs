@@ -13,13 +13,15 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::grants::Grant;
 use super::host::{Host, Link};
+use super::images;
 use super::limits::LimitOptions;
 use super::rehearse::stage;
 use super::values::{Budget, Span, options};
 use super::vm::Plain;
 use crate::api::{self, File, Route, WorkspaceMode};
-use crate::bottle::backend::Choice;
+use crate::bottle::backend::{Choice, found};
 use crate::error::{Error, Kind, Result};
+use crate::image::{self, Said, Wanted};
 use crate::provider::{self, Plan, Provider, Wish};
 use crate::settings::Settings;
 use crate::terminal;
@@ -81,6 +83,7 @@ struct Options {
     terminal: bool,
     backend: Option<String>,
     image: Option<String>,
+    dockerfile: Option<String>,
 }
 
 /// What the prelude makes a handle of.
@@ -112,10 +115,15 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         ..Wish::default()
     };
     let plan = provider.plan(&wish, &|name| std::env::var(name).ok())?;
+    let named = options.image.is_some() || options.dockerfile.is_some();
     let (routes, credentials) = allow_list(&host, &provider, &plan, asked, options.routes_only, stage.is_some())?;
     if let Some(budget) = &options.budget {
         budget.check_providers(CALL, &provider::names(&host.home))?;
     }
+    let image = match backend {
+        Some(Choice::Docker) => image(&host, &options, &provider_name(&options)?, workspace.as_deref())?,
+        _ => None,
+    };
     let link = host.link().await?;
     check_budget(&host, link, &options, &plan.budget_key, &routes).await?;
 
@@ -151,26 +159,50 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         host_path: std::env::var("PATH").ok(),
         terminal: options.terminal.then(|| terminal::size().unwrap_or_default().usable()),
         backend: backend.map(|choice| choice.as_str().to_owned()),
-        image: options.image,
+        image: image.as_ref().map(|wanted| wanted.name().to_owned()).or(options.image),
         engine: std::env::var("DOCKER_HOST").ok().filter(|_| backend == Some(Choice::Docker)),
         ..api::Launch::default()
     };
+    if let Some(wanted) = image {
+        images::ready(&host, wanted, body.engine.clone(), named).await?;
+    }
     let since = host.pump.position();
     let bottle = link.client.launch(&body).await?;
+    launched(&host, &bottle, since);
+    Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
+}
+
+/// Says what a bottle that was launched lacks, and remembers it. `since` is where its first event may be.
+pub(super) fn launched(host: &Host, bottle: &api::Bottle, since: u64) {
     for warning in &bottle.warnings {
         host.out.log("warn", &format!("a limit is not enforced: {warning}"));
     }
     // A cut may have been read before the launch was answered; what is known already stays.
     host.bottles.borrow_mut().entry(bottle.slug.clone()).or_default().since = since;
-    Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
 }
 
-/// Chooses the backend: the recipe's, else the environment's, else the host's setting.
+/// Chooses the backend: the recipe's, else the environment's, else the host's setting, else the best that works here.
 fn backend(host: &Host, asked: Option<String>) -> Result<Option<Choice>> {
     let variable = || std::env::var("BOT_BOTTLE_BACKEND").ok().filter(|name| !name.is_empty());
     // What is wrong with the settings is said by the controller, with everything else.
     let setting = || Settings::load(&host.home).ok().and_then(|settings| settings.backend);
-    asked.or_else(variable).or_else(setting).map(|name| Choice::parse(&name)).transpose()
+    let said = asked.or_else(variable).or_else(setting);
+    said.map_or_else(|| Ok(Some(found(&host.home))), |name| Choice::parse(&name).map(Some))
+}
+
+/// Decides what a container engine makes the bottle of: what the recipe says, the host's settings, else the provider's own
+/// Dockerfile. A Dockerfile of the recipe's choice runs what it says with this machine's registries at hand.
+fn image(host: &Host, options: &Options, provider: &str, workspace: Option<&Path>) -> Result<Option<Wanted>> {
+    let said = match Said::of(options.image.as_deref(), options.dockerfile.as_deref())? {
+        Some(said) => Some(said),
+        // What is wrong with the settings is said by the controller, with everything else.
+        None => Settings::load(&host.home).ok().map(|settings| Said::by_settings(&settings)).transpose()?.flatten(),
+    };
+    if options.dockerfile.is_some() {
+        host.grants.need(&Grant::Image, CALL)?;
+    }
+    let user_home = super::manifest::user_home();
+    image::wanted(said, provider, &image::Desk { home: &host.home, user_home: user_home.as_deref(), workspace })
 }
 
 /// Gets the provider that was meant.

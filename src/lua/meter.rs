@@ -37,7 +37,7 @@ pub(super) async fn of(_: Lua, host: Rc<Host>, slug: String) -> Result<Plain<Sta
         UsageQuery { book, bottle: Some(slug.clone()), run: Some(host.run_id.clone()), ..UsageQuery::default() };
     let total = client.usage(&query).await?.total;
     let bottle = client.bottle(&slug).await?;
-    let accounts = client.budgets(book, Some(&format!("bottle:{}", bottle.id))).await?;
+    let accounts = client.budgets(book, Some(&format!("bottle:{}", bottle.account.unwrap_or(bottle.id)))).await?;
     let limited = accounts.iter().filter(|a| a.limit.is_some()).min_by_key(|a| left(a));
     let budget = limited.map(|a| Budget { used: a.used, held: a.held, limit: a.limit.unwrap_or(0), left: left(a) });
     Ok(Plain(Standing { total, budget }))

@@ -3,7 +3,7 @@
 //! A recipe looks blocking and yields underneath. Its VM lives on a thread of its own and reaches everything through the
 //! controller's client; nothing here touches a bottle, a ledger or a budget directly. One file for each namespace:
 //! [`launch`], [`handle`], [`meter`], [`ledger`], [`budget`], [`tasks`], [`on`], [`log`], [`args`], [`exit`],
-//! [`rehearse`], [`manifest`], [`plan`], [`ui`]; around them [`recipe`] (its life), [`vm`] (what it sees), [`host`] (what it has), [`grants`] (what it
+//! [`rehearse`], [`manifest`], [`plan`], [`ui`]; [`images`] and [`progress`]: what a launch is made of; around them [`recipe`] (its life), [`vm`] (what it sees), [`host`] (what it has), [`grants`] (what it
 //! may), [`errors`] (how its faults are shown) and [`values`] (how its options are read).
 
 pub mod agent_output;
@@ -15,6 +15,7 @@ mod exit;
 pub mod grants;
 mod handle;
 mod host;
+mod images;
 mod launch;
 mod ledger;
 mod limits;
@@ -24,6 +25,7 @@ mod meter;
 mod modules;
 mod on;
 mod plan;
+pub mod progress;
 pub mod recipe;
 mod rehearse;
 mod tasks;

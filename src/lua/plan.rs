@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::attach;
 use super::grants::Grant;
 use super::host::Host;
+use super::images;
+use super::launch::launched;
 use super::manifest::{cwd, user_home};
 use super::rehearse::stage;
 use super::values::{Budget, Span, options};
 use super::vm::Plain;
-use crate::api::{Account, WorkspaceMode};
+use crate::api::{self, Account, Counted, WorkspaceMode};
 use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::launch::{self, Choice, Desk, Draft, Question, Row};
@@ -47,6 +49,7 @@ struct Options {
     workspace_mode: Option<WorkspaceMode>,
     answers: BTreeMap<String, String>,
     resume: Option<String>,
+    uncut: bool,
 }
 
 /// What is different from when a kept bottle was started.
@@ -78,12 +81,12 @@ pub(super) async fn plan(lua: Lua, host: Rc<Host>, value: Value) -> Result<Plain
     if let Some(budget) = &options.budget {
         budget.check_providers(CALL, &crate::provider::names(&host.home))?;
     }
-    let (mut choice, held) = match &options.resume {
-        Some(slug) => kept(&host, slug).await?,
-        None => (Choice::default(), None),
+    let kept = match &options.resume {
+        Some(slug) => Some(kept(&host, slug).await?),
+        None => None,
     };
-    let resumed = choice.clone();
-    choice = Choice {
+    let said_budget = options.budget.is_some();
+    let mut choice = Choice {
         agent: options.agent,
         bottles: options.bottles,
         label: options.label,
@@ -102,8 +105,8 @@ pub(super) async fn plan(lua: Lua, host: Rc<Host>, value: Value) -> Result<Plain
         resume: None,
         rehearsal: false,
     };
-    if options.resume.is_some() {
-        choice = again(resumed, choice);
+    if let Some(kept) = &kept {
+        choice = again(kept.choice.clone(), choice);
     }
     let user_home = user_home();
     let cwd = match &choice.directory {
@@ -119,13 +122,20 @@ pub(super) async fn plan(lua: Lua, host: Rc<Host>, value: Value) -> Result<Plain
         lookup: &|name| std::env::var(name).ok(),
         stage: stage(&host)?.map(super::rehearse::Stage::upstreams),
     };
-    let draft = launch::draft(&choice, &desk).map_err(|e| match &options.resume {
+    let mut draft = launch::draft(&choice, &desk).map_err(|e| match &options.resume {
         // What it was started with is gone.
         Some(slug) if e.kind == Kind::Usage && e.message.starts_with("there is no ") => {
             e.hint(format!("put it back; until then `{slug}` stays kept"))
         }
         _ => e,
     })?;
+    let mut changes = Vec::new();
+    if let Some(kept) = kept {
+        changes = differences(&kept.held, &draft.held());
+        draft.launch.budget_anew = said_budget;
+        draft.launch.uncut = options.uncut;
+        draft.launch.counted = kept.counted;
+    }
     let mut plans = host.plans.borrow_mut();
     if plans.len() >= MOST {
         return Err(Error::new(Kind::Usage, format!("{CALL}: more than {MOST} plans in one run")));
@@ -137,7 +147,7 @@ pub(super) async fn plan(lua: Lua, host: Rc<Host>, value: Value) -> Result<Plain
         bottles: draft.merged.bottles.iter().map(ToString::to_string).collect(),
         questions: draft.questions.clone(),
         warnings: draft.warnings.clone(),
-        changes: held.map(|held| differences(&held, &draft.held())).unwrap_or_default(),
+        changes,
         interactive: choice.interactive,
     };
     plans.push(Rc::new(draft));
@@ -147,9 +157,16 @@ pub(super) async fn plan(lua: Lua, host: Rc<Host>, value: Value) -> Result<Plain
 /// What a headless session is told that is taken up without a new task.
 const GO_ON: &str = "Continue where you left off.";
 
+/// A bottle that is taken up again.
+struct Before {
+    choice: Choice,
+    held: Vec<(String, String)>,
+    counted: Option<Counted>,
+}
+
 /// Reads what was chosen for a kept bottle, and what held for it.
-async fn kept(host: &Host, slug: &str) -> Result<(Choice, Option<Vec<(String, String)>>)> {
-    let (slug, session) = host.client().await?.session(slug).await?;
+async fn kept(host: &Host, slug: &str) -> Result<Before> {
+    let api::Kept { slug, session, counted } = host.client().await?.session(slug).await?;
     let choice: Choice = serde_json::from_value(session.choice).map_err(|e| {
         Error::new(Kind::Usage, format!("what was chosen for `{slug}` cannot be read: {e}"))
             .hint(format!("start it anew; `bb rm {slug}` removes what is kept"))
@@ -167,7 +184,7 @@ async fn kept(host: &Host, slug: &str) -> Result<(Choice, Option<Vec<(String, St
         return Err(Error::new(Kind::Usage, format!("`{slug}` was {was}")).hint(hint));
     }
     let label = choice.label.clone().or(Some(slug.clone()));
-    Ok((Choice { resume: Some(slug), label, ..choice }, Some(session.held)))
+    Ok(Before { choice: Choice { resume: Some(slug), label, ..choice }, held: session.held, counted })
 }
 
 /// Takes up a choice: what is said now goes before what was said then. What it may do is read anew from the manifests.
@@ -208,16 +225,36 @@ fn planned(host: &Host, id: usize) -> Result<Rc<Draft>> {
 pub(super) async fn preflight(_: Lua, host: Rc<Host>, id: usize) -> Result<Plain<Vec<Row>>> {
     let draft = planned(&host, id)?;
     let accounts = accounts(&host, &draft).await;
-    Ok(Plain(draft.rows(accounts.as_deref())))
+    let mut rows = draft.rows(accounts.as_deref());
+    if let Some(wanted) = draft.image.clone() {
+        let need = images::need(wanted, draft.launch.engine.clone()).await;
+        for row in rows.iter_mut().filter(|row| row.key == "image") {
+            row.value.push_str(need.words());
+        }
+    }
+    Ok(Plain(rows))
 }
 
-/// Gets how the host's budgets stand, without making anything: where there is no ledger yet, nothing was used.
+/// Gets how the budgets on a draft's path stand, without making anything: where there is no ledger yet, nothing was used,
+/// and where no controller runs, none is started.
 async fn accounts(host: &Host, draft: &Draft) -> Option<Vec<Account>> {
-    if draft.launch.book == Book::Rehearsal || !host.home.ledger().exists() {
+    let ledger = match draft.launch.book {
+        Book::Real => host.home.ledger(),
+        Book::Rehearsal => host.home.rehearsal_ledger(),
+    };
+    if !ledger.exists() {
         return Some(Vec::new());
     }
-    let client = Client::connect_or_start(&host.home).await.ok()?;
-    client.budgets(Book::Real, Some(crate::ledger::GLOBAL)).await.ok()
+    let nodes = draft.launch.nodes_of_its_own().into_iter().chain([crate::ledger::GLOBAL.to_owned()]);
+    let client = Client::connect(&host.home).await.ok()?;
+    let mut all = Vec::new();
+    for node in nodes {
+        all.extend(match &client {
+            Some(client) => client.budgets(draft.launch.book, Some(&node)).await.ok()?,
+            None => crate::ledger::sqlite::accounts_in(&ledger, &node).await.ok()?,
+        });
+    }
+    Some(all)
 }
 
 /// `plan:ready{told = true}`: whether it may be launched as it is.
@@ -240,6 +277,8 @@ pub(super) struct Launched {
 struct LaunchOptions {
     detach: bool,
     told: bool,
+    /// Standard input is the agent's, by `bottle:attach`.
+    input: bool,
 }
 
 /// `plan:launch{...}`: launches it; returns when its agent runs.
@@ -247,11 +286,15 @@ pub(super) async fn launch_plan(lua: Lua, host: Rc<Host>, (id, value): (usize, V
     let options: LaunchOptions = options(&lua, "plan:launch", value)?;
     let draft = planned(&host, id)?;
     draft.ready(options.told && host.terminal)?;
+    if let Some(wanted) = draft.image.clone() {
+        images::ready(&host, wanted, draft.launch.engine.clone(), false).await?;
+    }
     let link = host.link().await?;
     let mut launch = draft.launch.clone();
     launch.id = uuid::Uuid::now_v7().to_string();
     launch.run = Some(host.run_id.clone());
     launch.lease = (!options.detach).then(|| host.run_id.clone());
+    launch.input = options.input && !options.detach && !attach::has_terminal(&host) && attach::has_input();
     if attach::has_terminal(&host) {
         launch.terminal = Some(terminal::size().unwrap_or_default().usable());
         for (name, value) in terminal::environment() {
@@ -261,6 +304,9 @@ pub(super) async fn launch_plan(lua: Lua, host: Rc<Host>, (id, value): (usize, V
     let label = launch.label.clone();
     let since = host.pump.position();
     let bottle = link.client.launch(&launch).await?;
-    host.bottles.borrow_mut().entry(bottle.slug.clone()).or_default().since = since;
+    launched(&host, &bottle, since);
+    if let Some(kept) = host.bottles.borrow_mut().get_mut(&bottle.slug) {
+        (kept.session, kept.input) = (launch.session.is_some(), launch.input);
+    }
     Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
 }

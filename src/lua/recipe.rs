@@ -281,7 +281,11 @@ enum End {
 async fn live(host: &Rc<Host>, name: &str, source: &str) -> End {
     let vm = match vm::recipe_vm(host) {
         Ok(vm) => vm,
-        Err(error) => return End::Failed(Error::internal(format!("the VM cannot be made: {error}")).into()),
+        // It may have been stopped before it was there.
+        Err(error) => {
+            let fault = || End::Failed(Error::internal(format!("the VM cannot be made: {error}")).into());
+            return host.stop.reason().map_or_else(fault, End::Stopped);
+        }
     };
     // A first line for the shell is no Lua; the line stays, so that numbers fit.
     let text = if source.starts_with("#!") { format!("--{source}") } else { source.to_owned() };

@@ -160,6 +160,7 @@ fn primitives(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
     bind.later("cut", handle::cut)?;
     bind.later("kill", handle::kill)?;
     bind.later("freeze_bottle", handle::freeze)?;
+    bind.later("commit_bottle", handle::commit)?;
     bind.later("meter_of", meter::of)?;
     bind.now("meter_parse", meter::parse)?;
     bind.later("ledger_query", ledger::query)?;

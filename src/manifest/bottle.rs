@@ -7,11 +7,11 @@ use super::{EnvValue, GitGate, Limits, Mount, Reader, Route, Said, egress, env, 
 use crate::api::{Limit, WorkspaceMode as Workspace};
 use crate::name::Name;
 use crate::types::{CutScope, CutoffPolicy};
-use crate::yaml::read::{boolean, budget, list, named, table, text, tokens, word};
+use crate::yaml::read::{boolean, budget, is_image, list, named, table, text, tokens, twice, word};
 use crate::yaml::{Node, Problems};
 
 /// The keys of the front matter, in the order of the documentation.
-pub const KEYS: [&str; 16] = [
+pub const KEYS: [&str; 17] = [
     "extends",
     "env",
     "agent_provider",
@@ -23,6 +23,7 @@ pub const KEYS: [&str; 16] = [
     "cutoff_scope",
     "backend",
     "image",
+    "dockerfile",
     "workspace",
     "limits",
     "mounts",
@@ -77,6 +78,8 @@ pub struct Bottle {
     pub backend: Option<Said<Backend>>,
     /// The image of backend `docker`.
     pub image: Option<Said<String>>,
+    /// The Dockerfile that it is made of instead.
+    pub dockerfile: Option<Said<String>>,
     /// How the working directory comes in.
     pub workspace: Option<Said<Workspace>>,
     /// What it may use of the machine.
@@ -143,11 +146,12 @@ impl Bottle {
                 }
                 "backend" => {
                     let later = ["smolmachines", "macos-container"];
-                    let words = [("linux", Backend::Linux), ("docker", Backend::Docker)];
+                    let words = [("linux", Backend::Linux), ("docker", Backend::Docker), ("podman", Backend::Docker)];
                     let backend = word(entry, &words, &later, problems);
                     bottle.backend = backend.map(|b| reader.said(entry.line, b));
                 }
                 "image" => bottle.image = text(entry, problems).map(|name| reader.said(entry.line, name)),
+                "dockerfile" => bottle.dockerfile = text(entry, problems).map(|path| reader.said(entry.line, path)),
                 "workspace" => {
                     let modes = [Workspace::Mount, Workspace::Overlay, Workspace::Copy];
                     let workspace = word(entry, &modes.map(|mode| (mode.as_str(), mode)), &[], problems);
@@ -171,6 +175,9 @@ impl Bottle {
                     bottle.policies = items.iter().filter_map(|item| said(problems, item)).collect();
                 }
                 _ => problems.unknown_key(entry, &KEYS),
+            }
+            if bottle.image.is_some() && bottle.dockerfile.is_some() && is_image(entry) {
+                twice(entry, problems);
             }
         }
         bottle

@@ -5,7 +5,7 @@
 //! | `env`, `git-gate.repos` | by name, the later one wins |
 //! | `agent_provider`, `git-gate.user`, `limits` | each field by itself, the later one wins |
 //! | `egress.routes` | by host: all entries of a later manifest for a host take the place of an earlier one's |
-//! | `supervise`, `shutdown`, `cutoff_scope`, `backend`, `image`, `workspace` | the later one wins |
+//! | `supervise`, `shutdown`, `cutoff_scope`, `backend`, `image` or `dockerfile`, `workspace` | the later one wins |
 //! | `mounts` | by path in the bottle, the later one wins |
 //! | `tools`, `policies`, `skills` | all, each once |
 //! | `budget` | all: each stays where it was said, a node of the bottle's path |
@@ -67,6 +67,8 @@ pub struct Effective {
     pub backend: Option<Said<Backend>>,
     /// The image of backend `docker`.
     pub image: Option<Said<String>>,
+    /// The Dockerfile that it is made of instead.
+    pub dockerfile: Option<Said<String>>,
     /// How the working directory comes in.
     pub workspace: Option<Said<Workspace>>,
     /// What it may use of the machine.
@@ -212,7 +214,11 @@ impl Effective {
         over(&mut self.shutdown, &bottle.shutdown);
         over(&mut self.cutoff_scope, &bottle.cutoff_scope);
         over(&mut self.backend, &bottle.backend);
-        over(&mut self.image, &bottle.image);
+        if bottle.image.is_some() || bottle.dockerfile.is_some() {
+            // One answer to one question, in two forms.
+            self.image.clone_from(&bottle.image);
+            self.dockerfile.clone_from(&bottle.dockerfile);
+        }
         over(&mut self.workspace, &bottle.workspace);
         over(&mut self.limits.memory, &bottle.limits.memory);
         over(&mut self.limits.cpus, &bottle.limits.cpus);

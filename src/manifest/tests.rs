@@ -225,6 +225,8 @@ fn values_of_the_wrong_form_are_refused_by_each_key() {
         "budget: {claude: 9007199254740993}\n",
         "budget: -1\n",
         "image: [a]\n",
+        "dockerfile: [a]\n",
+        "image: debian:12\ndockerfile: images/mine.Dockerfile\n",
         "backend: virtualbox\n",
         "workspace: shared\n",
         "cutoff_scope: some\n",

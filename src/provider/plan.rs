@@ -116,7 +116,7 @@ impl Provider {
         });
         Ok(Plan {
             provider: self.spec.name.clone(),
-            budget_key: self.spec.budget_key.clone().unwrap_or_else(|| self.spec.name.clone()),
+            budget_key: self.budget_key().to_owned(),
             argv,
             env,
             files: self.files(wish),

@@ -270,6 +270,11 @@ impl Provider {
         self.spec.credentials.keys().map(String::as_str).collect()
     }
 
+    /// Gets the variables of the host that its credentials may come from.
+    pub fn credential_variables(&self) -> Vec<&str> {
+        self.spec.credentials.values().flatten().map(|alternative| alternative.env.as_str()).collect()
+    }
+
     /// Gets the directory that its CLI looks for skills in.
     pub fn skills(&self) -> Option<&str> {
         self.spec.skills.as_deref()
@@ -278,6 +283,11 @@ impl Provider {
     /// Tells whether its CLI can continue a session.
     pub fn resumes(&self) -> bool {
         self.spec.resumes
+    }
+
+    /// Gets the name that its usage is charged to.
+    pub fn budget_key(&self) -> &str {
+        self.spec.budget_key.as_deref().unwrap_or(&self.spec.name)
     }
 
     /// Gets the API whose endpoint counts the tokens of a request; an estimate has to do where there is none.

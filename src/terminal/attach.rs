@@ -54,11 +54,11 @@ fn failed(e: impl std::fmt::Display) -> Error {
     Error::internal(format!("the terminal: {e}"))
 }
 
-/// Joins this process's terminal to the agent's of a bottle, until its end or until the keys detach.
+/// Joins this process's terminal to the agent's of a bottle, until its end or, with `detach`, until the keys leave it.
 ///
 /// # Errors
 /// `usage` where this process or the agent has no terminal, `interrupted` by a signal, or what the controller says.
-pub async fn attach(client: &Client, slug: &str) -> Result<Attached> {
+pub async fn attach(client: &Client, slug: &str, detach: bool) -> Result<Attached> {
     super::need_terminal("attaching", &format!("`bb logs --follow {slug}` shows what the agent writes"))?;
     let size = mode::size().unwrap_or_default();
     // Now all that follows is drawn for this terminal.
@@ -68,7 +68,7 @@ pub async fn attach(client: &Client, slug: &str) -> Result<Attached> {
     session.read_backlog().await?;
     let filter = LogFilter { since: session.seen, exec: Some(AGENT_NUMBER), follow: true, raw: true, last: None };
     let frames = client.output(slug, filter).await?;
-    session.run(frames, true).await
+    session.run(frames, detach).await
 }
 
 /// Runs a command in a bottle, in this process's terminal.

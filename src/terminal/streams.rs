@@ -47,6 +47,14 @@ impl Source {
         self.chunks.recv().await
     }
 
+    /// Gets what comes next of one that may be there; never where it is not.
+    pub async fn next_of(source: &mut Option<Source>) -> Option<Vec<u8>> {
+        match source {
+            Some(source) => source.next().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Stops, and waits until nobody reads any more.
     pub async fn stop(self) {
         let Source { chunks, stop, stopped } = self;

@@ -28,10 +28,13 @@ const MOST_READ: u64 = 16 << 30;
 /// Deepest directory that is looked into.
 const DEEPEST: usize = 200;
 
-/// The attribute by which an overlay says that a directory hides the one below.
-const OPAQUE: &str = "user.overlay.opaque";
+/// The attribute by which an overlay says that a directory hides the one below: bb's own mounts, and those of whoever
+/// mounts one with privilege.
+const OPAQUE: [&str; 2] = ["user.overlay.opaque", "trusted.overlay.opaque"];
 /// The attribute by which it says that something was copied up.
-const ORIGIN: &str = "user.overlay.origin";
+const ORIGIN: [&str; 2] = ["user.overlay.origin", "trusted.overlay.origin"];
+/// The attribute by which it says that a directory shows another one of those below: bb mounts none that makes it.
+const REDIRECT: [&str; 2] = ["user.overlay.redirect", "trusted.overlay.redirect"];
 
 /// One change, and both sides of it as they were seen.
 #[derive(Debug)]
@@ -144,6 +147,10 @@ impl Walk<'_> {
 
     /// Walks one directory of the agent's side beside that of the host, if there is one.
     fn directory(&mut self, dir: &Path, host: Option<&Dir>, agent: &Dir, depth: usize) {
+        // Somebody has mounted the layer otherwise: what lies here is not what the agent saw.
+        if self.metadata.mode == WorkspaceMode::Overlay && has(agent, REDIRECT, None) {
+            return self.unreadable(dir, &std::io::Error::other("it shows another directory of the workspace"));
+        }
         let names = match agent.names() {
             Ok(names) => names,
             Err(e) => return self.unreadable(dir, &e),
@@ -175,7 +182,7 @@ impl Walk<'_> {
         }
         // What is missing on the agent's side: of a copy it counts, of a layer only where that hides what lies below.
         let Some(host) = host else { return };
-        let hides = self.metadata.mode == WorkspaceMode::Copy || agent.attribute(OPAQUE).is_some_and(|v| v == b"y");
+        let hides = self.metadata.mode == WorkspaceMode::Copy || has(agent, OPAQUE, Some(b"y"));
         if !hides {
             return;
         }
@@ -298,10 +305,10 @@ impl Walk<'_> {
         }
         // Copied up from below, or from another name below: the host's directory tells which.
         let (file, _) = place.agent_dir.read(Path::new(place.name)).ok()?;
-        attribute::get(&file, ORIGIN)?;
+        ORIGIN.iter().find_map(|name| attribute::get(&file, name))?;
         let changed = match place.host_dir {
             Some(dir) => dir.own().is_ok_and(|own| self.is_newer(path.parent().unwrap_or(Path::new("")), &own)),
-            None => place.agent_dir.attribute(ORIGIN).is_some(),
+            None => has(place.agent_dir, ORIGIN, None),
         };
         if changed { said() } else { None }
     }
@@ -463,6 +470,11 @@ impl Walk<'_> {
             },
         });
     }
+}
+
+/// Tells whether a directory of a layer has a mark, with this value or any.
+fn has(dir: &Dir, mark: [&str; 2], value: Option<&[u8]>) -> bool {
+    mark.iter().filter_map(|name| dir.attribute(name)).any(|said| value.is_none_or(|value| said == value))
 }
 
 fn shown(path: &Path) -> String {

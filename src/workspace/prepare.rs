@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
@@ -27,6 +28,9 @@ const MOST_ENTRIES: usize = 1_000_000;
 
 /// Deepest directory that is copied.
 const DEEPEST: usize = 200;
+
+/// How much of a file is copied before it is looked whether somebody still waits for it. Unit: bytes.
+const PART: u64 = 16 << 20;
 
 /// ioctl(2) that has two files share their blocks (`linux/fs.h`).
 const FICLONE: libc::c_ulong = 0x4004_9409;
@@ -51,6 +55,8 @@ pub struct Order<'a> {
     pub owner: Option<(u32, u32)>,
     /// What is kept of a bottle of before is taken up.
     pub resumes: bool,
+    /// Becomes true when nobody waits for it any more: a copy is then given up.
+    pub given_up: &'a AtomicBool,
 }
 
 /// Makes it, and what is remembered of it.
@@ -69,6 +75,8 @@ pub fn prepare(order: &Order<'_>) -> Result<()> {
                 .at(before.workspace.display().to_string())
                 .hint(format!("put the directory back, or `bb diff {0}` and `bb rm {0}`", order.slug)));
         }
+        // Whoever mounted it before may have been somebody else: the kernel makes its own directory anew.
+        let _ = beneath::remove_all(&order.state.join(LAYER).join(WORK).join(WORK));
         return (Metadata { id: order.id.to_owned(), kept: false, ..before }).write(order.state).map_err(fail);
     }
     if order.resumes {
@@ -181,6 +189,10 @@ impl Copying<'_> {
             let path = path.join(&name);
             let fail = at(&path);
             let Some(stat) = from.stat(&name).map_err(at(&path))? else { continue };
+            if self.order.given_up.load(Ordering::Relaxed) {
+                return Err(Error::new(ErrorKind::Timeout, "whoever asked for a copy of the workspace is gone")
+                    .at(self.order.workspace.display().to_string()));
+            }
             self.entries += 1;
             self.bytes = self.bytes.saturating_add(if stat.kind == Kind::File { stat.size } else { 0 });
             if self.entries > MOST_ENTRIES || self.bytes > MOST_COPIED || depth > DEEPEST {
@@ -200,7 +212,7 @@ impl Copying<'_> {
                 }
                 Kind::File => from.read(place).and_then(|(file, stat)| {
                     let new = to.create(&name, 0o600)?;
-                    fill(&file, &new)?;
+                    fill(&file, &new, self.order.given_up)?;
                     finish(&new, &stat, self.order.owner)
                 }),
                 Kind::Link => from.target(&name).and_then(|target| {
@@ -231,14 +243,20 @@ impl Copying<'_> {
     }
 }
 
-/// Fills a new file with the content of another, by sharing its blocks where the file system can.
-fn fill(from: &File, to: &File) -> io::Result<()> {
+/// Fills a new file with the content of another, by sharing its blocks where the file system can. `Interrupted` where it is
+/// given up.
+fn fill(from: &File, to: &File, given_up: &AtomicBool) -> io::Result<()> {
     // SAFETY: both descriptors are open; the call changes only the file `to`.
     if unsafe { libc::ioctl(to.as_raw_fd(), FICLONE, from.as_raw_fd()) } == 0 {
         return Ok(());
     }
     let (mut from, mut to) = (from, to);
-    io::copy(&mut from, &mut to).map(|_| ())
+    while io::copy(&mut io::Read::take(&mut from, PART), &mut to)? > 0 {
+        if given_up.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+    }
+    Ok(())
 }
 
 /// Gives a copy the owner, the permission bits and the time of what it is a copy of. Setuid and setgid bits stay behind.
@@ -249,4 +267,27 @@ fn finish(copy: &impl AsFd, like: &Stat, owner: Option<(u32, u32)>) -> io::Resul
     let time = TimeSpec::new(seconds, nanos);
     let through = PathBuf::from(format!("/proc/self/fd/{}", copy.as_fd().as_raw_fd()));
     Ok(utimensat(nix::fcntl::AT_FDCWD, &through, &time, &time, UtimensatFlags::FollowSymlink)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_several_parts_is_copied_whole_unless_it_is_given_up() {
+        let dir = std::env::temp_dir().join(format!("bb-prepare-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let length = usize::try_from(PART).unwrap() * 2 + 5;
+        let bytes: Vec<u8> = (0..length).map(|n| (n % 251) as u8).collect();
+        fs::write(dir.join("from"), &bytes).unwrap();
+        let from = File::open(dir.join("from")).unwrap();
+        fill(&from, &File::create(dir.join("to")).unwrap(), &AtomicBool::new(false)).unwrap();
+        assert!(fs::read(dir.join("to")).unwrap() == bytes);
+        let from = File::open(dir.join("from")).unwrap();
+        let given_up = fill(&from, &File::create(dir.join("part")).unwrap(), &AtomicBool::new(true));
+        // A file system that shares blocks is done at once.
+        let length = fs::metadata(dir.join("part")).unwrap().len();
+        assert!(given_up.is_ok() || given_up.unwrap_err().kind() == io::ErrorKind::Interrupted && length == PART);
+        fs::remove_dir_all(dir).unwrap();
+    }
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::kept::{replace, turn};
-use crate::api::{Ended, Session};
+use crate::api::{Counted, Ended, Session};
 use crate::error::{Error, Kind, Result};
 use crate::os::beneath;
 
@@ -20,6 +20,9 @@ const FILE: &str = "session.json";
 
 /// The directory of the kept places.
 const KEEP: &str = "keep";
+
+/// What is saved of the agent's home beside them, of a container.
+const HOME: &str = "home.tar";
 
 /// Most places of one session.
 const MOST: usize = 16;
@@ -35,6 +38,12 @@ struct Stored {
     session: Session,
     /// The bottle has ended, and its session can be taken up.
     kept: bool,
+    /// Somebody wants it kept, whatever end the bottle comes to.
+    #[serde(default)]
+    committed: bool,
+    /// The launches that its budgets are counted from; its own where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    counted: Option<Counted>,
 }
 
 impl Stored {
@@ -56,6 +65,7 @@ impl Stored {
 pub fn prepare(
     state: &Path,
     id: &str,
+    counted: &Counted,
     session: &Session,
     owner: Option<(u32, u32)>,
 ) -> Result<Vec<(PathBuf, PathBuf)>> {
@@ -86,14 +96,50 @@ pub fn prepare(
         }
         places.push((place, below.to_owned()));
     }
-    let stored = Stored { v: 1, id: id.to_owned(), session: session.clone(), kept: false };
+    let archive = home_archive(state);
+    let _ = fs::remove_file(archive.with_extension("part"));
+    if let (Some((uid, gid)), true) = (owner, archive.exists()) {
+        std::os::unix::fs::lchown(&archive, Some(uid), Some(gid)).map_err(fail)?;
+    }
+    let stored = Stored {
+        v: 1,
+        id: id.to_owned(),
+        session: session.clone(),
+        kept: false,
+        committed: false,
+        counted: Some(counted.clone()),
+    };
     stored.write(state).map_err(fail)?;
     Ok(places)
+}
+
+/// Where the agent's home is saved.
+pub fn home_archive(state: &Path) -> PathBuf {
+    state.join(HOME)
+}
+
+/// Remembers that the session of the launch `id` is to be kept, whatever end its bottle comes to.
+///
+/// # Errors
+/// `internal` where that cannot be written down.
+pub fn commit(state: &Path, id: &str) -> Result<()> {
+    let _turn = turn();
+    let fail = |e: io::Error| Error::internal(e.to_string()).at(state.display().to_string());
+    let stored = Stored::read(state).filter(|stored| stored.id == id);
+    let stored = stored.ok_or_else(|| fail(io::Error::other("what is remembered of the session cannot be read")))?;
+    (Stored { committed: true, ..stored }).write(state).map_err(fail)
 }
 
 /// Reads the session of a bottle that can be taken up again.
 pub fn of(state: &Path) -> Option<Session> {
     Stored::read(state).filter(|stored| stored.kept).map(|stored| stored.session)
+}
+
+/// Reads the launch that a kept session is of, and those that its budgets are counted from.
+pub fn counted(state: &Path) -> Option<(String, Counted)> {
+    let stored = Stored::read(state).filter(|stored| stored.kept)?;
+    let counted = stored.counted.unwrap_or_else(|| Counted::of(&stored.id));
+    Some((stored.id, counted))
 }
 
 /// Tells whether one is remembered, kept or not.
@@ -143,7 +189,8 @@ pub(super) fn settle_in_turn(state: &Path, wanted: bool, always: bool) -> bool {
             .map(|place| place.path())
             .any(|place| fs::read_dir(place).is_ok_and(|mut inside| inside.next().is_some()))
     };
-    if wanted && (always || begun()) {
+    let _ = fs::remove_file(home_archive(state).with_extension("part"));
+    if stored.committed || wanted && (always || begun()) {
         if !stored.kept
             && let Err(e) = (Stored { kept: true, ..stored }).write(state)
         {
@@ -152,6 +199,7 @@ pub(super) fn settle_in_turn(state: &Path, wanted: bool, always: bool) -> bool {
         return true;
     }
     let _ = beneath::remove_all(&state.join(KEEP));
+    let _ = fs::remove_file(home_archive(state));
     let _ = fs::remove_file(state.join(FILE));
     false
 }
@@ -169,20 +217,24 @@ mod tests {
         let state = std::env::temp_dir().join(format!("bb-session-{}", std::process::id()));
         let _ = fs::remove_dir_all(&state);
         fs::create_dir_all(&state).unwrap();
-        let places = prepare(&state, "a", &session(&["~/.cli/sessions"]), None).unwrap();
+        let places = prepare(&state, "a", &Counted::of("a"), &session(&["~/.cli/sessions"]), None).unwrap();
         assert_eq!(places[0].1, Path::new(".cli/sessions"));
         assert!(of(&state).is_none(), "it runs");
         // Nothing was written yet: only a freeze keeps it.
         assert!(settle(&state, true, true) && is_kept_of(&state, "a") && !is_kept_of(&state, "b"));
-        let places = prepare(&state, "b", &session(&["~/.cli/sessions"]), None).unwrap();
+        let places = prepare(&state, "b", &Counted::of("b"), &session(&["~/.cli/sessions"]), None).unwrap();
         assert!(!is_kept(&state));
         fs::write(places[0].0.join("1.jsonl"), "{}").unwrap();
         assert!(settle(&state, true, false));
-        assert!(prepare(&state, "c", &of(&state).unwrap(), None).is_ok());
+        assert!(prepare(&state, "c", &Counted::of("c"), &of(&state).unwrap(), None).is_ok());
         assert!(places[0].0.join("1.jsonl").exists(), "what was written is there again");
         assert!(!settle(&state, false, false) && !places[0].0.exists());
         for wrong in ["/etc", "~/../x", "~/", "sessions"] {
-            assert_eq!(prepare(&state, "d", &session(&[wrong]), None).unwrap_err().kind, Kind::Usage, "{wrong}");
+            assert_eq!(
+                prepare(&state, "d", &Counted::of("d"), &session(&[wrong]), None).unwrap_err().kind,
+                Kind::Usage,
+                "{wrong}"
+            );
         }
         fs::remove_dir_all(&state).unwrap();
     }

@@ -214,6 +214,17 @@ pub fn bounded(path: &Path, max: u64) -> io::Result<String> {
     Ok(text)
 }
 
+/// Tells whether an entry says of what image a bottle is made.
+pub fn is_image(entry: &Entry) -> bool {
+    entry.key == "image" || entry.key == "dockerfile"
+}
+
+/// Says that it was said twice.
+pub fn twice(entry: &Entry, problems: &mut Problems) {
+    problems.add(entry.line, "`image` and `dockerfile` both say of what a bottle is made").hint =
+        Some("leave one of them out".to_owned());
+}
+
 /// Says that a file cannot be read.
 pub fn unreadable(problems: &mut Problems, error: &io::Error) {
     problems.add(0, format!("the file cannot be read: {error}")).hint =

@@ -40,7 +40,7 @@ fn a_dry_run_a_no_and_a_ctrl_c_at_the_preflight_change_no_file() {
         world.write(project.join("notes"), "mine\n");
         let look = || (tree(&world.bb_home()), tree(&project));
         // The directories of a home are made once, whatever is asked first.
-        world.bb(&["start", "tester", "--dry-run"]).expect(0);
+        start(&world, &["tester", "--dry-run"]).expect(0);
         let before = look();
         let headless = ["start", "tester", "--headless", "--prompt", "touch done"];
         for dry in [world.command(&["start", "tester"]), world.command(&headless)] {
@@ -50,7 +50,13 @@ fn a_dry_run_a_no_and_a_ctrl_c_at_the_preflight_change_no_file() {
         start(&world, &["tester", "--dry-run", "--cwd", "--label", "x"]).expect(0);
         let args = ["start", "tester", "--bottle", "dev", "--label", "x", "--color", "red"];
         for (key, code) in [("n\r", 4), ("\r", 4), ("\u{3}", 130), ("\u{1b}", 130)] {
-            let steps = [json!(["expect", "Start it? [y/N]"]), json!(["type", key]), json!(["end", code])];
+            let steps = [
+                json!(["expect", "[1] dev"]),
+                json!(["type", "\r"]),
+                json!(["expect", "Start it? [y/N]"]),
+                json!(["type", key]),
+                json!(["end", code]),
+            ];
             written(&person_in(&world, "looks", "24x80", "project", &args, &steps).wait().expect(0));
         }
         assert_eq!(look(), before);
@@ -147,6 +153,8 @@ fn a_question_of_a_manifest_is_asked_and_the_agent_has_the_answer() {
         let script = "echo on $BRANCH; exit 6";
         let args = ["start", "tester", "--bottle", "dev", "--label", "x", "--color", "red", "--prompt", script];
         let steps = [
+            json!(["expect", "[1] dev"]),
+            json!(["type", "\r"]),
             json!(["expect", "Which branch: "]),
             json!(["type", "main line\r"]),
             json!(["expect", "Start it? [y/N]"]),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Output, Who, World, need, signal};
+use crate::support::{Output, Who, World, need, need_root, signal, tool};
 
 const LONG: Duration = Duration::from_secs(40);
 
@@ -229,6 +229,64 @@ fn a_paused_bottle_stands_still_until_it_is_thawed_whatever_happens_to_the_contr
         assert_eq!(becomes(&world, &other, "ended")["ended"], "killed");
         world.bb(&["pause", &other]).fails(2, "usage", &other, "bb ps");
     }
+}
+
+#[test]
+fn a_bottle_with_limits_is_frozen_by_its_group_where_version_2_is_mounted() {
+    let Some(world) = World::new() else { return };
+    if world.who != Who::Root {
+        return need_root();
+    }
+    // The controller sees the mount, since whoever starts it does; nobody else does.
+    let place = world.make_dir("groups");
+    let script = "mount -t cgroup2 none \"$1\" || exit 77; exec \"$0\" ps --json";
+    let unshare = tool("unshare").unwrap().display().to_string();
+    let bb = world.exe().display().to_string();
+    let started = world.program(&unshare, &["--mount", "sh", "-c", script, &bb, &place.display().to_string()]).run();
+    if started.code == 77 {
+        return need("control groups of version 2");
+    }
+    started.expect(0);
+    if !may_limit(&world) {
+        return;
+    }
+    let work = world.make_dir("work");
+    // One process stands still by itself: that is the agent's own doing, and stays so.
+    let script = "sleep 600 & kill -STOP $!; while :; do echo x >> lines; sleep 0.02; done";
+    let options = format!("workspace = '{}', limits = {{pids = 64}}", work.display());
+    let slug = launch(&world, "frozen", &options, script);
+    let inspected = &world.bb(&["inspect", &slug, "--json"]).expect(0).json()[0];
+    // As the controller sees them; some machines have one mounted anyway.
+    let root = PathBuf::from(format!("/proc/{}/root", world.controller_pid().unwrap()));
+    let seen = |dir: &Value| root.join(dir.as_str().unwrap().trim_start_matches('/'));
+    let groups: Vec<PathBuf> = inspected["cgroups"].as_array().unwrap().iter().map(seen).collect();
+    let group = groups.iter().find(|dir| dir.join("cgroup.freeze").exists());
+    let group = group.unwrap_or_else(|| panic!("{groups:?}"));
+    let is_frozen = || fs::read_to_string(group.join("cgroup.events")).unwrap().contains("frozen 1");
+    let stopped = || states(&world).iter().filter(|state| **state == 'T').count();
+    assert!(world.until(LONG, || lines(&work.join("lines")) > 3 && stopped() == 1), "{:?}", states(&world));
+    assert!(!is_frozen());
+    world.bb(&["pause", &slug]).expect(0);
+    assert!(is_frozen(), "{:?}", states(&world));
+    let before = lines(&work.join("lines"));
+    world.bb(&["exec", &slug, "true"]).fails(2, "usage", "paused", "bb thaw");
+    assert_eq!(lines(&work.join("lines")), before);
+    world.bb(&["thaw", &slug]).expect(0);
+    assert!(!is_frozen());
+    assert!(world.until(LONG, || lines(&work.join("lines")) > before + 3));
+    assert_eq!(stopped(), 1, "what the agent has stopped is left alone: {:?}", states(&world));
+    // Frozen, it can be killed; and its keeper's death is its own.
+    world.bb(&["pause", &slug]).expect(0);
+    world.bb(&["kill", &slug]).expect(0);
+    assert_eq!(becomes(&world, &slug, "ended")["ended"], "killed");
+    assert!(!group.exists());
+    let other = launch(&world, "lost", &options, script);
+    world.bb(&["pause", &other]).expect(0);
+    for keeper in world.keepers() {
+        signal(keeper, nix::sys::signal::SIGKILL);
+    }
+    assert_eq!(becomes(&world, &other, "ended")["ended"], "lost");
+    assert!(world.until(LONG, || states(&world).is_empty()), "{:?}", states(&world));
 }
 
 #[test]

@@ -210,14 +210,16 @@ fn tables() -> BTreeSet<String> {
 
 /// Tables without fields of their own, or whose fields the recipe's user chooses; a list with a bb.UsageTotal; and what a
 /// recipe gets by manifests, which the tests of `bb start` look at.
-const NOT_COMPARED: [&str; 12] = [
+const NOT_COMPARED: [&str; 14] = [
     "bb",
     "bb.Args",
     "bb.Log",
     "bb.Task",
     "bb.ledger.query()",
     "Bottle:attach()",
+    "Bottle:attach(options)",
     "Bottle:freeze(options)",
+    "Bottle:commit()",
     "Plan:launch(options)",
     "Plan:preflight()",
     "bb.ui.rows(rows)",

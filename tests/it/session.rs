@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use crate::support::{Output, Running, World};
+use crate::support::{Output, Running, World, have_tools};
 
 /// A provider whose agent keeps its session in its home, and a log in the workspace. Resumed, it says what it remembers.
 const KEEPER: &str = r#"return {
@@ -104,6 +104,17 @@ fn a_session_is_kept_where_it_failed_and_not_where_it_ended_well_or_was_killed()
         bb(&world, &["resume", "worker", "--headless"]).fails(2, "usage", "no session of `worker`", "bb freeze");
         world.bb(&["rm", "failed"]).expect(0);
         bb(&world, &["resume", "failed", "--headless"]).fails(2, "no_such_bottle", "failed", "bb ps --all");
+        // Committed, it is kept whatever end it comes to.
+        world.bb(&["rm", "worker"]).expect(0);
+        let first = at_work(&world);
+        world.bb(&["commit", "worker", "--image", "x"]).fails(2, "usage", "no container", "--image");
+        let said = world.bb(&["commit", "worker"]).expect(0);
+        assert!(said.stdout.contains("worker  is kept when it ends"), "{said}");
+        world.bb(&["kill", "worker"]).expect(0);
+        assert!(first.wait().stderr.contains("to take it up again: bb resume worker"));
+        let again = bb(&world, &["resume", "worker", "--headless", "--prompt", "cat notes; rm notes"]).expect(0);
+        assert_eq!(again.stdout, "remembers began\ndraft\n", "{again}");
+        assert_eq!(kept(&world), ["late"], "that was a good end");
         // A bottle of a recipe has none.
         let recipe = "--- @bb needs launch\nlocal b = bb.launch{command = {\"sleep\", \"600\"}, label = \"plain\", budget = \"unlimited\"}\n\
             print(bb.try(b.freeze, b))\nprint(select(2, bb.try(b.freeze, b)).kind)\nbb.exit(0)\n";
@@ -181,6 +192,135 @@ fn a_budget_that_is_spent_freezes_its_bottle_where_a_manifest_says_so() {
         assert!(output.stderr.contains("frozen") && output.stderr.contains("bb resume worker"), "{output}");
         let again = bb(&world, &["resume", "worker", "--headless", "--rehearse", "--budget", "unlimited"]).expect(0);
         assert!(again.stdout.contains("Done."), "{again}");
+    }
+}
+
+/// A provider whose agent asks its model once and fails.
+fn spender() -> String {
+    let demo = include_str!("../../lua/providers/demo.lua").replace("name = \"demo\"", "name = \"keeper\"");
+    let (head, rest) = demo.split_once("  argv = ").unwrap();
+    let (_, rest) = rest.split_once("\n  end,\n").unwrap();
+    let body =
+        r#"{\"model\":\"claude-sonnet-4-5\",\"max_tokens\":50,\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}"#;
+    let ask = "curl -sS -o /dev/null -H 'content-type: application/json' https://api.anthropic.com/v1/messages";
+    let script = format!("mkdir -p ~/.keeper; echo x >> ~/.keeper/session; {ask} -d '{body}'; exit 1");
+    format!(
+        "{head}  transcript = {{ \"~/.keeper\" }},\n  resumes = true,\n  argv = function() return {{ \"sh\", \"-c\", \"{script}\" }} end,\n{rest}"
+    )
+}
+
+#[test]
+fn what_a_launch_gave_its_bottle_counts_on_when_it_is_taken_up_and_a_new_amount_begins_anew() {
+    if !have_tools(&["curl"]) {
+        return;
+    }
+    for world in World::each() {
+        set_up(&world, "budget: {keeper: 50k}\n");
+        world.write(world.bb_home().join("providers/keeper.lua"), spender());
+        let start = ["start", "worker", "--headless", "--prompt", "x", "--rehearse", "--budget", "40k"];
+        bb(&world, &start).expect(1);
+        let left = |whose: &str, args: &[&str]| {
+            let shown = bb(&world, &[&["resume", "worker", "--rehearse", "--dry-run"], args].concat()).expect(0);
+            let line = shown.stderr.lines().find(|line| line.contains(whose));
+            let line = line.unwrap_or_else(|| panic!("{whose}: {shown}"));
+            line.split(", ").nth(1).unwrap().split(' ').next().unwrap().replace(',', "").parse::<u64>().unwrap()
+        };
+        let first = left("this bottle: ", &[]);
+        assert!(0 < first && first < 40_000, "{first}");
+        let cost = 40_000 - first;
+        bb(&world, &["resume", "worker", "--headless", "--rehearse"]).expect(1);
+        assert_eq!(left("this bottle: ", &[]), 40_000 - 2 * cost, "it goes on with what is left");
+        bb(&world, &["resume", "worker", "--headless", "--rehearse", "--budget", "40k"]).expect(1);
+        assert_eq!(left("this bottle: ", &[]), 40_000 - cost, "a new amount begins anew");
+        assert_eq!(left("bottle manifest dev", &[]), 50_000 - 3 * cost, "and what a manifest gives does not");
+        // Where nothing is left it is not taken up.
+        world.write(
+            world.bb_home().join("bottles/dev.md"),
+            format!(
+                "---\nagent_provider: {{template: keeper}}\nbudget: {{keeper: {{tokens: {cost}, hard: true}}}}\n---\n"
+            ),
+        );
+        let spent = bb(&world, &["resume", "worker", "--headless", "--rehearse"]);
+        spent.fails(3, "budget", "bottle manifest dev", "what it has spent counts on");
+        assert_eq!(kept(&world), ["worker"]);
+    }
+}
+
+#[test]
+fn a_cut_that_somebody_made_outlives_the_resume_until_it_is_lifted() {
+    for world in World::each() {
+        set_up(&world, "egress: {routes: [docs.example]}\n");
+        let first = at_work(&world);
+        world.bb(&["cut", "worker", "--reason", "it looked strange"]).expect(0);
+        world.bb(&["freeze", "worker"]).expect(0);
+        first.wait();
+        let egress = |more: &[&str]| {
+            let prompt =
+                ["resume", "worker", "--headless", "--prompt", "echo up; until [ -e go ]; do sleep 0.1; done; exit 1"];
+            let running = world.command(&[&prompt[..], more].concat()).cwd(world.home().join("project")).spawn();
+            running.says("up");
+            let bottle = world.bb(&["ps", "--json"]).expect(0).json().remove(0);
+            world.bb(&["exec", "worker", "--", "touch", "go"]).expect(0);
+            running.wait();
+            world.bb(&["exec", "worker", "--", "true"]);
+            (bottle["egress"].as_str().unwrap().to_owned(), bottle["reason"].as_str().map(str::to_owned))
+        };
+        assert_eq!(egress(&[]), ("cut".to_owned(), Some("it looked strange".to_owned())));
+        // The file `go` lies in the layer that is taken up as well.
+        let again = |more: &[&str]| {
+            let args = ["resume", "worker", "--headless", "--prompt", "rm go; exit 1"];
+            bb(&world, &[&args[..], more].concat()).expect(1)
+        };
+        again(&[]);
+        assert_eq!(egress(&[]).0, "cut", "also the time after");
+        again(&[]);
+        assert_eq!(egress(&["--uncut"]), ("open".to_owned(), None));
+    }
+}
+
+#[test]
+fn a_spent_budget_stops_a_bottle_that_is_to_freeze_and_has_no_session() {
+    for world in World::each() {
+        set_up(&world, "budget: 5\nshutdown: freeze\n");
+        let demo = include_str!("../../lua/providers/demo.lua").replace("name = \"demo\"", "name = \"keeper\"");
+        world.write(world.bb_home().join("providers/keeper.lua"), demo);
+        let dry = bb(&world, &["start", "worker", "--headless", "--prompt", "x", "--rehearse", "--dry-run"]).expect(0);
+        assert!(dry.stderr.contains("freeze (it has no session to keep: it is stopped)"), "{dry}");
+        let output = bb(&world, &["start", "worker", "--headless", "--prompt", "Work", "--rehearse"]).expect(3);
+        assert!(output.stderr.contains("frozen") && !output.stderr.contains("bb resume"), "{output}");
+        assert!(world.bb(&["ps", "--json"]).json().is_empty());
+    }
+}
+
+#[test]
+fn a_session_is_kept_when_its_front_end_is_interrupted() {
+    for world in World::each() {
+        set_up(&world, "");
+        let first = at_work(&world);
+        first.signal(nix::sys::signal::SIGINT);
+        let ended = first.wait();
+        assert_eq!(ended.code, 130, "{ended}");
+        assert!(ended.stderr.contains("to take it up again: bb resume worker"), "{ended}");
+        let again = bb(&world, &["resume", "worker", "--headless", "--prompt", "true"]).expect(0);
+        assert_eq!(again.stdout, "remembers began\n", "{again}");
+    }
+}
+
+#[test]
+fn a_beginning_that_fits_a_bottle_that_runs_and_one_that_is_kept_names_neither() {
+    for world in World::each() {
+        set_up(&world, "");
+        let first = at_work(&world);
+        world.bb(&["freeze", "worker"]).expect(0);
+        first.wait();
+        let second = at_work(&world);
+        for verb in [&["diff"][..], &["apply", "--yes"], &["rm"], &["inspect"], &["resume", "--headless"]] {
+            let words: Vec<&str> = verb.iter().take(1).chain(&["work"]).chain(&verb[1..]).copied().collect();
+            world.bb(&words).fails(2, "ambiguous_slug", "worker, worker-2", "write");
+        }
+        assert!(world.bb(&["diff", "worker", "--stat"]).expect(0).stdout.contains("notes"));
+        world.bb(&["kill", "worker-2"]).expect(0);
+        second.wait();
     }
 }
 

@@ -371,6 +371,28 @@ fn what_is_kept_is_listed_holds_its_name_and_goes_when_told() {
 }
 
 #[test]
+fn a_copy_is_given_up_when_whoever_asked_for_it_is_gone() {
+    for world in worlds() {
+        let dir = work(&world, &[("a", "1\n")]);
+        // One file without content, by many names: it takes no room here, and a while to be copied, also where copies share blocks.
+        fs::create_dir(dir.join("many")).unwrap();
+        fs::File::create(dir.join("many/0")).unwrap().set_len(400 << 10).unwrap();
+        (1..30_000).for_each(|n| fs::hard_link(dir.join("many/0"), dir.join(format!("many/{n}"))).unwrap());
+        let path = dir.display();
+        let options = format!("command = {{'true'}}, label = 'copied', workspace = '{path}', workspace_mode = 'copy'");
+        let text = format!("--- @bb needs launch, write:{path}\nbb.launch{{ {options}, detach = true }}\n");
+        let recipe = world.recipe("copied.lua", &text);
+        let front = world.command(&["run", "--grant", "all", &recipe]).patience(LONG).spawn();
+        let state = world.bb_home().join("state/copied");
+        assert!(world.until(LONG, || state.join("copy/many").exists()), "{}", front.stderr());
+        front.signal(nix::sys::signal::SIGKILL);
+        assert!(world.until(LONG, || !state.exists()), "{}", world.controller_log());
+        assert_eq!(world.bb(&["ps", "--all", "--json"]).expect(0).json(), Vec::<Value>::new(), "it never ran");
+        assert!(world.keepers().is_empty());
+    }
+}
+
+#[test]
 fn a_workspace_that_is_gone_or_another_one_is_said() {
     for world in worlds() {
         let dir = work(&world, &[("a", "1\n")]);

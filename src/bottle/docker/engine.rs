@@ -166,7 +166,8 @@ impl Engine {
         &self.socket
     }
 
-    fn path(&self, path: &str) -> String {
+    /// Gets the path of a verb in the version of the API that it speaks.
+    pub(super) fn path(&self, path: &str) -> String {
         format!("/v{}{path}", self.api)
     }
 
@@ -231,6 +232,21 @@ impl Engine {
         // The answer is a stream of lines, in which a failure comes with status 200.
         if answer.status != 200 || String::from_utf8_lossy(&answer.body).contains("\"error\"") {
             return Err(self.refused("import of an image", &answer));
+        }
+        Ok(())
+    }
+
+    /// Puts the files of a tar archive of `length` bytes into the root of a container.
+    ///
+    /// # Errors
+    /// As [`Engine::json`].
+    pub fn put(&self, container: &str, archive: &mut impl io::Read, length: u64) -> Result<()> {
+        let path = self.path(&format!("/containers/{container}/archive?path=%2F"));
+        let request = Request { method: "PUT", path: &path, content_type: "application/x-tar", body: b"" };
+        let answer = http::upload(&self.socket, request, archive, length, PATIENCE)
+            .map_err(|e| unavailable(format!("the container engine takes no files: {e}")).at(self.place()))?;
+        if answer.status != 200 {
+            return Err(self.refused("files for a container", &answer));
         }
         Ok(())
     }

@@ -50,7 +50,7 @@ fn serve(keeper: &OwnedFd, ports: &[u16]) -> Result<Infallible> {
     nix::unistd::setresgid(gid, gid, gid).map_err(|e| failed("group", e))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(|e| failed("user", e))?;
     sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;
-    confine::apply(&confine::programs().map_err(|e| failed("seccomp", e))?).map_err(|e| failed("confinement", e))?;
+    confine::apply(&confine::program().map_err(|e| failed("seccomp", e))?).map_err(|e| failed("confinement", e))?;
     let (kinds, fds): (Vec<_>, Vec<_>) = all.into_iter().unzip();
     let raw: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     wire::send(keeper, &Reply::Listeners { listeners: kinds }, &raw).map_err(|e| failed("report", e))?;

@@ -24,10 +24,10 @@ pub struct Answer {
 }
 
 /// What the head of an answer says.
-struct Head {
-    status: u16,
-    length: Option<u64>,
-    chunked: bool,
+pub(super) struct Head {
+    pub(super) status: u16,
+    pub(super) length: Option<u64>,
+    pub(super) chunked: bool,
 }
 
 /// What is sent.
@@ -53,13 +53,49 @@ pub fn call(socket: &Path, request: Request<'_>, patience: Duration) -> io::Resu
     Ok(Answer { status: head.status, body: body(&mut reader, &head)? })
 }
 
+/// Sends a request whose body is read as it goes, exactly `length` bytes of it, and gets its whole answer.
+///
+/// # Errors
+/// As [`call`]; `UnexpectedEof` where there is less.
+pub fn upload(
+    socket: &Path,
+    request: Request<'_>,
+    body_of: &mut impl Read,
+    length: u64,
+    patience: Duration,
+) -> io::Result<Answer> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    let Request { method, path, content_type, body: _ } = request;
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: docker\r\nUser-Agent: bb\r\nConnection: close\r\n\
+         Content-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes())?;
+    if io::copy(&mut body_of.take(length), &mut stream)? < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut reader = BufReader::new(stream);
+    let head = self::head(&mut reader)?;
+    Ok(Answer { status: head.status, body: body(&mut reader, &head)? })
+}
+
 /// Sends a request after which the connection is a stream of its own, and gets that: what has been read ahead comes first.
 /// It waits without bound from then on.
 ///
 /// # Errors
 /// As [`call`]; `Other` with the engine's own words where it refuses.
 pub fn hijack(socket: &Path, request: Request<'_>, patience: Duration) -> io::Result<BufReader<UnixStream>> {
-    let mut reader = send(socket, request, patience, "Upgrade\r\nUpgrade: tcp")?;
+    upgrade(socket, request, patience, "Upgrade\r\nUpgrade: tcp")
+}
+
+/// As [`hijack`]; `to` is the value of `Connection` and the headers that follow it.
+///
+/// # Errors
+/// As [`hijack`].
+pub fn upgrade(socket: &Path, request: Request<'_>, patience: Duration, to: &str) -> io::Result<BufReader<UnixStream>> {
+    let mut reader = send(socket, request, patience, to)?;
     let head = head(&mut reader)?;
     if head.status != 101 && head.status != 200 {
         let body = body(&mut reader, &head)?;
@@ -70,7 +106,8 @@ pub fn hijack(socket: &Path, request: Request<'_>, patience: Duration) -> io::Re
     Ok(reader)
 }
 
-fn send(
+/// Sends a request; what is read next is the answer's head.
+pub(super) fn send(
     socket: &Path,
     request: Request<'_>,
     patience: Duration,
@@ -90,12 +127,12 @@ fn send(
     Ok(BufReader::new(stream))
 }
 
-fn invalid(what: &str) -> io::Error {
+pub(super) fn invalid(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
 }
 
 /// Reads one line, without its end.
-fn line(reader: &mut impl BufRead, left: &mut u64) -> io::Result<String> {
+pub(super) fn line(reader: &mut impl BufRead, left: &mut u64) -> io::Result<String> {
     let mut bytes = Vec::new();
     let n = reader.by_ref().take(*left).read_until(b'\n', &mut bytes)?;
     *left -= n as u64;
@@ -108,7 +145,7 @@ fn line(reader: &mut impl BufRead, left: &mut u64) -> io::Result<String> {
     String::from_utf8(bytes).map_err(|_| invalid("the head is no text"))
 }
 
-fn head(reader: &mut impl BufRead) -> io::Result<Head> {
+pub(super) fn head(reader: &mut impl BufRead) -> io::Result<Head> {
     let mut left = MAX_HEAD;
     let first = line(reader, &mut left)?;
     let status = first.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5)?.parse().ok());
@@ -129,7 +166,7 @@ fn head(reader: &mut impl BufRead) -> io::Result<Head> {
 }
 
 /// Reads the body that a head announces.
-fn body(reader: &mut impl BufRead, head: &Head) -> io::Result<Vec<u8>> {
+pub(super) fn body(reader: &mut impl BufRead, head: &Head) -> io::Result<Vec<u8>> {
     if head.status == 204 || head.status == 304 {
         return Ok(Vec::new());
     }

@@ -2,34 +2,39 @@
 //!
 //! * `init` is pid 1. It makes the bottle's files as its only user, watches that the guards stay, reaps, and ends with the
 //!   keeper, whose end it reads from its standard input.
-//! * `enter` is the one way in, for the agent and every later command: it takes everything away from itself that a
-//!   process of a bottle must not have ([`confine`]), on top of what the engine took, and becomes the command.
-//! * `signal` sends a signal to the group of a command.
+//! * `enter` is the one way in, for the agent and every later command ([`super::supervise`]).
+//! * `save` writes the agent's home as an archive, `go-on` lets run what it has stopped.
+//! * `clear` removes what the kernel has left of a layer, in a container of its own.
 //!
 //! Each is told what to do in one line of JSON, and answers with one. None of them holds anything of the host.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::commit;
+use super::supervise;
 use crate::bottle::linux::watch::Watch;
-use crate::bottle::linux::{confine, enter, sys};
+use crate::bottle::linux::{confine, sys};
 use crate::bottle::plan::PlannedFile;
-use crate::bottle::wire::{self, Command};
 use crate::error::{Error, Kind, Result};
+use crate::os::beneath;
 
 /// Longest line that is read, bytes.
 const MAX_LINE: usize = 64 << 20;
+
+/// Longest that a word of failure waits to be heard. Unit: milliseconds.
+const HEARD: u16 = 10_000;
 
 /// What pid 1 is told.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,6 +43,9 @@ pub struct Orders {
     pub directories: Vec<PathBuf>,
     /// Files to make.
     pub files: Vec<PlannedFile>,
+    /// The agent's home: what was saved of it is laid out there.
+    #[serde(default)]
+    pub home: Option<PathBuf>,
     /// Mounts that have to stay.
     pub guards: Vec<PathBuf>,
 }
@@ -63,20 +71,38 @@ pub fn main() -> u8 {
             Ok(()) => return 0,
             Err(error) => error,
         },
-        ["enter"] => become_command(),
-        ["signal", pid, number] => return send(pid, number),
+        ["enter"] => supervise::enter(),
+        ["save", home, skip @ ..] => {
+            if let Err(e) = commit::write_home(home, skip) {
+                eprintln!("{e}");
+                return 1;
+            }
+            return 0;
+        }
+        ["go-on"] => {
+            commit::go_on();
+            return 0;
+        }
+        ["clear", path] => return u8::from(beneath::remove_all(Path::new(path)).is_err()),
         _ => Error::new(Kind::Usage, "bb __inside is for bb itself"),
     };
     let _ = say(&Word::Failed(error));
+    until_heard();
     127
 }
 
-fn failed(step: &str, e: impl std::fmt::Display) -> Error {
+/// Waits until whoever was told has gone, for a while: engines may lose what a process says right before its end.
+fn until_heard() {
+    let input = io::stdin();
+    let _ = poll(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], HEARD);
+}
+
+pub(super) fn failed(step: &str, e: impl std::fmt::Display) -> Error {
     Error::new(Kind::BackendUnavailable, format!("inside the container: {step}: {e}"))
 }
 
 /// Reads one line, byte by byte: what is behind it is not ours.
-fn hear<T: DeserializeOwned>() -> Result<T> {
+pub(super) fn hear<T: DeserializeOwned>() -> Result<T> {
     let mut line = Vec::new();
     let mut input = io::stdin().lock();
     let mut byte = [0u8; 1];
@@ -92,7 +118,7 @@ fn hear<T: DeserializeOwned>() -> Result<T> {
     serde_json::from_slice(&line).map_err(|e| failed("orders", e))
 }
 
-fn say(word: &Word) -> io::Result<()> {
+pub(super) fn say(word: &Word) -> io::Result<()> {
     let mut line = serde_json::to_vec(word).map_err(io::Error::from)?;
     line.push(b'\n');
     let mut out = io::stdout().lock();
@@ -108,6 +134,9 @@ fn init() -> Result<()> {
     for path in &orders.directories {
         directory(path)?;
     }
+    if let Some(home) = &orders.home {
+        commit::lay_out(home).map_err(|e| failed("the home that was saved", e))?;
+    }
     for file in &orders.files {
         write_file(file)?;
     }
@@ -117,7 +146,7 @@ fn init() -> Result<()> {
     children.thread_block().map_err(|e| failed("signals", e))?;
     let children = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|e| failed("signals", e))?;
-    confine::apply(&confine::programs().map_err(|e| failed("seccomp", e))?).map_err(|e| failed("confinement", e))?;
+    confine::apply(&confine::program().map_err(|e| failed("seccomp", e))?).map_err(|e| failed("confinement", e))?;
     say(&Word::Ready(nix::unistd::getpid().as_raw())).map_err(|e| failed("answer", e))?;
     let keeper = io::stdin();
     loop {
@@ -159,58 +188,13 @@ fn write_file(file: &PlannedFile) -> Result<()> {
         directory(parent)?;
     }
     let mode = file.mode & 0o777;
+    // In a place that outlived an earlier bottle anything may lie there, a pipe that nobody reads say.
+    if fs::symlink_metadata(&file.path).is_ok_and(|meta| !meta.is_file() && !meta.is_dir()) {
+        fs::remove_file(&file.path).map_err(|e| failed(&step, e))?;
+    }
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
     let mut made = options.open(&file.path).map_err(|e| failed(&step, e))?;
     made.write_all(file.text.as_bytes()).map_err(|e| failed(&step, e))?;
     made.set_permissions(fs::Permissions::from_mode(mode)).map_err(|e| failed(&step, e))
-}
-
-/// Becomes the command that is read. Returns only with an error.
-fn become_command() -> Error {
-    match prepared() {
-        Ok(command) => {
-            let error = enter::become_program(&command);
-            // The answer was given; what comes now is the command's own output.
-            eprintln!("bb: {error}");
-            sys::exit_now(127)
-        }
-        Err(error) => error,
-    }
-}
-
-fn prepared() -> Result<Command> {
-    sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;
-    let mut command: Command = hear()?;
-    // What the image says of PATH counts where nobody says otherwise.
-    if !command.env.iter().any(|v| v.starts_with("PATH=")) {
-        let path = std::env::var("PATH").unwrap_or_else(|_| "/usr/local/bin:/usr/bin:/bin".to_owned());
-        command.env.push(format!("PATH={path}"));
-    }
-    let input: OwnedFd = match &command.stdin {
-        Some(text) => wire::sealed("stdin", text.as_bytes())
-            .and_then(|memory| File::open(format!("/proc/self/fd/{}", memory.as_raw_fd())))
-            .map_err(|e| failed("standard input", e))?
-            .into(),
-        None => File::open("/dev/null").map_err(|e| failed("standard input", e))?.into(),
-    };
-    nix::unistd::dup2_stdin(&input).map_err(|e| failed("standard input", e))?;
-    drop(input);
-    // The engine has done so already, as a rule.
-    let _ = nix::unistd::setsid();
-    let programs = confine::programs().map_err(|e| failed("seccomp", e))?;
-    enter::settle(&command, &programs).map_err(|e| failed("preparation", e))?;
-    enter::findable(&command)?;
-    say(&Word::Ready(nix::unistd::getpid().as_raw())).map_err(|e| failed("answer", e))?;
-    Ok(command)
-}
-
-fn send(pid: &str, number: &str) -> u8 {
-    let (Ok(pid), Ok(number)) = (pid.parse::<i32>(), number.parse::<i32>()) else { return 2 };
-    let Ok(signal) = Signal::try_from(number) else { return 2 };
-    // Never all that there is, and never pid 1.
-    if pid < 2 {
-        return 2;
-    }
-    u8::from(kill(Pid::from_raw(-pid), signal).is_err())
 }

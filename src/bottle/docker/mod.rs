@@ -2,21 +2,37 @@
 //!
 //! * [`engine`]: the engine's socket and verbs; [`http`]: what is spoken there. [`spec`]: what it is asked for.
 //! * [`inside`]: pid 1 and the way in, in the agent's container. [`helper`]: the gate's container.
+//! * [`commit`]: saves the agent's home; [`archive`]: the form of that.
 //! * [`own`]: the static build of bb that is shown in both.
-//! * [`life`]: the streams by which container and keeper notice each other's end. [`exec`]: commands.
+//! * [`image`]: images are built, pulled, listed and removed; [`session`], [`protobuf`], [`tar`] and [`lines`]: what that takes.
+//! * [`layer`]: a layer over the workspace.
+//! * [`life`]: the streams by which container and keeper notice each other's end.
+//! * [`exec`]: commands; [`relay`] and [`supervise`] are the two ends of each, and [`frames`] is what they speak.
 //!
 //! The agent's container has no network of the engine. The helper's shares its network namespace, makes every address local
 //! and the listeners in it, and hands them to the keeper, as the embedded backend's gate does. Both containers end with the
 //! keeper, and the engine removes them; what a crash of the engine leaves is found by its labels ([`sweep`]).
 
+mod archive;
+pub mod commit;
 pub mod engine;
 mod exec;
+mod frames;
 pub mod helper;
 mod http;
+pub mod image;
 pub mod inside;
+pub mod layer;
 mod life;
+mod lines;
 mod own;
+pub mod protobuf;
+mod relay;
+mod root;
+mod session;
 mod spec;
+mod supervise;
+mod tar;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -32,15 +48,16 @@ use nix::sys::socket as sock;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use self::engine::Engine;
 use self::inside::{Orders, Word};
 use self::life::{Found, Life};
 pub use self::own::{is_image_name, own_helper};
+pub use self::relay::Control;
 pub use self::spec::OWN;
+use self::supervise::Entry;
 use super::backend::{Backend, Fate, Running};
-use super::linux::sys;
+use super::linux::{landlock, sys};
 use super::plan::{Image, Plan};
 use super::wire::{self, Command, Listener, Reply, Request};
 use crate::error::{Error, Kind, Result};
@@ -67,6 +84,24 @@ struct Shown {
 struct Record {
     engine: PathBuf,
     labels: Vec<String>,
+    #[serde(default)]
+    layer: Option<layer::Kept>,
+}
+
+impl Record {
+    fn read(path: &Path) -> Option<Record> {
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+}
+
+/// Clears away what is left of a bottle that has ended, whatever was made for it, and then the word of where they were.
+fn clear_rest(engine: &Engine, record: &Path) {
+    if let Some(known) = Record::read(record)
+        && remove_all(engine, &known.labels).is_ok()
+        && layer::clear(engine, &known.labels, known.layer.as_ref()).is_ok()
+    {
+        let _ = fs::remove_file(record);
+    }
 }
 
 /// A bottle out of containers.
@@ -82,8 +117,12 @@ pub struct Container {
     gate_lost: bool,
     pid: i32,
     listeners: Vec<(Listener, OwnedFd)>,
-    /// Process ids in the container, by those of the keeper's children.
-    commands: BTreeMap<i32, i32>,
+    /// What speaks to the commands, by the process ids of the keeper's children.
+    commands: BTreeMap<i32, Control>,
+    /// Where they may write.
+    writable: Vec<PathBuf>,
+    /// By which the container is known.
+    mark: root::Mark,
     record: PathBuf,
     /// The process that asks the engine to kill it.
     killer: Option<i32>,
@@ -108,7 +147,7 @@ impl Drop for Under<'_> {
             self.engine.remove(id);
         }
         let _ = fs::remove_dir_all(&self.dir);
-        let _ = fs::remove_file(&self.record);
+        clear_rest(self.engine, &self.record);
     }
 }
 
@@ -120,13 +159,7 @@ impl Container {
     pub fn up(plan: &Plan, image: &Image) -> Result<Container> {
         let engine = Engine::find(image.engine.as_deref())?;
         if engine.image(&image.name)?.is_none() {
-            let pull = if engine.podman { "podman" } else { "docker" };
-            return Err(Error::new(
-                Kind::BackendUnavailable,
-                format!("{} has no image `{}`", engine.version, image.name),
-            )
-            .at(format!("unix://{}", engine.socket().display()))
-            .hint(format!("get it first: `{pull} pull {}`", image.name)));
+            return Err(engine.lacks(&image.name));
         }
         if !plan.masks.is_empty() || plan.binds.iter().any(|b| b.idmap || b.device) {
             return Err(failed("plan", "it shows what only the embedded backend can show"));
@@ -135,14 +168,18 @@ impl Container {
         let labels = spec::labels(&plan.slug, image);
         remove_all(&engine, &labels)?;
         let record = image.state.join(RECORD);
-        let text = serde_json::to_vec(&Record { engine: engine.socket().to_owned(), labels }).unwrap_or_default();
+        let known = Record { engine: engine.socket().to_owned(), labels, layer: layer::Kept::of(plan, image) };
+        let text = serde_json::to_vec(&known).unwrap_or_default();
         fs::write(&record, text).map_err(|e| failed("record", e))?;
         let dir = plan.socket.with_extension("d");
         let mut under = Under { engine: &engine, made: vec![], dir: dir.clone(), record: record.clone() };
 
         let (shown, placed) = files(plan, image)?;
+        let mark = root::Mark::of(&shown);
         let name = |role: &str| format!("bb-{}-{role}-{}", plan.slug, nix::unistd::getpid());
-        let agent = engine.create(&name("agent"), &spec::agent(&engine, plan, image, &shown))?;
+        let volume = name("layer");
+        layer::make(&engine, plan, image, &volume)?;
+        let agent = engine.create(&name("agent"), &spec::agent(&engine, plan, image, &shown, &volume))?;
         under.made.push(agent.clone());
         let mut life = Life::new(engine.attach(&agent)?);
         engine.start(&agent)?;
@@ -178,6 +215,8 @@ impl Container {
             pid,
             listeners,
             commands: BTreeMap::new(),
+            writable: landlock::writable(plan),
+            mark,
             record,
             killer: None,
         })
@@ -211,7 +250,7 @@ fn files(plan: &Plan, image: &Image) -> Result<(Vec<Shown>, Orders)> {
     // A scratch workspace is a directory of the home; one of the host's is there already.
     let directories = vec![plan.workspace.clone()];
     let guards = plan.guards.iter().map(|guard| plan.workspace.join(&guard.path)).collect();
-    Ok((shown, Orders { directories, files: placed, guards }))
+    Ok((shown, Orders { directories, files: placed, home: Some(plan.home.clone()), guards }))
 }
 
 /// Opens the socket that the helper connects to, in a directory that holds nothing else. The directories above are the
@@ -282,17 +321,18 @@ impl Backend for Container {
     }
 
     fn exec(&mut self, command: &Command) -> Result<Running> {
-        let (running, pid) = exec::run(&self.engine, &self.agent, command)?;
-        self.commands.insert(running.pid, pid);
+        // Those of commands that have ended are let go.
+        self.commands.retain(|_, control| control.is_heard());
+        let entry = Entry { command: command.clone(), writable: self.writable.clone() };
+        let (running, control) = exec::run(&self.engine, &self.agent, &entry)?;
+        self.commands.insert(running.pid, control);
         Ok(running)
     }
 
     fn signal(&mut self, pid: i32, signal: Signal) {
-        let Some(inside) = self.commands.get(&pid) else { return };
-        let command = [spec::OWN, "__inside", "signal", &inside.to_string(), &(signal as i32).to_string()];
-        let spec = json!({"Cmd": command, "WorkingDir": "/", "Tty": false});
-        if let Ok(exec) = self.engine.exec(&self.agent, &spec) {
-            let _ = self.engine.json("POST", &format!("/exec/{exec}/start"), Some(&json!({"Detach": true})));
+        if let Some(control) = self.commands.get(&pid) {
+            // One that does not hear it any more has ended.
+            let _ = control.signal(signal);
         }
     }
 
@@ -310,8 +350,7 @@ impl Backend for Container {
     }
 
     fn root(&mut self) -> Result<OwnedFd> {
-        Err(Error::new(Kind::BackendUnavailable, "backend docker copies nothing into a bottle or out of it yet")
-            .hint("use the workspace, or `bb exec -i` with a pipe on backend linux"))
+        root::open(&self.engine, &self.agent, self.pid, &self.mark)
     }
 
     fn kill(&mut self) {
@@ -338,7 +377,7 @@ impl Backend for Container {
         // In this order: Podman removes none whose network another one uses.
         self.engine.remove(&self.helper);
         self.engine.remove(&self.agent);
-        let _ = fs::remove_file(&self.record);
+        clear_rest(&self.engine, &self.record);
         if let Some(pid) = self.killer.take() {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             let _ = waitpid(Pid::from_raw(pid), None);
@@ -372,12 +411,10 @@ fn remove_all(engine: &Engine, labels: &[String]) -> Result<()> {
 
 /// Removes the containers of a bottle whose keeper is gone, by what lies in its state directory.
 pub fn sweep(state: &Path) {
-    let Ok(text) = fs::read(state.join(RECORD)) else { return };
-    let Ok(record) = serde_json::from_slice::<Record>(&text) else { return };
+    let path = state.join(RECORD);
+    let Some(record) = Record::read(&path) else { return };
     let Ok(engine) = Engine::at(&record.engine) else { return };
-    if remove_all(&engine, &record.labels).is_ok() {
-        let _ = fs::remove_file(state.join(RECORD));
-    }
+    clear_rest(&engine, &path);
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 //!
 //! Pure. What is decided in the plan is only said in the engine's words here; what every bottle lacks is said here.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::engine::Engine;
-use super::{EMPTY_IMAGE, Shown};
+use super::{EMPTY_IMAGE, Shown, layer};
 use crate::bottle::linux::gate;
 use crate::bottle::plan::{Image, Plan};
 
@@ -22,7 +23,8 @@ pub fn labels(slug: &str, image: &Image) -> Vec<String> {
     vec![format!("bb.home={}", image.home.display()), format!("bb.slug={slug}")]
 }
 
-fn label_table(slug: &str, image: &Image, role: &str) -> Value {
+/// Labels of what has a role in a bottle.
+pub fn label_table(slug: &str, image: &Image, role: &str) -> Value {
     json!({"bb.home": image.home.display().to_string(), "bb.slug": slug, "bb.role": role})
 }
 
@@ -32,6 +34,17 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> Value {
         "Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only,
         "BindOptions": {"Propagation": "rprivate", "NonRecursive": read_only},
     })
+}
+
+/// Gets the directories between the home and what of the host is shown deeper in it. An engine would make them as root's,
+/// so each is a place in memory like the home.
+fn between(plan: &Plan) -> BTreeSet<&Path> {
+    let targets = || plan.binds.iter().map(|bind| bind.target.as_path());
+    let covered = |dir: &Path| targets().any(|target| dir.starts_with(target)) || dir.starts_with(&plan.workspace);
+    targets()
+        .flat_map(|target| target.ancestors().skip(1))
+        .filter(|dir| *dir != plan.home && dir.starts_with(&plan.home) && !covered(dir))
+        .collect()
 }
 
 /// Podman gives its containers limits that it may not be allowed to raise to; these are small enough for any service.
@@ -45,7 +58,8 @@ fn limits() -> Value {
 }
 
 /// The agent's container: no network, no capability, no way to new privileges, one user, a root that cannot be written.
-pub fn agent(engine: &Engine, plan: &Plan, image: &Image, shown: &[Shown]) -> Value {
+/// `volume` is the name of the layer's volume.
+pub fn agent(engine: &Engine, plan: &Plan, image: &Image, shown: &[Shown], volume: &str) -> Value {
     let user = format!("{}:{}", plan.host_uid, plan.host_gid);
     // Podman adds the user's own options; Docker takes exactly these.
     let scratch = |mode: &str| {
@@ -85,6 +99,10 @@ pub fn agent(engine: &Engine, plan: &Plan, image: &Image, shown: &[Shown]) -> Va
         // The listeners stand on ports below 1024 in this namespace, and are made without a privilege.
         "Sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},
     });
+    for dir in between(plan) {
+        host["Tmpfs"][dir.display().to_string()] = json!(scratch(home_mode));
+    }
+    layer::show(engine, plan, image, volume, &mut host);
     if gate::has_ipv6() {
         // Engines switch it off where they give no network.
         for name in ["all", "default", "lo"] {
@@ -170,17 +188,49 @@ pub fn helper(engine: &Engine, plan: &Plan, image: &Image, agent: &str, socket_d
     })
 }
 
+/// Gets labels as a table, for what has a role.
+pub fn labelled(labels: &[String], role: &str) -> Value {
+    let pairs = labels.iter().filter_map(|label| label.split_once('=')).chain([("bb.role", role)]);
+    pairs.map(|(name, value)| (name.to_owned(), json!(value))).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// What removes of a layer what belongs to root of a rootless engine's user namespace, whom this user is not.
+pub fn cleaner(labels: &[String], helper: &Path, layer: &Path) -> Value {
+    let own = PathBuf::from("/bb");
+    json!({
+        "Image": EMPTY_IMAGE,
+        "Entrypoint": [own],
+        "Cmd": ["__inside", "clear", "/layer/work/work"],
+        "User": "0:0",
+        "WorkingDir": "/",
+        "Labels": labelled(labels, "cleaner"),
+        "HostConfig": {
+            "NetworkMode": "none",
+            "RestartPolicy": {"Name": "no"},
+            "CapDrop": ["ALL"],
+            "CapAdd": ["DAC_OVERRIDE"],
+            "SecurityOpt": ["no-new-privileges"],
+            "ReadonlyRootfs": true,
+            "LogConfig": {"Type": "none"},
+            "UsernsMode": "keep-id",
+            "Ulimits": limits(),
+            "Mounts": [bind(helper, &own, true), bind(layer, Path::new("/layer"), false)],
+        },
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::bottle::docker::engine::tests::engine;
     use crate::bottle::docker::tests::plan;
+    use crate::bottle::plan::Bind;
 
     #[test]
     fn an_agent_gets_nothing_that_is_not_said() {
         let plan = plan();
         let image = plan.image.clone().unwrap();
-        let spec = agent(&engine(false), &plan, &image, &[]);
+        let spec = agent(&engine(false), &plan, &image, &[], "v");
         let host = &spec["HostConfig"];
         assert_eq!(host["NetworkMode"], "none");
         assert_eq!(host["CapDrop"], json!(["ALL"]));
@@ -199,9 +249,22 @@ mod tests {
     fn a_rootless_engine_maps_the_agent_to_the_user() {
         let plan = plan();
         let image = plan.image.clone().unwrap();
-        assert_eq!(agent(&engine(true), &plan, &image, &[])["HostConfig"]["UsernsMode"], "keep-id");
+        assert_eq!(agent(&engine(true), &plan, &image, &[], "v")["HostConfig"]["UsernsMode"], "keep-id");
         let helper = helper(&engine(true), &plan, &image, "abc", Path::new("/k"));
         assert_eq!(helper["HostConfig"]["UsernsMode"], "container:abc");
         assert_eq!(helper["HostConfig"]["NetworkMode"], "container:abc");
+    }
+
+    #[test]
+    fn what_lies_between_the_home_and_a_sessions_place_is_the_agents() {
+        let mut plan = plan();
+        let place = |target: &str| Bind { rw: true, ..Bind::read_only("/s/keep/0").at(target) };
+        plan.binds.extend([place("/home/agent/.cli/sessions/a"), place("/home/agent/.cli/sessions/a/b/c")]);
+        let image = plan.image.clone().unwrap();
+        let spec = agent(&engine(false), &plan, &image, &[], "v");
+        let memory = spec["HostConfig"]["Tmpfs"].as_object().unwrap();
+        let below: Vec<&String> = memory.keys().filter(|path| path.starts_with("/home/agent/")).collect();
+        assert_eq!(below, ["/home/agent/.cli", "/home/agent/.cli/sessions"]);
+        assert!(memory["/home/agent/.cli"].as_str().unwrap().contains("uid=1001"));
     }
 }

@@ -11,6 +11,7 @@ use super::watch::Watch;
 use super::{enter, listeners, stop, view};
 use crate::bottle::backend::{Backend, Fate, Running};
 use crate::bottle::cgroup;
+use crate::bottle::freezer::Freezer;
 use crate::bottle::plan::Plan;
 use crate::bottle::wire::{Command, Listener};
 use crate::error::{Error, Kind, Result};
@@ -22,6 +23,10 @@ pub struct Embedded {
     as_root: bool,
     /// Its mounts; `None` once one of them is gone.
     watch: Option<Watch>,
+    /// Its control group, where it has one that can be frozen.
+    freezer: Option<Freezer>,
+    /// It is frozen by that, not stopped by signals.
+    frozen: bool,
 }
 
 impl Embedded {
@@ -36,7 +41,13 @@ impl Embedded {
         let guards = plan.guards.iter().map(|guard| plan.workspace.join(&guard.path));
         let watch = Watch::new(up.pid, guards)
             .map_err(|e| Error::new(Kind::BackendUnavailable, format!("keeper: mounts: {e}")))?;
-        Ok(Embedded { up, as_root: plan.as_root, watch: Some(watch) })
+        Ok(Embedded {
+            up,
+            as_root: plan.as_root,
+            watch: Some(watch),
+            freezer: Freezer::of(&plan.cgroups),
+            frozen: false,
+        })
     }
 }
 
@@ -88,6 +99,23 @@ impl Backend for Embedded {
     }
 
     fn pause(&mut self, on: bool) -> Result<()> {
+        if let Some(freezer) = &mut self.freezer
+            && (on || self.frozen)
+        {
+            match freezer.set(on) {
+                Ok(()) => {
+                    self.frozen = on;
+                    return Ok(());
+                }
+                Err(e) if !on => {
+                    return Err(Error::new(Kind::BackendUnavailable, format!("thawing the control group: {e}")));
+                }
+                // By signals, then; half frozen, it could not be told from what those do.
+                Err(_) => {
+                    let _ = freezer.set(false);
+                }
+            }
+        }
         stop::all(&self.up, if on { Signal::SIGSTOP } else { Signal::SIGCONT })
     }
 

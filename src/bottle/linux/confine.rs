@@ -3,30 +3,32 @@
 //!
 //! One function, [`apply`], for pid 1, the agent and every exec; nothing else installs a filter.
 
-use std::collections::BTreeMap;
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
-    SeccompRule, TargetArch, sock_filter,
-};
+
+use super::filter::{self, Filter, Refusal, Test};
 
 /// Namespace flags of clone(2) and unshare(2).
-const NEW_NAMESPACES: u64 = (libc::CLONE_NEWUSER
+const NEW_NAMESPACES: u32 = (libc::CLONE_NEWUSER
     | libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUTS
-    | libc::CLONE_NEWCGROUP) as u64;
+    | libc::CLONE_NEWCGROUP)
+    .cast_unsigned();
 
 /// Most processes and threads of one bottle. The kernel counts them by user namespace (since 5.14; before, by the user), so
 /// that a fork bomb fills its own bottle and not the table of the host's user.
 const PROCESSES: u64 = 4096;
 
 /// Setuid and setgid bits of a mode.
-const SET_ID: u64 = (libc::S_ISUID | libc::S_ISGID) as u64;
+const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
+
+/// Requests of ioctl(2) that put words into a terminal's input (`asm-generic/ioctls.h`, `linux/tiocl.h`).
+const TIOCSTI: u32 = 0x5412;
+const TIOCLINUX: u32 = 0x541c;
 
 /// Refused outright with EPERM.
 const REFUSED: &[libc::c_long] = &[
@@ -77,155 +79,163 @@ const UNKNOWN: &[libc::c_long] = &[
     libc::SYS_io_uring_setup,
     libc::SYS_io_uring_enter,
     libc::SYS_io_uring_register,
+    FCHMODAT2,
 ];
 
-/// fchmodat2(2), newer than the table of the library.
-mod extra {
-    /// See `asm-generic/unistd.h`; the same number on every architecture.
-    pub const FCHMODAT2: libc::c_long = 452;
+/// fchmodat2(2), newer than the table of the library; the same number on every architecture (`asm-generic/unistd.h`).
+const FCHMODAT2: libc::c_long = 452;
+
+fn refused(errno: i32, when: Vec<Vec<Test>>) -> Refusal {
+    Refusal { errno, when }
 }
 
-fn masked(argument: u8, mask: u64, value: u64) -> io::Result<SeccompCondition> {
-    SeccompCondition::new(argument, Len::Dword, Op::MaskedEq(mask), value).map_err(invalid)
-}
-
-fn equal(argument: u8, value: u64) -> io::Result<SeccompCondition> {
-    SeccompCondition::new(argument, Len::Dword, Op::Eq, value).map_err(invalid)
-}
-
-fn differs(argument: u8, value: u64) -> io::Result<SeccompCondition> {
-    SeccompCondition::new(argument, Len::Dword, Op::Ne, value).map_err(invalid)
-}
-
-fn invalid(e: impl std::fmt::Display) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, e.to_string())
-}
-
-fn rule(conditions: Vec<SeccompCondition>) -> io::Result<SeccompRule> {
-    SeccompRule::new(conditions).map_err(invalid)
-}
-
-/// One rule for each bit of `bits` in `argument`: a masked comparison only knows "all of them".
-fn any_bit(argument: u8, bits: u64) -> io::Result<Vec<SeccompRule>> {
-    (0..32).map(|b| 1u64 << b).filter(|b| bits & b != 0).map(|b| rule(vec![masked(argument, b, b)?])).collect()
-}
-
-/// The filter as the kernel wants it: several programs, each with an errno of its own; the strictest answer counts.
+/// The filter of every process of a bottle.
 ///
 /// # Errors
 /// `InvalidInput` where a rule cannot be expressed (a fault of this file).
-pub fn programs() -> io::Result<Vec<BpfProgram>> {
-    let mut eperm: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for &call in REFUSED {
-        eperm.insert(call, vec![]);
-    }
+pub fn program() -> io::Result<Filter> {
+    let mut calls: Vec<(libc::c_long, Refusal)> = Vec::new();
+    calls.extend(REFUSED.iter().map(|&call| (call, refused(libc::EPERM, vec![]))));
+    calls.extend(UNKNOWN.iter().map(|&call| (call, refused(libc::ENOSYS, vec![]))));
     // New namespaces give capabilities over them, and with those comes most of the kernel's attack surface.
-    eperm.insert(libc::SYS_clone, any_bit(0, NEW_NAMESPACES)?);
-    eperm.insert(libc::SYS_unshare, any_bit(0, NEW_NAMESPACES)?);
-    // A setuid bit in a mounted workspace would give another user of the host the agent's program to run.
-    for (call, mode) in [(libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (libc::SYS_mkdirat, 2), (libc::SYS_openat, 3)]
-    {
-        eperm.insert(call, any_bit(mode, SET_ID)?);
+    for call in [libc::SYS_clone, libc::SYS_unshare] {
+        calls.push((call, refused(libc::EPERM, vec![vec![Test::AnyBit(0, NEW_NAMESPACES)]])));
     }
+    // A setuid bit in a mounted workspace would give another user of the host the agent's program to run.
+    let mut modes = vec![(libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (libc::SYS_mkdirat, 2), (libc::SYS_openat, 3)];
     #[cfg(target_arch = "x86_64")]
-    for (call, mode) in [(libc::SYS_chmod, 1), (libc::SYS_mkdir, 1), (libc::SYS_creat, 1), (libc::SYS_open, 2)] {
-        eperm.insert(call, any_bit(mode, SET_ID)?);
+    modes.extend([(libc::SYS_chmod, 1), (libc::SYS_mkdir, 1), (libc::SYS_creat, 1), (libc::SYS_open, 2)]);
+    for (call, mode) in modes {
+        calls.push((call, refused(libc::EPERM, vec![vec![Test::AnyBit(mode, SET_ID)]])));
     }
     // Devices; a FIFO or a socket is nobody's but the agent's.
     let mut nodes = vec![(libc::SYS_mknodat, 2)];
     #[cfg(target_arch = "x86_64")]
     nodes.push((libc::SYS_mknod, 1));
     for (call, mode) in nodes {
-        let mut rules = any_bit(mode, SET_ID)?;
-        for device in [libc::S_IFCHR, libc::S_IFBLK] {
-            rules.push(rule(vec![masked(mode, libc::S_IFMT.into(), device.into())?])?);
-        }
-        eperm.insert(call, rules);
+        let devices = [libc::S_IFCHR, libc::S_IFBLK].map(|device| vec![Test::Bits(mode, libc::S_IFMT, device)]);
+        let when = [vec![Test::AnyBit(mode, SET_ID)]].into_iter().chain(devices).collect();
+        calls.push((call, refused(libc::EPERM, when)));
     }
     // Typing into a terminal that somebody else reads.
-    eperm.insert(libc::SYS_ioctl, vec![rule(vec![equal(1, libc::TIOCSTI)?])?, rule(vec![equal(1, 0x541c)?])?]);
-
+    let typing = [TIOCSTI, TIOCLINUX].map(|request| vec![Test::Equal(1, request)]);
+    calls.push((libc::SYS_ioctl, refused(libc::EPERM, typing.into())));
     // Families other than local, IPv4, IPv6 and routing netlink (getifaddrs needs that one).
-    let mut family: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    let [unix, inet, inet6, netlink] =
-        [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|f| f as u64);
-    let odd = || -> io::Result<Vec<SeccompRule>> {
-        Ok(vec![
-            rule(vec![differs(0, unix)?, differs(0, inet)?, differs(0, inet6)?, differs(0, netlink)?])?,
-            rule(vec![equal(0, netlink)?, differs(2, libc::NETLINK_ROUTE as u64)?])?,
-        ])
-    };
-    family.insert(libc::SYS_socket, odd()?);
-    family.insert(libc::SYS_socketpair, odd()?);
-
-    let mut enosys: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    for &call in UNKNOWN {
-        enosys.insert(call, vec![]);
+    let [unix, inet, inet6, netlink, route] =
+        [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK, libc::NETLINK_ROUTE].map(i32::cast_unsigned);
+    for call in [libc::SYS_socket, libc::SYS_socketpair] {
+        let when = vec![
+            [unix, inet, inet6, netlink].map(|family| Test::Differs(0, family)).into(),
+            vec![Test::Equal(0, netlink), Test::Differs(2, route)],
+        ];
+        calls.push((call, refused(libc::EAFNOSUPPORT, when)));
     }
-    enosys.insert(extra::FCHMODAT2, vec![]);
-
-    let mut all = Vec::new();
-    for (rules, errno) in [(eperm, libc::EPERM), (family, libc::EAFNOSUPPORT), (enosys, libc::ENOSYS)] {
-        let filter =
-            SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), architecture()?)
-                .map_err(invalid)?;
-        all.push(BpfProgram::try_from(filter).map_err(invalid)?);
-    }
-    #[cfg(target_arch = "x86_64")]
-    all.push(no_x32());
-    Ok(all)
-}
-
-fn architecture() -> io::Result<TargetArch> {
-    std::env::consts::ARCH.try_into().map_err(invalid)
-}
-
-/// Refuses the x32 calls of x86-64 (number with bit 30): the other programs compare plain numbers and would miss them.
-#[cfg(target_arch = "x86_64")]
-fn no_x32() -> BpfProgram {
-    const LOAD_NUMBER: u16 = 0x20;
-    const JUMP_GE: u16 = 0x35;
-    const RETURN: u16 = 0x06;
-    let op = |code, jt, jf, k| sock_filter { code, jt, jf, k };
-    vec![
-        op(LOAD_NUMBER, 0, 0, 0),
-        op(JUMP_GE, 0, 1, 0x4000_0000),
-        op(RETURN, 0, 0, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
-        op(RETURN, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ]
+    let invalid = |_| io::Error::new(io::ErrorKind::InvalidInput, "a system call without a number");
+    let calls = calls.into_iter().map(|(call, refusal)| Ok((u32::try_from(call).map_err(invalid)?, refusal)));
+    filter::compile(&calls.collect::<io::Result<_>>()?)
 }
 
 /// Takes everything away from the calling process, for good.
 ///
 /// # Errors
 /// Those of the system calls. The caller must not go on after one.
-pub fn apply(programs: &[BpfProgram]) -> io::Result<()> {
+pub fn apply(filter: &Filter) -> io::Result<()> {
     use caps::CapSet;
     for capability in caps::all() {
         // The bounding set of capabilities that the kernel does not know cannot be dropped, and need not be.
         let _ = caps::drop(None, CapSet::Bounding, capability);
     }
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
-        caps::clear(None, set).map_err(invalid)?;
+        caps::clear(None, set).map_err(io::Error::other)?;
     }
     nix::sys::prctl::set_no_new_privs()?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     let processes = getrlimit(Resource::RLIMIT_NPROC)?.1.min(PROCESSES);
     setrlimit(Resource::RLIMIT_NPROC, processes, processes)?;
-    for program in programs {
-        seccompiler::apply_filter(program).map_err(invalid)?;
-    }
-    Ok(())
+    filter.set()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+
+    fn errno(number: i32) -> u32 {
+        libc::SECCOMP_RET_ERRNO | number.cast_unsigned()
+    }
+
     #[test]
-    fn every_rule_can_be_expressed() {
-        let programs = programs().unwrap();
-        assert!(programs.len() >= 3);
-        assert!(programs.iter().all(|p| !p.is_empty() && p.len() < 4096));
+    fn what_leads_out_is_refused_and_its_twin_is_not() {
+        let filter = program().unwrap();
+        let ask = |call, arguments| filter::judged(&filter, call, arguments).0;
+        for &call in REFUSED {
+            assert_eq!(ask(call, [0; 6]), errno(libc::EPERM), "{call}");
+        }
+        for &call in UNKNOWN {
+            assert_eq!(ask(call, [0; 6]), errno(libc::ENOSYS), "{call}");
+        }
+        for (call, refused, allowed) in [
+            (
+                libc::SYS_clone,
+                [libc::CLONE_NEWUSER.cast_unsigned(), 0, 0, 0, 0, 0],
+                [libc::SIGCHLD as u32, 0, 0, 0, 0, 0],
+            ),
+            (libc::SYS_unshare, [libc::CLONE_NEWNS as u32, 0, 0, 0, 0, 0], [libc::CLONE_FILES as u32, 0, 0, 0, 0, 0]),
+            (libc::SYS_openat, [0, 0, 0o101, 0o4755, 0, 0], [0, 0, 0o101, 0o1777, 0, 0]),
+            (libc::SYS_fchmodat, [0, 0, 0o2755, 0, 0, 0], [0, 0, 0o755, 0, 0, 0]),
+            (libc::SYS_fchmod, [0, 0o2755, 0, 0, 0, 0], [0, 0o755, 0, 0, 0, 0]),
+            (libc::SYS_mkdirat, [0, 0, 0o2755, 0, 0, 0], [0, 0, 0o755, 0, 0, 0]),
+            (libc::SYS_mknodat, [0, 0, libc::S_IFCHR | 0o666, 0, 0, 0], [0, 0, libc::S_IFIFO | 0o666, 0, 0, 0]),
+            (libc::SYS_mknodat, [0, 0, libc::S_IFBLK, 0, 0, 0], [0, 0, libc::S_IFSOCK, 0, 0, 0]),
+            (libc::SYS_mknodat, [0, 0, libc::S_IFREG | 0o4000, 0, 0, 0], [0, 0, libc::S_IFREG, 0, 0, 0]),
+            (libc::SYS_ioctl, [0, libc::TIOCSTI as u32, 0, 0, 0, 0], [0, libc::TIOCGWINSZ as u32, 0, 0, 0, 0]),
+            (libc::SYS_ioctl, [0, TIOCLINUX, 0, 0, 0, 0], [0, libc::TCGETS as u32, 0, 0, 0, 0]),
+        ] {
+            assert_eq!(ask(call, refused), errno(libc::EPERM), "{call} {refused:?}");
+            assert_eq!(ask(call, allowed), ALLOW, "{call} {allowed:?}");
+        }
+        for call in [libc::SYS_socket, libc::SYS_socketpair] {
+            let family =
+                |family: i32, protocol: i32| ask(call, [family.cast_unsigned(), 1, protocol.cast_unsigned(), 0, 0, 0]);
+            for allowed in [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6] {
+                assert_eq!(family(allowed, 17), ALLOW);
+            }
+            assert_eq!(family(libc::AF_NETLINK, libc::NETLINK_ROUTE), ALLOW);
+            assert_eq!(family(libc::AF_NETLINK, libc::NETLINK_NETFILTER), errno(libc::EAFNOSUPPORT));
+            for refused in [libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG, libc::AF_BLUETOOTH, 0, -1] {
+                assert_eq!(family(refused, 0), errno(libc::EAFNOSUPPORT), "{refused}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_programs_do_all_the_time_is_decided_by_its_number() {
+        let filter = program().unwrap();
+        for call in [
+            libc::SYS_read,
+            libc::SYS_write,
+            libc::SYS_close,
+            libc::SYS_fstat,
+            libc::SYS_newfstatat,
+            libc::SYS_statx,
+            libc::SYS_lseek,
+            libc::SYS_mmap,
+            libc::SYS_munmap,
+            libc::SYS_brk,
+            libc::SYS_futex,
+            libc::SYS_getdents64,
+            libc::SYS_renameat,
+            libc::SYS_unlinkat,
+            libc::SYS_readlinkat,
+            libc::SYS_execve,
+            libc::SYS_wait4,
+            libc::SYS_epoll_pwait,
+            libc::SYS_sendto,
+            libc::SYS_recvfrom,
+            libc::SYS_connect,
+        ] {
+            assert_eq!(filter::judged(&filter, call, [u32::MAX; 6]), (ALLOW, false), "{call}");
+        }
     }
 }

@@ -13,9 +13,11 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::wait::waitpid;
 use nix::unistd::{Gid, Pid, Uid};
 
+use super::filter::Filter;
 use super::launch::Up;
 use super::sys;
 use super::{AGENT_ID, confine, landlock, terminal};
+use crate::bottle::backend::Terminal;
 use crate::bottle::cgroup;
 use crate::bottle::wire::{self, Command};
 use crate::error::{Error, Kind, Result};
@@ -38,8 +40,8 @@ pub struct Running {
     pub stderr: Option<OwnedFd>,
     /// Where it is fed, if it is.
     pub stdin: Option<OwnedFd>,
-    /// The master of its terminal, if it has one; `stdout` and `stdin` are the same.
-    pub terminal: Option<OwnedFd>,
+    /// What sets the size of its terminal, if it has one; `stdout` and `stdin` are of that terminal.
+    pub terminal: Option<Terminal>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -57,7 +59,7 @@ fn failed(step: &str, e: impl std::fmt::Display) -> Error {
 /// # Errors
 /// `agent_missing` where the program is not in the bottle, `backend_unavailable` for everything else.
 pub fn run(up: &Up, as_root: bool, command: &Command) -> Result<Running> {
-    let programs = confine::programs().map_err(|e| failed("seccomp", e))?;
+    let filter = confine::program().map_err(|e| failed("seccomp", e))?;
     let pipe = || nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).map_err(|e| failed("pipe", e));
     let (stdin, feed) = match &command.stdin {
         _ if command.input && command.terminal.is_none() => pipe().map(|(theirs, ours)| (theirs, Some(ours)))?,
@@ -74,7 +76,7 @@ pub fn run(up: &Up, as_root: bool, command: &Command) -> Result<Running> {
     let helper = match unsafe { fork_with(0) }.map_err(|e| failed("fork", e))? {
         Fork::Child => {
             drop((ours, stdout, stderr, feed));
-            let error = enter(up, as_root, command, &programs, [&stdin, &out, &err], &theirs);
+            let error = enter(up, as_root, command, &filter, [&stdin, &out, &err], &theirs);
             let code = match error {
                 Ok(()) => 0,
                 Err(error) => {
@@ -125,7 +127,7 @@ pub fn run(up: &Up, as_root: bool, command: &Command) -> Result<Running> {
     if let Some(master) = master {
         let another = || master.try_clone().map_err(|e| failed("terminal", e));
         let (stdout, stdin) = (nonblocking(another()?)?, Some(another()?));
-        return Ok(Running { pid, pidfd, stdout, stderr: None, stdin, terminal: Some(master) });
+        return Ok(Running { pid, pidfd, stdout, stderr: None, stdin, terminal: Some(Terminal::Master(master)) });
     }
     let (stdout, stderr) = (nonblocking(stdout)?, Some(nonblocking(stderr)?));
     Ok(Running { pid, pidfd, stdout, stderr, stdin: feed, terminal: None })
@@ -141,7 +143,7 @@ fn enter(
     up: &Up,
     as_root: bool,
     command: &Command,
-    programs: &[seccompiler::BpfProgram],
+    filter: &Filter,
     stdio: [&OwnedFd; 3],
     report: &OwnedFd,
 ) -> Result<()> {
@@ -170,7 +172,7 @@ fn enter(
             sent.map_err(|e| failed("report", e))
         }
         Fork::Child => {
-            let error = execute(command, programs, &up.writable, stdio, report);
+            let error = execute(command, filter, &up.writable, stdio, report);
             let _ = wire::send(report, &Report::Failed { error }, &[]);
             sys::exit_now(127);
         }
@@ -184,10 +186,10 @@ fn usual_descriptors() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_NOFILE, most.min(1024), most)?)
 }
 
-/// The process that becomes the command. Returns only with an error.
-fn execute(
+/// The process that becomes the command, on every backend. Returns only with an error, which `report` is for.
+pub(crate) fn execute(
     command: &Command,
-    programs: &[seccompiler::BpfProgram],
+    filter: &Filter,
     writable: &[std::path::PathBuf],
     stdio: [&OwnedFd; 3],
     report: &OwnedFd,
@@ -202,7 +204,7 @@ fn execute(
             terminal::control()?;
         }
         sys::close_all_but(&[report.as_raw_fd()]);
-        settle(command, programs)
+        settle(command, filter)
     })();
     if let Err(e) = prepared {
         return failed("preparation", e);
@@ -213,21 +215,21 @@ fn execute(
     become_program(command)
 }
 
-/// The last that a process does before it becomes a command of a bottle, on every backend.
+/// The last that a process does before it becomes a command of a bottle.
 ///
 /// # Errors
 /// Those of the system calls. The caller must not go on after one.
-pub(crate) fn settle(command: &Command, programs: &[seccompiler::BpfProgram]) -> io::Result<()> {
+fn settle(command: &Command, filter: &Filter) -> io::Result<()> {
     sys::default_signals();
     usual_descriptors()?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
     nix::unistd::chdir(command.cwd.as_str())
         .map_err(|e| io::Error::other(format!("working directory {}: {e}", command.cwd)))?;
-    confine::apply(programs)
+    confine::apply(filter)
 }
 
 /// Becomes the program of a command. Returns only with an error.
-pub(crate) fn become_program(command: &Command) -> Error {
+fn become_program(command: &Command) -> Error {
     let strings =
         |list: &[String]| list.iter().map(|s| CString::new(s.as_str())).collect::<std::result::Result<Vec<_>, _>>();
     let (Ok(argv), Ok(env)) = (strings(&command.argv), strings(&command.env)) else {
@@ -247,24 +249,6 @@ pub(crate) fn become_program(command: &Command) -> Error {
         }
     }
     missing(name, path, last)
-}
-
-/// Tells whether the program of a command is there and may be run.
-///
-/// # Errors
-/// `agent_missing` where it is not.
-pub(crate) fn findable(command: &Command) -> Result<()> {
-    let name = command.argv.first().ok_or_else(|| Error::new(Kind::Usage, "the command line is empty"))?;
-    let path = path_of(command);
-    let mut last = nix::errno::Errno::ENOENT;
-    for place in candidates(name, path) {
-        match nix::unistd::access(place.as_str(), nix::unistd::AccessFlags::X_OK) {
-            Ok(()) => return Ok(()),
-            Err(nix::errno::Errno::ENOENT | nix::errno::Errno::ENOTDIR) => {}
-            Err(e) => last = e,
-        }
-    }
-    Err(missing(name, path, last))
 }
 
 fn path_of(command: &Command) -> &str {

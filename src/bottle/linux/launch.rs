@@ -288,12 +288,12 @@ fn inside(
         _ => failed("root file system", e),
     })?;
     drop(sources);
-    let programs = confine::programs().map_err(|e| failed("seccomp", e))?;
+    let filter = confine::program().map_err(|e| failed("seccomp", e))?;
     sys::set_dumpable(false).map_err(|e| failed("dumpable", e))?;
     // Set again: changing what may be dumped has cleared it on some kernels.
     sys::die_with_parent().map_err(|e| failed("parent's death", e))?;
     let raw: Vec<_> = namespaces.iter().map(AsRawFd::as_raw_fd).collect();
-    confine::apply(&programs).map_err(|e| failed("confinement", e))?;
+    confine::apply(&filter).map_err(|e| failed("confinement", e))?;
     wire::send(report, &Report::Inside, &raw).map_err(|e| failed("report", e))?;
     sys::close_all_but(&[]);
     for fd in 0..3 {

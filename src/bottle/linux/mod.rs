@@ -17,6 +17,7 @@
 pub mod backend;
 pub mod confine;
 pub mod enter;
+pub mod filter;
 pub mod forbidden;
 pub mod gate;
 pub mod init;

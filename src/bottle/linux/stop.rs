@@ -1,4 +1,5 @@
-//! Stops every process of a bottle but its pid 1, and lets them go on.
+//! Stops every process of a bottle but its pid 1, and lets them go on, where no control group of its own can be frozen
+//! (`bottle/freezer.rs`).
 //!
 //! One signal to all of them, sent from inside their pid namespace: the kernel sees to it that a process which is being made
 //! meanwhile does not escape. SIGSTOP cannot be blocked, and with everything stopped nobody is left who could undo it.

@@ -6,16 +6,16 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::api::Launch;
+use crate::api::{Launch, Limits, WorkspaceMode};
 use crate::bottle::wire::{self, Command, Listener, Reply, Request};
-use crate::bottle::{RESERVED_ID, forbidden};
+use crate::bottle::{RESERVED_ID, cgroup, forbidden};
 use crate::bottle::{output, toolchain};
 use crate::controller::compose::{Composed, Host, compose};
 use crate::controller::link::{Held, Link, Said};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 
-use super::Check;
+use super::{Check, Level};
 
 /// Longest that a command in a trial bottle may run; an agent's `--version` takes a second or two.
 const COMMAND_WITHIN: Duration = Duration::from_secs(20);
@@ -24,8 +24,12 @@ const COMMAND_WITHIN: Duration = Duration::from_secs(20);
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 
 /// Agent CLIs that the shipped providers run, and how they are installed.
-const AGENTS: [(&str, &str); 2] =
-    [("claude", "npm install -g @anthropic-ai/claude-code"), ("codex", "npm install -g @openai/codex")];
+const AGENTS: [(&str, &str); 4] = [
+    ("claude", "npm install -g @anthropic-ai/claude-code"),
+    ("codex", "npm install -g @openai/codex"),
+    ("gemini", "npm install -g @google/gemini-cli"),
+    ("pi", "npm install -g @mariozechner/pi-coding-agent"),
+];
 
 /// What the set-up of a bottle does, in its order, and the words with which its errors begin.
 const STEPS: [(&str, &[&str]); 4] = [
@@ -55,32 +59,58 @@ echo "processes $#"
 ///
 /// # Errors
 /// Those of `tell` only: what fails in a trial is a check.
-pub(super) async fn checks(mut tell: impl AsyncFnMut(Check) -> Result<()>) -> Result<()> {
+pub(super) async fn checks(mut tell: impl AsyncFnMut(Check) -> Result<()>) -> Result<bool> {
     if nix::unistd::geteuid().is_root()
         && let Err(error) = forbidden::check_mapped(RESERVED_ID)
     {
-        return tell(Check::failed("user namespaces", &error)).await;
+        tell(Check::failed("user namespaces", &error)).await?;
+        return Ok(false);
     }
     let trial = match Trial::new() {
         Ok(trial) => trial,
-        Err(error) => return tell(Check::failed("bottle", &error)).await,
+        Err(error) => {
+            tell(Check::failed("bottle", &error)).await?;
+            return Ok(false);
+        }
     };
     let built = trial.probe().await;
-    let works = built.is_ok();
+    let built_one = built.is_ok();
+    let mut works = true;
     for check in judged(built) {
+        works &= check.level != Level::Error;
         tell(check).await?;
     }
-    if !works {
+    if !built_one {
         // Whatever else were tried would fail in the same way.
-        return Ok(());
+        return Ok(false);
     }
+    tell(trial.layer().await).await?;
+    tell(groups()).await?;
     if nix::unistd::geteuid().is_root() {
         tell(trial.root_workspace().await).await?;
     }
     for (name, install) in AGENTS {
         tell(trial.agent(name, install).await).await?;
     }
-    Ok(())
+    Ok(works)
+}
+
+/// Makes the control groups of a bottle with every limit, and removes them.
+fn groups() -> Check {
+    let name = "limits";
+    let hint = "manifests with `limits` need them, or say `best_effort: true` there";
+    let limits =
+        Limits { memory: Some(64 << 20), cpus: Some(1000), pids: Some(64), best_effort: true, ..Limits::default() };
+    match cgroup::make(&format!("bb-doctor-{}", std::process::id()), &limits, |_| Ok(())) {
+        Ok(groups) => {
+            cgroup::remove(&groups.dirs);
+            match groups.lacking.as_slice() {
+                [] => Check::ok(name, "memory, cpus and pids can be bounded by control groups"),
+                lacking => Check::warn(name, lacking.join("; "), hint),
+            }
+        }
+        Err(error) => Check::warn(name, error.message, error.hint.unwrap_or_else(|| hint.to_owned())),
+    }
 }
 
 /// A home of its own, removed at the end.
@@ -91,7 +121,8 @@ pub(super) struct Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
+        // A layer leaves a directory that nobody may enter.
+        let _ = crate::os::beneath::remove_all(&self.dir);
     }
 }
 
@@ -207,6 +238,37 @@ impl Trial {
                 format!("cannot be written (exit {code}): {}", seen.text.trim()),
                 "give workspaces to an ordinary user (chown)",
             ),
+            Err(error) => Check::failed(name, &error).into_warning(),
+        }
+    }
+
+    /// Works on a layer over a directory: headless starts do.
+    async fn layer(&self) -> Check {
+        let name = "overlay";
+        let work = self.dir.join("below");
+        let made = std::fs::create_dir_all(&work).and_then(|()| std::fs::write(work.join("f"), "host\n"));
+        if let Err(e) = made {
+            return Check::failed(name, &Error::internal(e.to_string()).at(work.display().to_string())).into_warning();
+        }
+        // As root, bottles belong to the owner of their workspace, which root's own cannot.
+        if nix::unistd::geteuid().is_root() {
+            let owner = Some(RESERVED_ID);
+            if let Err(e) = std::os::unix::fs::chown(&work, owner, owner) {
+                return Check::failed(name, &Error::internal(e.to_string())).into_warning();
+            }
+        }
+        let launch = Launch {
+            argv: vec!["sh".to_owned()],
+            workspace: Some(work.display().to_string()),
+            workspace_mode: Some(WorkspaceMode::Overlay),
+            ..Launch::default()
+        };
+        match self.run("doctor-layer", &launch, &["sh", "-c", "cat f && echo agent > g && mkdir d"]).await {
+            Ok((_, 0)) if !work.join("g").exists() => Check::ok(name, "a layer over a workspace takes what is written"),
+            Ok((seen, code)) => {
+                let message = format!("a layer does not work (exit {code}): {}", seen.text.trim());
+                Check::warn(name, message, "write `workspace: copy` or `mount` in manifests")
+            }
             Err(error) => Check::failed(name, &error).into_warning(),
         }
     }
@@ -337,7 +399,6 @@ fn failed_at(error: &Error) -> Vec<Check> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Level;
     use super::*;
 
     const GOOD: &str = "Uid: 1000\t1000\t1000\t1000\nCapEff: 0000000000000000\nNoNewPrivs: 1\nSeccomp: 2\n\

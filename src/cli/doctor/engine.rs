@@ -18,25 +18,33 @@ const NAME: &str = "engine";
 ///
 /// # Errors
 /// Those of `tell` only: what fails is a check.
-pub(super) async fn checks(mut tell: impl AsyncFnMut(Check) -> Result<()>) -> Result<()> {
+pub(super) async fn checks(mut tell: impl AsyncFnMut(Check) -> Result<()>) -> Result<bool> {
     let found: Vec<PathBuf> = match std::env::var("DOCKER_HOST").ok().filter(|address| !address.is_empty()) {
         Some(address) => match socket_of(&address) {
             Ok(socket) => vec![socket],
-            Err(error) => return tell(warning(error)).await,
+            Err(error) => {
+                tell(warning(error)).await?;
+                return Ok(false);
+            }
         },
         None => sockets().into_iter().filter(|socket| socket.exists()).collect(),
     };
     if found.is_empty() {
-        return tell(Check::ok(NAME, "no container engine runs; only backend `docker` needs one")).await;
+        tell(Check::ok(NAME, "no container engine runs; only backend `docker` needs one")).await?;
+        return Ok(false);
     }
+    let mut works = false;
     for socket in found {
         let check = match tried(&socket).await {
-            Ok(message) => Check::ok(NAME, message),
+            Ok(message) => {
+                works = true;
+                Check::ok(NAME, message)
+            }
             Err(error) => warning(error),
         };
         tell(check).await?;
     }
-    Ok(())
+    Ok(works)
 }
 
 fn warning(error: Error) -> Check {

@@ -1,12 +1,13 @@
 //! `bb doctor`: can this machine run a bottle, and if not, why and what to do.
 //!
-//! Each check really tries what a launch would need. Nothing is changed but that a controller runs afterwards, and
-//! that a container engine has got an empty image.
+//! Each check really tries what a launch would need. Nothing is changed but that a controller runs afterwards, that a
+//! container engine has got an empty image, and that the best backend is remembered.
 
 use std::path::Path;
 
 use serde_json::json;
 
+use crate::bottle::backend::Choice;
 use crate::client::Client;
 use crate::controller::ledger_error;
 use crate::error::{Error, Kind, Result};
@@ -181,9 +182,30 @@ async fn work(args: Args) -> Result<u8> {
         }
         Err(error) => sheet.add(&Check::failed("home", &error))?,
     }
-    bottle::checks(async |check: Check| sheet.add(&check)).await?;
-    engine::checks(async |check: Check| sheet.add(&check)).await?;
+    let embedded = bottle::checks(async |check: Check| sheet.add(&check)).await?;
+    let engine = engine::checks(async |check: Check| sheet.add(&check)).await?;
+    if let Ok(home) = Home::from_env() {
+        sheet.add(&backend(&home, embedded, engine))?;
+    }
     sheet.close()
+}
+
+/// Says which backend bottles get where nothing else says so, and remembers it.
+fn backend(home: &Home, embedded: bool, engine: bool) -> Check {
+    let best = match (embedded, engine) {
+        (true, _) => Choice::Linux,
+        (false, true) => Choice::Docker,
+        (false, false) => {
+            let _ = std::fs::remove_file(home.best_backend());
+            return Check::warn("backend", "none works here", "do what the hints above say");
+        }
+    };
+    match std::fs::write(home.best_backend(), format!("{}\n", best.as_str())) {
+        Ok(()) => Check::ok("backend", format!("{}: for bottles of which nothing says another", best.as_str())),
+        Err(e) => {
+            Check::failed("backend", &Error::internal(e.to_string()).at(home.best_backend().display().to_string()))
+        }
+    }
 }
 
 /// Says what machine this is.

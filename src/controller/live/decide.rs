@@ -132,11 +132,7 @@ impl Live {
         if self.has_ended() {
             return Ok(());
         }
-        if self.launch.session.is_none() {
-            return Err(Error::new(Kind::Usage, format!("`{}` has no session that could be kept", self.slug)).hint(
-                "bottles of `bb start` have one, where the provider's file says what to keep; `bb stop` ends this one",
-            ));
-        }
+        self.has_session()?;
         let (live, reason) = (Arc::clone(self), reason.to_owned());
         // In a task of its own: a front end that goes away must not leave it half done.
         let done = tokio::spawn(async move { live.freeze_now(&reason, by, node).await });
@@ -163,6 +159,10 @@ impl Live {
         if self.view().state == State::Paused {
             // What is stopped hears nothing.
             let _ = self.link.ask(Request::Thaw).await;
+        }
+        if let Err(error) = self.save_home().await {
+            tracing::warn!(bottle = %self.slug, "{error}");
+            self.change(|b| b.warnings.push(error.message));
         }
         let _ = self.link.ask(Request::Signal { exec: 0, signal: libc::SIGTERM }).await;
         if tokio::time::timeout(FREEZING, self.ended()).await.is_err() {
@@ -349,16 +349,9 @@ impl Subject for Live {
     fn freeze(self: &Arc<Self>, standing: &Standing) {
         // First what a cut does: the agent's own last word still finds its way, and nothing else leaves.
         Subject::cut(self, CutScope::All, standing);
-        if self.launch.session.is_none() {
-            tracing::warn!(bottle = %self.slug, "it has no session that could be kept: it was cut, and goes on");
-            return;
-        }
+        // One without a session is stopped all the same: what its policy says is that it does not go on.
         let (live, reason, node) = (Arc::clone(self), egress::spent::sentence(standing), standing.node.clone());
-        tokio::spawn(async move {
-            if let Err(error) = Live::freeze(&live, &reason, By::Budget, Some(node)).await {
-                tracing::error!(bottle = %live.slug, "freezing it: {error}");
-            }
-        });
+        tokio::spawn(async move { live.freeze_now(&reason, By::Budget, Some(node)).await });
     }
 
     fn kill(self: &Arc<Self>, standing: &Standing) {

@@ -60,6 +60,15 @@ impl Readers {
     }
 }
 
+/// Reads the accounts of a node out of a ledger that nobody here has open; nothing is made or changed.
+///
+/// # Errors
+/// `ledger_unavailable` where it cannot be read.
+pub async fn accounts_in(path: &Path, node: &str) -> Answer<Vec<Account>> {
+    let node = node.to_owned();
+    Readers::new(path).read(move |conn| list_accounts(conn, Some(&node))).await
+}
+
 /// Opens a connection that can only read.
 fn open(path: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;

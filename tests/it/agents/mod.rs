@@ -30,7 +30,7 @@ pub(crate) struct Cli {
     /// A file that its provider puts into its home, and what is in it.
     own: (&'static str, &'static str),
     /// Questions that it asks the model beside its task.
-    asides: usize,
+    pub(crate) asides: usize,
     /// A budget of which two answers of 30,390 tokens leave too little for a third request.
     too_small: &'static str,
     /// How often it asks in vain when its budget is spent, at most.

@@ -27,6 +27,8 @@ fn talks(cli: &Cli, ready: &str) {
         set_up(&world, cli);
         let args = ["start", "worker", "--bottle", "dev", "--label", "talk", "--color", "green", "--rehearse"];
         let steps = [
+            json!(["expect", "[1] dev"]),
+            json!(["type", "\r"]),
             json!(["expect", "Start it? [y/N]"]),
             json!(["type", "y\r"]),
             json!(["expect", "bottle talk"]),

@@ -12,7 +12,7 @@ use bb::bottle::docker::engine::Engine as Client;
 
 use super::command::Running;
 use super::world::ORDINARY;
-use super::{Who, World, have_tools, need, need_root, tool};
+use super::{Who, World, dockerd, have_tools, need, need_root, tool};
 
 /// The image of the tests: busybox, and nothing else.
 pub const IMAGE: &str = "bottle-test";
@@ -67,9 +67,6 @@ const PROGRAMS: [&str; 44] = [
     "wc",
     "yes",
 ];
-
-/// Name of the control groups of its containers.
-const GROUP: &str = "bottletest";
 
 /// How long an engine may take to come up or go down.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -127,14 +124,7 @@ impl<'w> Engine<'w> {
             socket.display()
         );
         let command = match which {
-            Which::Docker => format!(
-                "exec dockerd --iptables=false --ip6tables=false --bridge=none --cgroup-parent=/{GROUP} --data-root={} \
-                 --exec-root={} --pidfile={} --host=unix://{}",
-                at("data"),
-                at("exec"),
-                at("pid"),
-                socket.display()
-            ),
+            Which::Docker => dockerd::daemon(&dir),
             Which::Podman => format!("exec {podman}"),
             Which::Rootless => {
                 let Ok(Some(user)) = nix::unistd::User::from_name(ORDINARY) else {
@@ -150,7 +140,7 @@ impl<'w> Engine<'w> {
                 format!("cd {home} && exec runuser -u {ORDINARY} -- env HOME={home} XDG_RUNTIME_DIR={run} {podman}")
             }
         };
-        let script = format!("mount --make-rprivate / && mount -t tmpfs -o mode=755 tmpfs /run && {command}");
+        let script = dockerd::apart(&command);
         let unshare = tool("unshare").unwrap().display().to_string();
         let running = world.program(&unshare, &["--mount", "sh", "-c", &script]).patience(PATIENCE).spawn();
         let engine = Engine { which, world, running: Some(running), socket };
@@ -159,7 +149,8 @@ impl<'w> Engine<'w> {
         });
         match Client::at(&engine.socket) {
             Ok(client) if up => {
-                client.import(IMAGE, "latest", &archive(&dir)).unwrap();
+                let archive = dockerd::archive(&dir, &tool("busybox").unwrap());
+                client.import(IMAGE, "latest", &archive).unwrap();
                 Some(engine)
             }
             _ => {
@@ -195,6 +186,11 @@ impl<'w> Engine<'w> {
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let libraries = text.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
         wanted.extend(libraries.map(PathBuf::from));
+        // What programs that are shown later may want of the C library beside what these do.
+        let libc = wanted.iter().find(|path| path.ends_with("libc.so.6")).cloned();
+        let names = ["librt.so.1", "libpthread.so.0", "libdl.so.2", "libm.so.6", "libutil.so.1", "libresolv.so.2"];
+        let beside = libc.iter().flat_map(|libc| names.map(|name| libc.with_file_name(name)));
+        wanted.extend(beside.filter(|path| path.exists()));
         fs::create_dir_all(root.join("usr/bin")).unwrap();
         for (link, to) in [("bin", "usr/bin"), ("sbin", "usr/bin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
             std::os::unix::fs::symlink(to, root.join(link)).unwrap();
@@ -263,23 +259,13 @@ impl Drop for Engine<'_> {
             running.signal(nix::sys::signal::SIGTERM);
             running.ends_within(PATIENCE);
         }
-        // Empty ones only: another test's engine may use its own at this moment.
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            for group in [GROUP, "libpod_parent"] {
-                let dir = hierarchy.path().join(group);
-                for sub in fs::read_dir(&dir).into_iter().flatten().flatten() {
-                    let _ = fs::remove_dir(sub.path());
-                }
-                let _ = fs::remove_dir(dir);
-            }
-        }
+        dockerd::remove_groups();
     }
 }
 
 /// Gets the static build of bb (.ci/run makes it); says so where there is none.
 pub fn helper() -> Option<PathBuf> {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/x86_64-unknown-linux-gnu/debug/bb");
-    let place = std::env::var_os("BB_HELPER").map_or(built, PathBuf::from);
+    let place = dockerd::helper();
     if place.exists() {
         return Some(place);
     }
@@ -298,21 +284,4 @@ fn not_here(which: Which, why: &str) {
     if let Ok(mut file) = file {
         let _ = std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes());
     }
-}
-
-/// Makes the image's archive.
-fn archive(dir: &Path) -> Vec<u8> {
-    let root = dir.join("image");
-    for sub in ["bin", "etc", "tmp"] {
-        fs::create_dir_all(root.join(sub)).unwrap();
-    }
-    let busybox = root.join("bin/busybox");
-    fs::copy(tool("busybox").unwrap(), &busybox).unwrap();
-    let list = std::process::Command::new(&busybox).arg("--list").output().unwrap();
-    for name in String::from_utf8_lossy(&list.stdout).lines().filter(|name| *name != "busybox") {
-        let _ = std::os::unix::fs::symlink("busybox", root.join("bin").join(name));
-    }
-    let tar = std::process::Command::new("tar").arg("-C").arg(&root).args(["-c", "."]).output().unwrap();
-    assert!(tar.status.success());
-    tar.stdout
 }

@@ -18,6 +18,12 @@ impl World {
     /// Lists everything that bottles have left behind: processes besides the controller (in the world or escaped from it),
     /// mounts, namespaces however they are kept, cgroups, keepers' sockets, temporary files.
     pub fn leftovers(&self) -> Vec<String> {
+        self.leftovers_within(Duration::from_secs(15))
+    }
+
+    /// As [`World::leftovers`], with how long the kernel may take to take down what has ended. What is kept is found however
+    /// short that is; what has ended and is not down yet is taken for kept.
+    pub fn leftovers_within(&self, patience: Duration) -> Vec<String> {
         let controller = self.controller_pid();
         let all = self.processes();
         let processes = all.iter().filter(|p| Some(p.pid) != controller);
@@ -39,10 +45,13 @@ impl World {
             });
         }
         // The doctor's database is removed by the doctor; the rest is the controller's, the keepers'
-        // directory, and two things to remember: that it was stopped, and what somebody at a terminal allowed.
+        // directory, and things to remember: that it was stopped, what somebody at a terminal allowed, and which
+        // backend works.
         for entry in fs::read_dir(self.bb_home().join("run")).into_iter().flatten().flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            if !["k", "stopped", "allowed-recipes"].contains(&name.as_str()) && !name.starts_with("controller.") {
+            if !["k", "stopped", "allowed-recipes", "backend"].contains(&name.as_str())
+                && !name.starts_with("controller.")
+            {
                 left.push(format!("file {}", entry.path().display()));
             }
         }
@@ -52,17 +61,17 @@ impl World {
         }
         left.extend(self.before.since(self.uid(), &self.bb_home()));
         if left.is_empty() {
-            left.extend(self.uncounted_for());
+            left.extend(self.uncounted_for(patience));
         }
         left
     }
 
     /// Lists kinds of namespaces of which the kernel counts more in the world than there were at first. It takes ended ones
     /// down in its own time.
-    fn uncounted_for(&self) -> Vec<String> {
+    fn uncounted_for(&self, patience: Duration) -> Vec<String> {
         let Some(before) = &self.living else { return Vec::new() };
         let mut more: Vec<_> = before.iter().collect();
-        let none = self.until(Duration::from_secs(15), || {
+        let none = self.until(patience, || {
             more.retain(|(kind, living)| !self.warden.has_room(kind, **living));
             more.is_empty()
         });

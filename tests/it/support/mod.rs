@@ -5,6 +5,7 @@
 
 mod canary;
 mod command;
+pub mod dockerd;
 pub mod engine;
 mod left;
 mod leftovers;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Output, Running, World};
+use super::{Command, Output, Running, World};
 
 /// How long a person's whole list of steps may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -28,17 +28,33 @@ pub fn person_in<'w>(
     args: &[&str],
     steps: &[Value],
 ) -> Running<'w> {
-    let script = world.write("person.py", PERSON).display().to_string();
-    let steps = world.write(format!("{name}.json"), serde_json::to_string(steps).unwrap()).display().to_string();
+    prepared(world, name, size, args, steps).cwd(world.home().join(directory)).spawn()
+}
+
+fn prepared<'w>(world: &'w World, name: &str, size: &str, args: &[&str], steps: &[Value]) -> Command<'w> {
+    let (script, steps) = script_of(world, name, steps);
     let bb = world.exe().display().to_string();
     let args: Vec<_> = [script.as_str(), &steps, &bb].into_iter().chain(args.iter().copied()).collect();
-    world
-        .program("/usr/bin/python3", &args)
-        .env("TERM", "xterm-256color")
-        .env("PTY_SIZE", size)
-        .cwd(world.home().join(directory))
-        .patience(PATIENCE)
-        .spawn()
+    world.program("/usr/bin/python3", &args).env("TERM", "xterm-256color").env("PTY_SIZE", size).patience(PATIENCE)
+}
+
+/// As [`person`], with more of an environment.
+pub fn person_with<'w>(
+    world: &'w World,
+    name: &str,
+    env: &[(&str, String)],
+    args: &[&str],
+    steps: &[Value],
+) -> Running<'w> {
+    let command = prepared(world, name, "24x80", args, steps);
+    env.iter().fold(command, |command, (name, value)| command.env(name, value.clone())).spawn()
+}
+
+/// Writes the script of a person and the list of their steps; gets the paths of both.
+pub fn script_of(world: &World, name: &str, steps: &[Value]) -> (String, String) {
+    let script = world.write("person.py", PERSON).display().to_string();
+    let steps = world.write(format!("{name}.json"), serde_json::to_string(steps).unwrap()).display().to_string();
+    (script, steps)
 }
 
 /// Has a person do it all; gets what was written to their terminal.

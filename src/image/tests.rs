@@ -1,0 +1,143 @@
+//! What the module promises, without an engine.
+
+use super::*;
+
+/// A directory of a test's own; removed when it is dropped.
+struct Place(PathBuf);
+
+impl Place {
+    fn new(name: &str) -> Place {
+        let dir = std::env::temp_dir().join(format!("bb-image-{}-{name}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        Place(dir)
+    }
+
+    fn home(&self) -> Home {
+        Home::open(&self.0.join("home/.bot-bottle"), None).unwrap()
+    }
+
+    fn put(&self, path: &str, text: &str) -> String {
+        let path = self.0.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn the_shipped_dockerfiles_install_what_is_tested() {
+    let pins = include_str!("../../tests/agents/package.json");
+    for (name, text) in SHIPPED {
+        let version = text.lines().find_map(|line| line.strip_prefix("ARG VERSION=")).unwrap();
+        let package = text.split('"').nth(1).unwrap().strip_suffix("@${VERSION}").unwrap();
+        assert!(pins.contains(&format!("\"{package}\": \"{version}\"")), "{name}: {package} {version}");
+        assert!(text.contains("\nARG BASE=node:22-bookworm-slim\nFROM ${BASE}\n"), "{name}");
+        for wanted in ["id=apt,", "id=npmrc,", "git", "ripgrep", "ca-certificates"] {
+            assert!(text.contains(wanted), "{name}: {wanted}");
+        }
+    }
+}
+
+#[test]
+fn a_homes_own_dockerfile_stands_in_for_the_shipped_one_and_changes_the_tag() {
+    let place = Place::new("own");
+    let home = place.home();
+    let shipped = of_provider("claude", &home).unwrap().unwrap();
+    let (name, hex) = shipped.tag.split_once(':').unwrap();
+    assert_eq!((name, hex.len()), ("bb/claude", 12));
+    assert_eq!(of_provider("claude", &home).unwrap().unwrap().tag, shipped.tag, "nothing but the content decides");
+    assert_ne!(of_provider("codex", &home).unwrap().unwrap().tag.split_once(':').unwrap().1, hex);
+    assert!(of_provider("command", &home).unwrap().is_none());
+    assert!(of_provider("../claude", &home).unwrap().is_none());
+    place.put("home/.bot-bottle/images/claude.Dockerfile", "FROM debian:12\n");
+    place.put("home/.bot-bottle/images/mine.Dockerfile", "FROM debian:12\n");
+    let own = of_provider("claude", &home).unwrap().unwrap();
+    assert_ne!(own.tag, shipped.tag);
+    assert!(own.place.ends_with("images/claude.Dockerfile") && own.place.starts_with('/'));
+    assert_eq!(names(&home), ["claude", "codex", "gemini", "mine", "pi"]);
+    assert!(of_named_provider("cluade", &home).err().unwrap().hint.unwrap().contains("`claude`"));
+    // What cannot be read is not passed over for the shipped one.
+    std::fs::remove_file(home.root.join("images/claude.Dockerfile")).unwrap();
+    std::fs::create_dir(home.root.join("images/claude.Dockerfile")).unwrap();
+    assert_eq!(of_provider("claude", &home).err().unwrap().kind, Kind::Usage);
+}
+
+#[test]
+fn the_tag_of_a_named_dockerfile_follows_everything_beside_it() {
+    let place = Place::new("named");
+    let home = place.home();
+    let path = place.put("ctx/Dockerfile", "FROM debian:12\nCOPY . /x\n");
+    place.put("ctx/sub/file", "one");
+    std::os::unix::fs::symlink("/etc/passwd", place.0.join("ctx/out")).unwrap();
+    let desk = Desk { home: &home, user_home: Some(&place.0.join("home")), workspace: None };
+    let tag = |desk: &Desk<'_>| of_file("claude", &path, desk).unwrap().tag;
+    let first = tag(&desk);
+    place.put("ctx/.git/HEAD", "x");
+    assert_eq!(tag(&desk), first, ".git is left out");
+    let recipe = of_file("claude", &path, &desk).unwrap();
+    let packed = String::from_utf8_lossy(recipe.context.so_far()).into_owned();
+    assert!(packed.contains("sub/file") && !packed.contains("root:x:0"), "a link stays a link");
+    place.put("ctx/sub/file", "two");
+    let second = tag(&desk);
+    assert_ne!(second, first);
+    // Another Dockerfile of the same directory is another image.
+    let other = place.put("ctx/Other", "FROM debian:12\nCOPY . /x\n");
+    assert_ne!(of_file("claude", &other, &desk).unwrap().tag, tag(&desk));
+    let below = of_file("claude", "images/x.Dockerfile", &desk).err().unwrap();
+    assert!(below.place.unwrap().contains(".bot-bottle/images/x.Dockerfile"), "it counts from the home");
+}
+
+#[test]
+fn a_dockerfile_where_an_agent_writes_or_secrets_lie_is_refused() {
+    let place = Place::new("places");
+    let home = place.home();
+    let user = place.0.join("home");
+    let refused = |path: &str, workspace: Option<&Path>| {
+        let desk = Desk { home: &home, user_home: Some(&user), workspace };
+        let error = of_file("claude", path, &desk).err().unwrap_or_else(|| panic!("{path} is taken"));
+        assert!(error.place.is_some() && error.hint.is_some(), "{error}");
+        error.kind
+    };
+    for path in ["home/Dockerfile", "home/.bot-bottle/Dockerfile", "Dockerfile"] {
+        let path = place.put(path, "FROM x\n");
+        assert_eq!(refused(&path, None), Kind::WorkspaceUnsafe, "{path}");
+    }
+    let path = place.put("work/docker/Dockerfile", "FROM x\n");
+    let work = place.0.join("work");
+    assert_eq!(refused(&path, Some(&work)), Kind::WorkspaceUnsafe);
+    assert_eq!(refused(&path, Some(&work.join("docker/sub"))), Kind::WorkspaceUnsafe);
+    std::os::unix::fs::symlink(&work, place.0.join("link")).unwrap();
+    assert_eq!(
+        refused(&place.0.join("link/docker/Dockerfile").display().to_string(), Some(&work)),
+        Kind::WorkspaceUnsafe
+    );
+    let desk = Desk { home: &home, user_home: Some(&user), workspace: Some(&place.0.join("elsewhere")) };
+    assert!(of_file("claude", &path, &desk).is_ok(), "the allowed twin");
+    // Sparse: nobody reads that much.
+    let large = std::fs::File::create(work.join("docker/large")).unwrap();
+    large.set_len(65 << 20).unwrap();
+    assert_eq!(refused(&path, None), Kind::Usage);
+    assert_eq!(refused("/nonexistent/Dockerfile", None), Kind::Usage);
+    assert_eq!(refused(&place.0.display().to_string(), None), Kind::Usage);
+}
+
+#[test]
+fn one_of_the_two_keys_is_said() {
+    assert_eq!(Said::of(None, None).unwrap(), None);
+    assert_eq!(Said::of(Some("x"), None).unwrap(), Some(Said::Image("x".to_owned())));
+    assert_eq!(Said::of(None, Some("x")).unwrap(), Some(Said::Dockerfile("x".to_owned())));
+    assert_eq!(Said::of(Some("x"), Some("y")).unwrap_err().kind, Kind::Usage);
+}
+
+#[test]
+fn what_a_build_says_is_made_fit_for_a_terminal() {
+    assert_eq!(clean("a\x1b[2J\tb\u{202e}\r\n", 100), "a\\u{1b}[2J b\\u{202e}");
+    assert_eq!(clean("abcdef", 3), "abc…");
+}

@@ -1,0 +1,44 @@
+//! Whether what manifests name is there: providers, of the agent and of budgets, and skills. A name that nothing has would
+//! bind nothing, so that it must not pass as one that does.
+//!
+//! Looks at the home; decides nothing else about a launch.
+
+use std::path::Path;
+
+use super::skills;
+use crate::api::Limit;
+use crate::error::{Error, Kind, nearest};
+use crate::home::Home;
+use crate::manifest::{Effective, Place, Said};
+use crate::provider;
+
+/// Lists every name in manifests that nothing has, with its file and line.
+pub fn unknown_names(merged: &Effective, home: &Home, user_home: Option<&Path>) -> Vec<Error> {
+    let mut providers = provider::names(home);
+    let mut faults = Vec::new();
+    if let Some(template) = merged.template.as_ref().filter(|said| !providers.iter().any(|p| *p == said.value.as_str()))
+    {
+        faults.push(no_provider(template.value.as_str(), &template.place, &providers));
+    }
+    // What is charged may have a name of its own.
+    let provider = merged.template.as_ref().and_then(|said| provider::load(said.value.as_str(), home).ok());
+    providers.extend(provider.map(|provider| provider.budget_key().to_owned()));
+    let budgets = merged.path.iter().filter_map(|node| node.budget.as_ref());
+    faults.extend(budgets.flat_map(|budget| unknown_limits(budget, &providers)));
+    let missing = merged.skills.iter().filter_map(|skill| skills::find(skill, home, user_home).err());
+    faults.extend(missing);
+    faults
+}
+
+fn unknown_limits(budget: &Said<Vec<Limit>>, providers: &[String]) -> Vec<Error> {
+    let unknown = |limit: &&Limit| limit.provider != "*" && !providers.contains(&limit.provider);
+    budget.value.iter().filter(unknown).map(|limit| no_provider(&limit.provider, &budget.place, providers)).collect()
+}
+
+fn no_provider(name: &str, place: &Place, providers: &[String]) -> Error {
+    let hint = match nearest(name, providers.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("providers are: {}", providers.join(", ")),
+    };
+    Error::new(Kind::UnknownKey, format!("`{name}` is no provider")).at(place.to_string()).hint(hint)
+}
