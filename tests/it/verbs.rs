@@ -139,7 +139,7 @@ fn what_is_missing_when_an_agent_is_started_is_said_before_anything_is_begun() {
         }
         tries("agent_provider: {template: shell}\n", "bottle: gone\n").fails(2, "usage", "tester.md:2", "dev");
         tries("extends: gone\n", "bottle: dev\n").fails(2, "usage", "dev.md:2", "dev");
-        tries("agent_provider: {template: shel}\n", "bottle: dev\n").fails(2, "usage", "dev.md:2", "'shell'");
+        tries("agent_provider: {template: shel}\n", "bottle: dev\n").fails(2, "unknown_key", "dev.md:2", "`shell`");
         tries("agent_provider: {template: shell}\n", "bottle: dev\nskills: [gone]\n").fails(
             2,
             "usage",
@@ -183,12 +183,13 @@ fn what_is_missing_when_a_bottle_is_taken_up_is_said_and_it_stays_kept() {
         for (path, said, hint) in [
             ("bottles/dev.md", "no bottle manifest `dev`", "put it back"),
             ("agents/tester.md", "no agent `tester`", "put it back"),
-            ("providers/shell.lua", "no provider 'shell'", "put it back"),
+            ("providers/shell.lua", "`shell` is no provider", "providers are"),
         ] {
             let path = world.bb_home().join(path);
             let text = fs::read(&path).unwrap();
             fs::remove_file(&path).unwrap();
-            resume().fails(2, "usage", said, hint);
+            let kind = if path.ends_with("shell.lua") { "unknown_key" } else { "usage" };
+            resume().fails(2, kind, said, hint);
             world.write(&path, text);
             let kept = world.bb(&["ps", "--all", "--json"]).expect(0).json();
             assert!(kept.iter().any(|b| b["slug"] == "tester" && b["kept"] == true), "{kept:?}");
