@@ -71,6 +71,8 @@ fn gemini_has_its_own_interface_at_a_terminal() {
         let tmux = Tmux::start(&world, 100, 40);
         let exe = world.exe().display().to_string();
         tmux.runs(&format!("{exe} start worker --bottle dev --label talk --color green --rehearse"));
+        tmux.shows("[1] dev");
+        tmux.presses(&["Enter"]);
         tmux.shows("Start it? [y/N]");
         tmux.runs("y");
         tmux.shows_and_keeps("gemini-1-interface", "Type your message");
