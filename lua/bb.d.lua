@@ -94,7 +94,7 @@ bb = {}
 ---@field routes? (string|bb.Route)[] More of the allow-list. A host of the provider's own means the provider's own route.
 ---@field routes_only? boolean `routes` is the whole allow-list; the provider's routes count only where it names their hosts.
 ---@field env? table<string, string> Variables. Never a secret: the agent can read them.
----@field files? {path: string, text: string, mode?: integer, fill?: boolean}[] Files, at an absolute path or one beginning with `~/`. With `fill`, `{workspace}` in path and text stands for the workspace's path.
+---@field files? {path: string, text: string, base64?: boolean, mode?: integer, fill?: boolean}[] Files (`base64`: `text` is that of their bytes), at an absolute path or one beginning with `~/`. With `fill`, `{workspace}` in path and text stands for the workspace's path.
 ---@field detach? boolean It lives on after the recipe.
 ---@field terminal? boolean Its agent gets a terminal, for `bb attach`; of this terminal's size, else of 24 rows and 80 columns.
 ---@field backend? "linux"|"docker" What makes the bottle; BOT_BOTTLE_BACKEND or the host's setting when absent.

@@ -18,8 +18,7 @@ pub fn unknown_names(merged: &Effective, home: &Home, user_home: Option<&Path>) 
     let mut faults = Vec::new();
     if let Some(template) = merged.template.as_ref().filter(|said| !providers.iter().any(|p| *p == said.value.as_str()))
     {
-        // A value, not a key of a table.
-        faults.push(Error { kind: Kind::Usage, ..no_provider(template.value.as_str(), &template.place, &providers) });
+        faults.push(no_provider(template.value.as_str(), &template.place, &providers));
     }
     // What is charged may have a name of its own.
     let provider = merged.template.as_ref().and_then(|said| provider::load(said.value.as_str(), home).ok());

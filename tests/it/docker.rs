@@ -58,7 +58,10 @@ fn a_recipe_unchanged_but_for_the_backend_gives_the_same_books() {
              output = 40, cache_read = 100}}, {text = 'All done.', usage = {input = 620, output = 9, cache_write = 30}}}}\n\
              local b = bb.launch{provider = 'demo', prompt = 'write a file', label = bb.args[1], budget = '200k', \
              image = 'bottle-test'}\n\
-             local o = b:wait()\nprint(o.ended, o.exit_code)\nfor f in b:logs() do print(f.stream, f.text) end\n",
+             local o = b:wait()\nprint(o.ended, o.exit_code)\nlocal said = {}\n\
+             -- In how many pieces it came is the moment's doing.\n\
+             for f in b:logs() do said[f.stream] = (said[f.stream] or '') .. f.text end\n\
+             print(said.stdout, said.stderr)\n",
         );
         let said: Vec<String> = ["linux", "docker"]
             .map(|backend| {

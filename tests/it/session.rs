@@ -386,3 +386,40 @@ fn what_an_agent_leaves_in_the_place_of_its_own_files_does_not_hold_up_its_next_
         assert!(output.stdout.ends_with("own") && output.stderr.contains("No such file"), "{output}");
     }
 }
+
+#[test]
+fn a_controller_that_is_killed_under_a_freeze_or_a_resume_leaves_what_can_be_taken_up() {
+    for world in World::each() {
+        set_up(&world, "");
+        let project = world.home().join("project");
+        // It takes its time to end, so that there is a midst.
+        let prompt =
+            "trap 'sleep 1; exit 0' TERM; echo began > ~/.keeper/session; echo up; while :; do sleep 0.1; done";
+        let first = world.command(&["start", "worker", "--headless", "--prompt", prompt]).cwd(&project).spawn();
+        first.says("up");
+        let freeze = world.spawn(&["freeze", "worker"]);
+        let asked = || world.bb(&["ps", "--json"]).json().iter().any(|b| b["reason"] == "frozen by the operator");
+        assert!(world.until(Duration::from_secs(10), asked));
+        world.kill_controller();
+        freeze.wait();
+        first.wait();
+        let found = world.until(Duration::from_secs(20), || kept(&world) == ["worker"]);
+        assert!(found, "{:?}", world.bb(&["ps", "--all", "--json"]));
+        // Again and again at another moment of a resume: it goes on, or it is what it was.
+        let args = ["resume", "worker", "--headless", "--prompt", "echo up; exec sleep 600"];
+        for millis in [5, 40, 120, 300] {
+            let resume = world.command(&args).cwd(&project).spawn();
+            std::thread::sleep(Duration::from_millis(millis));
+            world.kill_controller();
+            let runs = || world.bb(&["ps", "--json"]).json().iter().any(|b| b["state"] == "running");
+            assert!(world.until(Duration::from_secs(20), || runs() || resume.has_ended()), "{}", resume.stderr());
+            resume.signal(nix::sys::signal::SIGINT);
+            resume.wait();
+            let found = world.until(Duration::from_secs(20), || kept(&world) == ["worker"]);
+            assert!(found, "after {millis} ms: {:?}", world.bb(&["ps", "--all", "--json"]));
+        }
+        let last = bb(&world, &["resume", "worker", "--headless", "--prompt", "true"]).expect(0);
+        assert_eq!(last.stdout, "remembers began\n", "{last}");
+        assert!(kept(&world).is_empty());
+    }
+}

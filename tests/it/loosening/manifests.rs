@@ -119,7 +119,7 @@ fn a_provider_of_a_repository_counts_for_nothing() {
             "",
         );
         let named = ["tester", "--bottle", "else", "--headless", "--prompt", TASK];
-        start(&world, &named).fails(2, "usage", "else.md:2", "shell");
+        start(&world, &named).fails(2, "unknown_key", "else.md:2", "shell");
         allow(&world, "providers/shell.lua", loose);
         let output = works(&world, "tester").expect(0);
         assert_eq!(output.stdout, "the repository's provider\n", "{output}");
