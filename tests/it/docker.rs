@@ -308,6 +308,31 @@ fn a_workspace_is_the_hosts_with_its_guards() {
 }
 
 #[test]
+fn limits_hold_in_a_container() {
+    each(|world, engine| {
+        let says = |limits: &str, script: &str| {
+            let recipe = world.recipe(
+                "limits.lua",
+                &format!(
+                    "--- @bb needs launch\nlocal b = bb.launch{{command = {{'sh', '-c', [[{script}]]}}, backend = 'docker', \
+                     image = '{IMAGE}', limits = {{{limits}}}}}\nlocal o = b:wait()\n\
+                     for f in b:logs() do print(f.text) end\nprint('exit ' .. o.exit_code)\nbb.exit(0)\n"
+                ),
+            );
+            run(world, engine, &["run", "--grant", "all", &recipe]).expect(0).stdout
+        };
+        let copy = |megabytes: u32, to: &str| format!("dd if=/dev/zero of={to} bs={megabytes}M count=1 && echo fits");
+        assert!(says("memory = '64M'", &copy(8, "/dev/null")).contains("fits"));
+        assert!(!says("memory = '64M'", &copy(256, "/dev/null")).contains("fits"), "it had more memory than it may have");
+        let forks = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 9 & done; echo all of them; kill $(jobs -p)";
+        assert!(says("pids = 64", forks).contains("all of them"));
+        assert!(!says("pids = 16", forks).contains("all of them"), "it had more processes than it may have");
+        assert!(says("disk = '64M'", &copy(8, "/tmp/x")).contains("fits"));
+        assert!(!says("disk = '64M'", &copy(32, "/tmp/x")).contains("fits"), "it wrote more than it may");
+    });
+}
+
+#[test]
 fn the_doctor_tries_an_engine_by_making_a_bottle() {
     each(|world, engine| {
         let output = command(world, engine, &["doctor", "--json"]).run().expect(0);

@@ -164,7 +164,10 @@ fn only_the_placeholder(world: &World, cli: &Cli, slug: &str, key: &str, workspa
     let environs: Vec<_> =
         agents.map(|pid| of(&format!("{pid}/environ"))).filter(|e| e.contains(PLACEHOLDER)).collect();
     assert!(!environs.is_empty(), "no process of the agent with a placeholder: {dump}");
-    let proxied = |line: &str| line.split('=').next().is_some_and(|name| name.to_ascii_lowercase().ends_with("_proxy"));
+    // An empty one names none, and keeps a repository from naming one.
+    let proxied = |line: &str| {
+        line.split_once('=').is_some_and(|(name, value)| name.to_ascii_lowercase().ends_with("_proxy") && !value.is_empty())
+    };
     assert!(!environs.iter().any(|e| e.lines().any(proxied)), "a proxy variable is set: {dump}");
 
     // The needle comes by standard input, so that the search does not find itself.
