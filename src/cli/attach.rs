@@ -3,7 +3,7 @@
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::home::Home;
-use crate::terminal::{self, Attached};
+use crate::terminal::{self, Attached, Manner};
 
 use super::out;
 
@@ -28,7 +28,7 @@ async fn work(args: Args) -> Result<u8> {
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
     let slug = client.bottle(&args.slug).await?.slug;
-    match terminal::attach(&client, &slug, true).await? {
+    match terminal::attach(&client, &slug, Manner { detach: true, late: false }).await? {
         Attached::Detached => {
             out::note(&format!("detached; `bb attach {slug}` comes back"));
             Ok(0)

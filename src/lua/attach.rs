@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::terminal::feed::Feeder;
 use crate::terminal::streams::Source;
-use crate::terminal::{self, Attached};
+use crate::terminal::{self, Attached, Manner};
 
 /// How it was left.
 #[derive(Serialize)]
@@ -54,7 +54,7 @@ pub(super) async fn attach(lua: Lua, host: Rc<Host>, (slug, value): (String, Val
     let Options { detach } = options(&lua, "bottle:attach", value)?;
     let client = &host.link().await?.client;
     if has_terminal(&host) && client.bottle(&slug).await?.terminal {
-        let left = match terminal::attach(client, &slug, detach).await? {
+        let left = match terminal::attach(client, &slug, Manner { detach, late: true }).await? {
             Attached::Detached => Left { detached: true, exit_code: None },
             Attached::Ended(code) => Left { detached: false, exit_code: Some(code) },
             Attached::Lost => Left { detached: false, exit_code: None },

@@ -54,25 +54,33 @@ fn failed(e: impl std::fmt::Display) -> Error {
     Error::internal(format!("the terminal: {e}"))
 }
 
-/// Joins this process's terminal to the agent's of a bottle, until its end or, with `detach`, until the keys leave it.
+/// How a terminal is joined.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// Keys leave the agent running.
+    pub detach: bool,
+    /// What an agent wrote that has ended already is shown all the same: it was quick.
+    pub late: bool,
+}
+
+/// Joins this process's terminal to the agent's of a bottle, until its end or until the keys leave it.
 ///
 /// # Errors
 /// `usage` where this process or the agent has no terminal, `interrupted` by a signal, or what the controller says.
-pub async fn attach(client: &Client, slug: &str, detach: bool) -> Result<Attached> {
+pub async fn attach(client: &Client, slug: &str, manner: Manner) -> Result<Attached> {
     super::need_terminal("attaching", &format!("`bb logs --follow {slug}` shows what the agent writes"))?;
     let size = mode::size().unwrap_or_default();
     // Now all that follows is drawn for this terminal.
     let resize = Resize { exec: AGENT.to_owned(), rows: size.rows, cols: size.cols };
     match client.resize(slug, &resize).await {
-        // An agent that was quick has ended already: what it wrote is shown all the same.
-        Err(error) if error.kind == Kind::NoSuchBottle => {}
+        Err(error) if manner.late && error.kind == Kind::NoSuchBottle => {}
         done => done?,
     }
     let mut session = Session::new(client, slug, AGENT, size);
     session.read_backlog().await?;
     let filter = LogFilter { since: session.seen, exec: Some(AGENT_NUMBER), follow: true, raw: true, last: None };
     let frames = client.output(slug, filter).await?;
-    session.run(frames, detach).await
+    session.run(frames, manner.detach).await
 }
 
 /// Runs a command in a bottle, in this process's terminal.

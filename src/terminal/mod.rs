@@ -17,7 +17,7 @@ pub mod modes;
 pub mod screen;
 pub mod streams;
 
-pub use attach::{Attached, attach, exec};
+pub use attach::{Attached, Manner, attach, exec};
 pub use mode::{is_terminal, size};
 
 use crate::error::{Error, Kind, Result};

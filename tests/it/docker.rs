@@ -323,7 +323,10 @@ fn limits_hold_in_a_container() {
         };
         let copy = |megabytes: u32, to: &str| format!("dd if=/dev/zero of={to} bs={megabytes}M count=1 && echo fits");
         assert!(says("memory = '64M'", &copy(8, "/dev/null")).contains("fits"));
-        assert!(!says("memory = '64M'", &copy(256, "/dev/null")).contains("fits"), "it had more memory than it may have");
+        assert!(
+            !says("memory = '64M'", &copy(256, "/dev/null")).contains("fits"),
+            "it had more memory than it may have"
+        );
         let forks = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 9 & done; echo all of them; kill $(jobs -p)";
         assert!(says("pids = 64", forks).contains("all of them"));
         assert!(!says("pids = 16", forks).contains("all of them"), "it had more processes than it may have");

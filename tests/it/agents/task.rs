@@ -166,7 +166,8 @@ fn only_the_placeholder(world: &World, cli: &Cli, slug: &str, key: &str, workspa
     assert!(!environs.is_empty(), "no process of the agent with a placeholder: {dump}");
     // An empty one names none, and keeps a repository from naming one.
     let proxied = |line: &str| {
-        line.split_once('=').is_some_and(|(name, value)| name.to_ascii_lowercase().ends_with("_proxy") && !value.is_empty())
+        line.split_once('=')
+            .is_some_and(|(name, value)| name.to_ascii_lowercase().ends_with("_proxy") && !value.is_empty())
     };
     assert!(!environs.iter().any(|e| e.lines().any(proxied)), "a proxy variable is set: {dump}");
 
