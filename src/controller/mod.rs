@@ -211,6 +211,16 @@ impl Controller {
             bottle.resumable = crate::workspace::session::is_kept_of(&state, &bottle.id);
         }
         bottles.sort_by(|a, b| (a.started, &a.slug).cmp(&(b.started, &b.slug)));
+        // What is kept may be of a launch that took it up and died before it had a row: then it is the last one's before it.
+        let told = bottles.iter().filter(|b| b.kept || b.state != api::State::Ended).map(|b| b.slug.clone());
+        let mut told: std::collections::HashSet<String> = told.collect();
+        for bottle in bottles.iter_mut().rev().filter(|b| b.state == api::State::Ended) {
+            if told.insert(bottle.slug.clone()) {
+                let state = self.host.home.state(&bottle.slug);
+                bottle.kept = crate::workspace::kept::is_kept(&state);
+                bottle.resumable = crate::workspace::session::is_kept(&state);
+            }
+        }
         Ok(bottles)
     }
 
