@@ -201,10 +201,11 @@ fn a_paused_bottle_stands_still_until_it_is_thawed_whatever_happens_to_the_contr
         assert!(world.until(LONG, || lines(&work.join("lines")) > 3));
         let said = world.bb(&["pause", &slug, "--reason", "lunch"]).expect(0).stdout;
         assert_eq!(said.trim(), format!("{slug}  paused"));
-        // What has died meanwhile is reaped by its parent when that goes on.
+        // What has died meanwhile is reaped by its parent when that goes on; and who waits in vfork(2) for a child that was
+        // stopped before its exec is in `D`, and stands as still.
         let stand_still = || {
             let states = states(&world);
-            states.contains(&'T') && states.iter().all(|s| matches!(s, 'T' | 'Z' | 'X'))
+            states.contains(&'T') && states.iter().all(|s| matches!(s, 'T' | 'D' | 'Z' | 'X'))
         };
         assert!(world.until(LONG, stand_still), "{:?}", states(&world));
         let before = lines(&work.join("lines"));
