@@ -222,10 +222,12 @@ pub fn labelled(labels: &[String], role: &str) -> Value {
 /// What removes of a layer what belongs to root of a rootless engine's user namespace, whom this user is not.
 pub fn cleaner(labels: &[String], helper: &Path, layer: &Path) -> Value {
     let own = PathBuf::from("/bb");
+    // The kernel's own directory in the layer's one for its work.
+    let left = Path::new("/layer").join("work").join("work");
     json!({
         "Image": EMPTY_IMAGE,
         "Entrypoint": [own],
-        "Cmd": ["__inside", "clear", "/layer/work/work"],
+        "Cmd": ["__inside", "clear", left],
         "User": "0:0",
         "WorkingDir": "/",
         "Labels": labelled(labels, "cleaner"),
