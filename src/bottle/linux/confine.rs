@@ -26,6 +26,9 @@ const PROCESSES: u64 = 4096;
 /// Setuid and setgid bits of a mode.
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 
+/// Flags with which open(2) makes a file: O_CREAT, and that of O_TMPFILE which is not also O_DIRECTORY.
+const MAKES_FILES: u32 = (libc::O_CREAT | (libc::O_TMPFILE & !libc::O_DIRECTORY)).cast_unsigned();
+
 /// Requests of ioctl(2) that put words into a terminal's input (`asm-generic/ioctls.h`, `linux/tiocl.h`).
 const TIOCSTI: u32 = 0x5412;
 const TIOCLINUX: u32 = 0x541c;
@@ -102,11 +105,20 @@ pub fn program() -> io::Result<Filter> {
         calls.push((call, refused(libc::EPERM, vec![vec![Test::AnyBit(0, NEW_NAMESPACES)]])));
     }
     // A setuid bit in a mounted workspace would give another user of the host the agent's program to run.
-    let mut modes = vec![(libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (libc::SYS_mkdirat, 2), (libc::SYS_openat, 3)];
+    let mut modes = vec![(libc::SYS_fchmod, 1), (libc::SYS_fchmodat, 2), (libc::SYS_mkdirat, 2)];
     #[cfg(target_arch = "x86_64")]
-    modes.extend([(libc::SYS_chmod, 1), (libc::SYS_mkdir, 1), (libc::SYS_creat, 1), (libc::SYS_open, 2)]);
+    modes.extend([(libc::SYS_chmod, 1), (libc::SYS_mkdir, 1), (libc::SYS_creat, 1)]);
     for (call, mode) in modes {
         calls.push((call, refused(libc::EPERM, vec![vec![Test::AnyBit(mode, SET_ID)]])));
+    }
+    // Of a call that makes no file the kernel ignores the mode, and callers leave anything there (jemalloc does, when it asks how the
+    // kernel gives out memory: refused, it works page by page).
+    let mut opens = vec![(libc::SYS_openat, 2, 3)];
+    #[cfg(target_arch = "x86_64")]
+    opens.push((libc::SYS_open, 1, 2));
+    for (call, flags, mode) in opens {
+        let makes = vec![Test::AnyBit(flags, MAKES_FILES), Test::AnyBit(mode, SET_ID)];
+        calls.push((call, refused(libc::EPERM, vec![makes])));
     }
     // Devices; a FIFO or a socket is nobody's but the agent's.
     let mut nodes = vec![(libc::SYS_mknodat, 2)];
@@ -183,6 +195,13 @@ mod tests {
             ),
             (libc::SYS_unshare, [libc::CLONE_NEWNS as u32, 0, 0, 0, 0, 0], [libc::CLONE_FILES as u32, 0, 0, 0, 0, 0]),
             (libc::SYS_openat, [0, 0, 0o101, 0o4755, 0, 0], [0, 0, 0o101, 0o1777, 0, 0]),
+            (
+                libc::SYS_openat,
+                [0, 0, libc::O_TMPFILE as u32 | 1, 0o2755, 0, 0],
+                [0, 0, libc::O_DIRECTORY as u32, 0o2755, 0, 0],
+            ),
+            #[cfg(target_arch = "x86_64")]
+            (libc::SYS_open, [0, 0o101, 0o4755, 0, 0, 0], [0, libc::O_CLOEXEC as u32, u32::MAX, 0, 0, 0]),
             (libc::SYS_fchmodat, [0, 0, 0o2755, 0, 0, 0], [0, 0, 0o755, 0, 0, 0]),
             (libc::SYS_fchmod, [0, 0o2755, 0, 0, 0, 0], [0, 0o755, 0, 0, 0, 0]),
             (libc::SYS_mkdirat, [0, 0, 0o2755, 0, 0, 0], [0, 0, 0o755, 0, 0, 0]),
