@@ -50,6 +50,8 @@ impl Home {
     pub fn open(root: &Path, xdg_runtime: Option<&Path>) -> Result<Home> {
         let root =
             std::path::absolute(root).map_err(|e| Error::new(Kind::Usage, format!("BB_HOME is not a path: {e}")))?;
+        // With a slash or a dot at its end, a link could not be told from what it leads to.
+        let root: PathBuf = root.components().collect();
         make_private_dir(&root)?;
         let root = root.canonicalize().map_err(|e| Error::internal(e.to_string()).at(root.display().to_string()))?;
         let runtime = match xdg_runtime {
@@ -146,14 +148,17 @@ fn make_private_dir(dir: &Path) -> Result<()> {
             .hint("set BB_HOME to a directory of your own that can be written")
     };
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(fail)?;
-    let meta = fs::symlink_metadata(dir).map_err(fail)?;
+    // What a link leads to, and the link itself: whose it is can turn it elsewhere.
+    let (own, meta) = (fs::symlink_metadata(dir).map_err(fail)?, fs::metadata(dir).map_err(fail)?);
     let uid = nix::unistd::geteuid().as_raw();
-    if !meta.is_dir() && !meta.is_symlink() || (meta.is_dir() && meta.uid() != uid) {
-        return Err(Error::new(Kind::Usage, "the directory belongs to somebody else")
+    if !meta.is_dir() || meta.uid() != uid || own.uid() != uid {
+        let what = if own.is_symlink() && own.uid() != uid { "link" } else { "directory" };
+        return Err(Error::new(Kind::Usage, format!("the {what} belongs to somebody else"))
             .at(dir.display().to_string())
             .hint("set BB_HOME to a directory of your own"));
     }
-    if meta.is_dir() && meta.permissions().mode() & 0o077 != 0 {
+    // What a link leads to may be shared on purpose; its mode is its owner's affair.
+    if own.is_dir() && meta.permissions().mode() & 0o077 != 0 {
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(fail)?;
     }
     Ok(())
@@ -169,4 +174,43 @@ fn is_own_dir(dir: &Path) -> bool {
 fn short_hash(bytes: &[u8]) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, bytes);
     digest.as_ref()[..6].iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{chown, lchown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_home_is_ours_and_so_is_a_link_to_it() {
+        let dir = std::env::temp_dir().join(format!("bb-home-{}", std::process::id()));
+        let (ours, link) = (dir.join("ours"), dir.join("link"));
+        fs::create_dir_all(&ours).unwrap();
+        symlink(&ours, &link).unwrap();
+        let real = ours.canonicalize().unwrap();
+        for way in [link.clone(), link.join(""), link.join(".")] {
+            assert_eq!(Home::open(&way, None).unwrap().root, real);
+        }
+        let refused = |way: &Path, what: &str| {
+            let error = Home::open(way, None).unwrap_err();
+            assert!(error.kind == Kind::Usage && error.message.contains(what), "{error}");
+        };
+        if nix::unistd::geteuid().is_root() {
+            lchown(&link, Some(65534), None).unwrap();
+            for way in [link.clone(), link.join(""), link.join(".")] {
+                refused(&way, "the link belongs to somebody else");
+            }
+            lchown(&link, Some(0), None).unwrap();
+            fs::remove_dir_all(&ours).unwrap();
+            fs::create_dir(&ours).unwrap();
+            chown(&ours, Some(65534), None).unwrap();
+        } else {
+            fs::remove_file(&link).unwrap();
+            symlink("/usr", &link).unwrap();
+        }
+        refused(&link, "the directory belongs to somebody else");
+        assert!(!link.join("state").exists(), "nothing is made there");
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -51,6 +51,18 @@ impl Name {
     }
 }
 
+/// Tells whether `word` stands for `slug` as a beginning of it. The whole name before a number (`task` of `task-2`) does
+/// not: it is the name of another bottle, which may be gone.
+pub fn begins(slug: &str, word: &str) -> bool {
+    !word.is_empty() && slug.starts_with(word) && !is_numbered(slug, word)
+}
+
+/// Tells whether `slug` is `stem` with the number that makes it unique.
+pub fn is_numbered(slug: &str, stem: &str) -> bool {
+    let number = slug.strip_prefix(stem).and_then(|rest| rest.strip_prefix('-'));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -71,6 +83,20 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_beginning_stands_for_a_slug_and_a_whole_stem_does_not() {
+        for (slug, word) in
+            [("task-2", "tas"), ("task-2", "task-"), ("task-2", "task-2"), ("task-2b", "task"), ("task2", "task")]
+        {
+            assert!(begins(slug, word), "{slug} {word}");
+        }
+        for (slug, word) in
+            [("task-2", "task"), ("task-17", "task"), ("task-2-3", "task-2"), ("task", ""), ("task", "b")]
+        {
+            assert!(!begins(slug, word), "{slug} {word}");
+        }
+    }
 
     #[test]
     fn names_that_compat_names_are_accepted_and_refused() {

@@ -31,6 +31,8 @@ const UPSTREAM_KEYS: [&str; 2] = ["address", "ca"];
 pub struct Settings {
     /// Limits of the global node.
     pub budget: Vec<Limit>,
+    /// Where each of them stands, for messages: its line by its provider.
+    pub budget_lines: BTreeMap<String, usize>,
     /// What happens to a bottle whose budget is spent, where its launch does not say.
     pub shutdown: CutoffPolicy,
     /// What a cut takes away, where the launch does not say.
@@ -89,7 +91,11 @@ impl Settings {
 
     fn read(&mut self, entry: &Entry, root: &Path, problems: &mut Problems) {
         match entry.key.as_str() {
-            "budget" => self.budget = budget(&entry.value, problems),
+            "budget" => {
+                self.budget = budget(&entry.value, problems);
+                let lines = entry.value.entries().unwrap_or_default().iter();
+                self.budget_lines = lines.map(|limit| (limit.key.clone(), limit.line)).collect();
+            }
             "shutdown" => {
                 self.shutdown = word(entry, &CutoffPolicy::WORDS, &[], problems).unwrap_or_default();
             }

@@ -172,6 +172,21 @@ pub struct Prune {
     pub dry_run: bool,
 }
 
+/// Answer of `POST /v1/bottles/S/rm`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Removed {
+    /// What is known of it.
+    #[serde(flatten)]
+    pub bottle: Bottle,
+    /// There was something to remove; `false` where it was gone before.
+    #[serde(default = "yes")]
+    pub removed: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// Something that is left of a bottle which does not run.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Leftover {

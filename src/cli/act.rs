@@ -1,6 +1,6 @@
 //! What `bb cut` and `bb kill` share: one act on several bottles, each tried whatever becomes of the others.
 
-use crate::api::{Act, Bottle};
+use crate::api::Act;
 use crate::client::Client;
 use crate::error::Result;
 use crate::home::Home;
@@ -16,17 +16,17 @@ pub fn act(reason: Option<String>) -> Act {
 ///
 /// # Errors
 /// What keeps the controller from being reached; errors of single bottles are shown as they come.
-pub async fn each(
+pub async fn each<T>(
     slugs: &[String],
-    act: impl AsyncFn(&Client, &str) -> Result<Bottle>,
-    said: impl Fn(&Bottle) -> String,
+    act: impl AsyncFn(&Client, &str) -> Result<T>,
+    said: impl Fn(&T) -> String,
 ) -> Result<u8> {
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
     let mut codes = Vec::new();
     for slug in slugs {
         match act(&client, slug).await {
-            Ok(bottle) => out::print(&said(&bottle))?,
+            Ok(done) => out::print(&said(&done))?,
             Err(error) => codes.push(out::fail(&error)),
         }
     }

@@ -5,6 +5,7 @@
 
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 
+use crate::api::Bottle;
 use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
@@ -48,6 +49,11 @@ pub fn slugs() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &std::ffi::OsStr| fitting(typed, known_slugs().into_iter()))
 }
 
+/// Completes slugs of bottles of which something is kept.
+pub fn kept() -> ArgValueCompleter {
+    ArgValueCompleter::new(|typed: &std::ffi::OsStr| fitting(typed, slugs_of(|bottle| bottle.kept).into_iter()))
+}
+
 /// Completes the slug of a place in a bottle, `SLUG:PATH`; paths of the host are the shell's own.
 pub fn places() -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &std::ffi::OsStr| {
@@ -60,8 +66,12 @@ pub fn words(words: &'static [&'static str]) -> ArgValueCompleter {
     ArgValueCompleter::new(|typed: &std::ffi::OsStr| fitting(typed, words.iter().map(ToString::to_string)))
 }
 
-/// Gets the bottles that a controller knows and, where none runs, those of which something is kept.
 fn known_slugs() -> Vec<String> {
+    slugs_of(|_| true)
+}
+
+/// Gets the bottles that a controller knows and, where none runs, those of which something is kept.
+fn slugs_of(wanted: impl Fn(&Bottle) -> bool) -> Vec<String> {
     let Ok(home) = Home::from_env() else { return Vec::new() };
     let all = async {
         let client = Client::connect(&home).await.ok()??;
@@ -70,7 +80,7 @@ fn known_slugs() -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let bottles = runtime.ok().and_then(|runtime| runtime.block_on(all));
     match bottles {
-        Some(bottles) => bottles.into_iter().map(|bottle| bottle.slug).collect(),
+        Some(bottles) => bottles.into_iter().filter(wanted).map(|bottle| bottle.slug).collect(),
         None => {
             let states = std::fs::read_dir(home.root.join("state")).into_iter().flatten().flatten();
             states.filter_map(|entry| entry.file_name().into_string().ok()).collect()

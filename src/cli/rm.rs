@@ -1,6 +1,6 @@
 //! `bb rm`: removes what is left of bottles that have ended.
 
-use crate::api::Bottle;
+use crate::api::Removed;
 
 use super::{act, out};
 
@@ -8,7 +8,7 @@ use super::{act, out};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
+    #[arg(required = true, value_name = "SLUG", add = super::completions::kept())]
     pub slugs: Vec<String>,
 }
 
@@ -16,6 +16,11 @@ pub struct Args {
 pub fn run(args: Args) -> u8 {
     out::block_on(async move {
         let remove = async |client: &crate::client::Client, slug: &str| client.remove(slug, &act::act(None)).await;
-        act::each(&args.slugs, remove, |bottle: &Bottle| format!("{}  removed", bottle.slug)).await
+        act::each(&args.slugs, remove, said).await
     })
+}
+
+fn said(Removed { bottle, removed }: &Removed) -> String {
+    let how = if *removed { "removed" } else { "was removed already: nothing is left of it" };
+    format!("{}  {how}", bottle.slug)
 }

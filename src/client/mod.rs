@@ -255,7 +255,7 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::bottle`]; `usage` where it runs.
-    pub async fn remove(&self, slug: &str, act: &Act) -> Result<Bottle> {
+    pub async fn remove(&self, slug: &str, act: &Act) -> Result<api::Removed> {
         self.call(Request::post(format!("/v1/bottles/{}/rm", wire::encode(slug)), act)?.within(FILES)).await
     }
 

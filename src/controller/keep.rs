@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::live::Live;
 use super::{Controller, compose};
-use crate::api::{self, Applied, Apply, Bottle, Diff, DiffQuery, Kept, Leftover, State};
+use crate::api::{self, Applied, Apply, Bottle, Diff, DiffQuery, Kept, Leftover, Removed, State};
 use crate::bottle::cgroup;
 use crate::bottle::wire::{Reply, Request};
 use crate::error::{Error, Kind, Result};
@@ -96,7 +96,7 @@ impl Controller {
             return Ok(of(name, whole));
         }
         // What has ended and left nothing counts only where nothing else begins so.
-        let begins = |slug: &String| !name.is_empty() && slug.starts_with(name);
+        let begins = |slug: &String| crate::name::begins(slug, name);
         let living = all.iter().filter(|live| !live.has_ended()).map(|live| live.slug.clone());
         let fits: BTreeSet<String> = living.chain(self.kept_names()).filter(begins).collect();
         match fits.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
@@ -106,7 +106,7 @@ impl Controller {
         }
     }
 
-    fn is_kept(&self, slug: &str) -> bool {
+    pub(super) fn is_kept(&self, slug: &str) -> bool {
         crate::name::Name::parse(slug).is_ok() && kept::is_kept(&self.host.home.state(slug))
     }
 
@@ -143,7 +143,7 @@ impl Controller {
         Ok(Kept { slug, session, counted: Some(counted) })
     }
 
-    fn kept_names(&self) -> Vec<String> {
+    pub(super) fn kept_names(&self) -> Vec<String> {
         self.states().into_iter().filter(|slug| self.is_kept(slug)).collect()
     }
 
@@ -249,11 +249,14 @@ impl Controller {
     ///
     /// # Errors
     /// `usage` where it runs, `no_such_bottle`.
-    pub async fn remove(&self, name: &str) -> Result<Bottle> {
+    pub async fn remove(&self, name: &str) -> Result<Removed> {
         let known = match self.known(name) {
             Ok(known) => known,
-            // It may have been removed by the same call before.
-            Err(error) => return self.find_ended(name).await.map_err(|_| error),
+            // It may have been removed before, by the same call too.
+            Err(error) => {
+                let bottle = self.find_ended(name).await.map_err(|_| error)?;
+                return Ok(Removed { bottle, removed: false });
+            }
         };
         if let Some(live) = &known.live
             && !live.has_ended()
@@ -261,14 +264,16 @@ impl Controller {
             return Err(Error::new(Kind::Usage, format!("`{}` runs", known.slug))
                 .hint(format!("`bb stop {0}` or `bb kill {0}` first", known.slug)));
         }
+        let removed = known.state.exists();
         if !self.while_unused(&known.slug, kept::remove).await? {
             return Err(Error::new(Kind::Usage, format!("`{}` is being taken up", known.slug))
                 .hint(format!("`bb kill {}` first", known.slug)));
         }
-        match self.forget_ended(&known.slug) {
-            Some(live) => Ok(Bottle { kept: false, ..live.view() }),
-            None => self.find_ended(&known.slug).await,
-        }
+        let bottle = match self.forget_ended(&known.slug) {
+            Some(live) => Bottle { kept: false, ..live.view() },
+            None => self.find_ended(&known.slug).await?,
+        };
+        Ok(Removed { bottle, removed })
     }
 
     /// Runs `work` on the state of a name while no bottle has it or can get it; tells whether it was run.

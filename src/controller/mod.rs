@@ -19,6 +19,7 @@ use crate::enforce::{Bottles, Enforcement};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::sqlite::{Options, SqliteLedger};
 use crate::ledger::{GLOBAL, Ledger, LedgerError};
+use crate::name::{begins, is_numbered};
 use crate::settings::Settings;
 use crate::types::Book;
 
@@ -171,20 +172,13 @@ impl Controller {
         if let Some(exact) = all.iter().find(|b| b.slug == name) {
             return Ok(Arc::clone(exact));
         }
-        let mut fits: Vec<_> = all.iter().filter(|b| !name.is_empty() && b.slug.starts_with(name)).collect();
+        let mut fits: Vec<_> = all.iter().filter(|b| begins(&b.slug, name)).collect();
         if fits.iter().any(|b| !b.has_ended()) {
             fits.retain(|b| !b.has_ended());
         }
         match fits.as_slice() {
             [one] => Ok(Arc::clone(one)),
-            [] => {
-                let nearest = crate::error::nearest(name, all.iter().map(|b| b.slug.as_str()));
-                let hint = nearest.map_or_else(
-                    || "`bb ps --all` lists the bottles".to_owned(),
-                    |n| format!("did you mean `{n}`? `bb ps --all` lists the bottles"),
-                );
-                Err(Error::new(Kind::NoSuchBottle, format!("there is no bottle `{name}`")).hint(hint))
-            }
+            [] => Err(nobody(name, &all.iter().map(|b| b.slug.clone()).chain(self.kept_names()).collect())),
             several => {
                 let mut names: Vec<_> = several.iter().map(|b| b.slug.as_str()).collect();
                 names.sort_unstable();
@@ -245,11 +239,8 @@ impl Controller {
                 Ok(_) => Err(Error::internal("it has not ended")),
                 // A beginning that fits none of the living may fit one that has ended.
                 Err(error) if error.kind == Kind::NoSuchBottle => {
-                    let fitting: BTreeSet<&str> = ended
-                        .iter()
-                        .map(|b| b.slug.as_str())
-                        .filter(|s| !name.is_empty() && s.starts_with(name))
-                        .collect();
+                    let fitting: BTreeSet<&str> =
+                        ended.iter().map(|b| b.slug.as_str()).filter(|slug| begins(slug, name)).collect();
                     match fitting.into_iter().collect::<Vec<_>>().as_slice() {
                         [] => Err(error),
                         [one] => ended.iter().rev().find(|b| b.slug == *one).cloned().ok_or(error),
@@ -349,6 +340,22 @@ impl Bottles for Controller {
     fn running(&self) -> Vec<Arc<Live>> {
         self.all().into_iter().filter(|b| !b.has_ended()).collect()
     }
+}
+
+/// Says that there is no such bottle, and what there is that may have been meant.
+fn nobody(name: &str, slugs: &BTreeSet<String>) -> Error {
+    let numbered: Vec<&str> = slugs.iter().map(String::as_str).filter(|slug| is_numbered(slug, name)).take(5).collect();
+    let (message, near) = match numbered.as_slice() {
+        [] => (String::new(), crate::error::nearest(name, slugs.iter().map(String::as_str))),
+        [one] => (format!("; there is {one}"), None),
+        several => (format!("; there are {}", several.join(", ")), None),
+    };
+    let hint = match (numbered.is_empty(), near) {
+        (true, Some(near)) => format!("did you mean `{near}`? `bb ps --all` lists the bottles"),
+        (true, None) => "`bb ps --all` lists the bottles".to_owned(),
+        (false, _) => "write the whole name; `bb ps --all` lists the bottles".to_owned(),
+    };
+    Error::new(Kind::NoSuchBottle, format!("there is no bottle `{name}`{message}")).hint(hint)
 }
 
 fn ambiguous(name: &str, names: &[&str]) -> Error {

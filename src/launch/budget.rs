@@ -4,8 +4,8 @@ use crate::api::{Launch, Limit};
 use crate::budget::parse_amount;
 use crate::error::{Error, Kind, Result, nearest};
 
-/// Reads `--budget`, given any number of times: `200k` (whatever the provider), `claude=200k,codex=1M`, `unlimited`. Of
-/// one provider the last one counts.
+/// Reads `--budget`, given any number of times: `200k` (whatever the provider), `claude=200k,codex=1M`, `unlimited`. What
+/// is said twice is refused: `1,000` is two amounts, and neither is the one that was meant.
 ///
 /// # Errors
 /// `usage`, or `unknown_key` for a name that is none of `providers`.
@@ -26,11 +26,24 @@ pub fn limits_of_flags(flags: &[String], providers: &[String]) -> Result<Vec<Lim
                 .at("--budget")
                 .hint("write --budget 200k, --budget claude=200k,codex=1M or --budget unlimited")
         })?;
-        limits.retain(|limit| limit.provider != provider);
+        if limits.iter().any(|limit| limit.provider == provider) {
+            let message = match provider {
+                "*" => "more than one amount is given for all providers together".to_owned(),
+                name => format!("`{name}` is given more than one amount"),
+            };
+            return Err(Error::new(Kind::Usage, message).at(format!("--budget {}", shown(flags))).hint(
+                "say one amount, with no comma in it: 1k or 1000; one for each provider is claude=200k,codex=1M",
+            ));
+        }
         limits.push(Limit { provider: provider.to_owned(), tokens, hard: false });
     }
     limits.sort_by(|a, b| a.provider.cmp(&b.provider));
     Ok(limits)
+}
+
+/// What was written, in at most 60 characters.
+fn shown(flags: &[String]) -> String {
+    flags.join(" --budget ").chars().take(60).collect()
 }
 
 /// Tells whether a limit, or the word `unlimited`, was said for a launch anywhere on its path; where nothing of it is

@@ -1,5 +1,5 @@
-//! Whether what manifests name is there: providers, of the agent and of budgets, and skills. A name that nothing has would
-//! bind nothing, so that it must not pass as one that does.
+//! Whether what manifests and settings name is there: providers, of the agent and of budgets, and skills. A name that
+//! nothing has would bind nothing, so that it must not pass as one that does.
 //!
 //! Looks at the home; decides nothing else about a launch.
 
@@ -11,6 +11,7 @@ use crate::error::{Error, Kind, nearest};
 use crate::home::Home;
 use crate::manifest::{Effective, Place, Said};
 use crate::provider;
+use crate::settings::Settings;
 
 /// Lists every name in manifests that nothing has, with its file and line.
 pub fn unknown_names(merged: &Effective, home: &Home, user_home: Option<&Path>) -> Vec<Error> {
@@ -30,15 +31,41 @@ pub fn unknown_names(merged: &Effective, home: &Home, user_home: Option<&Path>) 
     faults
 }
 
+/// Lists every name in the budget of `settings.yml` that nothing has, with its line.
+pub fn unknown_in_settings(settings: &Settings, home: &Home) -> Vec<Error> {
+    let mut known = provider::names(home);
+    let unknown = |known: &[String]| -> Vec<String> {
+        let names = settings.budget.iter().map(|limit| limit.provider.clone());
+        names.filter(|name| name != "*" && !known.contains(name)).collect()
+    };
+    if !unknown(&known).is_empty() {
+        // What a provider is charged as may be a name of its own; its file, which is run for that, tells.
+        let keys = known.iter().filter_map(|name| provider::load(name, home).ok()).map(|p| p.budget_key().to_owned());
+        let keys: Vec<String> = keys.collect();
+        known.extend(keys);
+        known.sort();
+        known.dedup();
+    }
+    let place = |name: &str| match settings.budget_lines.get(name) {
+        Some(line) => format!("settings.yml:{line}"),
+        None => "settings.yml".to_owned(),
+    };
+    unknown(&known).iter().map(|name| unknown_provider(name, place(name), &known)).collect()
+}
+
 fn unknown_limits(budget: &Said<Vec<Limit>>, providers: &[String]) -> Vec<Error> {
     let unknown = |limit: &&Limit| limit.provider != "*" && !providers.contains(&limit.provider);
     budget.value.iter().filter(unknown).map(|limit| no_provider(&limit.provider, &budget.place, providers)).collect()
 }
 
 fn no_provider(name: &str, place: &Place, providers: &[String]) -> Error {
+    unknown_provider(name, place.to_string(), providers)
+}
+
+fn unknown_provider(name: &str, place: String, providers: &[String]) -> Error {
     let hint = match nearest(name, providers.iter().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("providers are: {}", providers.join(", ")),
     };
-    Error::new(Kind::UnknownKey, format!("`{name}` is no provider")).at(place.to_string()).hint(hint)
+    Error::new(Kind::UnknownKey, format!("`{name}` is no provider")).at(place).hint(hint)
 }

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use budget::{governed, limits_of_flags};
-pub use known::unknown_names;
+pub use known::{unknown_in_settings, unknown_names};
 pub use preflight::Row;
 
 use serde::{Deserialize, Serialize};
@@ -162,7 +162,8 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     let merged = effective(desk.shelf, choice.agent.as_deref(), &bottles).map_err(joined)?;
     let settings = Settings::load(desk.home).map_err(joined)?;
     refuse_what_nothing_enforces(&merged)?;
-    let unknown = unknown_names(&merged, desk.home, desk.user_home);
+    let mut unknown = unknown_names(&merged, desk.home, desk.user_home);
+    unknown.extend(unknown_in_settings(&settings, desk.home));
     if !unknown.is_empty() {
         return Err(joined(unknown));
     }

@@ -195,9 +195,22 @@ fn budgets_on_the_command_line_are_amounts_and_nothing_else() {
     let pair = |name: &str, tokens| (name.to_owned(), tokens);
     assert_eq!(read(&["200k"]), Ok(vec![pair("*", Some(200_000))]));
     assert_eq!(
-        read(&["claude=200k,codex=1M", "claude=5"]),
-        Ok(vec![pair("claude", Some(5)), pair("codex", Some(1_000_000))])
+        read(&["claude=200k,codex=1M", "7"]),
+        Ok(vec![pair("*", Some(7)), pair("claude", Some(200_000)), pair("codex", Some(1_000_000))])
     );
+    for twice in [
+        &["1,000"][..],
+        &["1,500"],
+        &["5,6"],
+        &["200k,unlimited"],
+        &["200k", "unlimited"],
+        &["5", "5"],
+        &["claude=5,claude=6"],
+        &["claude=5", "codex=1", "claude=6"],
+        &["claude=1,000,000"],
+    ] {
+        assert_eq!(read(twice), Err(Kind::Usage), "{twice:?}");
+    }
     assert_eq!(read(&["unlimited"]), Ok(vec![pair("*", None)]));
     for wrong in ["0.5", "-1", "9007199254740993", "1e6", "", "claude=", "many"] {
         assert_eq!(read(&[wrong]), Err(Kind::Usage), "{wrong}");

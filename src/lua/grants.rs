@@ -98,9 +98,27 @@ impl Grant {
     fn covers(&self, asked: &Grant) -> bool {
         match (self, asked) {
             (Grant::Egress(have), Grant::Egress(want)) => have == "*" || have == want,
+            (Grant::Write(have), Grant::Write(want)) | (Grant::Read(have), Grant::Read(want)) => holds(have, want),
             _ => self == asked,
         }
     }
+}
+
+/// Tells whether one path, as it was written, is or holds another. `args` is a word, and what goes upwards is held by
+/// nothing but itself: where it leads is not known before it is looked at.
+fn holds(have: &str, want: &str) -> bool {
+    use std::path::Component;
+    let path = |word: &str| -> Vec<String> {
+        let parts = Path::new(word).components().filter(|part| *part != Component::CurDir);
+        parts.map(|part| part.as_os_str().to_string_lossy().into_owned()).collect()
+    };
+    let upwards = |word: &str| Path::new(word).components().any(|part| part == Component::ParentDir);
+    have == want
+        || have != "args" && want != "args" && !upwards(want) && !upwards(have) && {
+            // A relative one holds no absolute one, nor the other way round, wherever it begins.
+            let absolute = |word: &str| Path::new(word).is_absolute();
+            absolute(have) == absolute(want) && path(want).starts_with(&path(have))
+        }
 }
 
 /// Reads a list: words between commas or spaces.
@@ -270,6 +288,42 @@ mod tests {
         assert!(decide(&question(&needs, Trust::Given(needs.to_vec())), None).is_ok());
         assert!(decide(&question(&needs, Trust::AsDeclared), None).is_ok());
         assert!(decide(&question(&[], Trust::Nobody), None).is_ok());
+    }
+
+    #[test]
+    fn a_granted_path_covers_what_lies_below_it() {
+        let covers = |have: &str, want: &str| {
+            let by = |make: fn(String) -> Grant| make(have.into()).covers(&make(want.into()));
+            let both = (by(Grant::Write), by(Grant::Read));
+            assert_eq!(both.0, both.1);
+            both.0
+        };
+        for (have, want) in [
+            ("/", "/tmp"),
+            ("/", "/"),
+            ("/tmp", "/tmp/a"),
+            ("/tmp/", "/tmp"),
+            (".", "./src"),
+            ("./src", "src/a"),
+            ("args", "args"),
+            ("../x", "../x"),
+        ] {
+            assert!(covers(have, want), "{have} {want}");
+        }
+        for (have, want) in [
+            ("/tmp", "/"),
+            ("/tmp", "/tmpx"),
+            ("/", "src"),
+            (".", "/src"),
+            ("/tmp", "/tmp/../etc"),
+            (".", "../x"),
+            (".", "args"),
+            ("/", "args"),
+            ("args", "args/x"),
+        ] {
+            assert!(!covers(have, want), "{have} {want}");
+        }
+        assert!(!Grant::Read("/".into()).covers(&Grant::Write("/tmp".into())));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::provider::{self, Plan, Provider, Wish};
 use crate::settings::Settings;
 use crate::terminal;
 use crate::types::{CutScope, CutoffPolicy};
+use crate::yaml::read::joined;
 
 const CALL: &str = "bb.launch";
 
@@ -120,6 +121,7 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
     if let Some(budget) = &options.budget {
         budget.check_providers(CALL, &provider::names(&host.home))?;
     }
+    check_settings(&host)?;
     let image = match backend {
         Some(Choice::Docker) => image(&host, &options, &provider_name(&options)?, workspace.as_deref())?,
         _ => None,
@@ -274,6 +276,13 @@ fn allow_list(
     routes.extend(quiet);
     credentials.retain(|name, _| routes.iter().any(|r| r.auth.as_ref().is_some_and(|a| a.credential == *name)));
     Ok((routes, credentials))
+}
+
+/// A limit of the host that is for nobody would bind nobody. What else is wrong with the settings is said by the controller.
+fn check_settings(host: &Host) -> Result<()> {
+    let Ok(settings) = Settings::load(&host.home) else { return Ok(()) };
+    let unknown = crate::launch::unknown_in_settings(&settings, &host.home);
+    if unknown.is_empty() { Ok(()) } else { Err(joined(unknown)) }
 }
 
 /// No budget anywhere is metered all the same; at a terminal that is said, without one it must have been said aloud.

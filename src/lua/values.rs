@@ -273,6 +273,10 @@ impl<'de> Deserialize<'de> for Budget {
                 if limits.is_empty() {
                     return Err(de::Error::custom("the budget table names no amount"));
                 }
+                // `tokens` and `*` are the same.
+                if limits.iter().filter(|limit: &&Limit| limit.provider == "*").count() > 1 {
+                    return Err(de::Error::custom("the budget table says twice what all providers together may use"));
+                }
                 for limit in &mut limits {
                     limit.hard |= all_hard;
                 }
@@ -349,6 +353,8 @@ mod tests {
             json!({"claude": true}),
             json!(-1),
             json!({"claude": {"tokns": 1}}),
+            json!("1,000"),
+            json!({"tokens": 1, "*": 2}),
         ] {
             assert!(budget(wrong.clone()).is_err(), "{wrong}");
         }

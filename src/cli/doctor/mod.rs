@@ -287,8 +287,11 @@ fn size(bytes: u64) -> String {
 
 /// Reads the host's settings: with a wrong file no bottle is launched.
 fn settings(home: &Home) -> Check {
-    match Settings::load(home) {
-        Ok(settings) if let Some(unknown) = unknown_provider(home, &settings) => unknown,
+    let read = Settings::load(home).and_then(|settings| {
+        let unknown = crate::launch::unknown_in_settings(&settings, home);
+        if unknown.is_empty() { Ok(settings) } else { Err(unknown) }
+    });
+    match read {
         Ok(_) if home.settings().exists() => Check::ok("settings", home.settings().display().to_string()),
         Ok(_) => Check::ok("settings", "no settings.yml; the defaults hold"),
         Err(problems) => {
@@ -297,19 +300,6 @@ fn settings(home: &Home) -> Check {
             Check::failed("settings", &error.hint(format!("edit {}{hint}", home.settings().display())))
         }
     }
-}
-
-/// Finds a limit of a provider that does not exist: it would never bind.
-fn unknown_provider(home: &Home, settings: &Settings) -> Option<Check> {
-    let known = crate::provider::names(home);
-    let limits = settings.budget.iter().map(|limit| limit.provider.as_str());
-    let unknown = limits.into_iter().find(|p| *p != "*" && !known.iter().any(|k| k == p))?;
-    let nearest = crate::error::nearest(unknown, known.iter().map(String::as_str));
-    let hint = match nearest {
-        Some(nearest) => format!("did you mean `{nearest}`?"),
-        None => format!("the providers are {}", known.join(", ")),
-    };
-    Some(Check::warn("settings", format!("`budget` limits `{unknown}`, and no provider is called so"), hint))
 }
 
 /// Makes a ledger beside the real one, which only a controller opens, and removes it again.
@@ -395,7 +385,8 @@ mod tests {
         assert!(check.level == Level::Error && check.message.contains("bugdet"), "{check:?}");
         std::fs::write(home.settings(), "budget: {cluade: 5M}\n").unwrap();
         let check = settings(&home);
-        assert_eq!((check.level, check.hint.as_deref()), (Level::Warn, Some("did you mean `claude`?")), "{check:?}");
+        let hint = check.hint.clone().unwrap_or_default();
+        assert!(check.level == Level::Error && hint.ends_with("settings.yml; did you mean `claude`?"), "{check:?}");
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -185,11 +185,7 @@ impl Live {
         match self.view().state {
             State::Paused => return Ok(()),
             State::Running => {}
-            _ => {
-                return Err(
-                    Error::new(Kind::Usage, format!("`{}` does not run", self.slug)).hint("`bb ps` lists what runs")
-                );
-            }
+            _ => return Err(self.does_not_run()),
         }
         self.able_keeper()?;
         self.answered(self.link.ask(Request::Pause).await?.0)?;
@@ -209,8 +205,10 @@ impl Live {
     /// As [`Live::pause`].
     pub async fn thaw(self: &Arc<Self>, by: By) -> Result<()> {
         let _turn = self.pausing.lock().await;
-        if self.view().state != State::Paused {
-            return Ok(());
+        match self.view().state {
+            State::Paused => {}
+            State::Running => return Ok(()),
+            _ => return Err(self.does_not_run()),
         }
         let data = json!({"action": "thaw", "by": by.as_str()});
         self.enforced(data).await.map_err(|e| ledger_error(&e, std::path::Path::new("the ledger")))?;
@@ -223,6 +221,10 @@ impl Live {
         });
         self.save().await;
         Ok(())
+    }
+
+    fn does_not_run(&self) -> Error {
+        Error::new(Kind::Usage, format!("`{}` does not run", self.slug)).hint("`bb ps` lists what runs")
     }
 
     /// Refuses what a keeper of an older bb does not know: it would hang up.
