@@ -103,7 +103,9 @@ bb = {}
 
 ---Launches a bottle; returns when its agent runs. Needs the grant `launch`.
 ---
----Without a budget on the bottle, the run or the host, and without a terminal, it needs `budget = "unlimited"` said aloud.
+---Where it has a route to a model API, no budget holds for its provider on the bottle, the run or the host, and nobody is at a
+---terminal, it needs `budget = "unlimited"` said aloud; so in a rehearsal, whose book has no budget of the host. A command that no
+---model API can charge needs none.
 ---```lua
 ---local b = bb.launch{provider = "claude", prompt = "Fix the failing test", workspace = ".", budget = "200k", timeout = "30m"}
 ---```

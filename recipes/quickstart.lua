@@ -187,7 +187,7 @@ print()
 local nexts = {
   { "  bb usage --rehearsal", "the same figures, at any time" },
   { "  bb ps --all", outcome.slug .. " and every other bottle" },
-  { "  bb run recipes/nightly.lua --rehearse", "several tasks at once, under one hard budget" },
+  { "  bb run nightly --rehearse", "several tasks at once, under one hard budget" },
 }
 local found = false
 for _, provider in ipairs(bb.providers()) do

@@ -133,7 +133,8 @@ end
 
 local outcome = bottle:wait({ check = false })
 local code = outcome.exit_code and " (exit " .. outcome.exit_code .. ")" or ""
-bb.ui.note("session ended" .. code)
+-- Of one that was frozen the code says only how its agent was asked to end.
+bb.ui.note(outcome.ended == "frozen" and "session frozen" or "session ended" .. code)
 if outcome.ended ~= "exited" or outcome.cut then
   bb.ui.note(bb.text.style("yellow", outcome.ended) .. ": " .. (outcome.cut or outcome.reason or "no reason was given"))
 end

@@ -35,8 +35,30 @@ pub struct Route {
 
 impl Route {
     /// Gets what to write instead, where the host is one of the things that people write for a host name and that are none: an
-    /// address of a page, a name with a port, a pattern.
+    /// address of a page, a name with a port, a pattern. As Lua has it.
     pub fn advice(&self) -> Option<String> {
+        self.advised(|name, port, path| {
+            let mut parts = vec![format!("host = \"{name}\"")];
+            parts.extend(port.map(|port| format!("ports = {{ {port} }}")));
+            parts.extend(path.map(|path| {
+                format!("matches = {{ {{ paths = {{ {{ type = \"prefix\", value = \"/{path}\" }} }} }} }}")
+            }));
+            format!("{{ {} }}", parts.join(", "))
+        })
+    }
+
+    /// The same as YAML has it.
+    pub fn advice_in_yaml(&self) -> Option<String> {
+        self.advised(|name, port, path| {
+            let mut parts = vec![format!("host: {name}")];
+            parts.extend(port.map(|port| format!("ports: [{port}]")));
+            parts.extend(path.map(|path| format!("matches: [{{paths: [{{type: prefix, value: \"/{path}\"}}]}}]")));
+            format!("{{{}}}", parts.join(", "))
+        })
+    }
+
+    /// Gets the advice; `entry` writes a route of a name, a port and a path.
+    fn advised(&self, entry: impl Fn(&str, Option<&str>, Option<&str>) -> String) -> Option<String> {
         let host = self.host.as_str();
         let bare = host.split_once("://").map_or(host, |(_, rest)| rest);
         let (name, path) = bare.split_once('/').map_or((bare, ""), |(name, path)| (name, path));
@@ -50,16 +72,10 @@ impl Route {
         if name == host || name.is_empty() || name.contains(':') {
             return None;
         }
-        let mut parts = vec![format!("host = \"{name}\"")];
-        parts.extend(port.map(|port| format!("ports = {{ {port} }}")));
-        if !path.is_empty() {
-            parts.push(format!("matches = {{ {{ paths = {{ {{ type = \"prefix\", value = \"/{path}\" }} }} }} }}"));
-        }
-        let alone = parts.len() == 1;
-        Some(if alone {
-            format!("write the host alone: \"{name}\"")
-        } else {
-            format!("write {{ {} }}", parts.join(", "))
+        let path = Some(path).filter(|path| !path.is_empty());
+        Some(match (port, path) {
+            (None, None) => format!("write the host alone: \"{name}\""),
+            (port, path) => format!("write {}", entry(name, port, path)),
         })
     }
 }
@@ -450,6 +466,9 @@ mod tests {
         ] {
             assert_eq!(advice(host).as_deref(), Some(want), "{host}");
         }
+        let route = Route { host: "https://x.example:8443/api".to_owned(), ..Route::default() };
+        let yaml = "write {host: x.example, ports: [8443], matches: [{paths: [{type: prefix, value: \"/api\"}]}]}";
+        assert_eq!(route.advice_in_yaml().as_deref(), Some(yaml));
         for host in ["docs.rs", "::1", "[::1]", "", "a_b", "user@host"] {
             assert_eq!(advice(host), None, "{host}");
         }

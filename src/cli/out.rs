@@ -3,7 +3,7 @@
 //! The only place of the program, beside `bb run`, that writes to the standard streams. It decides nothing but form.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 use crate::error::{Error, Result};
 use crate::launch::COLORS;
@@ -109,15 +109,45 @@ impl Table {
         self.rows.push(cells.iter().map(|c| printable(&c.replace(['\n', '\t'], " "), false)).collect());
     }
 
+    /// Makes each row one line of a window of so many columns: what does not fit is left out from the right, less the first
+    /// `least`. The last column of all and the last that stays may be cut short.
+    pub fn fit(mut self, columns: usize, least: usize) -> Table {
+        let all = self.head.len();
+        loop {
+            let widths = self.widths();
+            let Some((last, before)) = widths.split_last() else { return self };
+            let before: usize = before.iter().map(|width| width + 2).sum();
+            if before + last <= columns {
+                return self;
+            }
+            let room = columns.saturating_sub(before);
+            let stays = widths.len() <= least;
+            if stays || widths.len() == all && room >= READABLE {
+                for cell in self.rows.iter_mut().filter_map(|row| row.get_mut(widths.len() - 1)) {
+                    *cell = cut(cell, room.max(if stays { LEAST } else { READABLE }));
+                }
+                return self;
+            }
+            self.head.pop();
+            self.figures.pop();
+            for row in &mut self.rows {
+                row.truncate(widths.len() - 1);
+            }
+        }
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let width = |(i, head): (usize, &&str)| {
+            let cells = self.rows.iter().filter_map(|row| row.get(i)).map(|cell| cell.chars().count());
+            cells.max().unwrap_or(0).max(head.chars().count())
+        };
+        self.head.iter().enumerate().map(width).collect()
+    }
+
     /// Writes it, each line with its newline.
     pub fn render(&self, bold: bool) -> String {
         let head: Vec<String> = self.head.iter().map(|h| (*h).to_owned()).collect();
-        let widths: Vec<usize> = (0..head.len())
-            .map(|i| {
-                let cells = std::iter::once(&head).chain(&self.rows).filter_map(|r| r.get(i));
-                cells.map(|c| c.chars().count()).max().unwrap_or(0)
-            })
-            .collect();
+        let widths = self.widths();
         let line = |cells: &[String]| {
             let padded = cells.iter().zip(&widths).zip(&self.figures).map(|((cell, &width), &figure)| {
                 if figure { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
@@ -137,6 +167,26 @@ impl Table {
         }
         text
     }
+}
+
+/// Fewer characters of a reason say nothing.
+const READABLE: usize = 12;
+
+/// Fewer characters of a state say nothing.
+const LEAST: usize = 6;
+
+/// Cuts a text short, and shows that it was.
+fn cut(text: &str, room: usize) -> String {
+    match text.chars().count() > room {
+        true => text.chars().take(room.saturating_sub(1)).chain(['…']).collect(),
+        false => text.to_owned(),
+    }
+}
+
+/// Gets the columns of the window that standard output is, if it is one.
+pub fn columns() -> Option<usize> {
+    let size = if io::stdout().is_terminal() { crate::terminal::size() } else { None };
+    size.map(|size| usize::from(size.cols)).filter(|columns| *columns > 0)
 }
 
 /// Tells whether colours may be used on standard output.
@@ -160,6 +210,34 @@ mod tests {
             table.render(false),
             "SLUG       TOKENS  REASON\nfix-42  1,234,567  a b\\x1b[2J\nx               0\n"
         );
+    }
+
+    #[test]
+    fn a_narrow_window_has_one_line_a_row_with_its_name_and_state() {
+        let table = || {
+            let mut table = Table::new(&["SLUG", "STATE", ">TOKENS", "REASON"]);
+            table.row(vec![
+                "fix-42".into(),
+                "ended: exit 0, kept".into(),
+                "1,234".into(),
+                "its time of 30m was up".into(),
+            ]);
+            table.row(vec!["x".into(), "running".into(), "5".into(), String::new()]);
+            table
+        };
+        let lines = |columns| table().fit(columns, 2).render(false).lines().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(table().fit(80, 2).render(false), table().render(false));
+        assert_eq!(lines(50)[1], "fix-42  ended: exit 0, kept   1,234  its time of…");
+        assert_eq!(
+            lines(40),
+            [
+                "SLUG    STATE                TOKENS",
+                "fix-42  ended: exit 0, kept   1,234",
+                "x       running                   5"
+            ]
+        );
+        assert_eq!(lines(20), ["SLUG    STATE", "fix-42  ended: exit…", "x       running"]);
+        assert!(lines(5).iter().all(|line| line.contains(' ')), "{:?}", lines(5));
     }
 
     #[test]

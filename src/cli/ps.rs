@@ -28,6 +28,9 @@ pub struct Args {
     pub json: bool,
 }
 
+/// In a window of fewer columns a state is one word.
+const NARROW: usize = 40;
+
 /// A bottle and what it has used.
 #[derive(Debug, Serialize)]
 struct Row {
@@ -60,7 +63,15 @@ async fn work(args: Args) -> Result<u8> {
         out::note(if args.all { "no bottles" } else { "no bottles run; `bb ps --all` shows the ones that have ended" });
         return Ok(0);
     }
-    out::print(table(&rows, Timestamp::now(), &TimeZone::system()).render(out::colour()).trim_end())?;
+    let columns = out::columns();
+    let short = columns.is_some_and(|columns| columns < NARROW);
+    let table = table(&rows, Timestamp::now(), &TimeZone::system(), short);
+    // The name and the state stay, however narrow the window is.
+    let table = match columns {
+        Some(columns) => table.fit(columns, 2),
+        None => table,
+    };
+    out::print(table.render(out::colour()).trim_end())?;
     Ok(0)
 }
 
@@ -94,7 +105,7 @@ fn with_account(bottle: Bottle, accounts: &HashMap<(String, String), Account>) -
     Row { counted: own.map_or(0, |a| a.used), limit, bottle }
 }
 
-fn table(rows: &[Row], now: Timestamp, zone: &TimeZone) -> Table {
+fn table(rows: &[Row], now: Timestamp, zone: &TimeZone, short: bool) -> Table {
     let mut table = Table::new(&["SLUG", "STATE", "EGRESS", "AGENT", ">TOKENS", "STARTED", "REASON"]);
     for Row { bottle, counted, limit } in rows {
         let mark = if bottle.book == Book::Rehearsal { " (rehearsal)" } else { "" };
@@ -108,7 +119,7 @@ fn table(rows: &[Row], now: Timestamp, zone: &TimeZone) -> Table {
         };
         table.row(vec![
             bottle.slug.clone(),
-            state(bottle),
+            if short { state(bottle).trim_start_matches("ended: ").to_owned() } else { state(bottle) },
             egress(bottle.egress).to_owned(),
             format!("{agent}{mark}"),
             tokens,
@@ -226,7 +237,7 @@ mod tests {
         let accounts = HashMap::from([account("claude", 212_400, None), account("*", 212_400, Some(200_000))]);
         let rows = [cut, over].map(|b| with_account(b, &accounts));
         assert_eq!(
-            table(&rows, now, &TimeZone::UTC).render(false),
+            table(&rows, now, &TimeZone::UTC, false).render(false),
             format!(
                 "SLUG  STATE          EGRESS  AGENT{}TOKENS  STARTED           REASON\n\
                  fix   running        cut     claude              212,400 / 200,000  03:04:05          budget spent\n\
@@ -234,6 +245,15 @@ mod tests {
                 " ".repeat(26)
             )
         );
+    }
+
+    #[test]
+    fn twenty_columns_have_the_name_and_the_state() {
+        let mut over = bottle("old");
+        (over.state, over.ended, over.exit_code, over.kept) = (State::Ended, Some(Ended::Exited), Some(7), true);
+        let rows = [bottle("fix-parse"), over].map(|b| with_account(b, &HashMap::new()));
+        let table = table(&rows, Timestamp::UNIX_EPOCH, &TimeZone::UTC, true).fit(20, 2);
+        assert_eq!(table.render(false), "SLUG       STATE\nfix-parse  running\nold        exit 7, …\n");
     }
 
     #[test]

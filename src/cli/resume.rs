@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::launch::limits_of_flags;
@@ -59,10 +60,23 @@ pub fn run(args: Args) -> u8 {
     resume(args).unwrap_or_else(|error| out::fail(&error))
 }
 
+/// Checks that there is something to take up.
+fn kept(slug: &str) -> Result<()> {
+    let home = Home::from_env()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::internal(format!("no runtime: {e}")))?;
+    let asked = runtime.block_on(async { Client::connect_or_start(&home).await?.session(slug).await });
+    runtime.shutdown_background();
+    asked.map(|_| ())
+}
+
 fn resume(args: Args) -> Result<u8> {
     let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     let dry_run = args.dry_run || variable("BOT_BOTTLE_DRY_RUN").is_some_and(|v| v == "1");
     if !args.headless && !dry_run && !terminal {
+        kept(&args.slug)?;
         return Err(Error::new(Kind::Usage, "nobody is at a terminal to be asked")
             .hint(format!("write bb resume {} --headless, or run it at a terminal", args.slug)));
     }

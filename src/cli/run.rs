@@ -18,7 +18,7 @@ use crate::lua::{self, Recipe, Settings, Stop};
 /// Runs a recipe.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The recipe's file
+    /// The recipe's file; or the name of one in $BB_HOME/recipes, or of one that comes with bb: quickstart, nightly
     pub recipe: PathBuf,
     /// Run against stand-ins of the model APIs: no key, no network, no cost
     #[arg(long)]
@@ -56,8 +56,8 @@ pub fn run(args: Args) -> u8 {
 
 fn start(args: Args, out: Output) -> Result<u8> {
     let timeout = args.timeout.as_deref().map(parse_duration).transpose()?;
-    let recipe = Recipe::read(&args.recipe)?;
     let home = Home::from_env()?;
+    let recipe = Recipe::find(&args.recipe, &home)?;
     let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
     let given = granted(&args.grant, recipe.needs())?;
     recipe.allow(&home, &given, terminal.then_some(&ask as &dyn Fn(&str) -> bool))?;

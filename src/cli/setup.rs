@@ -8,7 +8,10 @@ use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
+use crate::launch::unknown_in_settings;
 use crate::provider;
+use crate::settings::Settings;
+use crate::yaml::read::joined;
 
 use super::out;
 
@@ -55,7 +58,7 @@ fn setup(args: &Args) -> Result<u8> {
     if found.is_empty() {
         let names: Vec<&str> = KNOWN.iter().map(|(name, ..)| *name).collect();
         return Err(Error::new(Kind::AgentMissing, format!("none of {} is in PATH", names.join(", ")))
-            .hint("npm install -g @anthropic-ai/claude-code, or try bb run recipes/quickstart.lua, which needs none"));
+            .hint("npm install -g @anthropic-ai/claude-code, or try bb run quickstart, which needs none"));
     }
     let mut written = 0;
     let mut put = |path: &Path, text: String| -> Result<()> {
@@ -78,6 +81,18 @@ fn setup(args: &Args) -> Result<u8> {
     for (name, title, variable) in &found {
         put(&home.root.join("bottles").join(format!("{name}.md")), bottle(name, title, variable))?;
         put(&home.root.join("agents").join(format!("{name}.md")), agent(name, title))?;
+    }
+    // One that is wrong launches nothing, and stays as it is.
+    let faults = Settings::load(&home).map_or_else(|faults| faults, |settings| unknown_in_settings(&settings, &home));
+    if !faults.is_empty() {
+        let hint = format!("edit {}, or move it away and run bb setup again", home.settings().display());
+        return Err(match joined(faults) {
+            fault if fault.hint.is_some() => {
+                let own = fault.hint.clone().unwrap_or_default();
+                fault.hint(format!("{own}; {hint}"))
+            }
+            fault => fault.hint(hint),
+        });
     }
     let first = found.first().map_or("claude", |(name, ..)| name);
     if written == 0 {

@@ -13,6 +13,7 @@ use crate::launch::{COLORS, limits_of_flags};
 use crate::lua::log::Output;
 use crate::lua::values::parse_duration;
 use crate::lua::{Recipe, Settings};
+use crate::yaml::read::joined;
 
 use super::{out, run::drive};
 
@@ -98,12 +99,15 @@ fn start(args: Args) -> Result<u8> {
         .filter_map(|(what, missing)| missing.then_some(what))
         .collect();
         if !missing.is_empty() {
+            let agents = known_agent(args.agent.as_deref())?;
             return Err(Error::new(Kind::Usage, format!("--headless needs {}", missing.join(" and ")))
-                .hint("write bb start AGENT --headless --prompt \"the task\""));
+                .hint(format!("write bb start AGENT --headless --prompt \"the task\"{agents}")));
         }
     } else if !dry_run && !terminal {
+        let agents = known_agent(args.agent.as_deref())?;
+        let name = args.agent.as_deref().unwrap_or("AGENT");
         return Err(Error::new(Kind::Usage, "nobody is at a terminal to be asked")
-            .hint("write bb start AGENT --headless --prompt \"the task\", or run it at a terminal"));
+            .hint(format!("write bb start {name} --headless --prompt \"the task\", or run it at a terminal{agents}")));
     } else if !dry_run && (args.json || !std::io::stdout().is_terminal()) {
         return Err(Error::new(
             Kind::Usage,
@@ -112,7 +116,7 @@ fn start(args: Args) -> Result<u8> {
         .hint("leave --json and the redirection out, or write bb start AGENT --headless --prompt \"the task\""));
     } else if dry_run && args.agent.is_none() && args.bottles.is_empty() {
         return Err(Error::new(Kind::Usage, "a dry run asks nothing, and no agent is named")
-            .hint("write bb start AGENT --dry-run"));
+            .hint(format!("write bb start AGENT --dry-run{}", known_agent(None)?)));
     }
     if let Some(timeout) = &args.timeout {
         parse_duration(timeout).map_err(|e| e.at("--timeout"))?;
@@ -139,6 +143,19 @@ fn start(args: Args) -> Result<u8> {
     drive(recipe, settings)
 }
 
+/// Checks that there is an agent of that name; where none is named, gets the words that list those that are there.
+fn known_agent(name: Option<&str>) -> Result<String> {
+    let shelf = super::manifest::shelf()?;
+    if let Some(name) = name {
+        return shelf.agent(name).map(|_| String::new()).map_err(joined);
+    }
+    let names: Vec<String> = shelf.agents().into_keys().map(|name| name.to_string()).collect();
+    Ok(match names.as_slice() {
+        [] => "; there is no agent yet: bb setup writes a first one".to_owned(),
+        names => format!("; agents: {}", names.join(", ")),
+    })
+}
+
 /// Gets a variable of the environment that is not empty.
 pub fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
@@ -154,7 +171,7 @@ pub fn flow(home: &Home, name: &str) -> Result<Recipe> {
     match std::fs::metadata(&own) {
         Ok(_) => Recipe::read(&own),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            Recipe::from_text(name, home.root.join("flows"), SHIPPED.to_owned())
+            Recipe::shipped_flow(name, home.root.join("flows"), SHIPPED.to_owned())
         }
         // Not the shipped one: what the user's own file says is unknown then, and it may ask for more.
         Err(e) => Err(Error::new(Kind::Usage, format!("the flow cannot be read: {e}")).at(place)),

@@ -284,7 +284,7 @@ async fn bottles(
             (Ok(bottle), _) => match call {
                 [] | ["wait" | "cut" | "kill" | "stop"] => return ok(&bottle),
                 ["logs"] => return Ok(logs_of_ended(controller, &bottle, query)),
-                _ => return Err(over(name)),
+                _ => return Err(controller.over(&bottle.slug)),
             },
             (Err(_), Ok(_)) => {}
             (Err(error), Err(_)) => return Err(error),
@@ -399,12 +399,7 @@ fn logs_of_ended(controller: &Arc<Controller>, bottle: &Bottle, query: &HashMap<
 /// Finds a bottle that can be done something with.
 fn living(controller: &Controller, name: &str) -> Result<Arc<Live>> {
     let live = controller.find(name)?;
-    if live.has_ended() { Err(over(&live.slug)) } else { Ok(live) }
-}
-
-fn over(name: &str) -> Error {
-    Error::new(Kind::NoSuchBottle, format!("the bottle `{name}` has ended"))
-        .hint(format!("`bb logs {name}` shows what it wrote"))
+    if live.has_ended() { Err(controller.over(&live.slug)) } else { Ok(live) }
 }
 
 /// Reads what of an output is wanted, less the exec.

@@ -223,6 +223,15 @@ impl Controller {
         Ok(bottles)
     }
 
+    /// Says that a bottle has ended, and where to find what it wrote.
+    fn over(&self, slug: &str) -> Error {
+        let (message, hint) = match self.host.home.state(slug).exists() {
+            true => ("has ended", format!("`bb logs {slug}` shows what it wrote")),
+            false => ("has ended, and nothing of it is left", "`bb ps --all` lists the bottles".to_owned()),
+        };
+        Error::new(Kind::NoSuchBottle, format!("the bottle `{slug}` {message}")).hint(hint)
+    }
+
     /// Finds a bottle that has ended before this controller's life, by its slug, or by a beginning that fits only one.
     ///
     /// # Errors

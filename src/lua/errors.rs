@@ -33,7 +33,7 @@ impl From<Error> for Report {
 }
 
 /// What to do about a recipe that is not Lua.
-const SYNTAX: &str = "correct this line or the one above it; a recipe is Lua, as in recipes/quickstart.lua";
+const SYNTAX: &str = "correct this line or the one above it; a recipe is Lua, as in the recipes that come with bb";
 
 /// The texts of a recipe's files, by the name the VM knows them by; for showing the line of a fault.
 pub type Sources = HashMap<String, String>;
@@ -81,6 +81,11 @@ impl Report {
                 Error::new(Kind::Recipe, text.trim_start_matches("runtime error: ")).into()
             }
         }
+    }
+
+    /// Gets the same without its lines of Lua.
+    pub fn without_trace(&self) -> Report {
+        self.error.clone().into()
     }
 
     /// Writes it as people see it.

@@ -61,6 +61,10 @@ pub(super) struct Host {
     pub out: Output,
     /// Somebody sits at a terminal.
     pub terminal: bool,
+    /// What runs is a flow that ships in the binary.
+    pub shipped_flow: bool,
+    /// What is to be said at the end of bottles that ended with their recipe.
+    pub left: RefCell<Vec<String>>,
     pub sources: RefCell<Sources>,
     pub stop: Arc<Stop>,
     pub book: Cell<Book>,
@@ -93,6 +97,7 @@ pub(super) struct HostParts {
     pub args: Args,
     pub out: Output,
     pub terminal: bool,
+    pub shipped_flow: bool,
     pub rehearse: bool,
     pub stop: Arc<Stop>,
     pub outer: tokio::runtime::Handle,
@@ -109,6 +114,8 @@ impl Host {
             args: parts.args,
             out: parts.out,
             terminal: parts.terminal,
+            shipped_flow: parts.shipped_flow,
+            left: RefCell::default(),
             sources: RefCell::default(),
             stop: parts.stop,
             book: Cell::new(if parts.rehearse { Book::Rehearsal } else { Book::Real }),
@@ -271,13 +278,25 @@ impl Host {
             Err(error) => Err(error),
         };
         match waited {
-            Ok(Some(ended)) if ended.resumable => {
-                self.out.note(&format!("to take it up again: bb resume {}", ended.slug));
-            }
-            Ok(_) => {}
+            Ok(Some(ended)) => self.left.borrow_mut().extend(what_is_kept(&ended)),
+            Ok(None) => {}
             Err(error) => tracing::warn!(bottle = bottle.slug, %error, "a bottle could not be ended with its recipe"),
         }
     }
+}
+
+/// Names what is kept of a bottle, a line each, as the flow of `bb start` does at a good end.
+fn what_is_kept(Bottle { slug, kept, resumable, .. }: &Bottle) -> Vec<String> {
+    let mut lines = Vec::new();
+    if *resumable {
+        lines.push(format!("to take it up again: bb resume {slug}"));
+    }
+    match (*kept, *resumable) {
+        (true, true) => lines.push(format!("what it changed: bb diff {slug}; to forget it: bb rm {slug}")),
+        (true, false) => lines.push(format!("its changes are kept: bb diff {slug}, bb apply {slug}, bb rm {slug}")),
+        _ => {}
+    }
+    lines
 }
 
 /// A value that others wait for; shared on the recipe's thread.

@@ -303,7 +303,13 @@ pub(super) async fn launch_plan(lua: Lua, host: Rc<Host>, (id, value): (usize, V
     }
     let label = launch.label.clone();
     let since = host.pump.position();
-    let bottle = link.client.launch(&launch).await?;
+    let bottle = link.client.launch(&launch).await.map_err(|error| match (error.kind, &launch.resume) {
+        // The controller does not know what was written where.
+        (Kind::Budget, None) => {
+            error.hint("give it more: --budget 200k, or `budget:` in its manifest or in settings.yml")
+        }
+        _ => error,
+    })?;
     launched(&host, &bottle, since);
     if let Some(kept) = host.bottles.borrow_mut().get_mut(&bottle.slug) {
         (kept.session, kept.input) = (launch.session.is_some(), launch.input);

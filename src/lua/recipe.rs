@@ -21,7 +21,10 @@ use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 
 /// The recipes that ship with bb. A file with one of these texts, wherever it lies, is one of them.
-const SHIPPED: [&str; 2] = [include_str!("../../recipes/quickstart.lua"), include_str!("../../recipes/nightly.lua")];
+const SHIPPED: [(&str, &str); 2] = [
+    ("quickstart", include_str!("../../recipes/quickstart.lua")),
+    ("nightly", include_str!("../../recipes/nightly.lua")),
+];
 
 /// Longest recipe.
 const LONGEST: u64 = 4 << 20;
@@ -82,6 +85,8 @@ pub struct Recipe {
     folder: PathBuf,
     source: String,
     needs: Vec<grants::Grant>,
+    /// It is a flow that ships in the binary: its lines say nothing to whoever runs the command.
+    shipped_flow: bool,
 }
 
 /// How a recipe is run.
@@ -104,15 +109,41 @@ pub struct Settings {
 }
 
 impl Recipe {
+    /// Finds a recipe: a file, else by its name one of the home's own (`recipes/NAME.lua`), else one that ships with bb.
+    ///
+    /// # Errors
+    /// As [`Recipe::read`].
+    pub fn find(word: &Path, home: &Home) -> Result<Recipe> {
+        let name = word.to_str().and_then(|name| crate::name::Name::parse(name).ok()).filter(|_| !word.is_file());
+        let Some(name) = name else { return Recipe::read(word) };
+        let own = home.root.join("recipes").join(format!("{name}.lua"));
+        if own.symlink_metadata().is_ok() {
+            return Recipe::read(&own);
+        }
+        match SHIPPED.iter().find(|(shipped, _)| *shipped == name.as_str()) {
+            Some((name, text)) => Recipe::from_text(name, PathBuf::from("."), (*text).to_owned()),
+            None => Recipe::read(word),
+        }
+    }
+
+    /// Makes the flow that ships in the binary.
+    ///
+    /// # Errors
+    /// As [`Recipe::from_text`].
+    pub fn shipped_flow(name: &str, folder: PathBuf, source: String) -> Result<Recipe> {
+        Ok(Recipe { shipped_flow: true, ..Recipe::from_text(name, folder, source)? })
+    }
+
     /// Reads a recipe and its header.
     ///
     /// # Errors
     /// `usage` where the file is missing or its header is wrong.
     pub fn read(path: &Path) -> Result<Recipe> {
         let wrong = |message: String| {
+            let names = SHIPPED.map(|(name, _)| format!("bb run {name}")).join(", ");
             Error::new(Kind::Usage, message)
                 .at(path.display().to_string())
-                .hint("name a recipe: bb run recipes/quickstart.lua")
+                .hint(format!("name a recipe's file; those that come with bb are run by name: {names}"))
         };
         let meta = std::fs::metadata(path).map_err(|e| wrong(format!("the recipe cannot be read: {e}")))?;
         if meta.is_dir() {
@@ -135,7 +166,7 @@ impl Recipe {
     /// `usage` where its header is wrong.
     pub fn from_text(name: &str, folder: PathBuf, source: String) -> Result<Recipe> {
         let needs = grants::header(&source, name)?;
-        Ok(Recipe { name: name.to_owned(), folder, source, needs })
+        Ok(Recipe { name: name.to_owned(), folder, source, needs, shipped_flow: false })
     }
 
     /// Gets what it declares.
@@ -151,7 +182,8 @@ impl Recipe {
     pub fn allow(&self, home: &Home, given: &[grants::Grant], ask: Option<&dyn Fn(&str) -> bool>) -> Result<()> {
         let own = home.root.join("recipes");
         let in_home = Path::new(&self.name).canonicalize().is_ok_and(|path| path.starts_with(&own));
-        let trust = if in_home || SHIPPED.contains(&self.source.as_str()) || remembered(home, &self.source) {
+        let trust = if in_home || SHIPPED.iter().any(|(_, text)| *text == self.source) || remembered(home, &self.source)
+        {
             Trust::AsDeclared
         } else if given.is_empty() {
             Trust::Nobody
@@ -250,6 +282,7 @@ fn on_its_thread(recipe: Recipe, settings: Settings, stop: Arc<Stop>, outer: tok
         args: Args { given: settings.given, ..Args::parse(&settings.args) },
         out: settings.out,
         terminal: settings.terminal,
+        shipped_flow: recipe.shipped_flow,
         rehearse: settings.rehearse,
         stop,
         outer,
@@ -346,7 +379,8 @@ async fn finish(host: &Rc<Host>, end: End) -> u8 {
             124
         }
         End::Stopped(Reason::Interrupted) => {
-            reports.push(Error::new(Kind::Interrupted, "the recipe was stopped").into());
+            let what = if host.args.given.is_some() { "stopped" } else { "the recipe was stopped" };
+            reports.push(Error::new(Kind::Interrupted, what).into());
             130
         }
     };
@@ -362,8 +396,13 @@ async fn finish(host: &Rc<Host>, end: End) -> u8 {
     if !host.out.json {
         let sources = host.sources.borrow();
         for report in &reports {
-            host.out.note(&report.render(&sources, host.out.colour_err));
+            let known = host.shipped_flow && report.error.kind != Kind::Recipe;
+            let shown = if known { report.without_trace() } else { report.clone() };
+            host.out.note(&shown.render(&sources, host.out.colour_err));
         }
+    }
+    for line in host.left.take() {
+        host.out.note(&line);
     }
     if host.out.json {
         let error = reports.first().map(|r| {

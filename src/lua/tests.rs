@@ -433,6 +433,7 @@ fn the_documentation_and_the_live_api_name_the_same_things() {
         args: args::Args::default(),
         out: log::Output::default(),
         terminal: false,
+        shipped_flow: false,
         rehearse: false,
         stop: Arc::default(),
         outer: runtime.handle().clone(),

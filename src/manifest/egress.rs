@@ -92,7 +92,7 @@ fn route(node: &Node, problems: &mut Problems) -> Option<Route> {
     if problems.len() > before || route.allow.host.is_empty() {
         return None;
     }
-    let advice = route.allow.advice();
+    let advice = route.allow.advice_in_yaml();
     if advice.is_some() || Router::new(std::slice::from_ref(&route.allow)).is_err() {
         let message = match Router::new(std::slice::from_ref(&route.allow)) {
             Err(e) if advice.is_none() => e.to_string(),

@@ -254,7 +254,7 @@ fn choose<'a>(
                 Kind::CredentialMissing,
                 format!("provider {provider} needs a credential: {not}{names} {is}"),
             )
-            .hint("set it in this shell, or try the recipe with --rehearse"))
+            .hint("set it in this shell, or try the same command with --rehearse"))
         }
     }
 }

@@ -104,6 +104,8 @@ fn a_session_is_kept_where_it_failed_and_not_where_it_ended_well_or_was_killed()
         bb(&world, &["resume", "worker", "--headless"]).fails(2, "usage", "no session of `worker`", "bb freeze");
         world.bb(&["rm", "failed"]).expect(0);
         bb(&world, &["resume", "failed", "--headless"]).fails(2, "no_such_bottle", "failed", "bb ps --all");
+        bb(&world, &["resume", "failed"]).fails(2, "no_such_bottle", "failed", "bb ps --all");
+        world.bb(&["exec", "failed", "--", "true"]).fails(2, "no_such_bottle", "nothing of it is left", "bb ps --all");
         // Committed, it is kept whatever end it comes to.
         world.bb(&["rm", "worker"]).expect(0);
         let first = at_work(&world);
@@ -300,7 +302,9 @@ fn a_session_is_kept_when_its_front_end_is_interrupted() {
         first.signal(nix::sys::signal::SIGINT);
         let ended = first.wait();
         assert_eq!(ended.code, 130, "{ended}");
-        assert!(ended.stderr.contains("to take it up again: bb resume worker"), "{ended}");
+        let kept =
+            "error[interrupted]: stopped\nto take it up again: bb resume worker\nwhat it changed: bb diff worker";
+        assert!(ended.stderr.contains(kept), "{ended}");
         let again = bb(&world, &["resume", "worker", "--headless", "--prompt", "true"]).expect(0);
         assert_eq!(again.stdout, "remembers began\n", "{again}");
     }
@@ -312,7 +316,8 @@ fn a_beginning_that_fits_a_bottle_that_runs_and_one_that_is_kept_names_neither()
         set_up(&world, "");
         let first = at_work(&world);
         world.bb(&["freeze", "worker"]).expect(0);
-        first.wait();
+        let frozen = first.wait().expect(0);
+        assert!(frozen.stderr.contains("session frozen\n") && !frozen.stderr.contains("(exit"), "{frozen}");
         let second = at_work(&world);
         for verb in [&["diff"][..], &["apply", "--yes"], &["rm"], &["inspect"], &["resume", "--headless"]] {
             let words: Vec<&str> = verb.iter().take(1).chain(&["work"]).chain(&verb[1..]).copied().collect();
@@ -321,6 +326,16 @@ fn a_beginning_that_fits_a_bottle_that_runs_and_one_that_is_kept_names_neither()
         assert!(world.bb(&["diff", "worker", "--stat"]).expect(0).stdout.contains("notes"));
         world.bb(&["kill", "worker-2"]).expect(0);
         second.wait();
+        for verb in ["pause", "thaw"] {
+            world.bb(&[verb, "worker-2"]).fails(2, "usage", "`worker-2` does not run", "bb ps");
+        }
+        // Said twice, it removes nothing of the one that has its name with a number.
+        assert_eq!(world.bb(&["rm", "worker"]).expect(0).stdout, "worker  removed\n");
+        let again = world.bb(&["rm", "worker"]).expect(0);
+        assert_eq!(again.stdout, "worker  was removed already: nothing is left of it\n");
+        world.bb(&["diff", "worker"]).fails(2, "no_such_bottle", "there is worker-2", "whole name");
+        assert!(world.bb(&["diff", "worker-2", "--stat"]).expect(0).stdout.contains("notes"));
+        assert_eq!(world.bb(&["rm", "work"]).expect(0).stdout, "worker-2  removed\n");
     }
 }
 

@@ -101,7 +101,8 @@ fn headless_says_all_that_is_missing_before_anything_has_an_effect() {
         }
         // Without a terminal nothing ever prompts.
         start(&world, &["tester"]).fails(2, "usage", "nobody is at a terminal", "--headless");
-        start(&world, &[]).fails(2, "usage", "nobody is at a terminal", "--headless");
+        start(&world, &[]).fails(2, "usage", "nobody is at a terminal", "agents: tester");
+        start(&world, &["tsetre"]).fails(2, "usage", "there is no agent `tsetre`", near);
         assert!(world.controller_pid().is_none(), "nothing was started");
         assert!(fs::read_dir(world.bb_home().join("state")).unwrap().next().is_none());
     }
@@ -208,8 +209,11 @@ fn time_that_is_up_ends_with_124_and_a_front_end_that_goes_takes_its_bottle_alon
         let args = ["start", "tester", "--headless", "--prompt", "echo up; sleep 600"];
         let running = world.command(&args).cwd(&project).spawn();
         running.says("up");
+        world.bb(&["exec", "tester", "--", "touch", "changed"]).expect(0);
         running.signal(nix::sys::signal::SIGINT);
-        assert_eq!(running.wait().code, 130);
+        let ended = running.wait().expect(130);
+        assert!(ended.stderr.contains("error[interrupted]: stopped\n"), "{ended}");
+        assert!(ended.stderr.contains("its changes are kept: bb diff tester"), "{ended}");
         assert!(world.until(Duration::from_secs(10), || world.bb(&["ps", "--json"]).json().is_empty()));
     }
 }
@@ -260,6 +264,11 @@ fn setup_writes_what_a_first_start_needs_and_never_over_what_is_there() {
         let again = setup(&[]).expect(0);
         assert!(again.stderr.contains("everything is there already"), "{again}");
         assert_eq!(fs::read_to_string(world.bb_home().join("settings.yml")).unwrap(), "budget: {claude: 1}\n");
+        // One that launches nothing is kept as well, and said.
+        world.write(world.bb_home().join("settings.yml"), "budget: {claud: 1}\n");
+        setup(&[]).fails(2, "unknown_key", "settings.yml:1", "did you mean `claude`");
+        world.write(world.bb_home().join("settings.yml"), "budget: [\n");
+        setup(&[]).fails(2, "usage", "settings.yml:", "bb setup again");
         let none = world.command(&["setup"]).env("PATH", "/nowhere").run();
         none.fails(5, "agent_missing", "in PATH", "npm install");
     }
@@ -286,6 +295,8 @@ fn completions_know_slugs_agents_and_bottles() {
         let running = world.command(&args).cwd(&project).spawn();
         running.says("up");
         assert!(complete(&["bb", "kill", "te"]).contains("tester"));
+        // Of what runs nothing is kept to be removed.
+        assert!(!complete(&["bb", "rm", "te"]).contains("tester"));
         world.bb(&["kill", "te"]).expect(0);
         running.wait();
     }
@@ -376,7 +387,8 @@ fn a_no_at_the_preflight_and_a_ctrl_c_at_a_question_start_nothing() {
             json!(["end", 4]),
         ];
         written(&person_in(&world, "no", "24x80", "project", &["start", "tester"], &steps).wait().expect(0));
-        let steps = [json!(["expect", "Agent"]), json!(["type", "\u{3}"]), json!(["end", 130])];
+        let away = json!(["never", "start.lua"]);
+        let steps = [json!(["expect", "Agent"]), json!(["type", "\u{3}"]), json!(["end", 130]), away];
         written(&person_in(&world, "away", "24x80", "project", &["start"], &steps).wait().expect(0));
         // A window of twenty columns is narrow, and no reason to fail.
         let steps = [

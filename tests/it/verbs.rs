@@ -100,7 +100,7 @@ fn every_command_that_asks_says_so_where_nobody_is_at_a_terminal() {
         let ask = |args: &[&str]| world.command(args).cwd(world.home().join("project")).stdin("y\n").run();
         ask(&["start"]).fails(2, "usage", "nobody is at a terminal", "--headless");
         ask(&["start", "tester"]).fails(2, "usage", "nobody is at a terminal", "--headless");
-        ask(&["resume", "tester"]).fails(2, "usage", "nobody is at a terminal", "bb resume tester --headless");
+        ask(&["resume", "tester"]).fails(2, "usage", "no session of `tester` is kept", "bb freeze");
         ask(&["apply", "tester"]).fails(4, "approval", "nobody is there to be asked", "add --yes to `bb apply`");
         ask(&["prune"]).fails(4, "approval", "nobody is there to be asked", "add --yes to `bb prune`");
         ask(&["attach", "tester"]).fails(2, "usage", "standard input and output", "bb logs --follow tester");
@@ -146,13 +146,31 @@ fn what_is_missing_when_an_agent_is_started_is_said_before_anything_is_begun() {
             "tester.md:3",
             "skills/gone",
         );
+        manifest(&world, &format!("{home}/bottles/dev.md"), "agent_provider: {template: shell}\n", "");
+        manifest(&world, &format!("{home}/agents/tester.md"), "bottle: dev\n", "");
+        for twice in [&["1,000"][..], &["200k,unlimited"], &["shell=5,shell=6"], &["1k", "unlimited"]] {
+            let options = twice.iter().flat_map(|amount| ["--budget", amount]);
+            let wrong: Vec<&str> = ["tester", "--headless", "--prompt", "x"].into_iter().chain(options).collect();
+            start(&world, &wrong).fails(2, "usage", "more than one amount", "1k or 1000");
+        }
+        // A limit of the host that is for nobody would bind nobody.
+        world.write(world.bb_home().join("settings.yml"), "shutdown: kill\nbudget: {claud: 5}\n");
+        let misspelt = start(&world, &["tester", "--headless", "--prompt", "x"]);
+        misspelt.fails(2, "unknown_key", "settings.yml:2", "did you mean `claude`");
+        assert!(!misspelt.stderr.contains("start.lua"), "{misspelt}");
+        let recipe = world.recipe("launch.lua", "--- @bb needs launch\nbb.launch { command = { 'true' } }\n");
+        world.bb(&["run", "--grant", "all", &recipe]).fails(
+            2,
+            "unknown_key",
+            "settings.yml:2",
+            "did you mean `claude`",
+        );
+        fs::remove_file(world.bb_home().join("settings.yml")).unwrap();
         // The directory that one stands in may be gone as well.
         let exe = world.exe().display().to_string();
         let gone = format!(
             "mkdir gone && cd gone && rmdir ../gone && exec {exe} start tester --headless --prompt true --budget unlimited"
         );
-        manifest(&world, &format!("{home}/bottles/dev.md"), "agent_provider: {template: shell}\n", "");
-        manifest(&world, &format!("{home}/agents/tester.md"), "bottle: dev\n", "");
         let output = world.program("/bin/sh", &["-c", &gone]).run();
         assert!(output.code == 2 || output.code == 5, "{output}");
         assert!(output.stderr.contains("= hint: ") && !output.stderr.contains("internal"), "{output}");
@@ -179,6 +197,8 @@ fn what_is_missing_when_a_bottle_is_taken_up_is_said_and_it_stays_kept() {
         let provider = world.write(world.bb_home().join("providers/shell.lua"), keeper);
         let failed = ["tester", "--headless", "--prompt", "echo x > ~/.keeper/s; exit 1"];
         start(&world, &failed).expect(1);
+        let hint = "bb resume tester --headless";
+        world.bb(&["resume", "tester"]).fails(2, "usage", "nobody is at a terminal", hint);
         let resume = || world.bb(&["resume", "tester", "--headless", "--prompt", "cat ~/.keeper/s"]);
         for (path, said, hint) in [
             ("bottles/dev.md", "no bottle manifest `dev`", "put it back"),
