@@ -227,7 +227,7 @@ mod tests {
         };
         let lines = |columns| table().fit(columns, 2).render(false).lines().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(table().fit(80, 2).render(false), table().render(false));
-        assert_eq!(lines(50)[1], "fix-42  ended: exit 0, kept   1,234  its time of…");
+        assert_eq!(lines(50)[1], "fix-42  ended: exit 0, kept   1,234  its time of …");
         assert_eq!(
             lines(40),
             [

@@ -206,10 +206,9 @@ fn time_that_is_up_ends_with_124_and_a_front_end_that_goes_takes_its_bottle_alon
         let output = start(&world, &["tester", "--headless", "--prompt", "sleep 600", "--timeout", "2s"]).expect(124);
         assert!(output.stderr.contains("timeout"), "{output}");
         let project = world.home().join("project");
-        let args = ["start", "tester", "--headless", "--prompt", "echo up; sleep 600"];
+        let args = ["start", "tester", "--headless", "--prompt", "touch changed; echo up; sleep 600"];
         let running = world.command(&args).cwd(&project).spawn();
         running.says("up");
-        world.bb(&["exec", "tester", "--", "touch", "changed"]).expect(0);
         running.signal(nix::sys::signal::SIGINT);
         let ended = running.wait().expect(130);
         assert!(ended.stderr.contains("error[interrupted]: stopped\n"), "{ended}");
