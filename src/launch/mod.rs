@@ -29,7 +29,7 @@ use crate::api::{self, BudgetNode, BudgetScope, Limit, Mount, Session, Upstream,
 use crate::bottle::AGENT_HOME;
 use crate::bottle::backend::{Choice as Backend, found as found_backend};
 use crate::bottle::docker::layer;
-use crate::bottle::places::Forbidden;
+use crate::bottle::places::{Forbidden, check_target};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::image::{self, Wanted};
@@ -225,10 +225,15 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         missing_tools(&merged, desk)?;
     }
     let places = Forbidden::of(desk.home, desk.user_home.map(Path::to_owned));
-    places.check(desk.cwd)?;
+    check_target(&places.check_writable(desk.cwd)?)?;
     for mount in &merged.mounts {
         let source = at_home(&mount.value.source, desk.user_home);
-        places.check(Path::new(&source)).map_err(|e| e.at(format!("{}: {source}", mount.place)))?;
+        let path = Path::new(&source);
+        let shown = if mount.value.rw { places.check_writable(path) } else { places.check(path) };
+        let target = mount.value.target.as_ref().map(|target| at_home(target, Some(Path::new(AGENT_HOME))));
+        shown
+            .and_then(|_| check_target(Path::new(target.as_ref().unwrap_or(&source))))
+            .map_err(|e| e.at(format!("{}: {source}", mount.place)))?;
     }
     let mounts = merged.mounts.iter().map(|mount| Mount {
         source: at_home(&mount.value.source, desk.user_home),

@@ -65,7 +65,8 @@ impl Backend for Embedded {
     }
 
     fn events(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.up.pidfd.as_fd()]
+        let renames = self.watch.as_ref().and_then(Watch::renames);
+        [self.up.pidfd.as_fd()].into_iter().chain(renames).collect()
     }
 
     fn fate(&mut self) -> Fate {
