@@ -10,7 +10,7 @@
 //! * [`controller`]: the daemon that owns everything below.
 //! * [`enforce`]: from a crossed budget to an action.
 //! * [`egress`]: the only way out: names, routes, TLS, credentials, forwarding, refusals.
-//! * [`bottle`]: spec, keeper, and the Linux backend.
+//! * [`bottle`]: spec, keeper, and the two backends. [`workspace`]: what is kept of one, and what comes back of it.
 //! * [`ledger`]: usage, holds, budgets and audit on disk.
 //! * [`budget`], [`meter`]: arithmetic and wire formats; pure.
 //! * [`ask`]: questions at a terminal.

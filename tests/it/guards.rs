@@ -36,6 +36,7 @@ fn a_guarded_file_that_the_host_replaces_ends_the_bottle_before_the_agent_can_us
         front.says("launched");
         // Written in place, it stays guarded: the bottle goes on.
         fs::write(&config, "[core]\n\tbare = false\n\tsame = file\n").unwrap();
+        // Nothing is to come of it, while the agent tries several times.
         std::thread::sleep(Duration::from_millis(300));
         assert!(!front.has_ended(), "{}", front.stdout());
         assert!(!fs::read_to_string(&config).unwrap().contains("evil"));
