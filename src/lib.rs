@@ -17,7 +17,7 @@
 //! * [`image`]: images of backend `docker`: which one, and how it comes to be there.
 //! * [`provider`]: how one agent CLI is run. [`rehearse`]: stand-in model APIs.
 //! * [`launch`]: from a chosen agent to a launch. [`manifest`]: the files that say what an agent is and what its bottle allows.
-//! * [`settings`], [`home`], [`name`], [`yaml`], [`types`], [`error`]: shared by all. [`os`]: what the operating system is asked for.
+//! * [`settings`], [`home`], [`name`], [`yaml`], [`types`], [`error`], [`printable`]: shared by all. [`os`]: what the operating system is asked for.
 
 pub mod api;
 pub mod ask;
@@ -38,6 +38,7 @@ pub mod manifest;
 pub mod meter;
 pub mod name;
 pub mod os;
+pub mod printable;
 pub mod provider;
 pub mod rehearse;
 pub mod settings;

@@ -6,7 +6,7 @@ use crate::api::{Apply, DiffQuery, Outcome, Wanted};
 use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::lua::log::printable;
+use crate::printable::printable;
 
 use super::{diff, out};
 

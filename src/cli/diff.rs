@@ -4,7 +4,7 @@ use crate::api::{Change, Diff, DiffQuery, FileKind, What};
 use crate::client::Client;
 use crate::error::Result;
 use crate::home::Home;
-use crate::lua::log::printable;
+use crate::printable::printable;
 
 use super::out;
 

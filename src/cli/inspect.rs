@@ -33,7 +33,7 @@ async fn work(args: Args) -> Result<u8> {
             Ok(value) if args.json => out::json(&value)?,
             Ok(value) => {
                 let text = serde_json::to_string_pretty(&value).map_err(|e| Error::internal(e.to_string()))?;
-                out::print(&crate::lua::log::printable(&text, false))?;
+                out::print(&crate::printable::printable(&text, false))?;
             }
             Err(error) => codes.push(out::fail(&error)),
         }
