@@ -94,7 +94,7 @@ enum Command {
 pub fn main() -> u8 {
     // Processes that bb starts itself come first: they must neither parse nor print.
     match std::env::args_os().nth(1).as_deref().and_then(|a| a.to_str()) {
-        Some("__keeper") => return crate::bottle::keeper::main(),
+        Some(crate::bottle::fork_server::ARGUMENT) => return crate::bottle::fork_server::main(),
         Some("__controller") => return crate::controller::daemon::main(),
         Some("__inside") => return crate::bottle::docker::inside::main(),
         Some("__helper") => return crate::bottle::docker::helper::main(),

@@ -89,7 +89,7 @@ impl Controller {
         };
         let bytes = zeroize::Zeroizing::new(serde_json::to_vec(&sealed).map_err(internal)?);
         let memory = wire::sealed("bb-sealed", &bytes).map_err(internal)?;
-        let held = Link::launch(&self.host.exe, &composed.plan, &memory).await?;
+        let held = Link::launch(&self.keepers, &composed.plan, &memory).await?;
         let live = self.assemble(sealed, held.link.clone(), terms, held.paused.is_some());
         live.change(|b| b.warnings.extend(held.lacking));
         self.insert(Arc::clone(&live));

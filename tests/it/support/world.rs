@@ -348,7 +348,7 @@ impl World {
     /// Gets the keepers' process ids.
     pub fn keepers(&self) -> Vec<i32> {
         // A bottle's pid 1 is a copy of its keeper, and below it.
-        let all = self.processes().into_iter().filter(|p| p.command.contains("__keeper"));
+        let all = self.processes().into_iter().filter(|p| p.name == "bb-keeper");
         let all: Vec<_> = all.collect();
         all.iter().filter(|p| !all.iter().any(|q| q.pid == p.parent)).map(|p| p.pid).collect()
     }
