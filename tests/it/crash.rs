@@ -84,7 +84,7 @@ fn without_a_controller_a_bottle_has_no_way_out_and_its_keeper_starts_one() {
         assert!(looper::whole(&logs.lines().map(str::to_owned).collect::<Vec<_>>()) > 4, "{logs}");
         // Its processes are gone before its end is written.
         let ps = || world.bb(&["ps", "--all", "--json"]).expect(0).json();
-        assert!(world.until(LONG, || ps()[0]["state"] == "ended"), "{}", ps());
+        assert!(world.until(LONG, || ps()[0]["state"] == "ended"), "{:?}", ps());
         let ps = ps();
         assert_eq!(
             (ps[0]["ended"].as_str(), ps[0]["exit_code"].as_i64()),
@@ -142,7 +142,7 @@ fn an_agent_that_ends_while_the_controller_dies_has_its_code_and_output_told() {
             let first = *looper::inits(&world).values().next().unwrap();
             looper::stop(&world, std::slice::from_ref(&slug));
             world.until(LONG, || !std::path::Path::new(&format!("/proc/{first}/ns/pid")).exists());
-            // The moments after the end, one by one.
+            // The moments after the end, one by one: they are what is being tried.
             std::thread::sleep(Duration::from_millis(round as u64 % 6 * 3));
             world.kill_controller();
             let output = front.wait();
@@ -172,6 +172,7 @@ fn the_exit_code_of_an_agent_that_ends_as_the_controller_dies_is_not_lost() {
             front.says("all launched");
             // They end one after the other within some milliseconds, while the next controller comes up.
             world.kill_controller();
+            // Each round at another moment: that is what is being tried.
             std::thread::sleep(Duration::from_millis(round as u64 * 7 % 20 * 3));
             world.write("work/go", "");
             let output = front.wait().expect(0);
