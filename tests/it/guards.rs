@@ -111,24 +111,35 @@ fn a_launch_that_fails_leaves_the_workspace_as_it_was() {
 fn nothing_is_mounted_where_the_bottles_own_files_would_be_written_into_it() {
     for world in World::each() {
         let shown = world.make_dir("shown").display().to_string();
-        let launch = |what: &str| {
+        let work = world.make_dir("work");
+        let provider = |files: &str| {
             let text = format!(
-                "--- @bb needs launch, write:{shown}\n\
-                 bb.launch{{ command = {{'sh', '-c', 'echo mine > /data/mine'}}, {what} }}:wait()\n"
+                "return {{ name = 'mine', {files} argv = function() return {{'sh', '-c', 'echo mine > /data/mine'}} end }}"
             );
-            world.bb(&["run", "--grant", "all", &world.recipe("mounts.lua", &text)])
+            world.write(world.bb_home().join("providers/mine.lua"), text);
         };
-        let mount = |target: &str| format!("mounts = {{{{source = '{shown}', target = '{target}', rw = true}}}}");
+        let start = |target: &str| {
+            let bottle = format!(
+                "---\nagent_provider: {{template: mine}}\nmounts: [{{source: {shown}, target: {target}, rw: true}}]\n---\n"
+            );
+            world.write(world.bb_home().join("bottles/dev.md"), bottle);
+            world.write(world.bb_home().join("agents/writer.md"), "---\nbottle: dev\n---\n");
+            let args = ["start", "writer", "--headless", "--prompt", "x", "--budget", "unlimited"];
+            world.command(&args).cwd(&work).patience(LONG).run()
+        };
         let listed = || fs::read_dir(&shown).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
-        let file = "files = {{path = '/data/deep/file', text = 'x'}}";
-        for what in
-            [mount("/etc"), mount("/"), mount("/home/agent"), mount("/data/../etc"), mount("/data") + ", " + file]
-        {
-            let output = launch(&what);
-            assert!(output.code != 0 && output.stderr.contains("workspace_unsafe"), "{what}: {output}");
-            assert_eq!(listed(), Vec::<std::ffi::OsString>::new(), "{what}: nothing was written on the host");
-        }
-        launch(&mount("/data")).expect(0);
+        let refused = |target: &str| {
+            start(target).fails(5, "workspace_unsafe", "dev.md:3", "show it at a place of its own");
+            assert_eq!(listed(), Vec::<std::ffi::OsString>::new(), "{target}: nothing was written on the host");
+        };
+        provider("");
+        ["/etc", "/home", "/home/agent", "/usr", "/run/bb"].iter().for_each(|target| refused(target));
+        provider("files = {{path = '/data/deep/file', text = 'x'}},");
+        let output = start("/data");
+        assert!(output.code != 0 && output.stderr.contains("/data/deep/file in /data"), "{output}");
+        assert_eq!(listed(), Vec::<std::ffi::OsString>::new(), "nor what a provider brings: {output}");
+        provider("");
+        start("/data").expect(0);
         assert_eq!(listed(), ["mine"], "the allowed twin");
     }
 }
