@@ -57,6 +57,7 @@ pub use self::relay::Control;
 pub use self::spec::OWN;
 use self::supervise::Entry;
 use super::backend::{Backend, Fate, Running};
+use super::cgroup;
 use super::linux::{landlock, sys};
 use super::plan::{Image, Plan};
 use super::wire::{self, Command, Listener, Reply, Request};
@@ -118,6 +119,8 @@ pub struct Container {
     /// Limits that the engine does not enforce, with its words.
     lacking: Vec<String>,
     pid: i32,
+    /// The control groups that bound its memory, where they can be seen from here.
+    groups: Vec<PathBuf>,
     listeners: Vec<(Listener, OwnedFd)>,
     /// What speaks to the commands, by the process ids of the keeper's children.
     commands: BTreeMap<i32, Control>,
@@ -223,6 +226,7 @@ impl Container {
             gate_lost: false,
             lacking,
             pid,
+            groups: image.memory.map(|bytes| cgroup::bounding(pid, bytes)).unwrap_or_default(),
             listeners,
             commands: BTreeMap::new(),
             writable: landlock::writable(plan),
@@ -361,6 +365,10 @@ impl Backend for Container {
 
     fn pause(&mut self, on: bool) -> Result<()> {
         self.engine.pause(&self.agent, on)
+    }
+
+    fn ran_out_of_memory(&self) -> bool {
+        cgroup::ran_out_of_memory(&self.groups)
     }
 
     fn root(&mut self) -> Result<OwnedFd> {
