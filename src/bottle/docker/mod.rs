@@ -187,7 +187,7 @@ impl Container {
         let (agent, warnings) =
             engine.create_warned(&name("agent"), &spec::agent(&engine, plan, image, &shown, &volume))?;
         under.made.push(agent.clone());
-        let lacking = spec::lacking(image, &warnings);
+        let lacking = spec::lacking(&engine, image, &warnings);
         if let (false, Some(why)) = (image.best_effort, lacking.first()) {
             return Err(Error::new(Kind::BackendUnavailable, format!("a limit cannot be enforced here: {why}"))
                 .at("limits")
