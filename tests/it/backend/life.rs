@@ -96,12 +96,17 @@ pub fn pauses(desk: &Desk<'_>) {
 
 /// Its keeper's end is its own, also where it is paused: nobody holds its way out any more.
 pub fn nothing_outlives_its_keeper(desk: &Desk<'_>) {
-    desk.launch("kept", "{'sleep', '600'}", "");
-    let [keeper] = desk.world.keepers()[..] else { panic!("one keeper: {:?}", desk.world.processes()) };
-    signal(keeper, Signal::SIGKILL);
-    let bottle = desk.becomes("kept", "ended");
-    assert_eq!((&bottle["ended"], &bottle["egress"]), (&"lost".into(), &"closed".into()), "{bottle}");
-    desk.assert_empty();
+    for (slug, paused) in [("kept", false), ("stopped", true)] {
+        desk.launch(slug, "{'sleep', '600'}", "");
+        if paused {
+            desk.bb(&["pause", slug]).expect(0);
+        }
+        let [keeper] = desk.world.keepers()[..] else { panic!("one keeper: {:?}", desk.world.processes()) };
+        signal(keeper, Signal::SIGKILL);
+        let bottle = desk.becomes(slug, "ended");
+        assert_eq!((&bottle["ended"], &bottle["egress"]), (&"lost".into(), &"closed".into()), "{bottle}");
+        desk.assert_empty();
+    }
 }
 
 /// The helper of a container holds its way out.
