@@ -197,7 +197,7 @@ impl Keeper {
 
     /// Waits for whatever comes first.
     fn wait(&self) -> Vec<Ready> {
-        let mut waiting = Waiting::new();
+        let mut waiting = Waiting::default();
         // A lost guard first: nothing else matters more.
         if let Some(mounts) = self.up.as_ref().and_then(|up| up.mounts()) {
             waiting.add(Ready::Bottle, mounts, PollFlags::POLLPRI);

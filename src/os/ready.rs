@@ -12,12 +12,14 @@ pub struct Waiting<'fd, W> {
     fds: Vec<PollFd<'fd>>,
 }
 
-impl<'fd, W> Waiting<'fd, W> {
+impl<W> Default for Waiting<'_, W> {
     /// Waits for nothing yet.
-    pub fn new() -> Waiting<'fd, W> {
+    fn default() -> Self {
         Waiting { words: Vec::new(), fds: Vec::new() }
     }
+}
 
+impl<'fd, W> Waiting<'fd, W> {
     /// Waits for `flags` of `fd`, too; what ends it counts always.
     pub fn add(&mut self, word: W, fd: BorrowedFd<'fd>, flags: PollFlags) {
         self.words.push(word);
@@ -49,7 +51,7 @@ mod tests {
         let (mut a, b) = UnixStream::pair().unwrap();
         let (c, _d) = UnixStream::pair().unwrap();
         let ready = |timeout| {
-            let mut waiting = Waiting::new();
+            let mut waiting = Waiting::default();
             waiting.add("b", b.as_fd(), PollFlags::POLLIN);
             waiting.add("c", c.as_fd(), PollFlags::POLLIN);
             waiting.add("room", b.as_fd(), PollFlags::POLLOUT);
@@ -58,11 +60,11 @@ mod tests {
         assert_eq!(ready(PollTimeout::NONE), ["room"]);
         a.write_all(b"x").unwrap();
         assert_eq!(ready(PollTimeout::ZERO), ["b", "room"]);
-        let mut none = Waiting::new();
+        let mut none = Waiting::default();
         none.add("c", c.as_fd(), PollFlags::POLLIN);
         assert!(none.wait(PollTimeout::ZERO).is_empty());
         drop(a);
-        let mut end = Waiting::new();
+        let mut end = Waiting::default();
         end.add("end", b.as_fd(), PollFlags::empty());
         assert_eq!(end.wait(PollTimeout::NONE), ["end"]);
     }

@@ -198,7 +198,7 @@ impl Way {
     }
 
     fn wait(&self) -> Vec<Ready> {
-        let mut waiting = Waiting::new();
+        let mut waiting = Waiting::default();
         waiting.add(Ready::Told, self.told.as_fd(), PollFlags::POLLIN);
         if !self.waiting.is_empty() {
             waiting.add(Ready::Room, self.says.as_fd(), PollFlags::POLLOUT);
