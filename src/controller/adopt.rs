@@ -206,7 +206,7 @@ impl Controller {
             if let Some(Some(code)) = agent_code(&held) {
                 let _ = tell.send(Said::Exited { exec: 0, code });
             }
-            let _ = tell.send(Said::Ended(None));
+            let _ = tell.send(Said::Ended(held.end));
             // Else its end would be waited for after it has been told, and nobody be served.
             drop(tell);
             Arc::clone(&live).listen(said).await;

@@ -3,7 +3,7 @@
 //! * `init` is pid 1. It makes the bottle's files as its only user, watches that the guards stay, reaps, and ends with the
 //!   keeper, whose end it reads from its standard input.
 //! * `enter` is the one way in, for the agent and every later command ([`super::supervise`]).
-//! * `save` writes the agent's home as an archive, `go-on` lets run what it has stopped.
+//! * `save` writes the agent's home as an archive; `stand-still` stops everything, `go-on` lets run what was stopped.
 //! * `clear` removes what the kernel has left of a layer, in a container of its own.
 //!
 //! Each is told what to do in one line of JSON, and answers with one. None of them holds anything of the host.
@@ -22,8 +22,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::commit;
-use super::supervise;
+use super::{commit, still, supervise};
 use crate::bottle::linux::watch::Watch;
 use crate::bottle::linux::{confine, sys};
 use crate::bottle::plan::PlannedFile;
@@ -79,10 +78,8 @@ pub fn main() -> u8 {
             }
             return 0;
         }
-        ["go-on"] => {
-            commit::go_on();
-            return 0;
-        }
+        ["stand-still"] => return still::inside(Signal::SIGSTOP),
+        ["go-on"] => return still::inside(Signal::SIGCONT),
         ["clear", path] => return u8::from(beneath::remove_all(Path::new(path)).is_err()),
         _ => Error::new(Kind::Usage, "bb __inside is for bb itself"),
     };
@@ -92,7 +89,7 @@ pub fn main() -> u8 {
 }
 
 /// Waits until whoever was told has gone, for a while: engines may lose what a process says right before its end.
-fn until_heard() {
+pub(super) fn until_heard() {
     let input = io::stdin();
     let _ = poll(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], HEARD);
 }
