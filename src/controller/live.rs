@@ -15,6 +15,7 @@ use super::link::{Link, Said};
 use super::note::Note;
 use crate::api::{Bottle, Egress, Ended, Launch, State};
 use crate::bottle::output;
+use crate::bottle::wire::End;
 use crate::egress;
 use crate::enforce::By;
 use crate::ledger::sqlite::SqliteLedger;
@@ -234,8 +235,9 @@ impl Live {
                     }
                 }
                 Said::GuardLost(path) => self.lose_guard(&path),
-                Said::Ended(None) => self.finish(Ended::Exited, None).await,
-                Said::Ended(Some(why)) => self.finish(Ended::Lost, Some(why)).await,
+                Said::Ended(End { lost: Some(why), .. }) => self.finish(Ended::Lost, Some(why)).await,
+                Said::Ended(end) if self.is_out_of_memory(&end) => self.finish(Ended::Oom, None).await,
+                Said::Ended(_) => self.finish(Ended::Exited, None).await,
                 Said::Gone => break,
             }
         }
@@ -252,12 +254,9 @@ impl Live {
         // A decision counts even where the agent came to its own end in the moment that it was made.
         let (ended, reason) = match end {
             Some(end) => (end.ended, Some(end.reason)),
-            None if how == Ended::Exited && self.is_out_of_memory() => {
+            None if how == Ended::Oom => {
                 let bound = self.launch.limits.as_ref().and_then(|limits| limits.memory).unwrap_or(0) >> 20;
-                (
-                    Ended::Oom,
-                    Some(format!("its processes needed more than the {bound} MiB of memory that they may use")),
-                )
+                (how, Some(format!("its processes needed more than the {bound} MiB of memory that they may use")))
             }
             None if how == Ended::Lost => {
                 (how, why.or_else(|| Some("its keeper died, and the bottle with it".to_owned())))
@@ -305,8 +304,10 @@ impl Live {
     }
 
     /// Tells whether the agent died because the kernel killed for want of memory.
-    fn is_out_of_memory(&self) -> bool {
-        self.view().exit_code == Some(128 + libc::SIGKILL) && crate::bottle::cgroup::ran_out_of_memory(&self.cgroups)
+    fn is_out_of_memory(&self, end: &End) -> bool {
+        // A keeper of an older bb says nothing of it.
+        let has_run_out = || end.out_of_memory || crate::bottle::cgroup::ran_out_of_memory(&self.cgroups);
+        self.view().exit_code == Some(128 + libc::SIGKILL) && has_run_out()
     }
 
     /// Removes what is left of an ended bottle for its front end, unless what the agent changed is kept.

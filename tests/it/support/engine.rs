@@ -21,7 +21,7 @@ pub const IMAGE: &str = "bottle-test";
 const IMAGE_WITH_TOOLS: &str = "bottle-tools";
 
 /// Programs of that image, beside Python.
-const PROGRAMS: [&str; 44] = [
+const PROGRAMS: [&str; 45] = [
     "bash",
     "cat",
     "chmod",
@@ -32,6 +32,7 @@ const PROGRAMS: [&str; 44] = [
     "df",
     "env",
     "fallocate",
+    "find",
     "getent",
     "grep",
     "head",

@@ -5,6 +5,7 @@
 
 mod canary;
 mod command;
+pub mod desk;
 pub mod dockerd;
 pub mod engine;
 mod left;

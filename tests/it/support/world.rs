@@ -363,6 +363,7 @@ impl World {
             if Instant::now() >= deadline {
                 return false;
             }
+            // Processes, files and ports of a world tell nobody that they change: they are looked at.
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -382,6 +383,7 @@ impl Drop for World {
             eprintln!("--- processes: {:?}", self.processes());
             eprintln!("--- controller's log, its end:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
             if let Some(seconds) = std::env::var("BB_TEST_HOLD").ok().and_then(|s| s.parse().ok()) {
+                // For a person who looks into it.
                 std::thread::sleep(Duration::from_secs(seconds));
             }
         }
