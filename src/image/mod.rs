@@ -1,7 +1,7 @@
 //! Images of backend `docker`: which one a bottle is made of, and how it comes to be there.
 //!
 //! * [`Wanted`]: an image that is named, or one that is made of a Dockerfile. [`make`](fn@make::make): builds or pulls it, for whoever may wait.
-//! * [`context`]: what a Dockerfile may copy. [`host`]: what a build learns of this machine's proxies and registries.
+//! * [`context`]: what a Dockerfile may copy, less what [`ignore`] leaves out. [`host`]: what a build learns of this machine's proxies and registries.
 //! * [`progress`]: what an engine says on the way, as events.
 //!
 //! Runs in the front end, after somebody has agreed. Must not print, start a bottle or know of Lua; whatever a build says is
@@ -9,6 +9,7 @@
 
 mod context;
 pub mod host;
+mod ignore;
 pub mod make;
 pub mod progress;
 
@@ -207,7 +208,10 @@ pub fn of_file(provider: &str, path: &str, desk: &Desk<'_>) -> Result<Recipe> {
     };
     bounded(&file, LONGEST).map_err(|e| unreadable(&place, &e))?;
     refuse_places(directory, desk).map_err(|e| e.at(place.clone()))?;
-    let context = context::of(directory).map_err(|e| e.at(directory.display().to_string()))?;
+    let context = context::of(directory, name).map_err(|error| match error.place {
+        Some(_) => error,
+        None => error.at(directory.display().to_string()),
+    })?;
     Ok(Recipe::new(provider, place, name.to_owned(), context))
 }
 
