@@ -11,7 +11,7 @@ use bb::bottle::linux::landlock;
 use serde_json::{Value, json};
 
 use crate::support::engine::{Engine, IMAGE, Which, helper};
-use crate::support::person::{DETACH, script_of, written};
+use crate::support::person::{DETACH, interrupted, script_of, written};
 use crate::support::{Command, Output, Who, World, have_tools, reduced, tool};
 
 /// How long something may take that an engine does in a second or two.
@@ -45,7 +45,7 @@ impl<'w> Desk<'w> {
     fn of(world: &'w World, engine: &'w Engine<'w>) -> Desk<'w> {
         let exe = world.exe().display().to_string();
         let host = format!("DOCKER_HOST={}", engine.address());
-        if engine.which != Which::Rootless {
+        if !engine.which.is_rootless() {
             let helper = format!("BB_HELPER={}", helper().unwrap().display());
             let words = [tool("env").unwrap().display().to_string(), host, helper, exe].into();
             let dir = world.make_dir("desk");
@@ -171,21 +171,16 @@ fn an_agent_and_commands_have_terminals_of_the_containers_own() {
         desk.does(
             &shell,
             &[
-                json!(["expect", "inner> "]),
-                json!(["type", "stty size; ps | grep -c '[s]leep 654'\r"]),
-                json!(["expect", "24 80"]),
-                json!(["expect", "0\r\n"]),
-                json!([
-                    "type",
-                    "sh -c 'trap \"echo cau\"\"ght; exit\" INT; echo sta\"\"rted; while :; do sleep 0.05; done'\r"
-                ]),
-                json!(["expect", "started"]),
-                json!(["type", "\u{3}"]),
-                json!(["expect", "caught"]),
-                json!(["expect", "inner> "]),
-                json!(["type", "exit 7\r"]),
-                json!(["end", 7]),
-            ],
+                &[
+                    json!(["expect", "inner> "]),
+                    json!(["type", "stty size; ps | grep -c '[s]leep 654'\r"]),
+                    json!(["expect", "24 80"]),
+                    json!(["expect", "0\r\n"]),
+                ][..],
+                &interrupted("inner> "),
+                &[json!(["type", "exit 7\r"]), json!(["end", 7])],
+            ]
+            .concat(),
         );
         // One whose terminal is taken away ends.
         let steps = [json!(["expect", "here"]), json!(["hang up"])];
@@ -303,4 +298,32 @@ fn files(desk: &Desk<'_>) {
     desk.bb(&["cp", &source, "box:/bin/planted"]).fails(2, "usage", "/bin/planted", "links");
     symlink(&secret, host.join("linked")).unwrap();
     desk.bb(&["cp", &to("linked"), "box:/tmp/taken"]).fails(2, "usage", "linked", "links");
+}
+
+#[test]
+fn where_nobody_outside_may_look_into_a_container_copies_are_refused_and_tar_does_what_the_hint_says() {
+    let Some(world) = World::of(Who::Root) else { return };
+    let Some(engine) = Engine::start(&world, Which::Fuse) else { return };
+    let desk = Desk::of(&world, &engine);
+    desk.launch("box", "{'sleep', '600'}");
+    let kind = desk.bb(&["exec", "box", "--", "grep", "-c", " / .*fuse", "/proc/mounts"]);
+    assert_eq!(kind.expect(0).stdout, "1\n", "the images are served by fuse-overlayfs");
+    desk.bb(&["exec", "box", "--", "sh", "-c", "mkdir d; echo one > d/a"]).expect(0);
+    let host = desk.own("host", None).display().to_string();
+    let file = desk.own("file", Some("two\n")).display().to_string();
+    let refused =
+        |args: &[&str]| desk.bb(args).fails(5, "backend_unavailable", "file system of the container", "bb exec -i");
+    refused(&["cp", "box:d/a", &format!("{host}/a")]);
+    refused(&["cp", &file, "box:d/b"]);
+    assert!(fs::read_dir(&host).unwrap().next().is_none(), "nothing came");
+    desk.sh(
+        "set -o pipefail; tar c file | BB exec -i box -- tar x -C d && BB exec box -- tar c -C d . | tar x -C host",
+    )
+    .expect(0);
+    for (name, text) in [("a", "one\n"), ("file", "two\n")] {
+        assert_eq!(fs::read_to_string(desk.dir.join("host").join(name)).unwrap(), text);
+    }
+    desk.bb(&["kill", "box"]).expect(0);
+    desk.bb(&["controller", "stop"]).expect(0);
+    engine.assert_empty();
 }

@@ -13,7 +13,7 @@ use crate::agents::{CLAUDE, CODEX, Cli, GEMINI, PI, stand_in};
 use crate::support::dockerd::archive;
 use crate::support::engine::{Engine, IMAGE, Which, helper};
 use crate::support::person::{person_with, written};
-use crate::support::{Command, Output, Reply, Who, World, has_agent, node_modules, tool};
+use crate::support::{Command, Output, Reply, Who, World, debian, has_agent, have_tools, need, tool};
 
 /// How long something may take that an engine does in some seconds.
 const LONG: Duration = Duration::from_secs(120);
@@ -341,20 +341,13 @@ fn an_image_that_is_missing_is_pulled_where_somebody_has_agreed() {
     });
 }
 
-/// Has a real agent do a task with a tool, in a container of an image that is built for it; its own executable is shown from
-/// where npm has put it.
-fn does_its_task(world: &World, engine: &Engine<'_>, cli: &Cli) {
+/// Has a real agent do a task with a tool, in a container of an image that is built for it and has all that it needs.
+fn does_its_task(world: &World, engine: &Engine<'_>, base: &str, cli: &Cli) {
     let home = world.bb_home();
-    let text = format!("FROM bottle-tools\nRUN ln -s /opt/agents/node_modules/.bin/{0} /usr/bin/{0}\n", cli.name);
+    let text = format!("FROM {base}\nRUN ln -s {}/{1} /usr/bin/{1}\n", debian::PROGRAMS, cli.name);
     world.write(home.join(format!("images/{}.Dockerfile", cli.name)), text);
-    let shown = world.dir().join("node_modules").display().to_string();
-    let mut mounts = format!("  - {{source: {shown}, target: /opt/agents/node_modules}}\n");
-    // Debian's own Node has parts of itself there.
-    if Path::new("/usr/share/nodejs").is_dir() {
-        mounts.push_str("  - /usr/share/nodejs\n");
-    }
     let bottle = format!(
-        "---\nagent_provider: {{template: {}}}\nbackend: docker\nworkspace: mount\nmounts:\n{mounts}---\nFor people.\n",
+        "---\nagent_provider: {{template: {}}}\nbackend: docker\nworkspace: mount\n---\nFor people.\n",
         cli.name
     );
     world.write(home.join(format!("bottles/{}.md", cli.name)), bottle);
@@ -387,25 +380,25 @@ fn usage(world: &World, engine: &Engine<'_>) -> [u64; 4] {
 }
 
 #[test]
-fn the_real_agents_do_a_task_in_images_that_were_built_for_them() {
-    // Each of them on Docker; on Podman one.
-    let tables = [(Which::Docker, &[&CLAUDE, &CODEX, &GEMINI, &PI][..]), (Which::Podman, &[&CLAUDE])];
-    for (which, table) in tables {
-        let missing: Vec<&str> = table.iter().map(|cli| cli.name).filter(|name| !has_agent(name)).collect();
-        if !missing.is_empty() || tool("node").is_none() {
-            return crate::support::need(&format!("Node and the CLIs {} (npm ci in tests/agents)", missing.join(", ")));
-        }
-        with(which, |world, engine| {
-            let edit = json!({"edit": {"path": "hello.txt", "content": "hello"},
-                "usage": {"input": 900, "output": 40, "cache_read": 100}});
-            let done = json!({"text": "All done.", "usage": {"input": 1100, "output": 9}});
-            let _server = stand_in(world, &json!({"turns": [edit, done]}));
-            assert!(node_modules().is_dir());
-            engine.image_with_tools(&[std::fs::canonicalize(tool("node").unwrap()).unwrap()]);
-            for cli in table {
-                does_its_task(world, engine, cli);
-            }
-            world.assert_silent(&[]);
-        });
+fn the_real_agents_do_a_task_in_images_of_debian_that_were_built_for_them() {
+    let table = [&CLAUDE, &CODEX, &GEMINI, &PI];
+    let missing: Vec<&str> = table.iter().map(|cli| cli.name).filter(|name| !has_agent(name)).collect();
+    if !missing.is_empty() || tool("node").is_none() {
+        return need(&format!("Node and the CLIs {} (npm ci in tests/agents)", missing.join(", ")));
     }
+    if !have_tools(&["curl", "tar", "ldd"]) {
+        return;
+    }
+    let Some(root) = debian::root() else { return };
+    each(|world, engine| {
+        let edit = json!({"edit": {"path": "hello.txt", "content": "hello"},
+            "usage": {"input": 900, "output": 40, "cache_read": 100}});
+        let done = json!({"text": "All done.", "usage": {"input": 1100, "output": 9}});
+        let _server = stand_in(world, &json!({"turns": [edit, done]}));
+        let base = debian::import(engine, &root);
+        for cli in table {
+            does_its_task(world, engine, base, cli);
+        }
+        world.assert_silent(&[]);
+    });
 }

@@ -12,6 +12,7 @@ mod crash;
 mod decisions;
 mod dev_server;
 mod docker;
+mod docker_endings;
 mod docker_io;
 mod docker_state;
 mod doctor;

@@ -5,11 +5,13 @@
 
 mod canary;
 mod command;
+pub mod debian;
 pub mod dockerd;
 pub mod engine;
 mod left;
 mod leftovers;
 pub mod person;
+pub mod rehearsed;
 mod site;
 pub mod tmux;
 mod warden;
