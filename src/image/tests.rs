@@ -192,6 +192,26 @@ fn a_dockerfile_where_an_agent_writes_or_secrets_lie_is_refused() {
 }
 
 #[test]
+fn build_arguments_are_in_the_name_of_what_is_made_with_them() {
+    let place = Place::new("args");
+    let home = place.home();
+    let with = |args: &[(&str, &str)]| {
+        let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Wanted::Made(of_provider("claude", &home).unwrap().unwrap()).with_args(args)
+    };
+    let plain = of_provider("claude", &home).unwrap().unwrap().tag;
+    let names: Vec<String> = [&[][..], &[("A", "1")], &[("A", "2")], &[("A", "1"), ("B", "1")]]
+        .map(|args| with(args).unwrap().name().to_owned())
+        .into();
+    assert_eq!(names[0], plain);
+    assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len(), "{names:?}");
+    assert_eq!(with(&[("B", "1"), ("A", "1")]).unwrap().name(), names[3]);
+    assert_eq!(with(&[("a b", "1")]).unwrap_err().kind, Kind::Usage);
+    let named = Wanted::Named("debian:12".to_owned()).with_args([("A".to_owned(), "1".to_owned())].into());
+    assert_eq!(named.unwrap().name(), "debian:12");
+}
+
+#[test]
 fn one_of_the_two_keys_is_said() {
     assert_eq!(Said::of(None, None).unwrap(), None);
     assert_eq!(Said::of(Some("x"), None).unwrap(), Some(Said::Image("x".to_owned())));

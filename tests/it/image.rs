@@ -110,6 +110,13 @@ fn an_image_is_built_once_for_its_content_and_what_the_host_told_it_is_in_no_lay
             assert!(!built.stderr.contains(canary) && !built.stdout.contains(canary), "{built}");
         }
 
+        // An argument is as good as another Dockerfile.
+        let argued = build(&["--build-arg", "VERSION=7"]).expect(0).stdout.trim().to_owned();
+        assert!(argued != tag && contains(&layers(engine, &argued).1, "mark-of-the-build 7"), "{argued}");
+        assert_eq!(build(&["--build-arg", "VERSION=7"]).expect(0).stdout.trim(), argued);
+        bb(world, engine, &["image", "rm", &argued]).expect(0);
+        build(&["--build-arg", "a-b=7"]).fails(2, "usage", "--build-arg", "NAME=VALUE");
+
         let again = build(&[]).expect(0);
         assert!(again.stdout.trim() == tag && again.stderr.contains("there already"), "{again}");
         dockerfile("RUN true\n");
@@ -245,6 +252,14 @@ fn a_launch_builds_its_providers_image_after_the_preflight_and_only_once() {
         world.write("docker/data", "third\n");
         shelf(world, "dockerfile: ~/docker/Dockerfile\n");
         assert_eq!(start(world, engine, &run).expect(0).stdout, "third\n");
+        // What must not be in an image is left out of the context, and a manifest gives arguments.
+        let text = format!("FROM {IMAGE}\nARG MARK=none\nCOPY . /seen\nRUN (echo $MARK; ls -A /seen) >/etc/mark\n");
+        world.write("docker/Dockerfile", text);
+        world.write("docker/.env", "SECRET=1\n");
+        world.write("docker/.dockerignore", ".env\nDockerfile\n");
+        shelf(world, "dockerfile: ~/docker/Dockerfile\nbuild_args: {MARK: given}\n");
+        let seen = start(world, engine, &run).expect(0).stdout;
+        assert!(seen.starts_with("given\n") && seen.contains("data") && !seen.contains(".env"), "{seen}");
         world.write("project/Dockerfile", format!("FROM {IMAGE}\n"));
         shelf(world, "dockerfile: ~/project/Dockerfile\n");
         start(world, engine, &run).fails(5, "workspace_unsafe", "project/Dockerfile", "$BB_HOME/images");

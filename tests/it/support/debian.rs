@@ -46,7 +46,9 @@ pub fn import(engine: &Engine<'_>, debian: &Path) -> &'static str {
     let socket = engine.address().replace("unix://", "");
     let url = format!("http://engine/v1.40/images/create?fromSrc=-&repo={IMAGE}&tag=latest");
     let mut tar = Command::new("tar")
-        .args(["-C", &at, "--transform=flags=rSh;s,^node_modules,./opt/agents/node_modules,", "-c", "."])
+        // What only developers read stays out.
+        .args(["--exclude=*.map", "--exclude=*.d.ts", "-C", &at])
+        .args(["--transform=flags=rSh;s,^node_modules,./opt/agents/node_modules,", "-c", "."])
         .arg("-C")
         .arg(modules.parent().unwrap())
         .arg("node_modules")
