@@ -66,11 +66,18 @@ struct Keeper {
     lost: Option<String>,
 }
 
-/// Runs the keeper; descriptor 0 is the controller's packet socket, on which the first packet is a `start`.
-pub fn main() -> u8 {
-    // SAFETY: by the contract of `bb __keeper`, descriptor 0 is the socket, and nothing else uses it.
-    let controller = unsafe { OwnedFd::from_raw_fd(0) };
-    let Ok(controller) = move_up(controller) else { return 1 };
+/// Gets the packet socket to the controller that a process of bb was started with as descriptor 0.
+///
+/// # Errors
+/// Those of moving it away from there. Called once, at the start of such a process.
+pub fn own_socket() -> io::Result<OwnedFd> {
+    // SAFETY: by the contract of such a start, descriptor 0 is the socket, and nothing else uses it.
+    move_up(unsafe { OwnedFd::from_raw_fd(0) })
+}
+
+/// Runs the keeper whose socket to the controller this is; the first packet on it is a `start`. Gives the exit code.
+pub fn keep(controller: OwnedFd) -> u8 {
+    let _ = nix::sys::prctl::set_name(c"bb-keeper");
     let _ = nix::unistd::setsid();
     let _ = nix::unistd::chdir("/");
     match start(&controller) {

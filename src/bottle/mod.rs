@@ -1,6 +1,6 @@
 //! Bottles: what may be shown ([`places`], [`toolchain`]) and what is guarded ([`guard`], [`repository`]), the plan ([`plan`]), the
-//! process that holds one ([`keeper`]) with its commands ([`exec`], [`input`]) and what makes it ([`backend`]: [`linux`] or
-//! [`docker`]), what is said between keeper and controller ([`wire`], [`caller`]), and what an agent wrote ([`output`]).
+//! process that holds one ([`keeper`]; made by [`fork_server`]) with its commands ([`exec`], [`input`]) and what makes it ([`backend`]:
+//! [`linux`] or [`docker`]), what is said between keeper and controller ([`wire`], [`caller`]), and what an agent wrote ([`output`]).
 //!
 //! Only [`linux`] and the keeper know that they run on Linux (and [`crate::os`]). Nothing here decides about egress or budgets.
 
@@ -9,6 +9,7 @@ pub mod caller;
 pub mod cgroup;
 pub mod docker;
 pub mod exec;
+pub mod fork_server;
 pub mod freezer;
 pub mod guard;
 pub mod input;

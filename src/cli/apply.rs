@@ -6,7 +6,7 @@ use crate::api::{Apply, DiffQuery, Outcome, Wanted};
 use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::lua::log::printable;
+use crate::printable::printable;
 
 use super::{diff, out};
 
@@ -20,9 +20,9 @@ const MOST_AT_ONCE: usize = 10_000;
 /// conflict and stays as it is. Without a terminal it needs --yes. Ends with 1 where something was left out.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slug, or a unique beginning of one
-    #[arg(value_name = "SLUG", add = super::completions::slugs())]
-    pub slug: String,
+    /// Which.
+    #[command(flatten)]
+    pub bottle: super::slugs::One,
     /// Only these paths of the workspace, and what lies below them
     #[arg(value_name = "PATH")]
     pub paths: Vec<String>,
@@ -42,7 +42,7 @@ pub fn run(args: Args) -> u8 {
 async fn work(args: Args) -> Result<u8> {
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
-    let diff = client.diff(&args.slug, &DiffQuery { paths: args.paths, text: !args.yes }).await?;
+    let diff = client.diff(&args.bottle.slug, &DiffQuery { paths: args.paths, text: !args.yes }).await?;
     if diff.truncated {
         return Err(Error::new(Kind::Usage, "there are more changes than can be shown at once")
             .at(diff.slug)

@@ -201,5 +201,5 @@ fn remove(name: &str) -> Result<()> {
         return Err(Error::new(Kind::Usage, format!("bb has made no image `{name}`")).at(place).hint(hint));
     }
     engine.remove_image(name)?;
-    out::print(&format!("{}  removed", crate::lua::log::printable(name, false)))
+    out::print(&format!("{}  removed", crate::printable::printable(name, false)))
 }

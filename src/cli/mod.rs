@@ -15,6 +15,7 @@ pub mod cut;
 pub mod diff;
 pub mod doctor;
 pub mod exec;
+pub mod flow;
 pub mod freeze;
 pub mod image;
 pub mod inspect;
@@ -29,6 +30,7 @@ pub mod resume;
 pub mod rm;
 pub mod run;
 pub mod setup;
+pub mod slugs;
 pub mod start;
 pub mod stop;
 pub mod usage;
@@ -92,7 +94,7 @@ enum Command {
 pub fn main() -> u8 {
     // Processes that bb starts itself come first: they must neither parse nor print.
     match std::env::args_os().nth(1).as_deref().and_then(|a| a.to_str()) {
-        Some("__keeper") => return crate::bottle::keeper::main(),
+        Some(crate::bottle::fork_server::ARGUMENT) => return crate::bottle::fork_server::main(),
         Some("__controller") => return crate::controller::daemon::main(),
         Some("__inside") => return crate::bottle::docker::inside::main(),
         Some("__helper") => return crate::bottle::docker::helper::main(),

@@ -5,7 +5,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use nix::sys::socket as sock;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot};
 
+use super::keepers::Keepers;
 use crate::bottle::plan::Plan;
 use crate::bottle::wire::{self, ExecRecord, Listener, Reply, Request};
 use crate::error::{Error, Kind, Result};
@@ -109,23 +109,16 @@ impl Link {
     ///
     /// # Errors
     /// The keeper's own, or `backend_unavailable` where it cannot be started.
-    pub async fn launch(exe: &Path, plan: &Plan, sealed: &OwnedFd) -> Result<Held> {
+    pub async fn launch(keepers: &Keepers, plan: &Plan, sealed: &OwnedFd) -> Result<Held> {
         let (ours, theirs) = wire::pair().map_err(failed)?;
         let bytes = serde_json::to_vec(plan).map_err(failed)?;
         let engine = plan.image.is_some();
         let plan = wire::sealed("bb-plan", &bytes).map_err(failed)?;
-        let mut child = tokio::process::Command::new(exe)
-            .arg("__keeper")
-            .env_clear()
-            .stdin(Stdio::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(failed)?;
-        let keeper = child.id().map_or(0, u32::cast_signed);
+        let process = keepers.make(&theirs).await.map_err(failed)?;
+        // The keeper has it; while it was open here as well, the keeper's end would not show.
+        drop(theirs);
         let (mut link, said) = Link::connect(ours).map_err(failed)?;
-        link.process = Process::open(keeper).ok().map(Arc::new);
-        tokio::spawn(async move { child.wait().await });
+        link.process = Some(Arc::new(process));
         let fds = vec![plan, sealed.try_clone().map_err(failed)?];
         let patience = if engine { ENGINE_PATIENCE } else { PATIENCE };
         let answer = link.ask_within(Request::Start, fds, patience).await.inspect_err(|_| link.kill_keeper())?;

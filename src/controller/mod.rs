@@ -28,6 +28,7 @@ pub mod daemon;
 pub mod http;
 pub mod input;
 pub mod keep;
+pub mod keepers;
 pub mod launch;
 pub mod lease;
 pub mod link;
@@ -38,6 +39,7 @@ pub mod stream;
 pub mod trust;
 
 use compose::Host;
+use keepers::Keepers;
 use lease::Leases;
 use live::Live;
 
@@ -45,6 +47,8 @@ use live::Live;
 pub struct Controller {
     /// Where this process lives.
     pub host: Host,
+    /// Where the processes of new keepers come from.
+    keepers: Keepers,
     /// When it started, milliseconds since the epoch.
     started: i64,
     /// The ledger of real usage; always open.
@@ -108,6 +112,7 @@ impl Controller {
             stop: watch::Sender::new(false),
             enforcement: std::sync::OnceLock::new(),
             roots: crate::egress::upstream::host_roots(),
+            keepers: Keepers::new(host.exe.clone()),
             host,
         });
         if controller.host.home.rehearsal_ledger().exists() {

@@ -169,17 +169,18 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
     }
     let since = host.pump.position();
     let bottle = link.client.launch(&body).await?;
-    launched(&host, &bottle, since);
-    Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
+    Ok(Plain(launched(&host, &bottle, label, since)))
 }
 
 /// Says what a bottle that was launched lacks, and remembers it. `since` is where its first event may be.
-pub(super) fn launched(host: &Host, bottle: &api::Bottle, since: u64) {
+pub(super) fn launched(host: &Host, bottle: &api::Bottle, label: String, since: u64) -> Launched {
     for warning in &bottle.warnings {
         host.out.log("warn", &format!("a limit is not enforced: {warning}"));
     }
     // A cut may have been read before the launch was answered; what is known already stays.
     host.bottles.borrow_mut().entry(bottle.slug.clone()).or_default().since = since;
+    let (slug, provider, workspace) = (bottle.slug.clone(), bottle.provider.clone(), bottle.workspace.clone());
+    Launched { slug, label, provider, workspace }
 }
 
 /// Chooses the backend: the recipe's, else the environment's, else the host's setting, else the best that works here.

@@ -32,6 +32,11 @@ impl Process {
         Ok(Process { pid, fd })
     }
 
+    /// Gets the process `pid` by a descriptor of it (pidfd_open(2)) that somebody else has made.
+    pub fn held(pid: i32, fd: OwnedFd) -> Process {
+        Process { pid, fd }
+    }
+
     /// Sends it a signal (pidfd_send_signal(2)).
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use bb::api::Launch;
 use bb::bottle::output;
 use bb::bottle::wire::{self, Command, Listener, Reply, Request};
 use bb::controller::compose::{Host, compose};
+use bb::controller::keepers::Keepers;
 use bb::controller::link::{Held, Link, Said};
 use bb::home::Home;
 
@@ -53,7 +54,7 @@ async fn a_bottle_runs_commands_and_survives_its_controller() {
     let composed = compose(&host, &launch, "test", "-----BEGIN CERTIFICATE-----\n").unwrap();
     std::fs::write(host.home.stopped(), "").unwrap();
     let sealed = wire::sealed("sealed", b"secret").unwrap();
-    let mut held = Link::launch(&host.exe, &composed.plan, &sealed).await.unwrap();
+    let mut held = Link::launch(&Keepers::new(host.exe.clone()), &composed.plan, &sealed).await.unwrap();
     let ports: Vec<_> = held.listeners.iter().map(|(l, _)| *l).collect();
     assert!(ports.contains(&Listener::Tcp { port: 443 }) && ports.contains(&Listener::Sentinel), "{ports:?}");
     let agent = held.link.ask(Request::Exec(command("agent", &composed.env, &["sleep", "600"]))).await.unwrap().0;
@@ -97,7 +98,7 @@ async fn a_bottle_that_stops_every_new_process_can_still_be_killed() {
     let composed = compose(&host, &launch, "stop", "-----BEGIN CERTIFICATE-----\n").unwrap();
     std::fs::write(host.home.stopped(), "").unwrap();
     let sealed = wire::sealed("sealed", b"secret").unwrap();
-    let mut held = Link::launch(&host.exe, &composed.plan, &sealed).await.unwrap();
+    let mut held = Link::launch(&Keepers::new(host.exe.clone()), &composed.plan, &sealed).await.unwrap();
     // Stops every process but itself, and so most of those that are about to become a command.
     let stopper = ["bash", "-c", "while :; do kill -STOP -1; done"];
     held.link.ask(Request::Exec(command("agent", &composed.env, &stopper))).await.unwrap();
@@ -110,4 +111,49 @@ async fn a_bottle_that_stops_every_new_process_can_still_be_killed() {
     let gone = async { while held.said.recv().await.unwrap() != Said::Gone {} };
     tokio::time::timeout(std::time::Duration::from_secs(15), gone).await.expect("the bottle survives its kill");
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Gets the process ids of this process's own fork servers.
+fn fork_servers() -> Vec<i32> {
+    let ours = std::process::id().to_string();
+    let numbers = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let is_one = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.split_once("(bb-keepers) ").is_some_and(|(_, rest)| rest.split(' ').nth(1) == Some(ours.as_str()))
+    };
+    numbers.filter(is_one).collect()
+}
+
+#[tokio::test]
+async fn what_keepers_are_forked_from_may_be_killed() {
+    let dir = std::env::temp_dir().join(format!("bb-keepers-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    let host = host(&dir);
+    std::fs::write(host.home.stopped(), "").unwrap();
+    let keepers = Keepers::new(host.exe.clone());
+    let launch = Launch { argv: vec!["true".into()], ..Launch::default() };
+    let sealed = wire::sealed("sealed", b"secret").unwrap();
+    let mut held = Vec::new();
+    for slug in ["first", "second", "third"] {
+        let before = fork_servers();
+        let composed = compose(&host, &launch, slug, "").unwrap();
+        let bottle = Link::launch(&keepers, &composed.plan, &sealed).await.unwrap();
+        let agent = bottle.link.ask(Request::Exec(command("agent", &composed.env, &["sleep", "600"]))).await.unwrap().0;
+        assert!(matches!(agent, Reply::Started { exec: 0, .. }), "{agent:?}");
+        held.push((bottle, composed.env));
+        // The second is of the server of the first; before the third that is killed.
+        if slug == "second" {
+            let server = bb::os::process::Process::open(before[0]).unwrap();
+            server.signal(nix::sys::signal::Signal::SIGKILL).unwrap();
+            assert!(server.ends_within(60_000).unwrap());
+        }
+    }
+    // All of them live, whichever server they are of.
+    for (bottle, env) in &mut held {
+        assert_eq!(run(bottle, command("again", env, &["true"])).await, (1, 0));
+        bottle.link.exit().await;
+        bottle.link.gone().await;
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
 }

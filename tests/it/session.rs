@@ -405,7 +405,7 @@ fn a_controller_that_is_killed_under_a_freeze_or_a_resume_leaves_what_can_be_tak
         first.wait();
         let found = world.until(Duration::from_secs(20), || kept(&world) == ["worker"]);
         assert!(found, "{:?}", world.bb(&["ps", "--all", "--json"]));
-        // Again and again at another moment of a resume: it goes on, or it is what it was.
+        // Again and again at another moment of a resume, which is what is being tried: it goes on, or it is what it was.
         let args = ["resume", "worker", "--headless", "--prompt", "echo up; exec sleep 600"];
         for millis in [5, 40, 120, 300] {
             let resume = world.command(&args).cwd(&project).spawn();

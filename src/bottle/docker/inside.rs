@@ -150,18 +150,24 @@ fn init() -> Result<()> {
     say(&Word::Ready(nix::unistd::getpid().as_raw())).map_err(|e| failed("answer", e))?;
     let keeper = io::stdin();
     loop {
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(watch.as_fd(), PollFlags::POLLPRI),
             PollFd::new(keeper.as_fd(), PollFlags::POLLIN),
             PollFd::new(children.as_fd(), PollFlags::POLLIN),
         ];
+        fds.extend(watch.renames().map(|renames| PollFd::new(renames, PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,
             Err(e) => return Err(failed("waiting", e)),
         }
-        let [mounts, input, ended] = fds.map(|fd| fd.revents().is_some_and(|r| !r.is_empty()));
-        if mounts && let Some(path) = watch.fallen().map_err(|e| failed("mounts", e))? {
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        drop(fds);
+        let [mounts, input, ended] = [ready[0], ready[1], ready[2]];
+        let renamed = ready.get(3).is_some_and(|&ready| ready);
+        if (mounts || renamed)
+            && let Some(path) = watch.fallen().map_err(|e| failed("mounts", e))?
+        {
             let _ = say(&Word::GuardLost(path.display().to_string()));
             return Ok(());
         }

@@ -65,24 +65,27 @@ impl Backend for Embedded {
     }
 
     fn events(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.up.pidfd.as_fd()]
+        let renames = self.watch.as_ref().and_then(Watch::renames);
+        [self.up.pidfd.as_fd()].into_iter().chain(renames).collect()
     }
 
     fn fate(&mut self) -> Fate {
+        let mut fds = [nix::poll::PollFd::new(self.up.pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
+        if nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).is_ok_and(|n| n > 0) {
+            return Fate::Ended;
+        }
         // Nothing in the bottle can change its mounts: the host has replaced a guarded file.
         let lost = match self.watch.as_mut().map(Watch::fallen) {
             Some(Ok(Some(path))) => Some(path.display().to_string()),
             Some(Err(e)) => Some(format!("the table of mounts ({e})")),
             Some(Ok(None)) | None => None,
         };
-        if let Some(lost) = lost {
-            self.watch = None;
-            return Fate::GuardLost(lost);
-        }
-        let mut fds = [nix::poll::PollFd::new(self.up.pidfd.as_fd(), nix::poll::PollFlags::POLLIN)];
-        match nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO) {
-            Ok(n) if n > 0 => Fate::Ended,
-            _ => Fate::Lives,
+        match lost {
+            Some(lost) => {
+                self.watch = None;
+                Fate::GuardLost(lost)
+            }
+            None => Fate::Lives,
         }
     }
 

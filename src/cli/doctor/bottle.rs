@@ -11,6 +11,7 @@ use crate::bottle::wire::{self, Command, Listener, Reply, Request};
 use crate::bottle::{RESERVED_ID, cgroup, forbidden};
 use crate::bottle::{output, toolchain};
 use crate::controller::compose::{Composed, Host, compose};
+use crate::controller::keepers::Keepers;
 use crate::controller::link::{Held, Link, Said};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
@@ -183,7 +184,7 @@ impl Trial {
         let started = Instant::now();
         let composed = compose(&self.host, launch, slug, "")?;
         let sealed = wire::sealed("bb-doctor", b"").map_err(|e| Error::internal(e.to_string()))?;
-        let mut held = Link::launch(&self.host.exe, &composed.plan, &sealed).await?;
+        let mut held = Link::launch(&Keepers::new(self.host.exe.clone()), &composed.plan, &sealed).await?;
         let has = |wanted: fn(&Listener) -> bool| held.listeners.iter().any(|(l, _)| wanted(l));
         let mut seen = Seen {
             built: started.elapsed(),

@@ -187,6 +187,8 @@ pub struct Process {
     pub parent: i32,
     /// Its command line.
     pub command: String,
+    /// Its own name, as `ps -o comm` shows it.
+    pub name: String,
 }
 
 /// Gets every living process below `root`, without itself.
@@ -214,9 +216,11 @@ pub fn descendants(root: i32) -> Vec<Process> {
     living
         .map(|(pid, parent)| {
             let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             Process {
                 pid,
                 parent,
+                name: name.trim_end().to_owned(),
                 command: String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " "),
             }
         })

@@ -358,7 +358,7 @@ impl World {
     /// Gets the keepers' process ids.
     pub fn keepers(&self) -> Vec<i32> {
         // A bottle's pid 1 is a copy of its keeper, and below it.
-        let all = self.processes().into_iter().filter(|p| p.command.contains("__keeper"));
+        let all = self.processes().into_iter().filter(|p| p.name == "bb-keeper");
         let all: Vec<_> = all.collect();
         all.iter().filter(|p| !all.iter().any(|q| q.pid == p.parent)).map(|p| p.pid).collect()
     }
@@ -373,6 +373,7 @@ impl World {
             if Instant::now() >= deadline {
                 return false;
             }
+            // Processes, files and ports of a world tell nobody that they change: they are looked at.
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -392,6 +393,7 @@ impl Drop for World {
             eprintln!("--- processes: {:?}", self.processes());
             eprintln!("--- controller's log, its end:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
             if let Some(seconds) = std::env::var("BB_TEST_HOLD").ok().and_then(|s| s.parse().ok()) {
+                // For a person who looks into it.
                 std::thread::sleep(Duration::from_secs(seconds));
             }
         }
