@@ -13,6 +13,7 @@ mod crash;
 mod decisions;
 mod dev_server;
 mod docker;
+mod docker_endings;
 mod docker_state;
 mod doctor;
 mod guards;
