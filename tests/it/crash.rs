@@ -84,7 +84,7 @@ fn without_a_controller_a_bottle_has_no_way_out_and_its_keeper_starts_one() {
         assert!(looper::whole(&logs.lines().map(str::to_owned).collect::<Vec<_>>()) > 4, "{logs}");
         // Its processes are gone before its end is written.
         let ps = || world.bb(&["ps", "--all", "--json"]).expect(0).json();
-        assert!(world.until(LONG, || ps()[0]["state"] == "ended"), "{}", ps());
+        assert!(world.until(LONG, || ps()[0]["state"] == "ended"), "{:?}", ps());
         let ps = ps();
         assert_eq!(
             (ps[0]["ended"].as_str(), ps[0]["exit_code"].as_i64()),

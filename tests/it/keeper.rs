@@ -138,7 +138,7 @@ async fn what_keepers_are_forked_from_may_be_killed() {
     for slug in ["first", "second", "third"] {
         let before = fork_servers();
         let composed = compose(&host, &launch, slug, "").unwrap();
-        let mut bottle = Link::launch(&keepers, &composed.plan, &sealed).await.unwrap();
+        let bottle = Link::launch(&keepers, &composed.plan, &sealed).await.unwrap();
         let agent = bottle.link.ask(Request::Exec(command("agent", &composed.env, &["sleep", "600"]))).await.unwrap().0;
         assert!(matches!(agent, Reply::Started { exec: 0, .. }), "{agent:?}");
         held.push((bottle, composed.env));
