@@ -10,14 +10,14 @@
 //! * [`controller`]: the daemon that owns everything below.
 //! * [`enforce`]: from a crossed budget to an action.
 //! * [`egress`]: the only way out: names, routes, TLS, credentials, forwarding, refusals.
-//! * [`bottle`]: spec, keeper, and the Linux backend.
+//! * [`bottle`]: spec, keeper, and the two backends. [`workspace`]: what is kept of one, and what comes back of it.
 //! * [`ledger`]: usage, holds, budgets and audit on disk.
 //! * [`budget`], [`meter`]: arithmetic and wire formats; pure.
 //! * [`ask`]: questions at a terminal.
 //! * [`image`]: images of backend `docker`: which one, and how it comes to be there.
 //! * [`provider`]: how one agent CLI is run. [`rehearse`]: stand-in model APIs.
 //! * [`launch`]: from a chosen agent to a launch. [`manifest`]: the files that say what an agent is and what its bottle allows.
-//! * [`settings`], [`home`], [`name`], [`yaml`], [`types`], [`error`]: shared by all. [`os`]: what the operating system is asked for.
+//! * [`settings`], [`home`], [`name`], [`yaml`], [`types`], [`error`], [`printable`]: shared by all. [`os`]: what the operating system is asked for.
 
 pub mod api;
 pub mod ask;
@@ -38,6 +38,7 @@ pub mod manifest;
 pub mod meter;
 pub mod name;
 pub mod os;
+pub mod printable;
 pub mod provider;
 pub mod rehearse;
 pub mod settings;

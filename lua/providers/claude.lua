@@ -1,7 +1,7 @@
 -- Claude Code.
 --
--- A provider file returns one table. It runs in a VM without input or output and may use only plain Lua. docs/providers.md
--- says how to write one.
+-- A provider file returns one table. It runs in a VM without input or output and may use only plain Lua, and
+-- append(list, ...), which puts words and lists of words at the end of a list. docs/providers.md says how to write one.
 --
 --   name         the file's own name
 --   exe          what must be on the machine: looked up in PATH, "{bb}" = bb itself
@@ -45,24 +45,19 @@ return {
       error("provider claude needs a prompt", 0)
     end
     local argv = { "claude", "--dangerously-skip-permissions" }
-    local function add(...)
-      for _, word in ipairs({ ... }) do
-        argv[#argv + 1] = word
-      end
-    end
     if not ctx.interactive then
-      add("-p", "--output-format", ctx.output)
+      append(argv, "-p", "--output-format", ctx.output)
     end
     if ctx.resume then
-      add("--continue")
+      append(argv, "--continue")
     end
     if ctx.instructions then
-      add("--append-system-prompt", ctx.instructions)
+      append(argv, "--append-system-prompt", ctx.instructions)
     end
-    add(unpack(ctx.args))
+    append(argv, ctx.args)
     if ctx.prompt then
       -- Behind "--" a prompt is a prompt, also if it begins with "-".
-      add("--", ctx.prompt)
+      append(argv, "--", ctx.prompt)
     end
     return argv
   end,

@@ -15,28 +15,23 @@ return {
       error('codex takes the prompt "-" for its standard input, also behind "--"', 0)
     end
     local argv = { "codex" }
-    local function add(...)
-      for _, word in ipairs({ ... }) do
-        argv[#argv + 1] = word
-      end
-    end
     if ctx.interactive then
       if ctx.resume then
-        add("resume", "--last", "--include-non-interactive")
+        append(argv, "resume", "--last", "--include-non-interactive")
       end
-      add("--dangerously-bypass-approvals-and-sandbox")
+      append(argv, "--dangerously-bypass-approvals-and-sandbox")
     else
-      add("exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
+      append(argv, "exec", "--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox")
       if ctx.output == "json" then
-        add("--json")
+        append(argv, "--json")
       end
       if ctx.resume then
-        add("resume", "--last")
+        append(argv, "resume", "--last")
       end
     end
-    add(unpack(ctx.args))
+    append(argv, ctx.args)
     if ctx.prompt then
-      add("--", ctx.prompt)
+      append(argv, "--", ctx.prompt)
     end
     return argv
   end,

@@ -24,9 +24,7 @@ return {
     if ctx.prompt and not put then
       error("the command has no word {prompt} for the prompt", 0)
     end
-    for _, arg in ipairs(more) do
-      argv[#argv + 1] = arg
-    end
+    append(argv, more)
     return argv
   end,
 }

@@ -10,12 +10,9 @@ return {
     end
     local argv = { ctx.exe, "__demo-agent", "-p", ctx.prompt }
     if ctx.instructions then
-      argv[#argv + 1] = "--instructions"
-      argv[#argv + 1] = ctx.instructions
+      append(argv, "--instructions", ctx.instructions)
     end
-    for _, arg in ipairs(ctx.args) do
-      argv[#argv + 1] = arg
-    end
+    append(argv, ctx.args)
     return argv
   end,
 

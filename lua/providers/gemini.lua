@@ -12,21 +12,16 @@ return {
       error("provider gemini needs a prompt", 0)
     end
     local argv = { "gemini", "--approval-mode=yolo" }
-    local function add(...)
-      for _, word in ipairs({ ... }) do
-        argv[#argv + 1] = word
-      end
-    end
     if not ctx.interactive then
-      add("--output-format=" .. ctx.output)
+      append(argv, "--output-format=" .. ctx.output)
     end
     if ctx.resume then
-      add("--resume=latest")
+      append(argv, "--resume=latest")
     end
-    add(unpack(ctx.args))
+    append(argv, ctx.args)
     if ctx.prompt then
       -- Behind "=" a prompt is a prompt, also if it begins with "-".
-      add((ctx.interactive and "--prompt-interactive=" or "--prompt=") .. ctx.prompt)
+      append(argv, (ctx.interactive and "--prompt-interactive=" or "--prompt=") .. ctx.prompt)
     end
     return argv
   end,

@@ -16,29 +16,24 @@ return {
       error("provider pi needs a prompt", 0)
     end
     local argv = { "pi" }
-    local function add(...)
-      for _, word in ipairs({ ... }) do
-        argv[#argv + 1] = word
-      end
-    end
     if ctx.output == "json" and not ctx.interactive then
-      add("--mode", "json")
+      append(argv, "--mode", "json")
     end
     if ctx.resume then
-      add("--continue")
+      append(argv, "--continue")
     end
     if ctx.instructions then
-      add("--append-system-prompt", ctx.instructions)
+      append(argv, "--append-system-prompt", ctx.instructions)
     end
-    add(unpack(ctx.args))
+    append(argv, ctx.args)
     local prompt = ctx.prompt
     if prompt and string.find(prompt, "^[-@]") then
       prompt = MARK .. prompt
     end
     if not ctx.interactive then
-      add("-p")
+      append(argv, "-p")
     end
-    add(prompt)
+    append(argv, prompt)
     return argv
   end,
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::{Key, Raw, away, fuzzy, need_somebody, next_key, show};
 use crate::error::Result;
-use crate::lua::log::printable;
+use crate::printable::printable;
 
 /// Most lines of a list that are shown at once.
 const LINES: usize = 12;

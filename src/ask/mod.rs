@@ -14,7 +14,7 @@ use crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 pub use list::{Item, choose, pick, size};
 
 use crate::error::{Error, Kind, Result};
-use crate::lua::log::printable;
+use crate::printable::printable;
 
 /// Longest line that may be typed, characters.
 const LONGEST_LINE: usize = 4096;

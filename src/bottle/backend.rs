@@ -98,6 +98,10 @@ pub trait Backend {
     /// `backend_unavailable` where that cannot be done.
     fn pause(&mut self, on: bool) -> Result<()>;
 
+    /// Tells whether the kernel has killed a process of it for want of the memory that its plan allows. Asked while there is
+    /// something of it: afterwards nobody knows.
+    fn ran_out_of_memory(&self) -> bool;
+
     /// Opens its root: whoever has it looks up paths as its processes do.
     ///
     /// # Errors

@@ -250,6 +250,38 @@ pub fn join(doors: &[fs::File]) -> io::Result<()> {
     Ok(())
 }
 
+/// Finds the group by which an engine bounds the memory of `pid` to `bytes`, and those below it on the way to the process.
+/// None where no group above it has just that bound: then it is another process, of another pid namespace say.
+pub fn bounding(pid: i32, bytes: u64) -> Vec<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let paths = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    bounding_of(&mounts, &paths, bytes)
+}
+
+fn bounding_of(mounts: &str, paths: &str, bytes: u64) -> Vec<PathBuf> {
+    // The kernel counts pages.
+    let page = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok().flatten();
+    let page = page.and_then(|n| u64::try_from(n).ok()).unwrap_or(4096).max(1);
+    let paths = own_paths(paths);
+    for hierarchy in hierarchies(mounts) {
+        let (controller, file) = match hierarchy.unified {
+            true => ("", "memory.max"),
+            false if hierarchy.controllers.iter().any(|c| c == "memory") => ("memory", "memory.limit_in_bytes"),
+            false => continue,
+        };
+        let Some(path) = paths.get(controller) else { continue };
+        let mut dirs = Vec::new();
+        for dir in hierarchy.at(path).ancestors().take_while(|dir| dir.starts_with(&hierarchy.root)) {
+            dirs.push(dir.to_owned());
+            let bound = fs::read_to_string(dir.join(file)).ok().and_then(|text| text.trim().parse::<u64>().ok());
+            if bound.is_some_and(|bound| bound / page == bytes / page) {
+                return dirs;
+            }
+        }
+    }
+    Vec::new()
+}
+
 /// Tells whether the kernel has killed something in one of the groups for want of memory.
 pub fn ran_out_of_memory(dirs: &[PathBuf]) -> bool {
     let killed = |dir: &PathBuf| {
@@ -331,6 +363,26 @@ mod tests {
         assert!(ran_out_of_memory(std::slice::from_ref(&dir)));
         fs::write(dir.join("memory.events"), "low 0\noom 3\noom_kill 0\n").unwrap();
         assert!(!ran_out_of_memory(std::slice::from_ref(&dir)));
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn the_group_that_bounds_a_process_is_found_by_its_bound_in_both_versions() {
+        let dir = std::env::temp_dir().join(format!("bb-cgroup3-{}", std::process::id()));
+        let (group, below) = (dir.join("libpod/x"), dir.join("libpod/x/container"));
+        fs::create_dir_all(&below).unwrap();
+        for (kind, paths, file) in [
+            ("cgroup2 cgroup2 rw", "0::/libpod/x/container\n", "memory.max"),
+            ("cgroup cgroup rw,memory", "4:memory:/libpod/x/container\n0::/\n", "memory.limit_in_bytes"),
+        ] {
+            let mounts = format!("30 29 0:26 / {} rw - {kind}\n", dir.display());
+            fs::write(group.join(file), "67108864\n").unwrap();
+            fs::write(below.join(file), "max\n").unwrap();
+            let found = bounding_of(&mounts, paths, (64 << 20) + 1);
+            assert_eq!(found, [below.clone(), group.clone()], "{kind}: the kernel counts pages");
+            assert!(bounding_of(&mounts, paths, 65 << 20).is_empty(), "{kind}: another bound is another process's");
+            assert!(bounding_of(&mounts, "", 64 << 20).is_empty() && bounding_of("", paths, 64 << 20).is_empty());
+        }
         fs::remove_dir_all(dir).unwrap();
     }
 

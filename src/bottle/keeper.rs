@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command as Process, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 use nix::sys::socket as sock;
 
@@ -23,8 +23,9 @@ use super::exec::{Exec, reap};
 use super::linux::sys;
 use super::output::{MAX_FRAME, Stream, Writer};
 use super::plan::Plan;
-use super::wire::{self, ExecRecord, Listener, Reply, Request, TerminalSize};
+use super::wire::{self, End, ExecRecord, Listener, Reply, Request, TerminalSize};
 use crate::error::{Error, Kind, Result};
+use crate::os::ready::Waiting;
 
 /// How long a keeper waits for a controller to come back by itself before it starts one.
 const GRACE: Duration = Duration::from_millis(300);
@@ -62,8 +63,8 @@ struct Keeper {
     start_at: Option<(Instant, Duration)>,
     /// Asked to go.
     leaving: bool,
-    /// Why the bottle went, where what it cannot be without was lost.
-    lost: Option<String>,
+    /// What is known of the bottle's end beside its agent's code.
+    end: End,
 }
 
 /// Gets the packet socket to the controller that a process of bb was started with as descriptor 0.
@@ -143,7 +144,7 @@ fn start(controller: &OwnedFd) -> Result<Keeper> {
         execs: BTreeMap::new(),
         start_at: None,
         leaving: false,
-        lost: None,
+        end: End::default(),
     })
 }
 
@@ -198,56 +199,43 @@ impl Keeper {
     }
 
     fn say_ended(&mut self) {
-        self.say(Reply::Ended { lost: self.lost.clone() });
+        self.say(Reply::Ended(self.end.clone()));
     }
 
     /// Waits for whatever comes first.
     fn wait(&self) -> Vec<Ready> {
-        let mut what = Vec::new();
-        let mut fds = Vec::new();
-        let mut watch = |ready, fd, flags| {
-            what.push(ready);
-            fds.push(PollFd::new(fd, flags));
-        };
+        let mut waiting = Waiting::default();
         // A lost guard first: nothing else matters more.
         if let Some(mounts) = self.up.as_ref().and_then(|up| up.mounts()) {
-            watch(Ready::Bottle, mounts, PollFlags::POLLPRI);
+            waiting.add(Ready::Bottle, mounts, PollFlags::POLLPRI);
         }
-        watch(Ready::Door, self.door.as_fd(), PollFlags::POLLIN);
+        waiting.add(Ready::Door, self.door.as_fd(), PollFlags::POLLIN);
         if let Some(controller) = &self.controller {
             let room = if controller.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
-            watch(Ready::Controller, controller.as_fd(), PollFlags::POLLIN | room);
+            waiting.add(Ready::Controller, controller.as_fd(), PollFlags::POLLIN | room);
         }
         for event in self.up.iter().flat_map(|up| up.events()) {
-            watch(Ready::Bottle, event, PollFlags::POLLIN);
+            waiting.add(Ready::Bottle, event, PollFlags::POLLIN);
         }
         for (&n, exec) in &self.execs {
             // Output first: what was written before the end is logged before the end is told.
             for (fd, stream) in [(&exec.stdout, Stream::Out), (&exec.stderr, Stream::Err)] {
                 if let Some(fd) = fd {
-                    watch(Ready::Output(n, stream), fd.as_fd(), PollFlags::POLLIN);
+                    waiting.add(Ready::Output(n, stream), fd.as_fd(), PollFlags::POLLIN);
                 }
             }
             if let Some(fd) = exec.wants_room() {
-                watch(Ready::Room(n), fd, PollFlags::POLLOUT);
+                waiting.add(Ready::Room(n), fd, PollFlags::POLLOUT);
             }
             if let Some(fd) = &exec.pidfd {
-                watch(Ready::Ended(n), fd.as_fd(), PollFlags::POLLIN);
+                waiting.add(Ready::Ended(n), fd.as_fd(), PollFlags::POLLIN);
             }
         }
         let timeout = self.start_at.map_or(PollTimeout::NONE, |(at, _)| {
             let left = at.saturating_duration_since(Instant::now()).as_millis().min(60_000) as u16;
             PollTimeout::from(left.saturating_add(1))
         });
-        match poll(&mut fds, timeout) {
-            Ok(n) if n > 0 => what
-                .into_iter()
-                .zip(fds)
-                .filter(|(_, fd)| fd.revents().is_some_and(|r| !r.is_empty()))
-                .map(|(ready, _)| ready)
-                .collect(),
-            _ => vec![],
-        }
+        waiting.wait(timeout)
     }
 
     /// A controller that comes back takes the place of the one before.
@@ -366,6 +354,7 @@ impl Keeper {
             guard_lost: self.guard_lost.clone(),
             verbs: verbs(),
             paused: Some(self.paused),
+            end: self.end.clone(),
         };
         self.say_with(reply, &fds);
     }
@@ -439,6 +428,7 @@ impl Keeper {
     fn exec_ended(&mut self, exec: u32) {
         if exec == 0 {
             // The agent's end is the bottle's end: nothing that it left behind goes on.
+            self.ask_memory();
             self.kill_all();
         }
         let Some(e) = self.execs.get_mut(&exec) else { return };
@@ -468,7 +458,7 @@ impl Keeper {
                 self.say(Reply::GuardLost { path });
             }
             Fate::GateLost(why) => {
-                self.lost.get_or_insert(why);
+                self.end.lost.get_or_insert(why);
                 self.kill_all();
             }
             Fate::Ended => self.bottle_ended(),
@@ -490,6 +480,11 @@ impl Keeper {
         }
     }
 
+    /// Asks why the agent may have died, while somebody knows.
+    fn ask_memory(&mut self) {
+        self.end.out_of_memory |= self.up.as_ref().is_some_and(|up| up.ran_out_of_memory());
+    }
+
     fn kill_all(&mut self) {
         if let Some(up) = &mut self.up {
             up.kill();
@@ -498,6 +493,9 @@ impl Keeper {
 
     /// Pid 1 is dead, and with it every process of the bottle.
     fn bottle_ended(&mut self) {
+        if self.execs.get(&0).is_some_and(|agent| agent.code.is_none()) {
+            self.ask_memory();
+        }
         let Some(mut up) = self.up.take() else { return };
         up.clear();
         drop(up);

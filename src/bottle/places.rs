@@ -43,6 +43,69 @@ pub const CREDENTIALS: &[&str] = &[
     ".zsh_history",
 ];
 
+/// Directories of the system: what can be written there becomes part of the host. Shown at most read-only, and nothing in them either.
+const SYSTEM: &[&str] = &[
+    "/etc",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/usr/bin",
+    "/usr/sbin",
+    "/usr/lib",
+    "/usr/lib64",
+    "/usr/libexec",
+    "/usr/local/bin",
+    "/usr/local/sbin",
+    "/usr/local/lib",
+    "/var/lib",
+    "/var/spool",
+];
+
+/// Places that a bottle fills itself. What is mounted on one, or above it, would hide what is there, or be written over with it.
+const FILLED: &[&str] = &[
+    "/etc",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib64",
+    "/tmp",
+    "/var/tmp",
+    "/run",
+    "/dev",
+    "/proc",
+    "/sys",
+    super::AGENT_HOME,
+];
+
+/// Of those, where nothing may be mounted further down either.
+const OF_THE_KERNEL: &[&str] = &["/dev", "/proc", "/sys", "/run/bb"];
+
+/// Checks where in a bottle something is to be shown.
+///
+/// # Errors
+/// `workspace_unsafe` where the bottle's own files would be hidden, or written into what is shown there.
+pub fn check_target(target: &Path) -> Result<()> {
+    let refuse = |why: String| {
+        Err(Error::new(Kind::WorkspaceUnsafe, why)
+            .at(target.display().to_string())
+            .hint("show it at a place of its own, such as /data, or below ~/"))
+    };
+    if target.components().any(|part| part == std::path::Component::ParentDir) {
+        return refuse("a place in a bottle is named without `..`".to_owned());
+    }
+    match FILLED.iter().find(|place| Path::new(place).starts_with(target)) {
+        Some(place) if Path::new(place) == target => return refuse(format!("{place} is the bottle's own")),
+        Some(place) => return refuse(format!("it would cover {place}, which is the bottle's own")),
+        None => {}
+    }
+    match OF_THE_KERNEL.iter().find(|place| target.starts_with(place)) {
+        Some(place) => refuse(format!("it lies in {place}, which is the bottle's own")),
+        None => Ok(()),
+    }
+}
+
 /// Identity of a file: device and inode.
 type Id = (u64, u64);
 
@@ -76,6 +139,8 @@ pub struct Forbidden {
     whole: Vec<Place>,
     /// `$BB_HOME`, the runtime directory, credentials: nor anything inside them.
     sealed: Vec<Place>,
+    /// The system's own: may not be written, nor anything inside them.
+    system: Vec<Place>,
 }
 
 impl Forbidden {
@@ -91,7 +156,8 @@ impl Forbidden {
             sealed.push(PathBuf::from(system));
         }
         let known = |paths: Vec<PathBuf>| paths.into_iter().filter_map(Place::of).collect();
-        Forbidden { whole: known(whole), sealed: known(sealed) }
+        let system = SYSTEM.iter().map(PathBuf::from).collect();
+        Forbidden { whole: known(whole), sealed: known(sealed), system: known(system) }
     }
 
     /// Checks a directory or file that is to be shown, and gives its real path.
@@ -99,6 +165,18 @@ impl Forbidden {
     /// # Errors
     /// `workspace_unsafe` with the place that it would touch; `usage` where it does not exist.
     pub fn check(&self, path: &Path) -> Result<PathBuf> {
+        self.checked(path, false)
+    }
+
+    /// The same for one that the agent may write.
+    ///
+    /// # Errors
+    /// As [`Forbidden::check`], for the system's directories as well.
+    pub fn check_writable(&self, path: &Path) -> Result<PathBuf> {
+        self.checked(path, true)
+    }
+
+    fn checked(&self, path: &Path, writable: bool) -> Result<PathBuf> {
         let real = path.canonicalize().map_err(|e| {
             Error::new(Kind::Usage, format!("cannot be opened: {e}"))
                 .at(path.display().to_string())
@@ -119,7 +197,8 @@ impl Forbidden {
         let Some(mine) = lineage.first() else {
             return Err(Error::internal("it cannot be looked at").at(path.display().to_string()));
         };
-        for place in self.whole.iter().chain(&self.sealed) {
+        let system = if writable { self.system.as_slice() } else { &[] };
+        for place in self.whole.iter().chain(&self.sealed).chain(system) {
             if *mine == place.id {
                 return refuse("is", place);
             }
@@ -127,7 +206,7 @@ impl Forbidden {
                 return refuse("contains", place);
             }
         }
-        for place in &self.sealed {
+        for place in self.sealed.iter().chain(system) {
             if lineage.contains(&place.id) {
                 return refuse("lies in", place);
             }
@@ -180,5 +259,52 @@ mod tests {
             assert_eq!(error.kind, Kind::WorkspaceUnsafe, "{bad:?}: {error}");
         }
         fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn the_systems_directories_may_be_read_and_not_written() {
+        let base = scratch("system");
+        let home = Home::open(&base.join("bb"), None).unwrap();
+        let forbidden = Forbidden::of(&home, []);
+        for system in ["/etc", "/etc/ssl", "/usr", "/usr/bin", "/usr/lib", "/var", "/var/lib"] {
+            let path = Path::new(system);
+            assert!(forbidden.check(path).is_ok(), "{system}");
+            assert_eq!(forbidden.check_writable(path).unwrap_err().kind, Kind::WorkspaceUnsafe, "{system}");
+        }
+        fs::create_dir(base.join("project")).unwrap();
+        assert!(forbidden.check_writable(&base.join("project")).is_ok());
+        fs::remove_dir_all(base).unwrap();
+    }
+
+    #[test]
+    fn nothing_is_shown_where_a_bottle_has_its_own() {
+        for bad in [
+            "/",
+            "/etc",
+            "/usr",
+            "/lib",
+            "/home",
+            "/home/agent",
+            "/tmp",
+            "/var",
+            "/run",
+            "/run/bb/bin",
+            "/dev/shm",
+            "/proc/1",
+            "/data/../etc",
+        ] {
+            assert_eq!(check_target(Path::new(bad)).unwrap_err().kind, Kind::WorkspaceUnsafe, "{bad}");
+        }
+        for good in [
+            "/data",
+            "/etc/app.conf",
+            "/usr/local/src/app",
+            "/home/agent/data",
+            "/home/alice/project",
+            "/tmp/project",
+            "/run/app",
+        ] {
+            assert!(check_target(Path::new(good)).is_ok(), "{good}");
+        }
     }
 }

@@ -126,6 +126,17 @@ pub struct ExecRecord {
     pub code: Option<i32>,
 }
 
+/// What a keeper knows of a bottle's end, beside the exit code of its agent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    /// Why, where it was not by its own end or on request: what it cannot be without was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
+    /// The kernel had killed in it for want of memory when the agent ended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub out_of_memory: bool,
+}
+
 /// What a listener is for. Sent in the order of the descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
@@ -183,6 +194,9 @@ pub enum Reply {
         /// Whether it is paused ([`Request::Pause`]). Absent from keepers that know neither that nor [`Request::Root`].
         #[serde(default)]
         paused: Option<bool>,
+        /// What is known of its end, where it has ended. Older keepers say nothing of it.
+        #[serde(default)]
+        end: End,
     },
     /// Answer to [`Request::Listeners`] and [`Request::Listen`].
     Listeners {
@@ -227,11 +241,7 @@ pub enum Reply {
         agent: Option<(u32, u32)>,
     },
     /// The whole bottle has ended.
-    Ended {
-        /// Why, where it was not by its own end or on request: what it cannot be without was lost.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        lost: Option<String>,
-    },
+    Ended(End),
     /// Done.
     Done,
     /// A request failed.
@@ -316,6 +326,12 @@ mod tests {
         let up: Reply = serde_json::from_str(r#"{"reply":"up","pid":1,"listeners":[]}"#).unwrap();
         assert!(matches!(up, Reply::Up { verbs, .. } if verbs.is_empty()), "an older keeper has no verbs of its own");
         assert!(matches!(serde_json::from_str(r#"{"reply":"root"}"#).unwrap(), Reply::Root { agent: None }));
+        let ended: Reply = serde_json::from_str(r#"{"reply":"ended","lost":"x"}"#).unwrap();
+        assert!(matches!(&ended, Reply::Ended(End { lost: Some(_), out_of_memory: false })));
+        assert_eq!(serde_json::to_string(&ended).unwrap(), r#"{"reply":"ended","lost":"x"}"#);
+        assert!(
+            matches!(serde_json::from_str(r#"{"reply":"ended"}"#).unwrap(), Reply::Ended(end) if end == End::default())
+        );
         let old = r#"{"verb":"exec","id":"a","argv":["true"],"env":[],"cwd":"/"}"#;
         let Request::Exec(command) = serde_json::from_str(old).unwrap() else { panic!("no exec") };
         assert!(!command.input && command.terminal.is_none());

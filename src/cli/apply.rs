@@ -7,7 +7,7 @@ use crate::api::{Apply, Diff, DiffQuery, FileKind, Outcome, Wanted, What};
 use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::lua::log::printable;
+use crate::printable::printable;
 
 use super::{diff, out};
 
@@ -21,9 +21,9 @@ const MOST_AT_ONCE: usize = 10_000;
 /// conflict and stays as it is. Without a terminal it needs --yes. Ends with 1 where something was left out.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slug, or a unique beginning of one
-    #[arg(value_name = "SLUG", add = super::completions::slugs())]
-    pub slug: String,
+    /// Which.
+    #[command(flatten)]
+    pub bottle: super::slugs::One,
     /// Only these paths of the workspace, and what lies below them
     #[arg(value_name = "PATH")]
     pub paths: Vec<String>,
@@ -44,7 +44,7 @@ async fn work(args: Args) -> Result<u8> {
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
     let query = DiffQuery { paths: args.paths, text: !args.yes };
-    let mut diff = client.diff(&args.slug, &query).await?;
+    let mut diff = client.diff(&args.bottle.slug, &query).await?;
     if diff.truncated {
         return Err(Error::new(Kind::Usage, "there are more changes than can be shown at once")
             .at(diff.slug)

@@ -13,9 +13,9 @@ use super::out;
 /// type, and the size is that of the terminal which was attached or resized last.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slug, or a unique beginning of one
-    #[arg(value_name = "SLUG", add = super::completions::slugs())]
-    pub slug: String,
+    /// Which.
+    #[command(flatten)]
+    pub bottle: super::slugs::One,
 }
 
 /// Runs the command; returns its exit code.
@@ -24,10 +24,13 @@ pub fn run(args: Args) -> u8 {
 }
 
 async fn work(args: Args) -> Result<u8> {
-    terminal::need_terminal("`bb attach`", &format!("`bb logs --follow {}` shows what the agent writes", args.slug))?;
+    terminal::need_terminal(
+        "`bb attach`",
+        &format!("`bb logs --follow {}` shows what the agent writes", args.bottle.slug),
+    )?;
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
-    let slug = client.bottle(&args.slug).await?.slug;
+    let slug = client.bottle(&args.bottle.slug).await?.slug;
     match terminal::attach(&client, &slug, Manner { detach: true, late: false }).await? {
         Attached::Detached => {
             out::note(&format!("detached; `bb attach {slug}` comes back"));

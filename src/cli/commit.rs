@@ -9,9 +9,9 @@ use super::{act, out};
 /// They go on. Of a container what its agent has put into its home is saved as well, as it is now.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
-    pub slugs: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub bottles: super::slugs::Many,
     /// Of a container: make an image of that name as well, of its image and its agent's home. It is yours: bb never removes it
     #[arg(long, value_name = "NAME")]
     pub image: Option<String>,
@@ -24,7 +24,7 @@ pub fn run(args: Args) -> u8 {
             let commit = Commit { id: uuid::Uuid::now_v7().to_string(), image: args.image.clone() };
             client.commit(slug, &commit).await
         };
-        act::each(&args.slugs, commit, |bottle: &Bottle| {
+        act::each(&args.bottles.slugs, commit, |bottle: &Bottle| {
             format!("{0}  is kept when it ends; bb resume {0} takes it up then", bottle.slug)
         })
         .await

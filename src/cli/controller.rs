@@ -10,8 +10,8 @@ use crate::api::Version;
 use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::lua::log::printable;
 use crate::os::process::Process;
+use crate::printable::printable;
 
 use super::out;
 

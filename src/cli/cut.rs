@@ -8,9 +8,9 @@ use super::{act, out};
 /// Cut bottles off: their routes are dropped and open requests end, the agents go on running.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
-    pub slugs: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub bottles: super::slugs::Many,
     /// Why: said in the audit row and to the agent
     #[arg(long)]
     pub reason: Option<String>,
@@ -27,7 +27,7 @@ pub fn run(args: Args) -> u8 {
         let cut = async |client: &crate::client::Client, slug: &str| {
             client.cut(slug, &Act { scope: Some(scope), ..act::act(args.reason.clone()) }).await
         };
-        act::each(&args.slugs, cut, said).await
+        act::each(&args.bottles.slugs, cut, said).await
     })
 }
 

@@ -4,7 +4,7 @@ use crate::api::{Change, Diff, DiffQuery, FileKind, What};
 use crate::client::Client;
 use crate::error::Result;
 use crate::home::Home;
-use crate::lua::log::printable;
+use crate::printable::printable;
 
 use super::out;
 
@@ -13,9 +13,9 @@ use super::out;
 /// With --json one change a line (docs/controller-api.md, `Change`).
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slug, or a unique beginning of one
-    #[arg(value_name = "SLUG", add = super::completions::slugs())]
-    pub slug: String,
+    /// Which.
+    #[command(flatten)]
+    pub bottle: super::slugs::One,
     /// Only these paths of the workspace, and what lies below them
     #[arg(value_name = "PATH")]
     pub paths: Vec<String>,
@@ -36,7 +36,7 @@ async fn work(args: Args) -> Result<u8> {
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
     let everywhere = args.paths.is_empty();
-    let diff = client.diff(&args.slug, &DiffQuery { paths: args.paths, text: true }).await?;
+    let diff = client.diff(&args.bottle.slug, &DiffQuery { paths: args.paths, text: true }).await?;
     if args.json {
         for change in &diff.changes {
             let mut change = change.clone();

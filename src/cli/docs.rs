@@ -1,4 +1,4 @@
-//! Tests that hold the pages on errors, denials and exit codes equal to the code.
+//! Tests that hold the pages on errors, denials, exit codes and architecture equal to the code.
 
 use std::collections::BTreeMap;
 
@@ -107,4 +107,50 @@ fn every_line_of_what_bot_bottles_users_have_names_a_test_that_exists() {
         }
     }
     assert!(named > 20, "the tests are not where this test looks: {named}");
+}
+
+/// Gets the files below a directory that are no tests, with the code of each: no comments, no tests at its foot.
+fn code_below(dir: &std::path::Path) -> Vec<(String, String)> {
+    let mut found = vec![];
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if path.is_dir() && name != "tests" {
+            found.extend(code_below(&path));
+        } else if name.ends_with(".rs") && name != "tests.rs" {
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            let lines = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            found.push((path.display().to_string(), lines.collect::<Vec<_>>().join("\n")));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_page_on_architecture_names_every_part_and_the_pure_ones_use_no_other() {
+    let page = include_str!("../../docs/architecture.md");
+    let table = page.split("| layer | may use | must not |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let layers = table.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    let mut named: Vec<&str> = layers.flat_map(|cell| cell.trim_end_matches('`').split("`, `")).collect();
+    named.sort_unstable();
+    let parts = include_str!("../lib.rs").lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    assert_eq!(named, parts.collect::<Vec<_>>());
+
+    let src = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let pure: [(&str, &[&str]); 3] =
+        [("budget", &["api", "budget", "types"]), ("meter", &["meter", "types"]), ("os", &["os"])];
+    for (part, known) in pure {
+        let files = code_below(&src.join(part));
+        assert!(!files.is_empty(), "{part} is not where this test looks");
+        for (file, code) in files {
+            for of in code.split("crate::").skip(1) {
+                let of = of.split(|c: char| !c.is_ascii_lowercase() && c != '_').next().unwrap();
+                assert!(known.contains(&of), "{file} uses {of}");
+            }
+            let acts = ["std::fs", "std::net", "std::process", "std::env", "std::thread", "tokio"];
+            let found = acts.iter().find(|what| part != "os" && code.contains(**what));
+            assert!(found.is_none(), "{file} does I/O: {found:?}");
+        }
+    }
 }

@@ -17,9 +17,9 @@ use super::out::{self, AgentOutput};
 /// Run a command in a bottle; its output and exit code are this command's.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slug, or a unique beginning of one
-    #[arg(value_name = "SLUG", add = super::completions::slugs())]
-    pub slug: String,
+    /// Which.
+    #[command(flatten)]
+    pub bottle: super::slugs::One,
     /// Pass standard input on, as it comes and to its end
     #[arg(short = 'i', long, visible_alias = "interactive")]
     pub stdin: bool,
@@ -45,9 +45,9 @@ async fn work(args: Args) -> Result<u8> {
     let id = uuid::Uuid::now_v7().to_string();
     let exec = Exec { id, argv: args.argv, input: args.stdin, ..Exec::default() };
     if !args.terminal {
-        return piped(&client, &args.slug, exec).await;
+        return piped(&client, &args.bottle.slug, exec).await;
     }
-    match terminal::exec(&client, &args.slug, exec).await? {
+    match terminal::exec(&client, &args.bottle.slug, exec).await? {
         Attached::Ended(code) => Ok(u8::try_from(code).unwrap_or(1)),
         Attached::Detached | Attached::Lost => Err(Error::internal("the bottle is gone, and the command with it")),
     }

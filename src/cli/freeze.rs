@@ -9,9 +9,9 @@ use super::{act, out};
 /// Its routes are cut, the agent is asked to end, and its session, its transcript and what it changed are kept.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
-    pub slugs: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub bottles: super::slugs::Many,
     /// Why, for the audit
     #[arg(long)]
     pub reason: Option<String>,
@@ -23,7 +23,7 @@ pub fn run(args: Args) -> u8 {
         let freeze = async |client: &crate::client::Client, slug: &str| {
             client.freeze(slug, &act::act(args.reason.clone())).await
         };
-        act::each(&args.slugs, freeze, said).await
+        act::each(&args.bottles.slugs, freeze, said).await
     })
 }
 

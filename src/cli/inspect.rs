@@ -10,9 +10,9 @@ use super::out;
 /// Credentials are named and never shown.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
-    pub slugs: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub bottles: super::slugs::Many,
     /// One object a line
     #[arg(long)]
     pub json: bool,
@@ -27,13 +27,13 @@ async fn work(args: Args) -> Result<u8> {
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
     let mut codes = Vec::new();
-    for slug in &args.slugs {
+    for slug in &args.bottles.slugs {
         match client.inspect(slug).await {
             // JSON escapes control characters by itself.
             Ok(value) if args.json => out::json(&value)?,
             Ok(value) => {
                 let text = serde_json::to_string_pretty(&value).map_err(|e| Error::internal(e.to_string()))?;
-                out::print(&crate::lua::log::printable(&text, false))?;
+                out::print(&crate::printable::printable(&text, false))?;
             }
             Err(error) => codes.push(out::fail(&error)),
         }

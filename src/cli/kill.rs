@@ -7,9 +7,9 @@ use super::{act, out};
 /// Kill bottles: the way out first, then every process. Nothing is saved but their workspaces.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
-    pub slugs: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub bottles: super::slugs::Many,
     /// Why: said in the audit row
     #[arg(long)]
     pub reason: Option<String>,
@@ -20,7 +20,7 @@ pub fn run(args: Args) -> u8 {
     out::block_on(async move {
         let kill =
             async |client: &crate::client::Client, slug: &str| client.kill(slug, &act::act(args.reason.clone())).await;
-        act::each(&args.slugs, kill, said).await
+        act::each(&args.bottles.slugs, kill, said).await
     })
 }
 

@@ -10,9 +10,9 @@ use super::out::{self, AgentOutput};
 /// Show what a bottle's processes wrote: stdout to stdout, stderr to stderr.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slug, or a unique beginning of one
-    #[arg(value_name = "SLUG", add = super::completions::slugs())]
-    pub slug: String,
+    /// Which.
+    #[command(flatten)]
+    pub bottle: super::slugs::One,
     /// Stay until the bottle has ended
     #[arg(short, long)]
     pub follow: bool,
@@ -29,7 +29,7 @@ pub fn run(args: Args) -> u8 {
 async fn work(args: Args) -> Result<u8> {
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
-    let mut frames = client.logs(&args.slug, args.since, args.follow).await?;
+    let mut frames = client.logs(&args.bottle.slug, args.since, args.follow).await?;
     let mut output = AgentOutput::of_process();
     while let Some(frame) = frames.next().await {
         if let ExecFrame::Output { stream, text, .. } = frame?

@@ -102,7 +102,7 @@ fn check(args: &CheckArgs) -> Result<u8> {
         } else {
             let place = fault.place.as_deref().map(|place| format!("{place}: ")).unwrap_or_default();
             let hint = fault.hint.as_deref().map(|hint| format!(" ({hint})")).unwrap_or_default();
-            out::print(&crate::lua::log::printable(&format!("{place}{}{hint}", fault.message), false))?;
+            out::print(&crate::printable::printable(&format!("{place}{}{hint}", fault.message), false))?;
         }
     }
     let ok = faults.is_empty();

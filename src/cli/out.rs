@@ -8,7 +8,8 @@ use std::io::{self, Write};
 use crate::error::{Error, Result};
 use crate::launch::COLORS;
 use crate::lua::errors::{Report, Sources};
-use crate::lua::log::{Output, printable};
+use crate::lua::log::Output;
+use crate::printable::printable;
 
 /// Runs a command's work to its exit code; an error is shown and decides the code.
 pub fn block_on(work: impl Future<Output = Result<u8>>) -> u8 {

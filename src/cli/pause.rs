@@ -7,9 +7,9 @@ use super::{act, out};
 /// Pause bottles: every process of theirs is stopped, and nothing can be started in them. Survives the controller.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
-    pub slugs: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub bottles: super::slugs::Many,
     /// Why: said in the audit row
     #[arg(long)]
     pub reason: Option<String>,
@@ -18,9 +18,9 @@ pub struct Args {
 /// Let paused bottles go on.
 #[derive(Debug, clap::Args)]
 pub struct ThawArgs {
-    /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
-    pub slugs: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub bottles: super::slugs::Many,
 }
 
 /// Runs `bb pause`; returns its exit code.
@@ -28,7 +28,7 @@ pub fn run(args: Args) -> u8 {
     out::block_on(async move {
         let pause =
             async |client: &crate::client::Client, slug: &str| client.pause(slug, &act::act(args.reason.clone())).await;
-        act::each(&args.slugs, pause, said).await
+        act::each(&args.bottles.slugs, pause, said).await
     })
 }
 
@@ -36,7 +36,7 @@ pub fn run(args: Args) -> u8 {
 pub fn thaw(args: ThawArgs) -> u8 {
     out::block_on(async move {
         let thaw = async |client: &crate::client::Client, slug: &str| client.thaw(slug, &act::act(None)).await;
-        act::each(&args.slugs, thaw, said).await
+        act::each(&args.bottles.slugs, thaw, said).await
     })
 }
 

@@ -46,7 +46,7 @@ async fn work(args: Args) -> Result<u8> {
         }
     }
     for leftover in client.prune(&prune(false)).await? {
-        out::print(&crate::lua::log::printable(&format!("{}  removed", leftover.name), false))?;
+        out::print(&crate::printable::printable(&format!("{}  removed", leftover.name), false))?;
     }
     Ok(0)
 }

@@ -1,20 +1,15 @@
 //! `bb resume`: takes up a bottle whose session is kept. Reads the arguments and runs the flow `resume.lua`: the home's own,
 //! else the one that `bb start` runs.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::launch::limits_of_flags;
-use crate::lua::Settings;
-use crate::lua::log::Output;
-use crate::lua::values::parse_duration;
 
-use super::start::{amounts, flow, prompt, variable};
-use super::{out, run::drive};
+use super::flow::{self, Manner};
+use super::out;
 
 /// Take up a bottle again that was frozen, or that failed.
 ///
@@ -22,9 +17,9 @@ use super::{out, run::drive};
 /// and what is different is said. A bottle that was started headless is told --prompt, or to go on.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slug, or a unique beginning of one
-    #[arg(value_name = "SLUG", add = super::completions::slugs())]
-    pub slug: String,
+    /// Which.
+    #[command(flatten)]
+    pub bottle: super::slugs::One,
     /// Show what would hold and what is different, and start nothing
     #[arg(long)]
     pub dry_run: bool,
@@ -60,30 +55,23 @@ pub fn run(args: Args) -> u8 {
 }
 
 fn resume(args: Args) -> Result<u8> {
-    let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    let dry_run = args.dry_run || variable("BOT_BOTTLE_DRY_RUN").is_some_and(|v| v == "1");
-    if !args.headless && !dry_run && !terminal {
+    let dry_run = flow::dry_run(args.dry_run);
+    if !args.headless && !dry_run && !flow::at_terminal() {
         return Err(Error::new(Kind::Usage, "nobody is at a terminal to be asked")
-            .hint(format!("write bb resume {} --headless, or run it at a terminal", args.slug)));
+            .hint(format!("write bb resume {} --headless, or run it at a terminal", args.bottle.slug)));
     }
-    if let Some(timeout) = &args.timeout {
-        parse_duration(timeout).map_err(|e| e.at("--timeout"))?;
-    }
+    flow::check_timeout(args.timeout.as_deref())?;
     let home = Home::from_env()?;
-    let budget = limits_of_flags(&args.budget, &crate::provider::names(&home))?;
+    let budget = flow::budget(&home, &args.budget)?;
     let given = json!({
-        "resume": args.slug,
-        "prompt": prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?,
-        "budget": (!budget.is_empty()).then(|| amounts(&budget)),
+        "resume": args.bottle.slug,
+        "prompt": flow::prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?,
+        "budget": budget,
         "timeout": args.timeout,
         "uncut": args.uncut,
         "headless": args.headless,
         "dry_run": dry_run,
         "colors": [],
     });
-    let recipe = flow(&home, "resume.lua")?;
-    let out = Output::of_process(args.json, false);
-    let settings =
-        Settings { home, args: Vec::new(), given: Some(given), rehearse: args.rehearse, timeout: None, out, terminal };
-    drive(recipe, settings)
+    flow::play(home, "resume.lua", given, Manner { rehearse: args.rehearse, json: args.json })
 }

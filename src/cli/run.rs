@@ -10,10 +10,11 @@ use crate::error::{Error, Result};
 use crate::home::Home;
 use crate::lua::errors::{Report, Sources};
 use crate::lua::grants::{Grant, parse_list};
-use crate::lua::log::{Output, printable};
+use crate::lua::log::Output;
 use crate::lua::recipe::Reason;
 use crate::lua::values::parse_duration;
 use crate::lua::{self, Recipe, Settings, Stop};
+use crate::printable::printable;
 
 /// Runs a recipe.
 #[derive(Debug, clap::Args)]

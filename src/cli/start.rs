@@ -1,26 +1,18 @@
 //! `bb start`: launches an agent by its manifest. Reads the arguments and runs the flow `start.lua`, the shipped one or
 //! the home's own.
 
-use std::io::{IsTerminal, Read};
-use std::path::{Path, PathBuf};
+use std::io::IsTerminal;
+use std::path::PathBuf;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::bottle::backend::Choice;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::launch::{COLORS, limits_of_flags};
-use crate::lua::log::Output;
-use crate::lua::values::parse_duration;
-use crate::lua::{Recipe, Settings};
+use crate::launch::COLORS;
 
-use super::{out, run::drive};
-
-/// The flow that ships in the binary.
-const SHIPPED: &str = include_str!("../../lua/flows/start.lua");
-
-/// Longest flow of a home, and longest prompt in a file.
-const LONGEST: u64 = 4 << 20;
+use super::flow::{self, Manner};
+use super::out;
 
 /// Start an agent by its manifest (docs/start.md).
 ///
@@ -85,9 +77,8 @@ pub fn run(args: Args) -> u8 {
 }
 
 fn start(args: Args) -> Result<u8> {
-    let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    let dry_run = args.dry_run || variable("BOT_BOTTLE_DRY_RUN").is_some_and(|v| v == "1");
-    let prompt = prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
+    let (terminal, dry_run) = (flow::at_terminal(), flow::dry_run(args.dry_run));
+    let prompt = flow::prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
     if args.headless {
         // Both are said at once, and before anything has an effect.
         let missing: Vec<&str> = [
@@ -114,98 +105,15 @@ fn start(args: Args) -> Result<u8> {
         return Err(Error::new(Kind::Usage, "a dry run asks nothing, and no agent is named")
             .hint("write bb start AGENT --dry-run"));
     }
-    if let Some(timeout) = &args.timeout {
-        parse_duration(timeout).map_err(|e| e.at("--timeout"))?;
-    }
+    flow::check_timeout(args.timeout.as_deref())?;
     let home = Home::from_env()?;
-    let budget = limits_of_flags(&args.budget, &crate::provider::names(&home))?;
     let given = Given {
         prompt,
         dry_run,
-        budget: (!budget.is_empty()).then(|| amounts(&budget)),
-        backend: args.backend.clone().or_else(|| variable("BOT_BOTTLE_BACKEND")),
+        budget: flow::budget(&home, &args.budget)?,
+        backend: args.backend.clone().or_else(|| flow::variable("BOT_BOTTLE_BACKEND")),
     };
-    let recipe = flow(&home, "start.lua")?;
-    let out = Output::of_process(args.json, false);
-    let settings = Settings {
-        home,
-        args: Vec::new(),
-        given: Some(given.table(&args)),
-        rehearse: args.rehearse,
-        timeout: None,
-        out,
-        terminal,
-    };
-    drive(recipe, settings)
-}
-
-/// Gets a variable of the environment that is not empty.
-pub fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// Gets a flow: the home's own, else the shipped one. It runs as declared: what lies in the home may allow.
-///
-/// # Errors
-/// `usage` where the home's own cannot be read.
-pub fn flow(home: &Home, name: &str) -> Result<Recipe> {
-    let own = home.root.join("flows").join(name);
-    let place = own.display().to_string();
-    match std::fs::metadata(&own) {
-        Ok(_) => Recipe::read(&own),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            Recipe::from_text(name, home.root.join("flows"), SHIPPED.to_owned())
-        }
-        // Not the shipped one: what the user's own file says is unknown then, and it may ask for more.
-        Err(e) => Err(Error::new(Kind::Usage, format!("the flow cannot be read: {e}")).at(place)),
-    }
-}
-
-/// Gets the task, word for word.
-///
-/// # Errors
-/// `usage` where the file cannot be read, or is no text.
-pub fn prompt(text: Option<&str>, file: Option<&Path>) -> Result<Option<String>> {
-    let Some(path) = file else { return Ok(text.map(str::to_owned)) };
-    let place = path.display().to_string();
-    let wrong = |what: String| {
-        Error::new(Kind::Usage, format!("the prompt {what}"))
-            .at(place.clone())
-            .hint("name a text file, or - for standard input")
-    };
-    let mut bytes = Vec::new();
-    let read = if path.as_os_str() == "-" {
-        std::io::stdin().lock().take(LONGEST + 1).read_to_end(&mut bytes)
-    } else {
-        std::fs::File::open(path).and_then(|file| file.take(LONGEST + 1).read_to_end(&mut bytes))
-    };
-    read.map_err(|e| wrong(format!("cannot be read: {e}")))?;
-    if bytes.len() as u64 > LONGEST {
-        return Err(wrong("is longer than 4 MiB".to_owned()));
-    }
-    let text = String::from_utf8(bytes).map_err(|_| wrong("is not UTF-8 text".to_owned()))?;
-    // The newline at the end of a file is the file's.
-    let text = text.strip_suffix('\n').unwrap_or(&text).to_owned();
-    if text.trim().is_empty() {
-        return Err(wrong("is empty".to_owned()));
-    }
-    Ok(Some(text))
-}
-
-/// Writes limits as Lua reads them.
-pub fn amounts(limits: &[crate::api::Limit]) -> Value {
-    let amount = |tokens: Option<u64>| tokens.map_or_else(|| json!("unlimited"), |tokens| json!(tokens.to_string()));
-    match limits {
-        [one] if one.provider == "*" => json!({"tokens": amount(one.tokens)}),
-        _ => limits
-            .iter()
-            .map(|limit| {
-                let name = if limit.provider == "*" { "tokens" } else { &limit.provider };
-                (name.to_owned(), amount(limit.tokens))
-            })
-            .collect::<Map<_, _>>()
-            .into(),
-    }
+    flow::play(home, "start.lua", given.table(&args), Manner { rehearse: args.rehearse, json: args.json })
 }
 
 /// What was given beside the plain arguments.

@@ -10,9 +10,9 @@ use super::{act, out};
 /// Stop bottles: the agent is asked to end (SIGTERM) and has some time for it; then everything is killed.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Slugs, or unique beginnings of slugs
-    #[arg(required = true, value_name = "SLUG", add = super::completions::slugs())]
-    pub slugs: Vec<String>,
+    /// Which.
+    #[command(flatten)]
+    pub bottles: super::slugs::Many,
     /// How long the agent has, such as 10s, 500ms or 2m
     #[arg(long, default_value = "10s", value_parser = span, value_name = "TIME")]
     pub timeout: Duration,
@@ -40,7 +40,7 @@ pub fn run(args: Args) -> u8 {
                 _ => e,
             })
         };
-        act::each(&args.slugs, stop, said).await
+        act::each(&args.bottles.slugs, stop, said).await
     })
 }
 

@@ -60,13 +60,10 @@ impl Events {
     /// Gets the next event; `None` at the end of a stream that does not follow. May be dropped while it waits.
     pub async fn next(&mut self) -> Option<Result<Event>> {
         while !self.over {
-            match self.step().await {
-                Ok(Some(event)) => return Some(Ok(event)),
-                Ok(None) => {}
-                Err(error) => {
-                    self.over = true;
-                    return Some(Err(error));
-                }
+            let step = self.step().await;
+            self.over |= step.is_err();
+            if let Some(told) = step.transpose() {
+                return Some(told);
             }
         }
         None
@@ -182,13 +179,10 @@ impl ExecFrames {
     /// Gets the next frame; `None` after the exit of an exec, or at the end of the log. May be dropped while it waits.
     pub async fn next(&mut self) -> Option<Result<ExecFrame>> {
         while !self.over {
-            match self.step().await {
-                Ok(Some(frame)) => return Some(Ok(frame)),
-                Ok(None) => {}
-                Err(error) => {
-                    self.over = true;
-                    return Some(Err(error));
-                }
+            let step = self.step().await;
+            self.over |= step.is_err();
+            if let Some(told) = step.transpose() {
+                return Some(told);
             }
         }
         None

@@ -206,7 +206,7 @@ impl Controller {
             if let Some(Some(code)) = agent_code(&held) {
                 let _ = tell.send(Said::Exited { exec: 0, code });
             }
-            let _ = tell.send(Said::Ended(None));
+            let _ = tell.send(Said::Ended(held.end));
             // Else its end would be waited for after it has been told, and nobody be served.
             drop(tell);
             Arc::clone(&live).listen(said).await;
@@ -218,8 +218,12 @@ impl Controller {
         }
         let agent = agent_code(&held);
         let doomed = live.is_doomed();
+        // Its agent may still have what is not saved: a freeze is gone on with, by the same steps.
+        let freezing = live.is_freezing() && agent == Some(None);
         if doomed {
-            live.link.kill().await;
+            if !freezing {
+                live.link.kill().await;
+            }
         } else if let Err(error) =
             settings.and_then(|settings| self.open_way_out(&live, &ca, held.listeners, &settings))
         {
@@ -248,6 +252,9 @@ impl Controller {
         live.save().await;
         live.tell("bottle.adopted", json!({"controller": std::process::id()}), false).await;
         live.start_clock();
+        if freezing {
+            live.go_on_freezing(held.paused == Some(true));
+        }
         if let Some(lease) = &live.launch.lease {
             self.leases.expect(lease);
         }
@@ -292,12 +299,13 @@ impl Controller {
         Ok(())
     }
 
-    /// Removes state directories that belong to no bottle of this controller. A front end may still want to read what a
+    /// Removes state directories of bottles that are none of this controller's; what else lies there is not ours to remove. A front end may still want to read what a
     /// bottle wrote that ended a moment ago: its directory stays while the lease is held.
     async fn sweep_state(self: &Arc<Self>, living: &HashSet<String>) {
         let known: HashSet<String> = self.all().iter().map(|b| b.slug.clone()).collect();
         let dirs = std::fs::read_dir(self.host.home.root.join("state")).into_iter().flatten().flatten();
-        let names = dirs.filter_map(|entry| entry.file_name().into_string().ok());
+        let ours = dirs.filter(|entry| kept::is_of_bottle(&entry.path()));
+        let names = ours.filter_map(|entry| entry.file_name().into_string().ok());
         // Bottles that live and are not ours yet still lie on theirs.
         let kept: HashSet<PathBuf> = living.iter().flat_map(|slug| placeholders(&self.host.home.state(slug))).collect();
         let mut unknown: HashSet<String> = names.filter(|n| !known.contains(n) && !living.contains(n)).collect();
@@ -343,7 +351,7 @@ pub(super) async fn sweep_engine(state: PathBuf) {
 
 /// What a bottle has made in its workspace on the host.
 fn placeholders(state: &Path) -> Vec<PathBuf> {
-    let list = std::fs::read(state.join("placeholders.json")).unwrap_or_default();
+    let list = std::fs::read(state.join(kept::PLACEHOLDERS)).unwrap_or_default();
     serde_json::from_slice(&list).unwrap_or_default()
 }
 

@@ -14,7 +14,7 @@ use crate::api::{Launch, WorkspaceMode};
 use crate::bottle::backend::Choice;
 use crate::bottle::docker;
 use crate::bottle::guard;
-use crate::bottle::places::Forbidden;
+use crate::bottle::places::{Forbidden, check_target};
 use crate::bottle::plan::{Bind, Image, Overlay, Plan, PlannedFile, Starter};
 use crate::bottle::toolchain;
 use crate::bottle::{AGENT_ID, RESERVED_ID, forbidden};
@@ -81,6 +81,7 @@ pub fn compose_unless(
     let image = image(host, launch, &state)?;
     let internal = |e: std::io::Error| Error::internal(e.to_string()).at(state.display().to_string());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&state).map_err(internal)?;
+    kept::mark(&state).map_err(internal)?;
     let owner = match &launch.workspace {
         Some(path) => fs::metadata(path).ok().map(|meta| (meta.uid(), meta.gid())),
         None => None,
@@ -100,7 +101,8 @@ pub fn compose_unless(
     // What is to be shown, and where. A scratch workspace is a directory of the bottle's home: bounded, and gone with it.
     let source = match &launch.workspace {
         Some(path) => {
-            let real = places.check(Path::new(path))?;
+            let real = places.check_writable(Path::new(path))?;
+            check_target(&real)?;
             if !real.is_dir() {
                 return Err(Error::new(Kind::WorkspaceUnsafe, "the workspace is not a directory")
                     .at(path.clone())
@@ -133,7 +135,8 @@ pub fn compose_unless(
     if as_root {
         forbidden::check_mapped(host_uid)?;
     }
-    if let Some(source) = source.as_deref().filter(|_| image.is_none()) {
+    // What is taken up again had it at its launch, and has to be the same directory.
+    if let Some(source) = source.as_deref().filter(|_| image.is_none() && launch.resume.is_none()) {
         // A directory of root's is shown as the agent's, and root's group as the agent's.
         let known = if idmap { 0 } else { host_gid };
         let whole = mode == WorkspaceMode::Overlay || mode == WorkspaceMode::Mount && idmap;
@@ -196,12 +199,16 @@ pub fn compose_unless(
         }
         (None, _) => {}
     }
+    let mut targets = Vec::new();
     for mount in &launch.mounts {
-        let real = places.check(Path::new(&mount.source))?;
+        let source = Path::new(&mount.source);
+        let real = if mount.rw { places.check_writable(source) } else { places.check(source) }?;
         let target = mount.target.as_ref().map_or_else(|| PathBuf::from(&mount.source), PathBuf::from);
         if !target.is_absolute() {
             return Err(Error::new(Kind::Usage, "a mount's target is not absolute").at(target.display().to_string()));
         }
+        check_target(&target)?;
+        targets.push(target.clone());
         // As a workspace of root's is: else "writable" would be a word only.
         let of_root = as_root && mount.rw && fs::metadata(&real).is_ok_and(|meta| meta.uid() == 0);
         tools.binds.push(Bind { rw: mount.rw, idmap: of_root && image.is_none(), ..Bind::read_only(real).at(target) });
@@ -229,6 +236,12 @@ pub fn compose_unless(
         let planned = PlannedFile { path, text, base64: file.base64, mode: file.mode.unwrap_or(0o600) & 0o777 };
         if planned.bytes().is_err() {
             return Err(Error::new(Kind::Usage, "the text of a file is no base64").at(file.path.clone()));
+        }
+        // It is written where the bottle is built, as whoever the agent is on the host: into a mount it would be written there.
+        if let Some(target) = targets.iter().find(|target| planned.path.starts_with(target)) {
+            return Err(Error::new(Kind::WorkspaceUnsafe, "a file of the launch lies in what is mounted there")
+                .at(format!("{} in {}", planned.path.display(), target.display()))
+                .hint("mount it at another place: the provider needs that file for the agent"));
         }
         files.push(planned);
     }
@@ -279,7 +292,7 @@ pub fn compose_unless(
     }
     // For whoever cleans up when this controller and the keeper are both gone.
     let list = serde_json::to_vec(&guarded.made).unwrap_or_default();
-    if let Err(e) = fs::write(state.join("placeholders.json"), list) {
+    if let Err(e) = fs::write(state.join(kept::PLACEHOLDERS), list) {
         guard::remove_placeholders(&guarded.made);
         return Err(internal(e));
     }

@@ -150,7 +150,8 @@ impl Controller {
     /// Names of all state directories, sorted.
     fn states(&self) -> Vec<String> {
         let dirs = std::fs::read_dir(self.host.home.root.join("state")).into_iter().flatten().flatten();
-        let mut names: Vec<String> = dirs.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let ours = dirs.filter(|entry| kept::is_of_bottle(&entry.path()));
+        let mut names: Vec<String> = ours.filter_map(|entry| entry.file_name().into_string().ok()).collect();
         names.sort_unstable();
         names
     }

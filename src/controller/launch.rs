@@ -2,82 +2,31 @@
 //!
 //! Nothing of a bottle runs before its way out, its budget and its row stand. A launch that fails leaves nothing.
 
-use std::collections::BTreeMap;
+mod slug;
+mod up;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+pub use up::Sealed;
+pub(super) use up::{Terms, agent_code};
 
 use super::compose::{self, Composed};
-use super::link::{Held, Link};
-use super::live::{Live, Made};
 use super::note::{Cut, Note};
-use super::{Controller, input, keep, ledger_error};
+use super::{Controller, keep, ledger_error};
 use crate::api::{Bottle, Egress, Ended, Event, Launch, State};
 use crate::bottle::cgroup;
 use crate::bottle::output::now_ms;
-use crate::bottle::wire::{self, Command, Listener, Reply, Request};
-use crate::egress::{self, Sockets, Spec, ca::Ca};
+use crate::egress::{self, ca::Ca};
 use crate::enforce::By;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{BottleRow, EventQuery, GLOBAL, Ledger, Node};
-use crate::settings::Settings;
-use crate::types::{CutScope, CutoffPolicy};
+use crate::types::CutScope;
 
 /// Id of the agent's own exec.
 pub const AGENT: &str = "agent";
-
-/// Longest slug; a socket's path has to hold it.
-const SLUG_MAX: usize = 40;
-
-/// What a keeper holds for the controllers to come. Secret: it lies in a sealed memory file and nowhere else.
-#[derive(Serialize, Deserialize)]
-pub struct Sealed {
-    /// What was asked for, credentials included.
-    pub launch: Launch,
-    /// How the bottle stood when it came up.
-    pub view: Bottle,
-    /// Certificate of the bottle's authority.
-    pub ca_cert: String,
-    /// Its key.
-    pub ca_key: String,
-    /// Environment of the bottle's processes.
-    pub env: BTreeMap<String, String>,
-    /// What was made in the workspace.
-    pub placeholders: Vec<std::path::PathBuf>,
-}
-
-/// What binds a bottle; derived anew on every way in.
-pub(super) struct Terms {
-    /// Nodes of its budget, nearest first.
-    path: Vec<Node>,
-    /// What happens when a budget is spent.
-    policy: CutoffPolicy,
-    /// What a cut takes away.
-    cut_scope: CutScope,
-    /// The book it is entered in.
-    ledger: SqliteLedger,
-    /// What was decided about it before.
-    pub(super) note: Note,
-}
-
-impl Terms {
-    /// Derives them from what was asked for and today's settings.
-    pub(super) fn of(launch: &Launch, settings: &Settings, ledger: SqliteLedger) -> Terms {
-        Terms {
-            path: budget_path(launch),
-            policy: launch.shutdown.unwrap_or(settings.shutdown),
-            cut_scope: launch.cutoff_scope.unwrap_or(settings.cutoff_scope),
-            ledger,
-            note: Note::default(),
-        }
-    }
-}
 
 /// Tells a launch that whoever asked for it is gone: by being dropped.
 #[derive(Default)]
@@ -222,8 +171,8 @@ impl Controller {
             clean(&self.host.home, &slug, &placeholders, resumes);
             ledger_error(&e, &place)
         })?;
-        let note = Note { cut, ..Note::default() };
-        let terms = Terms { note, ..Terms::of(&launch, &settings, ledger.clone()) };
+        let mut terms = Terms::of(&launch, &settings, ledger.clone());
+        terms.note = Note { cut, ..Note::default() };
         match self.bring_up(launch, view.clone(), &ca, composed, terms, &settings).await {
             Ok(live) => Ok(live.view()),
             Err(error) => {
@@ -292,199 +241,6 @@ impl Controller {
             }
         }
     }
-
-    /// Builds the bottle, opens its way out, and only then starts the agent.
-    async fn bring_up(
-        self: &Arc<Self>,
-        launch: Launch,
-        view: Bottle,
-        ca: &Ca,
-        composed: Composed,
-        terms: Terms,
-        settings: &Settings,
-    ) -> Result<Arc<Live>> {
-        let sealed = Sealed {
-            launch,
-            view,
-            ca_cert: ca.cert_pem().to_owned(),
-            ca_key: ca.key_pem().expose_secret().to_owned(),
-            env: composed.env.clone(),
-            placeholders: composed.placeholders.clone(),
-        };
-        let bytes = zeroize::Zeroizing::new(serde_json::to_vec(&sealed).map_err(internal)?);
-        let memory = wire::sealed("bb-sealed", &bytes).map_err(internal)?;
-        let held = Link::launch(&self.keepers, &composed.plan, &memory).await?;
-        let live = self.assemble(sealed, held.link.clone(), terms, held.paused.is_some());
-        live.change(|b| b.warnings.extend(held.lacking));
-        self.insert(Arc::clone(&live));
-        let started = async {
-            self.open_way_out(&live, ca, held.listeners, settings)?;
-            self.start_agent(&live).await
-        }
-        .await;
-        if let Err(error) = started {
-            live.close_egress().await;
-            live.link.exit().await;
-            // The connection must not be dropped before the word is through it.
-            if tokio::time::timeout(Duration::from_secs(5), live.link.gone()).await.is_err() {
-                live.link.kill_keeper();
-            }
-            self.bottles.lock().unwrap_or_else(PoisonError::into_inner).remove(&live.slug);
-            return Err(error);
-        }
-        live.change(|b| b.state = State::Running);
-        live.save().await;
-        let view = live.view();
-        let data = json!({
-            "provider": view.provider, "agent": view.agent, "workspace": view.workspace,
-            "argv0": live.launch.argv.first(),
-        });
-        live.tell("bottle.running", data, false).await;
-        live.start_clock();
-        if let Some(lease) = &live.launch.lease {
-            self.leases.expect(lease);
-        }
-        tokio::spawn(Arc::clone(&live).listen(held.said));
-        Ok(live)
-    }
-
-    /// Puts a bottle together from what its keeper holds.
-    pub(super) fn assemble(&self, sealed: Sealed, link: Link, terms: Terms, able: bool) -> Arc<Live> {
-        let state_dir = self.host.home.state(&sealed.view.slug);
-        let made = Made {
-            slug: sealed.view.slug.clone(),
-            launch: sealed.launch,
-            path: terms.path,
-            policy: terms.policy,
-            cut_scope: terms.cut_scope,
-            ledger: terms.ledger,
-            env: sealed.env,
-            log: state_dir.join("output.log"),
-            cgroups: keep::groups(&state_dir),
-            state_dir,
-            placeholders: sealed.placeholders,
-            link,
-            able,
-            socket: self.host.home.keeper_socket(&sealed.view.slug),
-        };
-        Live::new(made, sealed.view, terms.note)
-    }
-
-    /// Starts the egress plane of a bottle on the listeners that its keeper handed over.
-    pub(super) fn open_way_out(
-        self: &Arc<Self>,
-        live: &Arc<Live>,
-        ca: &Ca,
-        listeners: Vec<(Listener, std::os::fd::OwnedFd)>,
-        settings: &Settings,
-    ) -> Result<()> {
-        let mut sockets = Sockets::default();
-        for (kind, fd) in listeners {
-            match kind {
-                Listener::Tcp { .. } => sockets.tcp.push(fd.into()),
-                Listener::DnsUdp => sockets.udp.push(fd.into()),
-                Listener::DnsTcp => sockets.dns_tcp.push(fd.into()),
-                Listener::Sentinel => sockets.sentinel = Some(fd),
-            }
-        }
-        let mut upstreams = settings.upstreams.clone();
-        upstreams.extend(live.launch.upstreams.clone());
-        let spec = Spec {
-            slug: live.slug.clone(),
-            id: live.launch.id.clone(),
-            provider: live.launch.provider.clone(),
-            agent: live.view().agent,
-            run: live.launch.run.clone(),
-            path: live.path.clone(),
-            routes: live.launch.routes.clone(),
-            credentials: live
-                .launch
-                .credentials
-                .iter()
-                .map(|(name, value)| (name.clone(), SecretString::from(value.clone())))
-                .collect(),
-            upstreams,
-            ca: Ca::from_pem(ca.cert_pem(), &ca.key_pem()).map_err(internal)?,
-            cut: live.cut_now(),
-            parks: live.policy == CutoffPolicy::Pause,
-        };
-        let handle = egress::start(spec, sockets, live.ledger.clone(), self.enforcement(), Arc::clone(&self.roots))
-            .map_err(|e| {
-                let advice = live.launch.routes.iter().find_map(crate::api::Route::advice);
-                let advice = advice.unwrap_or_else(|| "look at the routes of this launch".to_owned());
-                Error::new(Kind::Usage, e.to_string()).hint(advice)
-            })?;
-        live.open_egress(handle);
-        Ok(())
-    }
-
-    /// Has the keeper run the agent's command line as exec 0.
-    pub(super) async fn start_agent(&self, live: &Arc<Live>) -> Result<()> {
-        let mut env = live.env.clone();
-        if live.launch.terminal.is_some() {
-            input::name_terminal(&mut env);
-        }
-        let command = Command {
-            id: AGENT.to_owned(),
-            argv: live.launch.argv.clone(),
-            env: env.iter().map(|(k, v)| format!("{k}={v}")).collect(),
-            cwd: live.view().workspace,
-            terminal: live.launch.terminal,
-            input: live.launch.input,
-            ..Command::default()
-        };
-        input::check(live, &command)?;
-        match live.link.ask(Request::Exec(command)).await? {
-            (Reply::Started { exec, .. }, _) => {
-                live.note_exec(AGENT, exec);
-                Ok(())
-            }
-            (Reply::Failed { error }, _) => Err(error),
-            (other, _) => Err(internal(format!("unexpected answer {other:?}"))),
-        }
-    }
-
-    /// Takes the name and the state of a bottle whose session is kept.
-    fn take_up(&self, name: &str) -> Result<String> {
-        let slug = self.resumable(name)?;
-        let mut bottles = self.bottles.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = self.host.home.state(&slug);
-        let free = bottles.get(&slug).is_none_or(|live| live.has_ended());
-        // It is looked at again under the claim: somebody else may have been first.
-        if !free || !self.making.claim(&slug, || crate::workspace::session::is_kept(&state)) {
-            return Err(Error::new(Kind::Usage, format!("`{slug}` runs")).hint(format!("`bb attach {slug}`")));
-        }
-        bottles.remove(&slug);
-        Ok(slug)
-    }
-
-    /// Makes a slug from a label: lower-case letters, digits and dashes, unique among what runs or is kept.
-    fn choose_slug(&self, label: &str) -> Result<String> {
-        let mut base = String::new();
-        for c in label.chars().take(SLUG_MAX - 5) {
-            match c.to_ascii_lowercase() {
-                c @ ('a'..='z' | '0'..='9') => base.push(c),
-                _ if !base.ends_with('-') && !base.is_empty() => base.push('-'),
-                _ => {}
-            }
-        }
-        let base = base.trim_end_matches('-');
-        let base = match base.chars().next() {
-            Some(c) if c.is_ascii_lowercase() => base.to_owned(),
-            _ => format!("bottle-{base}").trim_end_matches('-').to_owned(),
-        };
-        let state = |slug: &str| self.host.home.state(slug);
-        let taken = self.bottles.lock().unwrap_or_else(PoisonError::into_inner);
-        (1..10_000)
-            .map(|n| if n == 1 { base.clone() } else { format!("{base}-{n}") })
-            // Making the directory claims the name: two launches at once cannot both have it.
-            .find(|slug| {
-                !taken.contains_key(slug)
-                    && state(slug).parent().is_some_and(|p| p.exists() || std::fs::create_dir_all(p).is_ok())
-                    && self.making.claim(slug, || std::fs::create_dir(state(slug)).is_ok())
-            })
-            .ok_or_else(|| Error::internal("no free name for the bottle").hint("choose another label"))
-    }
 }
 
 /// Gets the nodes of a launch's budget, nearest first.
@@ -506,9 +262,4 @@ fn clean(home: &Home, slug: &str, placeholders: &[std::path::PathBuf], resumes: 
     } else {
         crate::workspace::kept::remove(&state);
     }
-}
-
-/// Gets the view of held things for a bottle that came up by adoption.
-pub(super) fn agent_code(held: &Held) -> Option<Option<i32>> {
-    held.execs.iter().find(|e| e.id == AGENT).map(|e| e.code)
 }

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::keepers::Keepers;
 use crate::bottle::plan::Plan;
-use crate::bottle::wire::{self, ExecRecord, Listener, Reply, Request};
+use crate::bottle::wire::{self, End, ExecRecord, Listener, Reply, Request};
 use crate::error::{Error, Kind, Result};
 use crate::os::process::Process;
 
@@ -41,8 +41,8 @@ pub enum Said {
     Output(u64),
     /// The host has replaced this guarded file, and the keeper has taken the bottle down.
     GuardLost(String),
-    /// The bottle has ended: every process of it is gone. With the reason where it was lost.
-    Ended(Option<String>),
+    /// The bottle has ended: every process of it is gone.
+    Ended(End),
     /// The keeper itself is gone.
     Gone,
 }
@@ -94,6 +94,8 @@ pub struct Held {
     pub paused: Option<bool>,
     /// Limits that are not enforced, each with the reason.
     pub lacking: Vec<String>,
+    /// What is known of its end, where it has ended before the adoption.
+    pub end: End,
 }
 
 fn gone() -> Error {
@@ -134,6 +136,7 @@ impl Link {
                 guard_lost: None,
                 paused: Some(false),
                 lacking,
+                end: End::default(),
             }),
             (Reply::Failed { error }, _) => Err(error),
             (other, _) => Err(failed(format!("unexpected answer {other:?}"))),
@@ -159,7 +162,7 @@ impl Link {
         let hello = hello.map_err(|_| Error::new(Kind::Timeout, "the keeper does not answer"))?;
         // A keeper that dies now is found gone at the next attempt.
         match hello.map_err(|e| failed(e.message))? {
-            (Reply::Hello { slug, keeper, pid, listeners, note, guard_lost, verbs, paused }, mut fds)
+            (Reply::Hello { slug, keeper, pid, listeners, note, guard_lost, verbs, paused, end }, mut fds)
                 if fds.len() == listeners.len() + 2 =>
             {
                 let sealed = Some(fds.remove(0));
@@ -170,7 +173,7 @@ impl Link {
                 link.verbs = verbs.into();
                 Ok((
                     slug,
-                    Held { link, said, listeners, sealed, execs, pid, note, guard_lost, paused, lacking: vec![] },
+                    Held { link, said, listeners, sealed, execs, pid, note, guard_lost, paused, lacking: vec![], end },
                 ))
             }
             (Reply::Failed { error }, _) => Err(failed(error.message)),
@@ -268,7 +271,7 @@ async fn serve(
                     Ok(Some((Reply::Exited { exec, code }, _))) => Said::Exited { exec, code },
                     Ok(Some((Reply::Output { n }, _))) => Said::Output(n),
                     Ok(Some((Reply::GuardLost { path }, _))) => Said::GuardLost(path),
-                    Ok(Some((Reply::Ended { lost }, _))) => Said::Ended(lost),
+                    Ok(Some((Reply::Ended(end), _))) => Said::Ended(end),
                     Ok(Some(reply)) => {
                         if let Some(answer) = pending.take() {
                             let _ = answer.send(reply);

@@ -15,6 +15,7 @@ use super::link::{Link, Said};
 use super::note::Note;
 use crate::api::{Bottle, Egress, Ended, Launch, State};
 use crate::bottle::output;
+use crate::bottle::wire::End;
 use crate::egress;
 use crate::enforce::By;
 use crate::ledger::sqlite::SqliteLedger;
@@ -76,6 +77,8 @@ pub struct Live {
     note: Mutex<Note>,
     /// One pauses it, or lets it go on, at a time.
     pausing: tokio::sync::Mutex<()>,
+    /// One carries a freeze out at a time.
+    freezing: tokio::sync::Mutex<()>,
     /// Nodes whose crossing has been recorded.
     crossed: Mutex<HashSet<Node>>,
 }
@@ -104,6 +107,7 @@ impl Live {
             egress: Mutex::new(None),
             note: Mutex::new(note),
             pausing: tokio::sync::Mutex::default(),
+            freezing: tokio::sync::Mutex::default(),
             crossed: Mutex::default(),
         })
     }
@@ -182,6 +186,11 @@ impl Live {
         lock(&self.note).end.is_some()
     }
 
+    /// Tells whether it is to end frozen.
+    pub fn is_freezing(&self) -> bool {
+        lock(&self.note).end.as_ref().is_some_and(|end| end.ended == Ended::Frozen)
+    }
+
     /// Gets the scope of the cut that stands.
     pub fn cut_now(&self) -> Option<CutScope> {
         lock(&self.note).cut.as_ref().map(|cut| cut.scope)
@@ -234,8 +243,9 @@ impl Live {
                     }
                 }
                 Said::GuardLost(path) => self.lose_guard(&path),
-                Said::Ended(None) => self.finish(Ended::Exited, None).await,
-                Said::Ended(Some(why)) => self.finish(Ended::Lost, Some(why)).await,
+                Said::Ended(End { lost: Some(why), .. }) => self.finish(Ended::Lost, Some(why)).await,
+                Said::Ended(end) if self.is_out_of_memory(&end) => self.finish(Ended::Oom, None).await,
+                Said::Ended(_) => self.finish(Ended::Exited, None).await,
                 Said::Gone => break,
             }
         }
@@ -252,12 +262,9 @@ impl Live {
         // A decision counts even where the agent came to its own end in the moment that it was made.
         let (ended, reason) = match end {
             Some(end) => (end.ended, Some(end.reason)),
-            None if how == Ended::Exited && self.is_out_of_memory() => {
+            None if how == Ended::Oom => {
                 let bound = self.launch.limits.as_ref().and_then(|limits| limits.memory).unwrap_or(0) >> 20;
-                (
-                    Ended::Oom,
-                    Some(format!("its processes needed more than the {bound} MiB of memory that they may use")),
-                )
+                (how, Some(format!("its processes needed more than the {bound} MiB of memory that they may use")))
             }
             None if how == Ended::Lost => {
                 (how, why.or_else(|| Some("its keeper died, and the bottle with it".to_owned())))
@@ -268,6 +275,13 @@ impl Live {
         let tail = tokio::task::spawn_blocking(move || output::tail(&log, TAIL)).await.unwrap_or_default();
         crate::bottle::guard::remove_placeholders(&self.placeholders);
         let state = self.state_dir.clone();
+        // Looked at before anything is given up. An agent that meets a full disk is told so; whoever reads what it wrote is not.
+        let reason = reason.or_else(|| {
+            let full = crate::os::file_system::is_full(&state);
+            full.then(|| {
+                format!("the disk of {} is full: the last that it wrote or printed may be lost", state.display())
+            })
+        });
         let mut last = self.view();
         let outlives = session::outlives(reading, last.exit_code);
         let left = tokio::task::spawn_blocking(move || {
@@ -305,8 +319,10 @@ impl Live {
     }
 
     /// Tells whether the agent died because the kernel killed for want of memory.
-    fn is_out_of_memory(&self) -> bool {
-        self.view().exit_code == Some(128 + libc::SIGKILL) && crate::bottle::cgroup::ran_out_of_memory(&self.cgroups)
+    fn is_out_of_memory(&self, end: &End) -> bool {
+        // A keeper of an older bb says nothing of it.
+        let has_run_out = || end.out_of_memory || crate::bottle::cgroup::ran_out_of_memory(&self.cgroups);
+        self.view().exit_code == Some(128 + libc::SIGKILL) && has_run_out()
     }
 
     /// Removes what is left of an ended bottle for its front end, unless what the agent changed is kept.

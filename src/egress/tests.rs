@@ -283,6 +283,11 @@ impl Bench {
         request.body(Full::new(body.into())).unwrap()
     }
 
+    /// Asks the model, and gets the answer's body as it comes.
+    async fn streamed(&self, client: &mut Client, prompt: impl Into<Bytes>) -> Incoming {
+        client.send(self.request(MODEL, "POST", "/v1/messages", prompt, false)).await.unwrap().into_body()
+    }
+
     /// One request on a connection of its own.
     async fn ask(
         &self,

@@ -3,12 +3,15 @@
 //!
 //! * [`Choice`]: what was chosen. [`Draft`]: what comes of it: the launch, and what a preflight shows of it.
 //! * [`preflight`]: the rows of a preflight. [`skills`]: what an agent has been taught. [`routes`]: its allow-list.
+//!   [`machine`]: backend, image, limits and workspace. [`env`](mod@env): its environment.
 //!
 //! Runs in the front end, whose environment has the credentials. Must not start, write or ask anything: questions are
 //! handed to whoever can ask.
 
 mod budget;
+mod env;
 mod known;
+mod machine;
 mod preflight;
 mod routes;
 mod skills;
@@ -27,13 +30,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{self, BudgetNode, BudgetScope, Limit, Mount, Session, Upstream, WorkspaceMode};
 use crate::bottle::AGENT_HOME;
-use crate::bottle::backend::{Choice as Backend, found as found_backend};
-use crate::bottle::docker::layer;
-use crate::bottle::places::Forbidden;
+use crate::bottle::backend::Choice as Backend;
+use crate::bottle::places::{Forbidden, check_target};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::image::{self, Wanted};
-use crate::manifest::{Effective, EnvValue, Origin, Said, Shelf, effective};
+use crate::image::Wanted;
+use crate::manifest::{Effective, Origin, Shelf, effective};
 use crate::name::Name;
 use crate::provider::{self, OutputForm, Wish};
 use crate::settings::Settings;
@@ -182,8 +184,8 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         None => e.at(template.place.to_string()),
         Some(_) => e,
     })?;
-    let backend = backend_of(choice, &merged, &settings, desk)?;
-    let image = image_of(backend, &merged, &settings, template.value.as_str(), desk)?;
+    let backend = machine::backend_of(choice, &merged, &settings, desk)?;
+    let image = machine::image_of(backend, &merged, &settings, template.value.as_str(), desk)?;
     let exe = provider.found().filter(|_| backend == Backend::Linux);
     let skills = skills::collect(&merged.skills, desk.home, desk.user_home)?;
     let wish = Wish {
@@ -200,11 +202,11 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     };
     let plan = provider.plan(&wish, desk.lookup)?;
     let allow = routes::allow_list(&merged, &provider, &plan, desk)?;
-    let (mut env, questions) = variables(&merged, choice, desk)?;
-    refuse_secrets(&merged, &env, &provider, &allow.credentials)?;
+    let (mut env, questions) = env::variables(&merged, choice, desk)?;
+    env::refuse_secrets(&merged, &env, &provider, &allow.credentials)?;
     let mut all_env = plan.env.clone();
     all_env.append(&mut env);
-    identity(&merged, &mut all_env);
+    env::identity(&merged, &mut all_env);
     let mut files = plan.files.clone();
     files.extend(skills.into_iter().map(|skill| skill.at(plan.skills.as_deref())));
     let mut warnings = desk.shelf.warnings();
@@ -219,16 +221,21 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     warnings.extend(merged.routes.iter().filter(|said| own(&said.value.allow.host)).map(|said| {
         format!("{}: the provider's own route to {} holds, not this one", said.place, said.value.allow.host)
     }));
-    let mode = mode_of(choice, &merged, backend, desk, &mut warnings);
+    let mode = machine::mode_of(choice, &merged, backend, desk, &mut warnings);
     // An image has its own.
     if backend == Backend::Linux {
-        missing_tools(&merged, desk)?;
+        machine::missing_tools(&merged, desk)?;
     }
     let places = Forbidden::of(desk.home, desk.user_home.map(Path::to_owned));
-    places.check(desk.cwd)?;
+    check_target(&places.check_writable(desk.cwd)?)?;
     for mount in &merged.mounts {
         let source = at_home(&mount.value.source, desk.user_home);
-        places.check(Path::new(&source)).map_err(|e| e.at(format!("{}: {source}", mount.place)))?;
+        let path = Path::new(&source);
+        let shown = if mount.value.rw { places.check_writable(path) } else { places.check(path) };
+        let target = mount.value.target.as_ref().map(|target| at_home(target, Some(Path::new(AGENT_HOME))));
+        shown
+            .and_then(|_| check_target(Path::new(target.as_ref().unwrap_or(&source))))
+            .map_err(|e| e.at(format!("{}: {source}", mount.place)))?;
     }
     let mounts = merged.mounts.iter().map(|mount| Mount {
         source: at_home(&mount.value.source, desk.user_home),
@@ -255,7 +262,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         backend: Some(backend.as_str().to_owned()),
         image: image.as_ref().map(|image| image.name().to_owned()),
         engine: (desk.lookup)("DOCKER_HOST").filter(|_| backend == Backend::Docker),
-        limits: limits_of(&merged),
+        limits: machine::limits_of(&merged),
         resume: choice.resume.clone(),
         mounts: mounts.collect(),
         routes: allow.routes,
@@ -301,80 +308,6 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     }
     draft.global = if desk.stage.is_some() { Vec::new() } else { settings.budget };
     Ok(draft)
-}
-
-/// Decides how the directory comes in: as chosen, as a manifest says, and else such that nobody who is not there is
-/// surprised: headless agents write into a layer, or a copy where there can be none, which is said.
-fn mode_of(
-    choice: &Choice,
-    merged: &Effective,
-    backend: Backend,
-    desk: &Desk<'_>,
-    warnings: &mut Vec<String>,
-) -> WorkspaceMode {
-    let said = || merged.workspace.as_ref().map(|said| said.value);
-    let copy = choice.copy.then_some(WorkspaceMode::Copy);
-    if let Some(mode) = choice.workspace_mode.or(copy).or_else(said) {
-        return mode;
-    }
-    if choice.interactive {
-        return WorkspaceMode::Mount;
-    }
-    let obstacle = (backend == Backend::Docker).then(|| layer::obstacle(desk.cwd, &desk.home.root)).flatten();
-    match obstacle {
-        Some(why) => {
-            warnings.push(format!("the agent works on a copy of the directory: {why}"));
-            WorkspaceMode::Copy
-        }
-        None => WorkspaceMode::Overlay,
-    }
-}
-
-/// Decides what makes the sandbox: as chosen (flag, then environment, which whoever asks has put together), as a manifest
-/// says, as the host's settings say, and else the best that `bb doctor` found.
-fn backend_of(choice: &Choice, merged: &Effective, settings: &Settings, desk: &Desk<'_>) -> Result<Backend> {
-    let said = || merged.backend.as_ref().map(|said| said.value.as_str().to_owned());
-    let name = choice.backend.clone().or_else(said).or_else(|| settings.backend.clone());
-    name.map_or_else(|| Ok(found_backend(desk.home)), |name| Backend::parse(&name))
-}
-
-/// Decides what a container engine makes the bottle of: what a manifest says, what the host's settings say, else what the
-/// provider's own Dockerfile gives. Reads files; builds nothing.
-fn image_of(
-    backend: Backend,
-    merged: &Effective,
-    settings: &Settings,
-    provider: &str,
-    desk: &Desk<'_>,
-) -> Result<Option<Wanted>> {
-    if backend != Backend::Docker {
-        return Ok(None);
-    }
-    let place = merged.image.as_ref().or(merged.dockerfile.as_ref()).map(|said| said.place.to_string());
-    let text = |said: &Option<Said<String>>| said.as_ref().map(|said| said.value.clone());
-    let said = image::Said::of(text(&merged.image).as_deref(), text(&merged.dockerfile).as_deref())?;
-    let said = match said {
-        Some(said) => Some(said),
-        None => image::Said::by_settings(settings)?,
-    };
-    let desk = image::Desk { home: desk.home, user_home: desk.user_home, workspace: Some(desk.cwd) };
-    image::wanted(said, provider, &desk).map_err(|error| match (&error.place, place) {
-        (None, Some(place)) => error.at(place),
-        _ => error,
-    })
-}
-
-/// Gets what the bottle may use of the machine.
-fn limits_of(merged: &Effective) -> Option<api::Limits> {
-    let limits = &merged.limits;
-    let limits = api::Limits {
-        memory: limits.memory.as_ref().map(|said| said.value),
-        cpus: limits.cpus.as_ref().map(|said| said.value),
-        pids: limits.pids.as_ref().map(|said| said.value),
-        disk: limits.disk.as_ref().map(|said| said.value),
-        best_effort: limits.best_effort.as_ref().is_some_and(|said| said.value),
-    };
-    (limits != api::Limits::default()).then_some(limits)
 }
 
 impl Draft {
@@ -433,84 +366,6 @@ fn not_served(merged: &Effective) -> Vec<String> {
         warnings.push("`git-gate.repos` does nothing yet: the agent cannot push".to_owned());
     }
     warnings
-}
-
-/// Resolves the variables of the manifests; those that are to be asked and were not answered come back as questions.
-fn variables(
-    merged: &Effective,
-    choice: &Choice,
-    desk: &Desk<'_>,
-) -> Result<(BTreeMap<String, String>, Vec<Question>)> {
-    let (mut env, mut questions) = (BTreeMap::new(), Vec::new());
-    for (name, said) in &merged.env {
-        let value = match &said.value {
-            EnvValue::Literal(text) => text.clone(),
-            EnvValue::Host(variable) => (desk.lookup)(variable).ok_or_else(|| {
-                Error::new(Kind::CredentialMissing, format!("`{name}` wants {variable}, which is not set"))
-                    .at(said.place.to_string())
-                    .hint(format!("set {variable} in this shell"))
-            })?,
-            EnvValue::Ask(text) => match choice.answers.get(name) {
-                Some(answer) => answer.clone(),
-                None => {
-                    questions.push(Question { name: name.clone(), text: text.clone(), place: said.place.to_string() });
-                    continue;
-                }
-            },
-        };
-        env.insert(name.clone(), value);
-    }
-    Ok((env, questions))
-}
-
-/// A credential is put in by the host and never enters a bottle, whatever a manifest says.
-fn refuse_secrets(
-    merged: &Effective,
-    env: &BTreeMap<String, String>,
-    provider: &provider::Provider,
-    credentials: &api::Credentials,
-) -> Result<()> {
-    let own = provider.credential_variables();
-    for (name, said) in &merged.env {
-        let EnvValue::Host(variable) = &said.value else { continue };
-        let value = env.get(name).map_or("", String::as_str);
-        let real = !value.is_empty() && credentials.values().any(|credential| credential == value);
-        if real || own.contains(&variable.as_str()) {
-            return Err(Error::new(
-                Kind::Usage,
-                format!("`{name}` would put the credential {variable} into the bottle"),
-            )
-            .at(said.place.to_string())
-            .hint("take it out: the host puts credentials into requests, and the agent sees a placeholder"));
-        }
-    }
-    Ok(())
-}
-
-/// Says who commits, where a manifest does (git-commit(1), COMMIT INFORMATION).
-fn identity(merged: &Effective, env: &mut BTreeMap<String, String>) {
-    let user = &merged.git_gate.user;
-    for (said, variables) in [
-        (&user.name, ["GIT_AUTHOR_NAME", "GIT_COMMITTER_NAME"]),
-        (&user.email, ["GIT_AUTHOR_EMAIL", "GIT_COMMITTER_EMAIL"]),
-    ] {
-        if let Some(said) = said {
-            env.extend(variables.map(|variable| (variable.to_owned(), said.value.clone())));
-        }
-    }
-}
-
-/// Checks that the programs that a manifest needs are on this machine.
-fn missing_tools(merged: &Effective, desk: &Desk<'_>) -> Result<()> {
-    let path = (desk.lookup)("PATH").unwrap_or_default();
-    for tool in &merged.tools {
-        if crate::bottle::toolchain::find(&tool.value, &path).is_none() {
-            return Err(Error::new(Kind::AgentMissing, format!("`{}` is not on this machine", tool.value))
-                .at(tool.place.to_string())
-                .hint(format!("install `{}`, or take it out of `tools`", tool.value)));
-        }
-    }
-    Ok(())
 }
 
 /// Writes a path of a manifest as the host has it.

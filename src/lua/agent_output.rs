@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 
-use super::log::{Output, printable};
+use super::log::Output;
 use crate::error::{Error, Result};
+use crate::printable::printable;
 
 /// What has to be done to an agent's text on its way to one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

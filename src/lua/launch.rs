@@ -84,6 +84,7 @@ struct Options {
     backend: Option<String>,
     image: Option<String>,
     dockerfile: Option<String>,
+    build_args: image::Args,
 }
 
 /// What the prelude makes a handle of.
@@ -168,17 +169,18 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
     }
     let since = host.pump.position();
     let bottle = link.client.launch(&body).await?;
-    launched(&host, &bottle, since);
-    Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
+    Ok(Plain(launched(&host, &bottle, label, since)))
 }
 
 /// Says what a bottle that was launched lacks, and remembers it. `since` is where its first event may be.
-pub(super) fn launched(host: &Host, bottle: &api::Bottle, since: u64) {
+pub(super) fn launched(host: &Host, bottle: &api::Bottle, label: String, since: u64) -> Launched {
     for warning in &bottle.warnings {
         host.out.log("warn", &format!("a limit is not enforced: {warning}"));
     }
     // A cut may have been read before the launch was answered; what is known already stays.
     host.bottles.borrow_mut().entry(bottle.slug.clone()).or_default().since = since;
+    let (slug, provider, workspace) = (bottle.slug.clone(), bottle.provider.clone(), bottle.workspace.clone());
+    Launched { slug, label, provider, workspace }
 }
 
 /// Chooses the backend: the recipe's, else the environment's, else the host's setting, else the best that works here.
@@ -198,11 +200,13 @@ fn image(host: &Host, options: &Options, provider: &str, workspace: Option<&Path
         // What is wrong with the settings is said by the controller, with everything else.
         None => Settings::load(&host.home).ok().map(|settings| Said::by_settings(&settings)).transpose()?.flatten(),
     };
-    if options.dockerfile.is_some() {
+    if options.dockerfile.is_some() || !options.build_args.is_empty() {
         host.grants.need(&Grant::Image, CALL)?;
     }
     let user_home = super::manifest::user_home();
-    image::wanted(said, provider, &image::Desk { home: &host.home, user_home: user_home.as_deref(), workspace })
+    let desk = image::Desk { home: &host.home, user_home: user_home.as_deref(), workspace };
+    let wanted = image::wanted(said, provider, &desk)?;
+    wanted.map(|wanted| wanted.with_args(options.build_args.clone())).transpose()
 }
 
 /// Gets the provider that was meant.

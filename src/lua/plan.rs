@@ -11,7 +11,7 @@ use super::attach;
 use super::grants::Grant;
 use super::host::Host;
 use super::images;
-use super::launch::launched;
+use super::launch::{Launched, launched};
 use super::manifest::{cwd, user_home};
 use super::rehearse::stage;
 use super::values::{Budget, Span, options};
@@ -262,15 +262,6 @@ pub(super) fn ready(_: &Lua, host: &Rc<Host>, (id, told): (usize, bool)) -> Resu
     planned(host, id)?.ready(told && host.terminal)
 }
 
-/// What the prelude makes a handle of.
-#[derive(Serialize)]
-pub(super) struct Launched {
-    slug: String,
-    label: String,
-    provider: String,
-    workspace: String,
-}
-
 /// The options of `plan:launch`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -304,9 +295,9 @@ pub(super) async fn launch_plan(lua: Lua, host: Rc<Host>, (id, value): (usize, V
     let label = launch.label.clone();
     let since = host.pump.position();
     let bottle = link.client.launch(&launch).await?;
-    launched(&host, &bottle, since);
+    let launched = launched(&host, &bottle, label, since);
     if let Some(kept) = host.bottles.borrow_mut().get_mut(&bottle.slug) {
         (kept.session, kept.input) = (launch.session.is_some(), launch.input);
     }
-    Ok(Plain(Launched { slug: bottle.slug, label, provider: bottle.provider, workspace: bottle.workspace }))
+    Ok(Plain(launched))
 }

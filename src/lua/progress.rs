@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::log::{Output, printable};
+use super::log::Output;
 use crate::image::{Event, Need};
+use crate::printable::printable;
 use crate::terminal;
 
 /// How often the line is drawn anew at most.

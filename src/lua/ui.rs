@@ -6,10 +6,10 @@ use mlua::{Lua, Value};
 use serde::Deserialize;
 
 use super::host::Host;
-use super::log::printable;
 use super::values::{options, read};
 use crate::ask::{self, Item};
 use crate::error::{Error, Kind, Result};
+use crate::printable::printable;
 
 /// The options of `bb.ui.pick`.
 #[derive(Deserialize)]

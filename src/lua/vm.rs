@@ -51,7 +51,15 @@ pub const GLOBALS: [&str; 30] = [
 /// The most memory that a recipe may use.
 const MEMORY: usize = 256 << 20;
 
-const PRELUDE: &str = include_str!("../../lua/prelude.lua");
+/// The Lua half of the `bb` table, in the order in which it is loaded. Each part is called with the host's primitives, the debug
+/// and the coroutine libraries (recipes do not see them) and the parts before it by name; what the last returns is the prelude.
+const PRELUDE: [(&str, &str); 5] = [
+    ("errors", include_str!("../../lua/prelude/errors.lua")),
+    ("handles", include_str!("../../lua/prelude/handles.lua")),
+    ("tasks", include_str!("../../lua/prelude/tasks.lua")),
+    ("text", include_str!("../../lua/prelude/text.lua")),
+    ("bb", include_str!("../../lua/prelude/bb.lua")),
+];
 
 /// The VM and the parts of the prelude that the host calls.
 pub(super) struct Vm {
@@ -87,7 +95,13 @@ pub(super) fn recipe_vm(host: &Rc<Host>) -> mlua::Result<Vm> {
     let primitives = primitives(&lua, host)?;
     let globals = lua.globals();
     let (debug, coroutine): (Table, Table) = (globals.get("debug")?, globals.get("coroutine")?);
-    let prelude: Table = lua.load(PRELUDE).set_name("=[bb]").call((primitives, debug, coroutine))?;
+    let parts = lua.create_table()?;
+    for (name, text) in PRELUDE {
+        // One name for all: frames of it are left out of what an error tells of the recipe.
+        let load = lua.load(text).set_name("=[bb]");
+        parts.set(name, load.call::<Table>((&primitives, &debug, &coroutine, &parts))?)?;
+    }
+    let prelude: Table = parts.get("bb")?;
     for name in ["bb", "require", "print"] {
         globals.set(name, prelude.get::<Value>(name)?)?;
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use mlua::{Function, Lua, LuaOptions, StdLib, Table, Value};
+use mlua::{Function, Lua, LuaOptions, StdLib, Table, Value, Variadic};
 use serde::Deserialize;
 
 use crate::api::{AuthScheme, File, Match};
@@ -19,9 +19,9 @@ const MEMORY: usize = 32 << 20;
 const ESTIMATE: &str = "estimate";
 
 /// The globals of a provider file: nothing that reads or writes anything.
-const GLOBALS: [&str; 15] = [
-    "assert", "error", "ipairs", "math", "next", "pairs", "pcall", "select", "string", "table", "tonumber", "tostring",
-    "type", "unpack", "utf8",
+const GLOBALS: [&str; 16] = [
+    "append", "assert", "error", "ipairs", "math", "next", "pairs", "pcall", "select", "string", "table", "tonumber",
+    "tostring", "type", "unpack", "utf8",
 ];
 
 /// A provider, ready to plan launches.
@@ -222,10 +222,20 @@ fn split(vm: &Lua, table: &Table) -> mlua::Result<(Value, Table)> {
     Ok((argv, plain))
 }
 
+/// `append(list, ...)`: puts words, and the words of lists, at the end of a list; what is nil is left out.
+fn append(list: &Table, words: Variadic<Value>) -> mlua::Result<()> {
+    words.into_iter().try_for_each(|word| match word {
+        Value::Nil => Ok(()),
+        Value::Table(more) => more.sequence_values::<Value>().try_for_each(|word| list.raw_push(word?)),
+        word => list.raw_push(word),
+    })
+}
+
 /// Makes the VM of a provider file.
 fn vm() -> mlua::Result<Lua> {
     let lua = Lua::new_with(StdLib::TABLE | StdLib::STRING | StdLib::MATH | StdLib::UTF8, LuaOptions::default())?;
     let globals = lua.globals();
+    globals.set("append", lua.create_function(|_, (list, words): (Table, Variadic<Value>)| append(&list, words))?)?;
     let names: Vec<Value> =
         globals.pairs::<Value, Value>().map(|pair| pair.map(|(k, _)| k)).collect::<mlua::Result<_>>()?;
     for name in names {

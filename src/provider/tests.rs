@@ -344,6 +344,10 @@ fn the_documentation_has_every_key_and_its_example_works() {
     let mut fields: Vec<&str> = table.lines().filter_map(|l| l.strip_prefix("| `")?.split('`').next()).collect();
     fields.sort_unstable();
     assert_eq!(fields, told);
+    assert!(docs.contains("`append(list, ...)`"));
+    scratch
+        .write("mine", "local t = {'x'} append(t, 'a', nil, {'b', 'c'}, '{prompt}') return {name = 'mine', argv = t}");
+    assert_eq!(load("mine", &scratch.0).unwrap().plan(&wish("d"), &|_| None).unwrap().argv, ["x", "a", "b", "c", "d"]);
     let example = docs.split("```lua").nth(1).unwrap().split("```").next().unwrap();
     scratch.write("mine", &example.replace("exe = \"mine\"", "exe = \"true\""));
     let plan = load("mine", &scratch.0).unwrap().plan(&wish("-x"), &|_| Some("k".into())).unwrap();

@@ -330,19 +330,11 @@ impl Walk<'_> {
             agent: None,
             host: Some(was),
             change: Change {
-                path: shown(place.path),
-                what: What::Deleted,
-                kind: kind(was.kind),
                 old_mode: Some(was.mode),
-                mode: None,
-                size: None,
-                target: None,
-                added_lines: None,
-                removed_lines: None,
-                diff: None,
                 refused,
                 conflict,
                 fingerprint: format!("deleted:{}:{}", was.id.1, was.ctime),
+                ..change(place.path, What::Deleted, kind(was.kind))
             },
         });
     }
@@ -431,19 +423,14 @@ impl Walk<'_> {
             agent: Some(now),
             host: was,
             change: Change {
-                path: shown(place.path),
-                what,
-                kind: kind(now.kind),
                 old_mode: was.map(|w| w.mode),
                 mode: Some(now.mode),
                 size: (now.kind == Kind::File).then_some(now.size),
                 target,
-                added_lines: None,
-                removed_lines: None,
-                diff: None,
                 refused,
                 conflict,
                 fingerprint: format!("{}:{:o}:{content}", what.as_str(), now.mode),
+                ..change(place.path, what, kind(now.kind))
             },
         });
     }
@@ -455,19 +442,9 @@ impl Walk<'_> {
             agent: None,
             host: None,
             change: Change {
-                path: shown(path),
-                what: What::Changed,
-                kind: FileKind::Special,
-                old_mode: None,
-                mode: None,
-                size: None,
-                target: None,
-                added_lines: None,
-                removed_lines: None,
-                diff: None,
                 refused: Some(format!("it cannot be looked at: {e}")),
-                conflict: None,
                 fingerprint: "unreadable".to_owned(),
+                ..change(path, What::Changed, FileKind::Special)
             },
         });
     }
@@ -476,6 +453,25 @@ impl Walk<'_> {
 /// Tells whether a directory of a layer has a mark, with this value or any.
 fn has(dir: &Dir, mark: [&str; 2], value: Option<&[u8]>) -> bool {
     mark.iter().filter_map(|name| dir.attribute(name)).any(|said| value.is_none_or(|value| said == value))
+}
+
+/// A change of which nothing more is known yet.
+fn change(path: &Path, what: What, kind: FileKind) -> Change {
+    Change {
+        path: shown(path),
+        what,
+        kind,
+        old_mode: None,
+        mode: None,
+        size: None,
+        target: None,
+        added_lines: None,
+        removed_lines: None,
+        diff: None,
+        refused: None,
+        conflict: None,
+        fingerprint: String::new(),
+    }
 }
 
 fn shown(path: &Path) -> String {

@@ -18,6 +18,12 @@ use crate::os::beneath::{self, Dir};
 
 const METADATA: &str = "metadata.json";
 
+/// What a bottle has made in its workspace on the host, as JSON: a list of paths. In the state of every bottle, and so what says that a
+/// directory is one.
+pub const PLACEHOLDERS: &str = "placeholders.json";
+/// The log of what a bottle wrote, which is in older states as well.
+const LOG: &str = "output.log";
+
 /// A layer: a directory of the agent's with `upper` and `work` in it. Whoever mounts it has to be able to enter it.
 pub const LAYER: &str = "layer";
 /// What the agent wrote, in the layer.
@@ -162,6 +168,26 @@ pub fn forget(state: &Path) -> bool {
     }
     remove_in_turn(state);
     false
+}
+
+/// Marks a directory as the state of a bottle.
+///
+/// # Errors
+/// Those of writing there.
+pub fn mark(state: &Path) -> io::Result<()> {
+    let marker = state.join(PLACEHOLDERS);
+    if marker.symlink_metadata().is_ok() { Ok(()) } else { fs::write(marker, "[]") }
+}
+
+/// Tells whether `dir` is the state of a bottle: a directory, not a link, that is marked as one, or has just been made. Anything else
+/// that lies among them is somebody's.
+pub fn is_of_bottle(dir: &Path) -> bool {
+    let named =
+        dir.file_name().and_then(|name| name.to_str()).is_some_and(|name| crate::name::Name::parse(name).is_ok());
+    let there = |name: &str| dir.join(name).symlink_metadata().is_ok_and(|meta| meta.is_file());
+    named
+        && dir.symlink_metadata().is_ok_and(|meta| meta.is_dir())
+        && (there(PLACEHOLDERS) || there(LOG) || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_none()))
 }
 
 /// Removes the state of a bottle whose end nobody has seen, unless the agent has changed something: then it is kept.

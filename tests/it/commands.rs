@@ -101,6 +101,7 @@ fn a_silent_controller_is_named_and_can_be_removed_without_its_bottles() {
         let pid = world.controller_pid().unwrap();
         stop(&world, pid);
         let waiting = world.spawn(&["ps"]);
+        // So long nobody answers it: how slow a controller is, is what is being tried.
         std::thread::sleep(Duration::from_millis(500));
         signal(pid, SIGCONT);
         waiting.wait().expect(0);

@@ -1,7 +1,7 @@
 //! The controller is killed, at any moment, as often as it may be: bottles live on without a way out, are taken up again,
 //! and nothing is lost of their work or missing in the books.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::time::Duration;
 
 use crate::looper::{self, CODE, KEY};
@@ -142,7 +142,7 @@ fn an_agent_that_ends_while_the_controller_dies_has_its_code_and_output_told() {
             let first = *looper::inits(&world).values().next().unwrap();
             looper::stop(&world, std::slice::from_ref(&slug));
             world.until(LONG, || !std::path::Path::new(&format!("/proc/{first}/ns/pid")).exists());
-            // The moments after the end, one by one.
+            // The moments after the end, one by one: they are what is being tried.
             std::thread::sleep(Duration::from_millis(round as u64 % 6 * 3));
             world.kill_controller();
             let output = front.wait();
@@ -172,12 +172,36 @@ fn the_exit_code_of_an_agent_that_ends_as_the_controller_dies_is_not_lost() {
             front.says("all launched");
             // They end one after the other within some milliseconds, while the next controller comes up.
             world.kill_controller();
+            // Each round at another moment: that is what is being tried.
             std::thread::sleep(Duration::from_millis(round as u64 * 7 % 20 * 3));
             world.write("work/go", "");
             let output = front.wait().expect(0);
             let ends: Vec<_> = output.stdout.lines().skip(1).collect();
             assert_eq!(ends, ["exited\t7"; BOTTLES], "round {round}: {output}");
             std::fs::remove_file(world.home().join("work/go")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_lies_among_the_states_of_bottles_and_is_none_is_left_alone() {
+    for world in World::each() {
+        world.bb(&["ps"]).expect(0);
+        let state = world.bb_home().join("state");
+        let elsewhere = world.make_dir("elsewhere");
+        let mine = world.write("elsewhere/mine", "kept");
+        for dir in [&state, &state.join("notes")] {
+            world.write(dir.join("text"), "kept");
+        }
+        std::os::unix::fs::symlink(&elsewhere, state.join("linked")).unwrap();
+        // Of a bottle, and of nobody any more: that is removed, so the others were looked at.
+        world.write(state.join("left/placeholders.json"), "[]");
+        world.kill_controller();
+        world.bb(&["ps"]).expect(0);
+        assert!(world.until(LONG, || !state.join("left").exists()));
+        world.bb(&["prune", "--yes"]).expect(0);
+        for kept in [state.join("text"), state.join("notes/text"), state.join("linked/mine"), mine] {
+            assert_eq!(fs::read_to_string(&kept).unwrap(), "kept", "{}", kept.display());
         }
     }
 }

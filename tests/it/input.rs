@@ -47,6 +47,7 @@ fn what_is_fed_arrives_once_and_whole_however_often_the_controller_is_killed() {
         let feeding = world.program("/bin/bash", &["-c", &script]).patience(LONG).spawn();
         feeding.says("ready");
         for _ in 0..4 {
+            // Some of it passes under each controller: the moment is what is being tried.
             std::thread::sleep(Duration::from_millis(300));
             world.kill_controller();
         }

@@ -137,7 +137,7 @@ fn a_detached_bottle_lives_on_without_front_end_and_controller() {
         world.bb(&["controller", "stop"]).expect(0);
         assert!(world.until(LONG, || world.controller_pid().is_none()));
         let said = looper::count(&world, "looper", "served");
-        // Longer than a lease: there is none.
+        // Longer than a lease, and nothing is to come of it: there is none.
         std::thread::sleep(Duration::from_secs(reduced(12, 2) as u64));
         assert!(looper::count(&world, "looper", "served") <= said + 1);
         assert_eq!(looper::inits(&world), before);
@@ -203,6 +203,7 @@ fn the_same_launch_sent_again_launches_once() {
             let body = json!({"id": id, "label": id, "provider": "command", "argv": ["/bin/sleep", "600"]}).to_string();
             let args = ["-sS", "--unix-socket", socket.as_str(), "http://bb/v1/bottles", "-d", body.as_str()];
             let first = world.program("/usr/bin/curl", &args).spawn();
+            // Each round at another moment of the launch: that is what is being tried.
             std::thread::sleep(Duration::from_millis(round as u64 % 8 * 5));
             world.kill_controller();
             let _ = first.wait();

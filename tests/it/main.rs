@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::needless_lifetimes, missing_docs)]
 
 mod agents;
+mod backend;
 mod bad_input;
 mod battery;
 mod bound;
@@ -12,7 +13,7 @@ mod crash;
 mod decisions;
 mod dev_server;
 mod docker;
-mod docker_io;
+mod docker_endings;
 mod docker_state;
 mod doctor;
 mod guards;

@@ -454,8 +454,8 @@ fn a_controller_killed_while_it_launches_leaves_nothing_that_prune_does_not_remo
                 ),
             );
             let front = world.command(&["run", "--grant", "all", &recipe]).patience(LONG).spawn();
-            // At each step of the launch.
             assert!(world.until(LONG, || world.controller_pid().is_some()));
+            // Each round at another step of the launch: the moment is what is being tried.
             std::thread::sleep(Duration::from_millis(round as u64 * 13 % 60));
             world.kill_controller();
             front.wait();

@@ -182,7 +182,7 @@ const ALL: Pid = Pid::from_raw(-1);
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        go_on();
+        let _ = kill(ALL, Signal::SIGCONT);
     }
 }
 
@@ -203,11 +203,6 @@ impl Write for Heard {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// `bb __inside go-on`.
-pub fn go_on() {
-    let _ = kill(ALL, Signal::SIGCONT);
 }
 
 /// `bb __inside save HOME SKIP...`: writes the home to standard output.

@@ -30,6 +30,8 @@ pub struct Engine {
     pub podman: bool,
     /// It runs without root: users of its containers are not the host's.
     pub rootless: bool,
+    /// It bounds nothing by control groups, and does not say so of what it is asked: version 1 of them is root's.
+    pub boundless: bool,
 }
 
 fn unavailable(message: String) -> Error {
@@ -138,11 +140,13 @@ impl Engine {
             version: format!("{} {version}", if podman { "Podman" } else { "Docker" }),
             podman,
             rootless: false,
+            boundless: false,
         };
         let info = engine.json("GET", "/info", None)?;
         let options = info["SecurityOptions"].as_array().map(Vec::as_slice).unwrap_or_default();
         engine.rootless = options.iter().any(|o| o.as_str().is_some_and(|o| o.contains("rootless")))
             || info["Rootless"].as_bool().unwrap_or_default();
+        engine.boundless = engine.rootless && info["CgroupVersion"].as_str() == Some("1");
         if info["OperatingSystem"].as_str().is_some_and(|s| s.contains("Docker Desktop")) {
             return Err(unavailable(
                 "Docker Desktop runs its containers in a virtual machine, where sockets cannot be handed over"
@@ -368,7 +372,7 @@ pub(super) mod tests {
 
     pub(crate) fn engine(rootless: bool) -> Engine {
         let (socket, api) = (PathBuf::from("/run/docker.sock"), "1.41".to_owned());
-        Engine { socket, api, version: "Test 1".to_owned(), podman: rootless, rootless }
+        Engine { socket, api, version: "Test 1".to_owned(), podman: rootless, rootless, boundless: false }
     }
 
     #[test]

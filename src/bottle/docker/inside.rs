@@ -3,7 +3,7 @@
 //! * `init` is pid 1. It makes the bottle's files as its only user, watches that the guards stay, reaps, and ends with the
 //!   keeper, whose end it reads from its standard input.
 //! * `enter` is the one way in, for the agent and every later command ([`super::supervise`]).
-//! * `save` writes the agent's home as an archive, `go-on` lets run what it has stopped.
+//! * `save` writes the agent's home as an archive; `stand-still` stops everything, `go-on` lets run what was stopped.
 //! * `clear` removes what the kernel has left of a layer, in a container of its own.
 //!
 //! Each is told what to do in one line of JSON, and answers with one. None of them holds anything of the host.
@@ -22,8 +22,7 @@ use nix::unistd::Pid;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::commit;
-use super::supervise;
+use super::{commit, still, supervise};
 use crate::bottle::linux::watch::Watch;
 use crate::bottle::linux::{confine, sys};
 use crate::bottle::plan::PlannedFile;
@@ -79,10 +78,8 @@ pub fn main() -> u8 {
             }
             return 0;
         }
-        ["go-on"] => {
-            commit::go_on();
-            return 0;
-        }
+        ["stand-still"] => return still::inside(Signal::SIGSTOP),
+        ["go-on"] => return still::inside(Signal::SIGCONT),
         ["clear", path] => return u8::from(beneath::remove_all(Path::new(path)).is_err()),
         _ => Error::new(Kind::Usage, "bb __inside is for bb itself"),
     };
@@ -92,7 +89,7 @@ pub fn main() -> u8 {
 }
 
 /// Waits until whoever was told has gone, for a while: engines may lose what a process says right before its end.
-fn until_heard() {
+pub(super) fn until_heard() {
     let input = io::stdin();
     let _ = poll(&mut [PollFd::new(input.as_fd(), PollFlags::POLLIN)], HEARD);
 }
@@ -150,18 +147,24 @@ fn init() -> Result<()> {
     say(&Word::Ready(nix::unistd::getpid().as_raw())).map_err(|e| failed("answer", e))?;
     let keeper = io::stdin();
     loop {
-        let mut fds = [
+        let mut fds = vec![
             PollFd::new(watch.as_fd(), PollFlags::POLLPRI),
             PollFd::new(keeper.as_fd(), PollFlags::POLLIN),
             PollFd::new(children.as_fd(), PollFlags::POLLIN),
         ];
+        fds.extend(watch.renames().map(|renames| PollFd::new(renames, PollFlags::POLLIN)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,
             Err(e) => return Err(failed("waiting", e)),
         }
-        let [mounts, input, ended] = fds.map(|fd| fd.revents().is_some_and(|r| !r.is_empty()));
-        if mounts && let Some(path) = watch.fallen().map_err(|e| failed("mounts", e))? {
+        let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+        drop(fds);
+        let [mounts, input, ended] = [ready[0], ready[1], ready[2]];
+        let renamed = ready.get(3).is_some_and(|&ready| ready);
+        if (mounts || renamed)
+            && let Some(path) = watch.fallen().map_err(|e| failed("mounts", e))?
+        {
             let _ = say(&Word::GuardLost(path.display().to_string()));
             return Ok(());
         }

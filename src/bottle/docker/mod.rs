@@ -2,10 +2,12 @@
 //!
 //! * [`engine`]: the engine's socket and verbs; [`http`]: what is spoken there. [`spec`]: what it is asked for.
 //! * [`inside`]: pid 1 and the way in, in the agent's container. [`helper`]: the gate's container.
+//! * [`record`]: where a bottle's containers are, for whoever clears up.
 //! * [`commit`]: saves the agent's home; [`archive`]: the form of that.
 //! * [`own`]: the static build of bb that is shown in both.
 //! * [`image`]: images are built, pulled, listed and removed; [`session`], [`protobuf`], [`tar`] and [`lines`]: what that takes.
 //! * [`layer`]: a layer over the workspace.
+//! * [`still`]: pauses where the engine cannot.
 //! * [`life`]: the streams by which container and keeper notice each other's end.
 //! * [`exec`]: commands; [`relay`] and [`supervise`] are the two ends of each, and [`frames`] is what they speak.
 //!
@@ -27,10 +29,12 @@ mod life;
 mod lines;
 mod own;
 pub mod protobuf;
+mod record;
 mod relay;
 mod root;
 mod session;
 mod spec;
+mod still;
 mod supervise;
 mod tar;
 
@@ -47,16 +51,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket as sock;
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 
 use self::engine::Engine;
 use self::inside::{Orders, Word};
 use self::life::{Found, Life};
 pub use self::own::{is_image_name, own_helper};
+pub use self::record::sweep;
+use self::record::{RECORD, Record, clear_rest, remove_all};
 pub use self::relay::Control;
 pub use self::spec::OWN;
 use self::supervise::Entry;
 use super::backend::{Backend, Fate, Running};
+use super::cgroup;
 use super::linux::{landlock, sys};
 use super::plan::{Image, Plan};
 use super::wire::{self, Command, Listener, Reply, Request};
@@ -69,39 +75,11 @@ pub const EMPTY_IMAGE: &str = "bb-empty:latest";
 /// Longest that a container may take from its start to its first word.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The file that says where the containers of a bottle are.
-const RECORD: &str = "engine.json";
-
 /// A file of the bottle that the host shows.
 #[derive(Clone, Debug)]
 struct Shown {
     source: PathBuf,
     target: PathBuf,
-}
-
-/// Where the containers of a bottle are, for whoever clears up after a keeper.
-#[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    engine: PathBuf,
-    labels: Vec<String>,
-    #[serde(default)]
-    layer: Option<layer::Kept>,
-}
-
-impl Record {
-    fn read(path: &Path) -> Option<Record> {
-        serde_json::from_slice(&fs::read(path).ok()?).ok()
-    }
-}
-
-/// Clears away what is left of a bottle that has ended, whatever was made for it, and then the word of where they were.
-fn clear_rest(engine: &Engine, record: &Path) {
-    if let Some(known) = Record::read(record)
-        && remove_all(engine, &known.labels).is_ok()
-        && layer::clear(engine, &known.labels, known.layer.as_ref()).is_ok()
-    {
-        let _ = fs::remove_file(record);
-    }
 }
 
 /// A bottle out of containers.
@@ -118,6 +96,8 @@ pub struct Container {
     /// Limits that the engine does not enforce, with its words.
     lacking: Vec<String>,
     pid: i32,
+    /// The control groups that bound its memory, where they can be seen from here.
+    groups: Vec<PathBuf>,
     listeners: Vec<(Listener, OwnedFd)>,
     /// What speaks to the commands, by the process ids of the keeper's children.
     commands: BTreeMap<i32, Control>,
@@ -184,7 +164,7 @@ impl Container {
         let (agent, warnings) =
             engine.create_warned(&name("agent"), &spec::agent(&engine, plan, image, &shown, &volume))?;
         under.made.push(agent.clone());
-        let lacking = spec::lacking(image, &warnings);
+        let lacking = spec::lacking(&engine, image, &warnings);
         if let (false, Some(why)) = (image.best_effort, lacking.first()) {
             return Err(Error::new(Kind::BackendUnavailable, format!("a limit cannot be enforced here: {why}"))
                 .at("limits")
@@ -223,6 +203,7 @@ impl Container {
             gate_lost: false,
             lacking,
             pid,
+            groups: image.memory.map(|bytes| cgroup::bounding(pid, bytes)).unwrap_or_default(),
             listeners,
             commands: BTreeMap::new(),
             writable: landlock::writable(plan),
@@ -360,7 +341,15 @@ impl Backend for Container {
     }
 
     fn pause(&mut self, on: bool) -> Result<()> {
-        self.engine.pause(&self.agent, on)
+        if self.engine.boundless {
+            still::set(&self.engine, &self.agent, on)
+        } else {
+            self.engine.pause(&self.agent, on)
+        }
+    }
+
+    fn ran_out_of_memory(&self) -> bool {
+        cgroup::ran_out_of_memory(&self.groups)
     }
 
     fn root(&mut self) -> Result<OwnedFd> {
@@ -410,25 +399,6 @@ pub fn make_empty_image(engine: &Engine) -> Result<()> {
     let (repository, tag) = EMPTY_IMAGE.split_once(':').unwrap_or((EMPTY_IMAGE, "latest"));
     // An archive without an entry: blocks of zeros.
     engine.import(repository, tag, &[0u8; 10 * 1024])
-}
-
-/// Removes the containers with these labels, helpers first.
-fn remove_all(engine: &Engine, labels: &[String]) -> Result<()> {
-    let helpers = [labels, &["bb.role=helper".to_owned()]].concat();
-    for labels in [&helpers[..], labels] {
-        for id in engine.labelled(labels)? {
-            engine.remove(&id);
-        }
-    }
-    Ok(())
-}
-
-/// Removes the containers of a bottle whose keeper is gone, by what lies in its state directory.
-pub fn sweep(state: &Path) {
-    let path = state.join(RECORD);
-    let Some(record) = Record::read(&path) else { return };
-    let Ok(engine) = Engine::at(&record.engine) else { return };
-    clear_rest(&engine, &path);
 }
 
 #[cfg(test)]

@@ -150,8 +150,9 @@ pub fn agent(engine: &Engine, plan: &Plan, image: &Image, shown: &[Shown], volum
     })
 }
 
-/// Gets what an engine's warnings say of the limits of a bottle: that one is not enforced.
-pub fn lacking(image: &Image, warnings: &[String]) -> Vec<String> {
+/// Gets the limits of a bottle that are not enforced: those of which an engine's warnings say so, and of one that says nothing all
+/// but the disk's.
+pub fn lacking(engine: &Engine, image: &Image, warnings: &[String]) -> Vec<String> {
     let limits = [
         ("memory", image.memory.is_some(), &["memory", "swap"][..]),
         ("cpus", image.cpus.is_some(), &["cpu", "cfs"]),
@@ -159,6 +160,10 @@ pub fn lacking(image: &Image, warnings: &[String]) -> Vec<String> {
     ];
     let mut lacking = Vec::new();
     for (limit, _, words) in limits.iter().filter(|(_, wanted, _)| *wanted) {
+        if engine.boundless {
+            lacking.push(format!("{limit}: an engine without root bounds nothing by control groups of version 1"));
+            continue;
+        }
         let of_all = |text: &str| text.contains("resource limits");
         let about = |text: &&String| {
             let text = text.to_lowercase();
@@ -277,12 +282,17 @@ mod tests {
         let mut plan = plan();
         let dropped = ["Your kernel does not support memory limit capabilities or the cgroup is not mounted. Limitation discarded.".to_owned()];
         let mut image = plan.image.clone().unwrap();
-        assert!(lacking(&image, &dropped).is_empty(), "none is wanted");
+        let docker = engine(false);
+        assert!(lacking(&docker, &image, &dropped).is_empty(), "none is wanted");
         image.memory = Some(1 << 30);
-        assert!(lacking(&image, &dropped)[0].starts_with("memory: the engine says: Your kernel"));
-        assert!(lacking(&Image { memory: None, pids: Some(9), ..image.clone() }, &dropped).is_empty());
+        assert!(lacking(&docker, &image, &dropped)[0].starts_with("memory: the engine says: Your kernel"));
+        assert!(lacking(&docker, &Image { memory: None, pids: Some(9), ..image.clone() }, &dropped).is_empty());
         let all = ["Resource limits are not supported and ignored on cgroups V1 rootless systems".to_owned()];
-        assert_eq!(lacking(&Image { cpus: Some(500), ..image.clone() }, &all).len(), 2);
+        assert_eq!(lacking(&docker, &Image { cpus: Some(500), ..image.clone() }, &all).len(), 2);
+        let mut silent = engine(true);
+        silent.boundless = true;
+        let said = lacking(&silent, &Image { pids: Some(9), ..image.clone() }, &[]);
+        assert!(said.len() == 2 && said[0].starts_with("memory: ") && said[1].starts_with("pids: "), "{said:?}");
         plan.one_scratch = true;
         plan.scratch_bytes = 64 << 20;
         let host = agent(&engine(false), &plan, &image, &[], "v")["HostConfig"].clone();

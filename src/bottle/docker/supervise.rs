@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
@@ -27,6 +27,7 @@ use crate::bottle::linux::{confine, enter, sys, terminal};
 use crate::bottle::wire::{self, Command};
 use crate::error::{Error, Result};
 use crate::os::process::{Fork, fork_with};
+use crate::os::ready::Waiting;
 
 /// Most that waits for the keeper's side before no more is read from the command. Unit: bytes.
 const MOST_WAITING: usize = 64 * 1024;
@@ -197,35 +198,23 @@ impl Way {
     }
 
     fn wait(&self) -> Vec<Ready> {
-        let (mut what, mut fds) = (Vec::new(), Vec::new());
-        let mut watch = |ready, fd, flags| {
-            what.push(ready);
-            fds.push(PollFd::new(fd, flags));
-        };
-        watch(Ready::Told, self.told.as_fd(), PollFlags::POLLIN);
+        let mut waiting = Waiting::default();
+        waiting.add(Ready::Told, self.told.as_fd(), PollFlags::POLLIN);
         if !self.waiting.is_empty() {
-            watch(Ready::Room, self.says.as_fd(), PollFlags::POLLOUT);
+            waiting.add(Ready::Room, self.says.as_fd(), PollFlags::POLLOUT);
         }
         for (n, output) in self.outputs.iter().enumerate() {
             if let Some(output) = output.as_ref().filter(|_| self.waiting.len() < MOST_WAITING) {
-                watch(Ready::Output(n), output.as_fd(), PollFlags::POLLIN);
+                waiting.add(Ready::Output(n), output.as_fd(), PollFlags::POLLIN);
             }
         }
         if let Some(input) = self.input.as_ref().filter(|_| !self.feed.is_empty()) {
-            watch(Ready::Input, input.as_fd(), PollFlags::POLLOUT);
+            waiting.add(Ready::Input, input.as_fd(), PollFlags::POLLOUT);
         }
         if self.code.is_none() {
-            watch(Ready::Child, self.children.as_fd(), PollFlags::POLLIN);
+            waiting.add(Ready::Child, self.children.as_fd(), PollFlags::POLLIN);
         }
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(n) if n > 0 => what
-                .into_iter()
-                .zip(fds)
-                .filter(|(_, fd)| fd.revents().is_some_and(|r| !r.is_empty()))
-                .map(|(ready, _)| ready)
-                .collect(),
-            _ => vec![],
-        }
+        waiting.wait(PollTimeout::NONE)
     }
 
     fn says(&mut self, heard: &Heard) {

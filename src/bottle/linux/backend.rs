@@ -1,6 +1,7 @@
 //! The embedded backend as a keeper sees it: hands each call on to the function that does it, and decides nothing.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::waitpid;
@@ -27,6 +28,7 @@ pub struct Embedded {
     freezer: Option<Freezer>,
     /// It is frozen by that, not stopped by signals.
     frozen: bool,
+    groups: Vec<PathBuf>,
 }
 
 impl Embedded {
@@ -47,6 +49,7 @@ impl Embedded {
             watch: Some(watch),
             freezer: Freezer::of(&plan.cgroups),
             frozen: false,
+            groups: plan.cgroups.clone(),
         })
     }
 }
@@ -65,7 +68,8 @@ impl Backend for Embedded {
     }
 
     fn events(&self) -> Vec<BorrowedFd<'_>> {
-        vec![self.up.pidfd.as_fd()]
+        let renames = self.watch.as_ref().and_then(Watch::renames);
+        [self.up.pidfd.as_fd()].into_iter().chain(renames).collect()
     }
 
     fn fate(&mut self) -> Fate {
@@ -119,6 +123,10 @@ impl Backend for Embedded {
             }
         }
         stop::all(&self.up, if on { Signal::SIGSTOP } else { Signal::SIGCONT })
+    }
+
+    fn ran_out_of_memory(&self) -> bool {
+        cgroup::ran_out_of_memory(&self.groups)
     }
 
     fn root(&mut self) -> Result<OwnedFd> {

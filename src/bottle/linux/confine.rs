@@ -129,6 +129,9 @@ pub fn program() -> io::Result<Filter> {
         let when = [vec![Test::AnyBit(mode, SET_ID)]].into_iter().chain(devices).collect();
         calls.push((call, refused(libc::EPERM, when)));
     }
+    // A whiteout is a device, number 0:0; as where a file system knows none.
+    let whiteout = vec![vec![Test::AnyBit(4, libc::RENAME_WHITEOUT)]];
+    calls.push((libc::SYS_renameat2, refused(libc::EINVAL, whiteout)));
     // Typing into a terminal that somebody else reads.
     let typing = [TIOCSTI, TIOCLINUX].map(|request| vec![Test::Equal(1, request)]);
     calls.push((libc::SYS_ioctl, refused(libc::EPERM, typing.into())));
@@ -214,6 +217,8 @@ mod tests {
             assert_eq!(ask(call, refused), errno(libc::EPERM), "{call} {refused:?}");
             assert_eq!(ask(call, allowed), ALLOW, "{call} {allowed:?}");
         }
+        assert_eq!(ask(libc::SYS_renameat2, [0, 0, 0, 0, libc::RENAME_WHITEOUT, 0]), errno(libc::EINVAL));
+        assert_eq!(ask(libc::SYS_renameat2, [0, 0, 0, 0, libc::RENAME_EXCHANGE, 0]), ALLOW);
         for call in [libc::SYS_socket, libc::SYS_socketpair] {
             let family =
                 |family: i32, protocol: i32| ask(call, [family.cast_unsigned(), 1, protocol.cast_unsigned(), 0, 0, 0]);

@@ -73,8 +73,8 @@ fn enter(up: &Up, signal: Signal) -> Option<()> {
     }
 }
 
-/// In the pid namespace: to all but pid 1 and itself.
-fn send(signal: Signal) {
+/// Sends a signal to every process of the pid namespace but pid 1 and itself.
+pub fn send(signal: Signal) {
     for _ in 0..LOOKS {
         let _ = kill(Pid::from_raw(-1), signal);
         if signal != Signal::SIGSTOP || !any_runs() {

@@ -101,7 +101,7 @@ impl Check {
         };
         let word = format!("{:<5}", self.level.as_str());
         let word = if colour { format!("\x1b[{code}m{word}\x1b[0m") } else { word };
-        let safe = |text: &str| crate::lua::log::printable(text, false).replace('\n', "\n         ");
+        let safe = |text: &str| crate::printable::printable(text, false).replace('\n', "\n         ");
         let mut text = format!("{word}  {:<20}  {}", self.name, safe(&self.message));
         if let Some(hint) = &self.hint {
             text.push_str(&format!("\n         hint: {}", safe(hint)));

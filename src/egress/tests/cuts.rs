@@ -51,8 +51,7 @@ async fn a_cut_by_a_budget_lets_holds_finish_and_closes_the_rest() {
     let (feed, script) = streams();
     let bench = bench(None, script).await;
     let mut client = bench.client(MODEL, false).await;
-    let answer = client.send(bench.request(MODEL, "POST", "/v1/messages", prompt(100), false)).await.unwrap();
-    let mut body = answer.into_body();
+    let mut body = bench.streamed(&mut client, prompt(100)).await;
     feed.send(Ok(begin(11))).unwrap();
     next(&mut body).await.unwrap().unwrap();
 

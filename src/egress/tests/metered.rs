@@ -41,8 +41,7 @@ async fn a_stream_passes_as_it_comes_and_its_usage_is_settled_before_the_last_by
     let (feed, script) = streams();
     let bench = bench(None, script).await;
     let mut client = bench.client(MODEL, false).await;
-    let answer = client.send(bench.request(MODEL, "POST", "/v1/messages", prompt(100), false)).await.unwrap();
-    let mut body = answer.into_body();
+    let mut body = bench.streamed(&mut client, prompt(100)).await;
     for bytes in [begin(11), delta("a"), delta("b")] {
         feed.send(Ok(bytes.clone())).unwrap();
         assert_eq!(next(&mut body).await.unwrap().unwrap(), bytes, "each frame as it came, at once");
@@ -65,8 +64,7 @@ async fn a_client_that_goes_away_is_charged_what_was_seen() {
     let (feed, script) = streams();
     let bench = bench(None, script).await;
     let mut client = bench.client(MODEL, false).await;
-    let answer = client.send(bench.request(MODEL, "POST", "/v1/messages", prompt(100), false)).await.unwrap();
-    let mut body = answer.into_body();
+    let mut body = bench.streamed(&mut client, prompt(100)).await;
     feed.send(Ok(begin(500))).unwrap();
     next(&mut body).await.unwrap().unwrap();
     drop((body, client));
@@ -81,8 +79,7 @@ async fn a_stream_that_breaks_upstream_breaks_here_and_is_charged_as_partial() {
     let (feed, script) = streams();
     let bench = bench(None, script).await;
     let mut client = bench.client(MODEL, false).await;
-    let answer = client.send(bench.request(MODEL, "POST", "/v1/messages", prompt(100), false)).await.unwrap();
-    let mut body = answer.into_body();
+    let mut body = bench.streamed(&mut client, prompt(100)).await;
     feed.send(Ok(begin(500))).unwrap();
     next(&mut body).await.unwrap().unwrap();
     feed.send(Err(std::io::Error::other("broken"))).unwrap();
@@ -114,8 +111,7 @@ async fn a_stream_that_outgrows_its_hold_raises_it_before_the_bytes_go_out() {
     let (feed, script) = streams();
     let bench = bench(None, script).await;
     let mut client = bench.client(MODEL, false).await;
-    let answer = client.send(bench.request(MODEL, "POST", "/v1/messages", prompt(10), false)).await.unwrap();
-    let mut body = answer.into_body();
+    let mut body = bench.streamed(&mut client, prompt(10)).await;
     let held = || async {
         let accounts = bench.ledger.accounts(Some("bottle:id-1")).await.unwrap();
         accounts.iter().map(|a| a.held).max().unwrap_or(0)

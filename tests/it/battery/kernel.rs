@@ -3,8 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use super::{Bottle, Row, play};
-use crate::support::engine::{Engine, Which, helper};
-use crate::support::{Who, World, have_tools, tool};
+use crate::support::{World, have_tools, tool};
 
 const ROWS: &[Row] = &[
     Row::new("who one is", "id -u; grep -E '^(CapEff|CapPrm|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status", &[
@@ -174,78 +173,72 @@ const OTHERWISE: &[Row] = &[
         .twin("try call setuid 1000 | fine done; try call setresuid 1000 1000 1000 | fine done; try call setgid 1000 | fine done"),
 ];
 
-#[test]
-fn nobody_gets_more_than_they_have_in_a_container() {
-    if !have_tools(&["python3", "ps", "unshare", "nsenter", "ip", "ldd"]) {
-        return;
+/// Plays the rows in a container.
+#[track_caller]
+pub fn nobody_gets_more_than_they_have_in_a_container(world: &World, bottle: &Bottle<'_>) {
+    let workspace = world.make_dir("project");
+    bottle.give(&workspace);
+    let options = bottle.with(&format!("workspace = {:?}", workspace.display().to_string()));
+    let needs = format!(", write:{}", workspace.display());
+    let same = ROWS.iter().filter(|row| OTHERWISE.iter().all(|other| other.name != row.name));
+    let rows: Vec<Row> = same.chain(OTHERWISE).cloned().collect();
+    let played = play(world, &Bottle { options: &options, needs: &needs, ..*bottle }, &rows);
+    for entry in std::fs::read_dir(&workspace).unwrap().flatten() {
+        let meta = entry.path().symlink_metadata().unwrap();
+        assert_eq!((meta.permissions().mode() & 0o6000, meta.uid()), (0, 1000), "{:?}", entry.path());
+        assert!(!std::os::unix::fs::FileTypeExt::is_char_device(&meta.file_type()), "{:?}", entry.path());
     }
-    for which in Which::ALL {
-        let Some(world) = World::of(Who::Root) else { return };
-        let Some(engine) = Engine::start(&world, which) else { continue };
-        let workspace = world.make_dir("project");
-        std::os::unix::fs::chown(&workspace, Some(1000), Some(1000)).unwrap();
-        let image = engine.image_with_tools(&[]);
-        let options = format!("workspace = {:?}, image = '{image}'", workspace.display().to_string());
-        let needs = format!(", write:{}", workspace.display());
-        let (address, helper) = (engine.address(), helper().unwrap().display().to_string());
-        let env = [("BOT_BOTTLE_BACKEND", "docker"), ("DOCKER_HOST", &address), ("BB_HELPER", &helper)];
-        let bottle = Bottle { options: &options, needs: &needs, env: &env, ..Bottle::default() };
-        let same = ROWS.iter().filter(|row| OTHERWISE.iter().all(|other| other.name != row.name));
-        let rows: Vec<Row> = same.chain(OTHERWISE).cloned().collect();
-        let played = play(&world, &bottle, &rows);
-        for entry in std::fs::read_dir(&workspace).unwrap().flatten() {
-            let meta = entry.path().symlink_metadata().unwrap();
-            assert_eq!((meta.permissions().mode() & 0o6000, meta.uid()), (0, 1000), "{:?}", entry.path());
-            assert!(!std::os::unix::fs::FileTypeExt::is_char_device(&meta.file_type()), "{:?}", entry.path());
-        }
-        for word in ["controller.sock", "__controller", &world.bb_home().display().to_string()] {
-            played.never_said(word);
-        }
-        world.assert_silent(&[]);
-        engine.assert_empty();
+    for word in ["controller.sock", "__controller", &world.bb_home().display().to_string()] {
+        played.never_said(word);
     }
 }
 
 #[test]
 fn the_hosts_files_are_not_there() {
     for world in World::each() {
-        // In each place where somebody might look for it a file that must not be found; in the workspace one that must.
-        let canary = format!("canary-{}", std::process::id());
-        let (home, mut hidden) = (world.home(), Vec::new());
-        for place in [".ssh/id_ed25519", ".aws/credentials", "Documents/notes.txt", "project-of-somebody-else/x"] {
-            hidden.push(world.write(home.join(place), format!("{canary}\n")));
-        }
-        hidden.push(world.write(world.bb_home().join("recipes/own.lua"), format!("-- {canary}\n")));
-        let elsewhere = std::path::Path::new("/var/tmp").join(&canary);
-        std::fs::write(&elsewhere, &canary).unwrap();
-        hidden.push(elsewhere.clone());
-        let workspace = world.make_dir("project");
-        world.write("project/found.txt", format!("{canary} in the workspace\n"));
-        let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
-        let paths = hidden.iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
-        let looked = leak(format!("cat {} /etc/shadow /etc/gshadow /root/.bashrc", paths.join(" ")));
-        let refused: &[(&str, usize)] = Box::leak(Box::new([("No such file or directory", paths.len() + 3)]));
-        // The word comes in pieces, so that the search does not find its own command line.
-        let (head, tail) = canary.split_at(4);
-        let search = leak(format!(
-            "grep -rlaF \"$(printf %s%s {head} {tail})\" /home /root /var /tmp /run /mnt /srv /etc /boot /media 2>/dev/null; \
-             ls -a {} /home /root /var /run /boot; find / \\( -path /usr -o -path /proc -o -path /opt \\) -prune -o \\( -name 'bot-bottle*' -o -name '*.sock' \\) -print 2>/dev/null; true",
-            home.display()
-        ));
-        let rows = [
-            Row::new("files of which one knows the path", looked, &[])
-                .each(refused)
-                .twin("cat found.txt | fine canary; cat /etc/passwd | fine 1000"),
-            Row::new("what can be found by searching", search, &["/project/found.txt", "project"]),
-        ];
-        let options = format!("workspace = {:?}", workspace.display().to_string());
-        let needs = format!(", write:{}", workspace.display());
-        let played = play(&world, &Bottle { options: &options, needs: &needs, ..Bottle::default() }, &rows);
-        let found = &played.texts[2];
-        assert_eq!(found.matches("found.txt").count(), 1, "{found}");
-        for word in ["bot-bottle", ".sock", ".ssh", ".aws", "Documents", "somebody-else"] {
-            assert!(!found.contains(word), "{word}: {found}");
-        }
-        std::fs::remove_file(elsewhere).unwrap();
+        the_hosts_files_are_not_there_in(&world, &Bottle::default());
     }
+}
+
+#[track_caller]
+pub fn the_hosts_files_are_not_there_in(world: &World, bottle: &Bottle<'_>) {
+    // In each place where somebody might look for it a file that must not be found; in the workspace one that must.
+    let canary = format!("canary-{}", world.dir().file_name().unwrap().to_string_lossy());
+    let (home, mut hidden) = (world.home(), Vec::new());
+    for place in [".ssh/id_ed25519", ".aws/credentials", "Documents/notes.txt", "project-of-somebody-else/x"] {
+        hidden.push(world.write(home.join(place), format!("{canary}\n")));
+    }
+    hidden.push(world.write(world.bb_home().join("recipes/own.lua"), format!("-- {canary}\n")));
+    let elsewhere = std::path::Path::new("/var/tmp").join(&canary);
+    std::fs::write(&elsewhere, &canary).unwrap();
+    hidden.push(elsewhere.clone());
+    let workspace = world.make_dir("project");
+    world.write("project/found.txt", format!("{canary} in the workspace\n"));
+    bottle.give(&workspace);
+    let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+    let paths = hidden.iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
+    let looked = leak(format!("cat {} /etc/shadow /etc/gshadow /root/.bashrc", paths.join(" ")));
+    let refused: &[(&str, usize)] = Box::leak(Box::new([("No such file or directory", paths.len() + 3)]));
+    // The word comes in pieces, so that the search does not find its own command line.
+    let (head, tail) = canary.split_at(4);
+    let search = leak(format!(
+        "grep -rlaF \"$(printf %s%s {head} {tail})\" /home /root /var /tmp /run /mnt /srv /etc /boot /media 2>/dev/null; \
+             ls -a {} /home /root /var /run /boot; find / \\( -path /usr -o -path /proc -o -path /opt \\) -prune -o \\( -name 'bot-bottle*' -o -name '*.sock' \\) -print 2>/dev/null; true",
+        home.display()
+    ));
+    let rows = [
+        Row::new("files of which one knows the path", looked, &[])
+            .each(refused)
+            .twin("cat found.txt | fine canary; cat /etc/passwd | fine 1000"),
+        Row::new("what can be found by searching", search, &["/project/found.txt", "project"]),
+    ];
+    let options = bottle.with(&format!("workspace = {:?}", workspace.display().to_string()));
+    let needs = format!(", write:{}", workspace.display());
+    let played = play(world, &Bottle { options: &options, needs: &needs, ..*bottle }, &rows);
+    let found = &played.texts[2];
+    assert_eq!(found.matches("found.txt").count(), 1, "{found}");
+    for word in ["bot-bottle", ".sock", ".ssh", ".aws", "Documents", "somebody-else"] {
+        assert!(!found.contains(word), "{word}: {found}");
+    }
+    std::fs::remove_file(elsewhere).unwrap();
 }

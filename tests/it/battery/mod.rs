@@ -1,9 +1,10 @@
 //! The battery: everything that an agent gone wrong may try, tried from inside a real bottle, as root's bottle and as an
-//! ordinary user's.
+//! ordinary user's, and from inside the containers of engines ([`engines`]).
 //!
 //! Each row is refused with its kind and in under two seconds, so that a time-out cannot pass for a block; its allowed
 //! twin works, so that a broken network cannot pass for one either; and the world's canaries saw not a byte.
 
+mod engines;
 mod host;
 mod kernel;
 mod model;
@@ -67,6 +68,23 @@ struct Bottle<'a> {
     options: &'a str,
     /// Variables of the front end.
     env: &'a [(&'a str, &'a str)],
+    /// Who has to own a workspace.
+    owner: Option<u32>,
+}
+
+impl Bottle<'_> {
+    /// Gives a workspace, and all that is in it, to who has to own it.
+    fn give(&self, dir: &std::path::Path) {
+        if let Some(owner) = self.owner {
+            let given = std::process::Command::new("chown").args(["-R", &format!("{owner}:{owner}")]).arg(dir).status();
+            assert!(given.unwrap().success());
+        }
+    }
+
+    /// Gets its options with more of them.
+    fn with(&self, options: &str) -> String {
+        [self.options, options].iter().filter(|o| !o.is_empty()).copied().collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// What a row gave.

@@ -129,27 +129,25 @@ fn a_models_provider_reaches_out_for_nobody() {
     if !have_tools(&["curl", "python3"]) {
         return;
     }
-    let rows: Vec<Row> = ROWS
-        .iter()
-        .map(|row| {
-            let with = |script: &str| -> &'static str {
-                if script.is_empty() { "" } else { Box::leak(format!("{ASK}{script}").into_boxed_str()) }
-            };
-            Row { run: with(row.run), twin: with(row.twin), ..*row }
-        })
-        .collect();
     for world in World::each() {
-        let bottle = Bottle {
-            needs: ", credential:REAL_KEY",
-            before: BEFORE,
-            options: OPTIONS,
-            env: &[("REAL_KEY", "sk-real-7f3a9b1c")],
-        };
-        let played = play(&world, &bottle, &rows);
+        reaches_out_for_nobody(&world, &Bottle::default());
         world.assert_silent(&[]);
-        // Each twin was metered, and nothing else was.
-        let usage = played.events.iter().filter(|e| e["type"] == "usage").count();
-        let twins = rows.iter().filter(|r| r.twin.contains("fine 'hello there'")).count();
-        assert_eq!(usage, twins, "{}", played.output);
     }
+}
+
+/// Plays the rows in a bottle that is made by what `bottle` says.
+#[track_caller]
+pub fn reaches_out_for_nobody(world: &World, bottle: &Bottle<'_>) {
+    let with = |script: &str| -> &'static str {
+        if script.is_empty() { "" } else { Box::leak(format!("{ASK}{script}").into_boxed_str()) }
+    };
+    let rows: Vec<Row> = ROWS.iter().map(|row| Row { run: with(row.run), twin: with(row.twin), ..*row }).collect();
+    let options = bottle.with(OPTIONS);
+    let env = [bottle.env, &[("REAL_KEY", "sk-real-7f3a9b1c")]].concat();
+    let bottle = Bottle { needs: ", credential:REAL_KEY", before: BEFORE, options: &options, env: &env, ..*bottle };
+    let played = play(world, &bottle, &rows);
+    // Each twin was metered, and nothing else was.
+    let usage = played.events.iter().filter(|e| e["type"] == "usage").count();
+    let twins = rows.iter().filter(|r| r.twin.contains("fine 'hello there'")).count();
+    assert_eq!(usage, twins, "{}", played.output);
 }

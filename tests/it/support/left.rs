@@ -77,12 +77,12 @@ pub fn foreign(pid: i32, own: &BTreeSet<String>) -> Vec<String> {
 
 /// Asks another process's socket for its namespace; `None` where this user may not.
 fn of_socket(pid: i32, fd: i32) -> Option<String> {
-    // SAFETY: plain system calls; what they return is checked, and owned at once.
     let owned = |fd: libc::c_long| {
         let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+        // SAFETY: each is a descriptor that a call below has just made for us.
         Some(unsafe { OwnedFd::from_raw_fd(fd) })
     };
-    // SAFETY: as above.
+    // SAFETY: a plain system call; what it returns is checked, and owned at once.
     let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     // SAFETY: as above.
     let socket = owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })?;

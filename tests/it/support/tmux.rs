@@ -71,6 +71,7 @@ impl<'w> Tmux<'w> {
             self.presses(keys);
             let next = Instant::now() + Duration::from_secs(1);
             while Instant::now() < next && !squeezed(&self.screen()).contains(&squeezed(text)) {
+                // A screen tells nobody that it changes.
                 std::thread::sleep(Duration::from_millis(50));
             }
             squeezed(&self.screen()).contains(&squeezed(text))

@@ -190,9 +190,19 @@ impl World {
 
     /// Puts `$BB_HOME` on a file system of `kilobytes`. Seen from outside the world, it is empty.
     pub fn small_bb_home(&self, kilobytes: u32) {
+        self.small(&self.bb_home(), kilobytes);
+    }
+
+    /// Puts a directory on a file system of `kilobytes`. [`World::inside`] is the way to it from outside the world.
+    pub fn small(&self, dir: &Path, kilobytes: u32) {
         let uid = self.uid();
         let options = format!("size={kilobytes}k,mode=700,uid={uid},gid={uid}");
-        self.warden.mount_small(&self.bb_home(), &options).unwrap();
+        self.warden.mount_small(dir, &options).unwrap();
+    }
+
+    /// Gets the path by which a test sees what the world has mounted at one. Root's only.
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        Path::new("/proc").join(self.warden.pid.to_string()).join("root").join(path.strip_prefix("/").unwrap())
     }
 
     /// Gets the path of `bb` in the world.
@@ -363,6 +373,7 @@ impl World {
             if Instant::now() >= deadline {
                 return false;
             }
+            // Processes, files and ports of a world tell nobody that they change: they are looked at.
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -382,6 +393,7 @@ impl Drop for World {
             eprintln!("--- processes: {:?}", self.processes());
             eprintln!("--- controller's log, its end:\n{}", lines[lines.len().saturating_sub(40)..].join("\n"));
             if let Some(seconds) = std::env::var("BB_TEST_HOLD").ok().and_then(|s| s.parse().ok()) {
+                // For a person who looks into it.
                 std::thread::sleep(Duration::from_secs(seconds));
             }
         }

@@ -1,0 +1,57 @@
+//! Text that somebody else wrote, made fit for a person's terminal. The one place that says what a terminal may be told by text
+//! that is not the bytes of an attached one (those pass [`crate::terminal`]). Pure.
+
+/// Makes text fit for a terminal: keeps newlines, tabs and (with `colour`) colour sequences, escapes every other control
+/// character and the ones that turn the direction of writing.
+pub fn printable(text: &str, colour: bool) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        if c == '\x1b'
+            && let Some(length) = colour_sequence(rest)
+        {
+            if colour {
+                out.push_str(&rest[..length]);
+            }
+            rest = &rest[length..];
+            continue;
+        }
+        match c {
+            '\n' | '\t' => out.push(c),
+            '\r' if rest[1..].starts_with('\n') => {}
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => out.extend(c.escape_unicode()),
+            c if c.is_control() => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => out.push(c),
+        }
+        rest = &rest[c.len_utf8()..];
+    }
+    out
+}
+
+/// Gets the length of the colour sequence that `text` begins with: `ESC [ digits ; digits m`.
+fn colour_sequence(text: &str) -> Option<usize> {
+    let body = text.strip_prefix("\x1b[")?;
+    let end = body.find(|c: char| !c.is_ascii_digit() && c != ';')?;
+    // Long ones are nobody's colours; 8 would make text invisible.
+    let hides = body[..end].split(';').any(|code| code == "8");
+    (end <= 16 && !hides && body[end..].starts_with('m')).then_some(2 + end + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped() {
+        assert_eq!(printable("a\x1b]52;c;aGk=\x07b", true), "a\\x1b]52;c;aGk=\\x07b");
+        assert_eq!(printable("a\x1b[2Jb\rc\r\nd\te", true), "a\\x1b[2Jb\\x0dc\nd\te");
+        assert_eq!(printable("\u{9b}31m \u{202e}x", true), "\\x9b31m \\u{202e}x");
+        assert_eq!(printable("\x1b[8mhidden", true), "\\x1b[8mhidden");
+    }
+
+    #[test]
+    fn colours_stay_on_a_terminal_and_go_elsewhere() {
+        assert_eq!(printable("\x1b[1;31mred\x1b[0m é", true), "\x1b[1;31mred\x1b[0m é");
+        assert_eq!(printable("\x1b[1;31mred\x1b[0m é", false), "red é");
+    }
+}
