@@ -27,6 +27,7 @@ mod looper;
 mod loosening;
 mod lua_api;
 mod manifest;
+mod moved;
 mod names;
 mod nightly;
 mod quickstart;
