@@ -100,6 +100,7 @@ bb = {}
 ---@field backend? "linux"|"docker" What makes the bottle; BOT_BOTTLE_BACKEND or the host's setting when absent.
 ---@field image? string The image of backend `docker`; the host's setting when absent, else one that is built of the provider's Dockerfile. Pulled where it is missing and the recipe has the grant `image`.
 ---@field dockerfile? string Or the Dockerfile that it is built of: absolute, below `~/`, or counted from $BB_HOME. Needs `image`.
+---@field build_args? table<string, string> What `ARG` lines of the Dockerfile are given; no secrets. Needs `image`.
 
 ---Launches a bottle; returns when its agent runs. Needs the grant `launch`.
 ---

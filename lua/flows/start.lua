@@ -137,6 +137,8 @@ local code = outcome.exit_code and " (exit " .. outcome.exit_code .. ")" or ""
 bb.ui.note(outcome.ended == "frozen" and "session frozen" or "session ended" .. code)
 if outcome.ended ~= "exited" or outcome.cut then
   bb.ui.note(bb.text.style("yellow", outcome.ended) .. ": " .. (outcome.cut or outcome.reason or "no reason was given"))
+elseif outcome.reason then
+  bb.ui.note(outcome.reason)
 end
 
 if outcome.resumable then

@@ -1,5 +1,7 @@
 //! How a workspace comes into a bottle, what a bottle may use of the machine, and what an agent has changed.
 
+use std::path::{Component, Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
 /// How the working directory comes into the bottle.
@@ -137,6 +139,21 @@ pub struct DiffQuery {
     /// With unified diffs.
     #[serde(default)]
     pub text: bool,
+}
+
+impl DiffQuery {
+    /// Gets the paths below `workspace` that are asked for; empty where that is everything. A path may be absolute, or
+    /// written with `.` in it.
+    pub fn below(&self, workspace: &Path) -> Vec<PathBuf> {
+        let plain = |path: &String| -> PathBuf {
+            let path = Path::new(path);
+            let parts = path.strip_prefix(workspace).unwrap_or(path).components();
+            parts.filter(|part| *part != Component::CurDir).collect()
+        };
+        let paths: Vec<PathBuf> = self.paths.iter().map(plain).collect();
+        // The workspace itself is everything, whatever is named beside it.
+        if paths.iter().any(|path| path.as_os_str().is_empty()) { Vec::new() } else { paths }
+    }
 }
 
 /// Answer of `POST /v1/bottles/S/diff`.

@@ -1,8 +1,9 @@
 //! `bb apply`: brings what an agent has changed over into the workspace, after showing it.
 
 use std::io::{BufRead, IsTerminal};
+use std::path::Path;
 
-use crate::api::{Apply, DiffQuery, Outcome, Wanted};
+use crate::api::{Apply, Diff, DiffQuery, FileKind, Outcome, Wanted, What};
 use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
@@ -42,12 +43,14 @@ pub fn run(args: Args) -> u8 {
 async fn work(args: Args) -> Result<u8> {
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
-    let diff = client.diff(&args.bottle.slug, &DiffQuery { paths: args.paths, text: !args.yes }).await?;
+    let query = DiffQuery { paths: args.paths, text: !args.yes };
+    let mut diff = client.diff(&args.bottle.slug, &query).await?;
     if diff.truncated {
         return Err(Error::new(Kind::Usage, "there are more changes than can be shown at once")
             .at(diff.slug)
             .hint("name some of the paths"));
     }
+    named(&mut diff, &query)?;
     if diff.changes.is_empty() {
         out::note("nothing has changed");
         return Ok(0);
@@ -80,6 +83,39 @@ async fn work(args: Args) -> Result<u8> {
         out::print(&printable(&format!("{}  {path}{why}", done.outcome.as_str()), false))?;
     }
     Ok(u8::from(!whole))
+}
+
+/// Leaves the changes that were named: those at the paths and below them, and the directories made on the way there.
+///
+/// # Errors
+/// `usage` where a path names no change.
+fn named(diff: &mut Diff, query: &DiffQuery) -> Result<()> {
+    let wanted = query.below(Path::new(&diff.workspace));
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    for path in &wanted {
+        let is_above = |above: &str| path.starts_with(above);
+        if diff.changes.iter().any(|change| Path::new(&change.path).starts_with(path)) {
+            continue;
+        }
+        // What takes the place of a directory, or is nothing any more, goes whole.
+        let whole = diff.changes.iter().find(|c| is_above(&c.path) && c.what != What::Mode && c.what != What::Added);
+        return Err(match whole {
+            Some(whole) => Error::new(Kind::Usage, format!("what was there goes with `{}`", whole.path))
+                .at(path.display().to_string())
+                .hint(format!("name `{}` to apply that change whole", whole.path)),
+            None => Error::new(Kind::Usage, "the agent has changed nothing there")
+                .at(path.display().to_string())
+                .hint(format!("`bb diff --stat {}` lists what it has changed", diff.slug)),
+        });
+    }
+    diff.changes.retain(|change| {
+        let at = Path::new(&change.path);
+        let is_way = change.kind == FileKind::Directory && matches!(change.what, What::Added | What::Changed);
+        wanted.iter().any(|path| at.starts_with(path) || is_way && path.starts_with(at))
+    });
+    Ok(())
 }
 
 /// Asks somebody at a terminal; only a word for yes is one.

@@ -35,6 +35,7 @@ pub fn run(args: Args) -> u8 {
 async fn work(args: Args) -> Result<u8> {
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
+    let everywhere = args.paths.is_empty();
     let diff = client.diff(&args.bottle.slug, &DiffQuery { paths: args.paths, text: true }).await?;
     if args.json {
         for change in &diff.changes {
@@ -43,7 +44,7 @@ async fn work(args: Args) -> Result<u8> {
             out::json(&change)?;
         }
     } else if diff.changes.is_empty() {
-        out::note("nothing has changed");
+        out::note(if everywhere { "nothing has changed" } else { "nothing has changed there" });
     } else {
         out::print(shown(&diff, args.stat, out::colour()).trim_end())?;
     }
@@ -64,7 +65,8 @@ pub(super) fn shown(diff: &Diff, stat: bool, colour: bool) -> String {
         for change in &diff.changes {
             let Some(unified) = &change.diff else { continue };
             text.push('\n');
-            for line in unified.lines() {
+            // By newlines alone: a CR is shown, also at the end of a line.
+            for line in unified.split_terminator('\n') {
                 text.push_str(&coloured(&printable(line, false), colour));
                 text.push('\n');
             }
@@ -156,5 +158,9 @@ mod tests {
         assert!(text.starts_with("M x  (+1 -1)\nM a?M innocent"), "{text}");
         assert!(!shown(&diff, true, false).contains("@@"));
         assert!(shown(&diff, false, true).contains("\x1b[31m-a\x1b[0m"));
+        let mut ends = change("x");
+        ends.diff = Some("@@ -1,2 +1,2 @@\n-a\n-b\n+a\r\n+b\rc\n".into());
+        let text = shown(&Diff { changes: vec![ends], ..diff }, false, false);
+        assert!(text.ends_with("\n-a\n-b\n+a\\x0d\n+b\\x0dc\n"), "{text:?}");
     }
 }

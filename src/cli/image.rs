@@ -46,6 +46,9 @@ struct BuildArgs {
     /// A Dockerfile in place of the provider's; its directory is what it may copy
     #[arg(long, value_name = "PATH", value_hint = clap::ValueHint::FilePath)]
     dockerfile: Option<PathBuf>,
+    /// A build argument, NAME=VALUE; NAME alone takes the environment's. No secret: it is in the image's history
+    #[arg(long = "build-arg", value_name = "NAME=VALUE")]
+    build_args: Vec<String>,
     /// Build it also where it is there, and use nothing of an earlier build
     #[arg(long)]
     no_cache: bool,
@@ -95,15 +98,18 @@ pub fn engine() -> Result<Engine> {
 /// Finds what is to be built.
 fn wanted(args: &BuildArgs) -> Result<Wanted> {
     let home = Home::from_env()?;
+    let build_args =
+        image::args::said(&args.build_args, &|name| std::env::var(name).ok()).map_err(|e| e.at("--build-arg"))?;
     let Some(path) = &args.dockerfile else {
-        return image::of_named_provider(args.provider.as_deref().unwrap_or_default(), &home).map(Wanted::Made);
+        let recipe = image::of_named_provider(args.provider.as_deref().unwrap_or_default(), &home)?;
+        return Wanted::Made(recipe).with_args(build_args);
     };
     let provider = args.provider.as_deref().unwrap_or("command");
     crate::name::Name::parse(provider).map_err(|e| Error::new(Kind::Usage, e.to_string()).hint(crate::name::HINT))?;
     let path = std::path::absolute(path).unwrap_or_else(|_| path.clone()).display().to_string();
     let user_home = std::env::var_os("HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let desk = Desk { home: &home, user_home: user_home.as_deref(), workspace: None };
-    image::of_file(provider, &path, &desk).map(Wanted::Made)
+    Wanted::Made(image::of_file(provider, &path, &desk)?).with_args(build_args)
 }
 
 async fn build(args: BuildArgs) -> Result<u8> {

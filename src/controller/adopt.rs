@@ -218,8 +218,12 @@ impl Controller {
         }
         let agent = agent_code(&held);
         let doomed = live.is_doomed();
+        // Its agent may still have what is not saved: a freeze is gone on with, by the same steps.
+        let freezing = live.is_freezing() && agent == Some(None);
         if doomed {
-            live.link.kill().await;
+            if !freezing {
+                live.link.kill().await;
+            }
         } else if let Err(error) =
             settings.and_then(|settings| self.open_way_out(&live, &ca, held.listeners, &settings))
         {
@@ -248,6 +252,9 @@ impl Controller {
         live.save().await;
         live.tell("bottle.adopted", json!({"controller": std::process::id()}), false).await;
         live.start_clock();
+        if freezing {
+            live.go_on_freezing(held.paused == Some(true));
+        }
         if let Some(lease) = &live.launch.lease {
             self.leases.expect(lease);
         }

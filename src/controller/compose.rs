@@ -135,6 +135,15 @@ pub fn compose_unless(
     if as_root {
         forbidden::check_mapped(host_uid)?;
     }
+    // What is taken up again had it at its launch, and has to be the same directory.
+    if let Some(source) = source.as_deref().filter(|_| image.is_none() && launch.resume.is_none()) {
+        // A directory of root's is shown as the agent's, and root's group as the agent's.
+        let known = if idmap { 0 } else { host_gid };
+        let whole = mode == WorkspaceMode::Overlay || mode == WorkspaceMode::Mount && idmap;
+        if whole && owner.1 != known && (idmap || owner.0 == host_uid) {
+            return Err(unknown_group(source, mode, owner.1, known));
+        }
+    }
 
     let (disk, unbound) = disk(launch)?;
     let path = launch.host_path.as_deref().unwrap_or(&host.path);
@@ -332,6 +341,16 @@ fn disk(launch: &Launch) -> Result<(Option<u64>, Option<String>)> {
     Err(Error::new(Kind::BackendUnavailable, format!("a limit cannot be enforced here: {why}"))
         .at("limits")
         .hint("leave the workspace out for a scratch one, which is bound, or say `best_effort`"))
+}
+
+/// Says that nothing of a workspace could be changed: the kernel changes and copies up only what has an owner and a group that
+/// the bottle has, which are one of each.
+fn unknown_group(source: &Path, mode: WorkspaceMode, group: u32, known: u32) -> Error {
+    let what = format!("its group {group} is not the agent's ({known}), and the kernel would refuse each change in it");
+    let (mode, place) = (mode.as_str(), source.display());
+    Error::new(Kind::FsUnsupported, format!("workspace mode `{mode}`: {what}"))
+        .at(place.to_string())
+        .hint(format!("use workspace mode `copy`, or give it the agent's group: chgrp -R {known} {place}"))
 }
 
 /// Gets what a container engine needs for the launch; `None` where the embedded backend makes the bottle.

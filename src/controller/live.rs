@@ -77,6 +77,8 @@ pub struct Live {
     note: Mutex<Note>,
     /// One pauses it, or lets it go on, at a time.
     pausing: tokio::sync::Mutex<()>,
+    /// One carries a freeze out at a time.
+    freezing: tokio::sync::Mutex<()>,
     /// Nodes whose crossing has been recorded.
     crossed: Mutex<HashSet<Node>>,
 }
@@ -105,6 +107,7 @@ impl Live {
             egress: Mutex::new(None),
             note: Mutex::new(note),
             pausing: tokio::sync::Mutex::default(),
+            freezing: tokio::sync::Mutex::default(),
             crossed: Mutex::default(),
         })
     }
@@ -181,6 +184,11 @@ impl Live {
     /// Tells whether somebody has decided its end.
     pub fn is_doomed(&self) -> bool {
         lock(&self.note).end.is_some()
+    }
+
+    /// Tells whether it is to end frozen.
+    pub fn is_freezing(&self) -> bool {
+        lock(&self.note).end.as_ref().is_some_and(|end| end.ended == Ended::Frozen)
     }
 
     /// Gets the scope of the cut that stands.
@@ -267,6 +275,13 @@ impl Live {
         let tail = tokio::task::spawn_blocking(move || output::tail(&log, TAIL)).await.unwrap_or_default();
         crate::bottle::guard::remove_placeholders(&self.placeholders);
         let state = self.state_dir.clone();
+        // Looked at before anything is given up. An agent that meets a full disk is told so; whoever reads what it wrote is not.
+        let reason = reason.or_else(|| {
+            let full = crate::os::file_system::is_full(&state);
+            full.then(|| {
+                format!("the disk of {} is full: the last that it wrote or printed may be lost", state.display())
+            })
+        });
         let mut last = self.view();
         let outlives = session::outlives(reading, last.exit_code);
         let left = tokio::task::spawn_blocking(move || {

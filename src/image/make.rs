@@ -109,11 +109,14 @@ pub fn make(
 }
 
 fn build(engine: &Engine, recipe: &Recipe, options: Options, stop: &Stop, tell: &mut dyn FnMut(Event)) -> Result<()> {
+    // What somebody has said goes before what this machine has.
+    let mut args = options.host.args;
+    args.extend(recipe.args.clone());
     let build = Build {
         tag: &recipe.tag,
         dockerfile: &recipe.dockerfile,
         context: recipe.context.clone(),
-        args: &options.host.args,
+        args: &args,
         labels: &[(LABEL.to_owned(), recipe.provider.clone())].into(),
         secrets: options.host.secrets,
         no_cache: options.no_cache,

@@ -1,20 +1,24 @@
 //! Images of backend `docker`: which one a bottle is made of, and how it comes to be there.
 //!
 //! * [`Wanted`]: an image that is named, or one that is made of a Dockerfile. [`make`](fn@make::make): builds or pulls it, for whoever may wait.
-//! * [`context`]: what a Dockerfile may copy. [`host`]: what a build learns of this machine's proxies and registries.
+//! * [`context`]: what a Dockerfile may copy, less what [`ignore`] leaves out. [`args`]: what its `ARG` lines
+//!   are given. [`host`]: what a build learns of this machine's proxies and registries.
 //! * [`progress`]: what an engine says on the way, as events.
 //!
 //! Runs in the front end, after somebody has agreed. Must not print, start a bottle or know of Lua; whatever a build says is
 //! untrusted text.
 
+pub mod args;
 mod context;
 pub mod host;
+mod ignore;
 pub mod make;
 pub mod progress;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+pub use args::Args;
 pub use make::{Need, Options, Stop, make, need};
 pub use progress::Event;
 
@@ -94,6 +98,24 @@ impl Wanted {
     }
 }
 
+impl Wanted {
+    /// Gives it build arguments; an image that others have made has no use for any.
+    ///
+    /// # Errors
+    /// As [`args::check`].
+    pub fn with_args(self, args: Args) -> Result<Wanted> {
+        args::check(&args)?;
+        Ok(match self {
+            Wanted::Made(mut recipe) => {
+                recipe.args = args;
+                recipe.name();
+                Wanted::Made(recipe)
+            }
+            named => named,
+        })
+    }
+}
+
 impl std::fmt::Debug for Wanted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Wanted").field(&self.name()).finish()
@@ -103,7 +125,7 @@ impl std::fmt::Debug for Wanted {
 /// What an image is made of.
 #[derive(Clone)]
 pub struct Recipe {
-    /// Its name: the same as long as Dockerfile and context are.
+    /// Its name: the same as long as Dockerfile, context and build arguments are.
     pub tag: String,
     /// The provider that it is made for.
     pub provider: String,
@@ -111,17 +133,29 @@ pub struct Recipe {
     pub place: String,
     dockerfile: String,
     context: Tar,
+    args: Args,
 }
 
 impl Recipe {
     fn new(provider: &str, place: String, dockerfile: String, context: Tar) -> Recipe {
+        let provider = provider.to_owned();
+        let mut recipe = Recipe { tag: String::new(), provider, place, dockerfile, context, args: Args::new() };
+        recipe.name();
+        recipe
+    }
+
+    /// Gives it its name.
+    fn name(&mut self) {
         // The Dockerfile is in the context; its name decides which of several it is.
         let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
-        digest.update(dockerfile.as_bytes());
+        digest.update(self.dockerfile.as_bytes());
         digest.update(b"\0");
-        digest.update(context.so_far());
+        digest.update(self.context.so_far());
+        for (name, value) in &self.args {
+            digest.update(format!("\0{name}={value}").as_bytes());
+        }
         let hex: String = digest.finish().as_ref().iter().take(6).map(|b| format!("{b:02x}")).collect();
-        Recipe { tag: format!("bb/{provider}:{hex}"), provider: provider.to_owned(), place, dockerfile, context }
+        self.tag = format!("bb/{}:{hex}", self.provider);
     }
 }
 
@@ -207,7 +241,10 @@ pub fn of_file(provider: &str, path: &str, desk: &Desk<'_>) -> Result<Recipe> {
     };
     bounded(&file, LONGEST).map_err(|e| unreadable(&place, &e))?;
     refuse_places(directory, desk).map_err(|e| e.at(place.clone()))?;
-    let context = context::of(directory).map_err(|e| e.at(directory.display().to_string()))?;
+    let context = context::of(directory, name).map_err(|error| match error.place {
+        Some(_) => error,
+        None => error.at(directory.display().to_string()),
+    })?;
     Ok(Recipe::new(provider, place, name.to_owned(), context))
 }
 

@@ -94,6 +94,69 @@ fn the_tag_of_a_named_dockerfile_follows_everything_beside_it() {
     assert!(below.place.unwrap().contains(".bot-bottle/images/x.Dockerfile"), "it counts from the home");
 }
 
+/// The files and directories of a context, as `tar` lists them.
+fn packed(recipe: &Recipe) -> Vec<String> {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let mut list = Command::new("tar").arg("-t").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    list.stdin.take().unwrap().write_all(&recipe.context.clone().finish()).unwrap();
+    let said = String::from_utf8(list.wait_with_output().unwrap().stdout).unwrap();
+    said.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn what_a_dockerignore_names_is_in_no_context() {
+    let place = Place::new("ignore");
+    let home = place.home();
+    for (path, text) in [
+        ("ctx/Dockerfile", "FROM x\nCOPY . /x\n"),
+        ("ctx/Other", "FROM x\n"),
+        ("ctx/.env", "SECRET=1\n"),
+        ("ctx/sub/key.pem", "secret"),
+        ("ctx/sub/deep/public.pem", "public"),
+        ("ctx/sub/deep/a", "a"),
+        ("ctx/target/x", "x"),
+        ("ctx/.dockerignore", "# what nobody is to have\n.env\n**/*.pem\n!sub/deep/public.pem\ntarget\nDockerfile\n"),
+    ] {
+        place.put(path, text);
+    }
+    let path = |name: &str| place.0.join("ctx").join(name).display().to_string();
+    let desk = Desk { home: &home, user_home: None, workspace: None };
+    let of = |name: &str| of_file("claude", &path(name), &desk);
+    let recipe = of("Dockerfile").unwrap();
+    // A build has to have its Dockerfile, whatever is said.
+    assert_eq!(packed(&recipe), ["Dockerfile", "Other", "sub/", "sub/deep/", "sub/deep/a", "sub/deep/public.pem"]);
+    place.put("ctx/.env", "SECRET=2\n");
+    assert_eq!(of("Dockerfile").unwrap().tag, recipe.tag, "what is left out decides nothing");
+    // One of a Dockerfile's own goes before it; what lies on the way to an exception comes with it.
+    place.put("ctx/Other.dockerignore", "*\n!sub/deep/a\n!.env\n");
+    assert_eq!(packed(&of("Other").unwrap()), [".env", "Other", "sub/", "sub/deep/", "sub/deep/a"]);
+    // What cannot be read keeps nothing out, so nothing is built.
+    let refused = |name: &str, said: &str| {
+        let error = of(name).err().unwrap();
+        let place = error.place.clone().unwrap();
+        assert_eq!(error.kind, Kind::Usage);
+        assert!(
+            place.ends_with("ctx/.dockerignore") && error.message.contains(said) && error.hint.is_some(),
+            "{error}"
+        );
+    };
+    place.put("ctx/.dockerignore", "a\n[b\n");
+    refused("Dockerfile", "line 2");
+    assert!(of("Other").is_ok(), "its own is another");
+    std::fs::write(path(".dockerignore"), [0xff, 0xfe, b'a']).unwrap();
+    refused("Dockerfile", "cannot be read");
+    std::fs::remove_file(path(".dockerignore")).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", path(".dockerignore")).unwrap();
+    refused("Dockerfile", "cannot be read");
+    // A context that is too large is not where what makes it so is left out.
+    std::fs::remove_file(path(".dockerignore")).unwrap();
+    std::fs::File::create(place.0.join("ctx/target/large")).unwrap().set_len(65 << 20).unwrap();
+    assert_eq!(of("Dockerfile").err().unwrap().kind, Kind::Usage);
+    place.put("ctx/.dockerignore", "target/\n");
+    assert!(of("Dockerfile").is_ok());
+}
+
 #[test]
 fn a_dockerfile_where_an_agent_writes_or_secrets_lie_is_refused() {
     let place = Place::new("places");
@@ -126,6 +189,26 @@ fn a_dockerfile_where_an_agent_writes_or_secrets_lie_is_refused() {
     assert_eq!(refused(&path, None), Kind::Usage);
     assert_eq!(refused("/nonexistent/Dockerfile", None), Kind::Usage);
     assert_eq!(refused(&place.0.display().to_string(), None), Kind::Usage);
+}
+
+#[test]
+fn build_arguments_are_in_the_name_of_what_is_made_with_them() {
+    let place = Place::new("args");
+    let home = place.home();
+    let with = |args: &[(&str, &str)]| {
+        let args = args.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Wanted::Made(of_provider("claude", &home).unwrap().unwrap()).with_args(args)
+    };
+    let plain = of_provider("claude", &home).unwrap().unwrap().tag;
+    let names: Vec<String> = [&[][..], &[("A", "1")], &[("A", "2")], &[("A", "1"), ("B", "1")]]
+        .map(|args| with(args).unwrap().name().to_owned())
+        .into();
+    assert_eq!(names[0], plain);
+    assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len(), "{names:?}");
+    assert_eq!(with(&[("B", "1"), ("A", "1")]).unwrap().name(), names[3]);
+    assert_eq!(with(&[("a b", "1")]).unwrap_err().kind, Kind::Usage);
+    let named = Wanted::Named("debian:12".to_owned()).with_args([("A".to_owned(), "1".to_owned())].into());
+    assert_eq!(named.unwrap().name(), "debian:12");
 }
 
 #[test]

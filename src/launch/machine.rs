@@ -68,9 +68,13 @@ pub(super) fn image_of(
         None => image::Said::by_settings(settings)?,
     };
     let desk = image::Desk { home: desk.home, user_home: desk.user_home, workspace: Some(desk.cwd) };
-    image::wanted(said, provider, &desk).map_err(|error| match (&error.place, place) {
-        (None, Some(place)) => error.at(place),
-        _ => error,
+    let args: image::Args = merged.build_args.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
+    let wanted = image::wanted(said, provider, &desk);
+    wanted.and_then(|wanted| wanted.map(|wanted| wanted.with_args(args)).transpose()).map_err(|error| {
+        match (&error.place, place) {
+            (None, Some(place)) => error.at(place),
+            _ => error,
+        }
     })
 }
 

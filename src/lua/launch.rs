@@ -85,6 +85,7 @@ struct Options {
     backend: Option<String>,
     image: Option<String>,
     dockerfile: Option<String>,
+    build_args: image::Args,
 }
 
 /// What the prelude makes a handle of.
@@ -201,11 +202,13 @@ fn image(host: &Host, options: &Options, provider: &str, workspace: Option<&Path
         // What is wrong with the settings is said by the controller, with everything else.
         None => Settings::load(&host.home).ok().map(|settings| Said::by_settings(&settings)).transpose()?.flatten(),
     };
-    if options.dockerfile.is_some() {
+    if options.dockerfile.is_some() || !options.build_args.is_empty() {
         host.grants.need(&Grant::Image, CALL)?;
     }
     let user_home = super::manifest::user_home();
-    image::wanted(said, provider, &image::Desk { home: &host.home, user_home: user_home.as_deref(), workspace })
+    let desk = image::Desk { home: &host.home, user_home: user_home.as_deref(), workspace };
+    let wanted = image::wanted(said, provider, &desk)?;
+    wanted.map(|wanted| wanted.with_args(options.build_args.clone())).transpose()
 }
 
 /// Gets the provider that was meant.

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use super::egress::variable;
 use super::{EnvValue, GitGate, Limits, Mount, Reader, Route, Said, egress, env, front, git_gate, limits, mounts};
 use crate::api::{Limit, WorkspaceMode as Workspace};
+use crate::image::args;
 use crate::name::Name;
 use crate::types::{CutScope, CutoffPolicy};
 use crate::yaml::read::{boolean, budget, is_image, list, named, table, text, tokens, twice, word};
 use crate::yaml::{Node, Problems};
 
 /// The keys of the front matter, in the order of the documentation.
-pub const KEYS: [&str; 17] = [
+pub const KEYS: [&str; 18] = [
     "extends",
     "env",
     "agent_provider",
@@ -24,6 +25,7 @@ pub const KEYS: [&str; 17] = [
     "backend",
     "image",
     "dockerfile",
+    "build_args",
     "workspace",
     "limits",
     "mounts",
@@ -80,6 +82,8 @@ pub struct Bottle {
     pub image: Option<Said<String>>,
     /// The Dockerfile that it is made of instead.
     pub dockerfile: Option<Said<String>>,
+    /// What the `ARG` lines of a Dockerfile are given.
+    pub build_args: BTreeMap<String, Said<String>>,
     /// How the working directory comes in.
     pub workspace: Option<Said<Workspace>>,
     /// What it may use of the machine.
@@ -152,6 +156,20 @@ impl Bottle {
                 }
                 "image" => bottle.image = text(entry, problems).map(|name| reader.said(entry.line, name)),
                 "dockerfile" => bottle.dockerfile = text(entry, problems).map(|path| reader.said(entry.line, path)),
+                "build_args" => {
+                    for field in table(&entry.value, "`build_args`", problems) {
+                        match field.value.text().filter(|text| args::is_name(&field.key) && args::is_value(text)) {
+                            Some(value) => {
+                                bottle.build_args.insert(field.key.clone(), reader.said(field.line, value.to_owned()));
+                            }
+                            None => {
+                                problems.add(field.line, "this is no build argument").hint = Some(
+                                    "write the name of an ARG line and a text, such as `VERSION: \"22\"`".to_owned(),
+                                );
+                            }
+                        }
+                    }
+                }
                 "workspace" => {
                     let modes = [Workspace::Mount, Workspace::Overlay, Workspace::Copy];
                     let workspace = word(entry, &modes.map(|mode| (mode.as_str(), mode)), &[], problems);

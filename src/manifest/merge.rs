@@ -69,6 +69,8 @@ pub struct Effective {
     pub image: Option<Said<String>>,
     /// The Dockerfile that it is made of instead.
     pub dockerfile: Option<Said<String>>,
+    /// What the `ARG` lines of a Dockerfile are given.
+    pub build_args: BTreeMap<String, Said<String>>,
     /// How the working directory comes in.
     pub workspace: Option<Said<Workspace>>,
     /// What it may use of the machine.
@@ -219,6 +221,7 @@ impl Effective {
             self.image.clone_from(&bottle.image);
             self.dockerfile.clone_from(&bottle.dockerfile);
         }
+        self.build_args.extend(bottle.build_args.clone());
         over(&mut self.workspace, &bottle.workspace);
         over(&mut self.limits.memory, &bottle.limits.memory);
         over(&mut self.limits.cpus, &bottle.limits.cpus);

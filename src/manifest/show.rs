@@ -52,6 +52,9 @@ pub fn rows(merged: &Effective) -> Vec<Row> {
     rows.option("backend", &merged.backend, |backend| backend.as_str().to_owned());
     rows.option("image", &merged.image, Clone::clone);
     rows.option("dockerfile", &merged.dockerfile, Clone::clone);
+    for (name, value) in &merged.build_args {
+        rows.said(&format!("build_args.{name}"), value, Clone::clone);
+    }
     rows.option("workspace", &merged.workspace, |workspace| workspace.as_str().to_owned());
     rows.option("limits.memory", &merged.limits.memory, |n| bytes(*n));
     rows.option("limits.cpus", &merged.limits.cpus, |n| cpus(*n));

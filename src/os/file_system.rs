@@ -1,4 +1,4 @@
-//! Which file systems lie on another machine, by the kernel's magic number.
+//! Which file systems lie on another machine, by the kernel's magic number; and which have no space left.
 //!
 //! FUSE has one number for all: what stands behind it is read from `/proc/self/mountinfo`, and only types that are known to be
 //! local count as local.
@@ -45,6 +45,14 @@ pub fn remote(dir: &Path) -> io::Result<Option<String>> {
         None
     };
     Ok(refused(magic, fuse_type.as_deref()))
+}
+
+/// Less than this is no space: a page of a database, a frame of output.
+const NO_SPACE: u64 = 64 << 10;
+
+/// Tells whether the file system of `dir` has no space left for an ordinary user.
+pub fn is_full(dir: &Path) -> bool {
+    nix::sys::statvfs::statvfs(dir).is_ok_and(|s| s.blocks_available().saturating_mul(s.fragment_size()) < NO_SPACE)
 }
 
 /// Gets the name of the file system if it is one that is refused.

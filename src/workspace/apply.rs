@@ -11,11 +11,12 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::MOST_FILE;
+use super::applied::Applied;
 use super::changes::{self, Found};
 use super::content::hex;
 use super::kept::{self, Metadata};
-use crate::api::{Apply, DiffQuery, Done, Outcome, What};
-use crate::error::Result;
+use crate::api::{Apply, DiffQuery, Done, Outcome, What, WorkspaceMode};
+use crate::error::{Error, Result};
 use crate::os::beneath::{self, Dir, Kind, Stat};
 
 /// Applies what is wanted, and removes the state of an ended bottle that has nothing left to apply.
@@ -35,7 +36,15 @@ pub fn apply(metadata: &Metadata, state: &Path, wanted: &Apply) -> Result<Vec<Do
         findings.found.iter().enumerate().map(|(n, f)| (f.change.path.as_str(), n)).collect();
     let mut list: Vec<_> = wanted.changes.iter().collect();
     list.sort_by_key(|w| order.get(w.path.as_str()).copied());
-    let mut applied = kept::applied(state);
+    let mut applied = Applied::read(state);
+    for found in list.iter().filter_map(|wish| now.get(wish.path.as_str())) {
+        if found.change.refused.is_none() && found.change.conflict.is_none() {
+            applied.tries(&found.change.path, takes_whole(found));
+        }
+    }
+    if let Err(e) = applied.write(state) {
+        remembers(metadata, state, e)?;
+    }
     let mut done = Vec::new();
     for wish in list {
         let (outcome, reason) = match now.get(wish.path.as_str()) {
@@ -43,11 +52,12 @@ pub fn apply(metadata: &Metadata, state: &Path, wanted: &Apply) -> Result<Vec<Do
             Some(found) => one(found, &wish.fingerprint, &host, &agent),
         };
         if outcome == Outcome::Applied {
-            note(&host, Path::new(&wish.path), &mut applied);
+            let whole = now.get(wish.path.as_str()).is_some_and(|found| takes_whole(found));
+            note(&host, Path::new(&wish.path), whole, &mut applied);
         }
         done.push(Done { path: wish.path.clone(), outcome, reason });
     }
-    if let Err(e) = kept::note_applied(state, &applied) {
+    if let Err(e) = applied.write(state) {
         tracing::error!(state = %state.display(), "remembering what was applied: {e}");
     }
     // As it is now: the bottle may have been taken up again since.
@@ -57,11 +67,31 @@ pub fn apply(metadata: &Metadata, state: &Path, wanted: &Apply) -> Result<Vec<Do
     Ok(done)
 }
 
+/// Of a copy nothing is applied that cannot be remembered: what the agent takes back later would not be seen.
+fn remembers(metadata: &Metadata, state: &Path, e: io::Error) -> Result<()> {
+    if metadata.mode == WorkspaceMode::Copy {
+        return Err(Error::internal(format!("what is applied cannot be remembered, so nothing was: {e}"))
+            .at(state.display().to_string())
+            .hint("make room on its file system, then apply again"));
+    }
+    tracing::error!(state = %state.display(), "remembering what is applied: {e}");
+    Ok(())
+}
+
+/// Tells whether with a change everything goes that lies in a directory of the host.
+fn takes_whole(found: &Found) -> bool {
+    let is_dir = |stat: Option<Stat>| stat.is_some_and(|s| s.kind == Kind::Directory);
+    is_dir(found.host) && !is_dir(found.agent)
+}
+
 /// Remembers when a path and its directory were changed by us.
-fn note(host: &Dir, path: &Path, applied: &mut BTreeMap<String, i64>) {
-    for path in path.ancestors() {
-        if let (Some(text), Ok(Some(stat))) = (beneath::text(path), host.look(path)) {
-            applied.insert(text.to_owned(), stat.ctime);
+fn note(host: &Dir, path: &Path, whole: bool, applied: &mut Applied) {
+    for at in path.ancestors() {
+        let Some(text) = beneath::text(at) else { continue };
+        match host.look(at) {
+            Ok(Some(stat)) => applied.did(text, Some(stat.ctime), whole && at == path),
+            Ok(None) if at == path => applied.did(text, None, whole),
+            _ => {}
         }
     }
 }

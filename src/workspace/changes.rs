@@ -1,20 +1,21 @@
 //! What an agent has changed: the two sides of a workspace walked together.
 //!
-//! A layer has only what the agent touched, with marks for what it removed; of a copy, what the agent did not touch is known by
-//! the time of its last change, which no program can set. The host's side may have changed as well: what both have changed is
+//! A layer has only what the agent touched, with marks for what it removed; of a copy, what the agent did not touch is still the
+//! same file at the same path ([`super::copied`]). The host's side may have changed as well: what both have changed is
 //! a conflict. Both sides may change under the walk; whoever acts on a finding looks again.
 
-use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use super::kept::{self, Metadata};
+use super::applied::Applied;
+use super::copied::Copied;
+use super::kept::Metadata;
 use super::refuse::Rules;
 use super::{MOST_FILE, content};
 use crate::api::{Change, DiffQuery, FileKind, What, WorkspaceMode};
 use crate::error::Result;
 use crate::os::attribute;
-use crate::os::beneath::{self, Dir, Kind, Stat};
+use crate::os::beneath::{Dir, Kind, Stat};
 
 /// Most changes that are listed.
 const MOST_CHANGES: usize = 50_000;
@@ -62,8 +63,8 @@ struct Walk<'a> {
     metadata: &'a Metadata,
     rules: Rules<'a>,
     wanted: Vec<PathBuf>,
-    listed: HashSet<PathBuf>,
-    applied: BTreeMap<String, i64>,
+    copied: Copied,
+    applied: Applied,
     /// Stop at the first change; its content does not matter.
     any: bool,
     seen: usize,
@@ -102,17 +103,12 @@ pub(super) fn walk(
     query: &DiffQuery,
     any: bool,
 ) -> Findings {
-    let wanted = |path: &String| {
-        let path = Path::new(path);
-        path.strip_prefix(&metadata.workspace).unwrap_or(path).components().collect::<PathBuf>()
-    };
     let mut walk = Walk {
         metadata,
         rules: Rules::of(&metadata.workspace, host, agent),
-        // `.` is everything.
-        wanted: query.paths.iter().map(wanted).filter(|p| p != Path::new(".") && !p.as_os_str().is_empty()).collect(),
-        listed: if metadata.mode == WorkspaceMode::Copy { kept::listed(state) } else { HashSet::new() },
-        applied: kept::applied(state),
+        wanted: query.below(&metadata.workspace),
+        copied: if metadata.mode == WorkspaceMode::Copy { Copied::read(state, agent) } else { Copied::default() },
+        applied: Applied::read(state),
         any,
         seen: 0,
         read: 0,
@@ -193,7 +189,10 @@ impl Walk<'_> {
                 return;
             }
             let missing = names.binary_search(&name).is_err() && self.is_wanted(&path);
-            let was_there = self.metadata.mode == WorkspaceMode::Overlay || self.listed.contains(&path);
+            // What was brought over since, the agent had as well.
+            let was_there = self.metadata.mode == WorkspaceMode::Overlay
+                || self.copied.had(&path)
+                || self.applied.has_brought(&path);
             if missing
                 && was_there
                 && let Ok(Some(stat)) = host.stat(&name)
@@ -224,8 +223,9 @@ impl Walk<'_> {
             }
             return;
         };
-        // What an agent has not touched is none of its changes, whatever the host did.
-        let untouched = !overlay && now.ctime <= self.metadata.base;
+        // What an agent has not touched is none of its changes, whatever the host did; but what we made of the host's side was
+        // the agent's, and it may have gone back on it.
+        let untouched = self.copied.is_untouched(path, &now) && !self.applied.has_touched(path);
         if now.kind == Kind::Directory {
             let below = host.filter(|h| h.kind == Kind::Directory);
             match (below, host) {
@@ -233,8 +233,8 @@ impl Walk<'_> {
                     self.push(place, What::Mode, Some(was), now, None)
                 }
                 (Some(_), _) => {}
-                // The host has removed a directory that the agent has not changed itself; what lies in it may be.
-                (None, None) if untouched => {}
+                // The host has removed or replaced a directory that the agent has not changed itself; what lies in it may be.
+                (None, _) if untouched => {}
                 (None, was) => {
                     let what = if was.is_some() { What::Changed } else { What::Added };
                     self.push(place, what, was, now, None);
@@ -301,7 +301,8 @@ impl Walk<'_> {
     fn removed_meanwhile(&self, path: &Path, place: &Place<'_>) -> Option<String> {
         let said = || Some("the host has removed it meanwhile".to_owned());
         if self.metadata.mode == WorkspaceMode::Copy {
-            return if self.listed.contains(path) { said() } else { None };
+            let was_there = self.applied.has_brought(path) || self.copied.had(path);
+            return if was_there && !self.applied.has_removed(path) { said() } else { None };
         }
         // Copied up from below, or from another name below: the host's directory tells which.
         let (file, _) = place.agent_dir.read(Path::new(place.name)).ok()?;
@@ -315,8 +316,7 @@ impl Walk<'_> {
 
     /// Tells whether something of the host has changed since the bottle's start, and not by an apply.
     fn is_newer(&self, path: &Path, stat: &Stat) -> bool {
-        stat.ctime > self.metadata.base
-            && beneath::text(path).and_then(|p| self.applied.get(p)).is_none_or(|at| *at != stat.ctime)
+        stat.ctime > self.metadata.base && !self.applied.is_ours(path, stat.ctime)
     }
 
     /// Something of the host is gone on the agent's side.
@@ -351,7 +351,8 @@ impl Walk<'_> {
     ) {
         self.seen += 1;
         let Ok(Some(stat)) = dir.stat(name) else { return };
-        let unlisted = self.metadata.mode == WorkspaceMode::Copy && !self.listed.contains(path);
+        let known = self.copied.had(path) || self.applied.is_ours(path, stat.ctime);
+        let unlisted = self.metadata.mode == WorkspaceMode::Copy && !known;
         if conflict.is_none() && (unlisted || stat.kind != Kind::Directory && self.is_newer(path, &stat)) {
             *conflict = Some(format!("the host has changed {} meanwhile", shown(path)));
         }

@@ -3,23 +3,20 @@
 //! The state of a bottle that ended with changes which nobody has applied is kept until somebody removes it. Must not look at
 //! what the bottle was for.
 
-use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{changes, session};
+use super::copied::LISTED;
+use super::{applied, changes, session};
 use crate::api::WorkspaceMode;
 use crate::error::{Error, Kind, Result};
 use crate::os::beneath::{self, Dir};
 
 const METADATA: &str = "metadata.json";
-const APPLIED: &str = "applied.json";
-const LISTED: &str = "workspace.list";
 
 /// What a bottle has made in its workspace on the host, as JSON: a list of paths. In the state of every bottle, and so what says that a
 /// directory is one.
@@ -118,28 +115,6 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::rename(new, path)
 }
 
-/// Gets the times that paths of the workspace got when changes were brought over.
-pub(super) fn applied(state: &Path) -> BTreeMap<String, i64> {
-    serde_json::from_slice(&fs::read(state.join(APPLIED)).unwrap_or_default()).unwrap_or_default()
-}
-
-/// Remembers them.
-pub(super) fn note_applied(state: &Path, applied: &BTreeMap<String, i64>) -> io::Result<()> {
-    replace(&state.join(APPLIED), &serde_json::to_vec(applied)?)
-}
-
-/// Gets the paths that a copy was made of.
-pub(super) fn listed(state: &Path) -> HashSet<PathBuf> {
-    let bytes = fs::read(state.join(LISTED)).unwrap_or_default();
-    let paths = bytes.split(|b| *b == 0).filter(|p| !p.is_empty());
-    paths.map(|p| PathBuf::from(std::ffi::OsStr::from_bytes(p))).collect()
-}
-
-/// Remembers them; each ends with a NUL.
-pub(super) fn note_listed(state: &Path, paths: &[u8]) -> io::Result<()> {
-    replace(&state.join(LISTED), paths)
-}
-
 /// Tells whether the state of an ended bottle is kept.
 pub fn is_kept(state: &Path) -> bool {
     Metadata::read(state).is_some_and(|m| m.kept) || session::is_kept(state) || is_unreadable(state)
@@ -178,7 +153,7 @@ pub(super) fn settle_in_turn(state: &Path) -> bool {
     for name in [LAYER, COPY] {
         let _ = beneath::remove_all(&state.join(name));
     }
-    for name in [METADATA, APPLIED, LISTED] {
+    for name in [METADATA, applied::FILE, LISTED] {
         let _ = fs::remove_file(state.join(name));
     }
     false

@@ -6,7 +6,6 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +14,8 @@ use std::time::Duration;
 use nix::sys::stat::{Mode, UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
-use super::kept::{self, COPY, LAYER, Metadata, UPPER, WORK};
+use super::copied::List;
+use super::kept::{COPY, LAYER, Metadata, UPPER, WORK};
 use crate::api::WorkspaceMode;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::os::attribute;
@@ -163,8 +163,7 @@ struct Copying<'a> {
     order: &'a Order<'a>,
     bytes: u64,
     entries: usize,
-    /// The paths copied, each with a NUL.
-    list: Vec<u8>,
+    list: List,
 }
 
 fn copy(order: &Order<'_>) -> Result<()> {
@@ -172,11 +171,11 @@ fn copy(order: &Order<'_>) -> Result<()> {
     let fail = |e: io::Error| Error::internal(e.to_string()).at(path.display().to_string());
     fs::DirBuilder::new().mode(0o700).create(&path).map_err(fail)?;
     let (from, to) = (Dir::open(order.workspace).map_err(fail)?, Dir::open(&path).map_err(fail)?);
-    let mut copying = Copying { order, bytes: 0, entries: 0, list: Vec::new() };
+    let mut copying = Copying { order, bytes: 0, entries: 0, list: List::default() };
     copying.directory(&from, &to, Path::new(""), 0)?;
     let own = from.own().map_err(fail)?;
     finish(&to, &own, order.owner).map_err(fail)?;
-    kept::note_listed(order.state, &copying.list).map_err(fail)
+    copying.list.write(order.state).map_err(fail)
 }
 
 impl Copying<'_> {
@@ -205,9 +204,9 @@ impl Copying<'_> {
                 Kind::Directory => {
                     let (sub, made) =
                         from.sub(place).and_then(|sub| Ok((sub, to.make_dir(&name, 0o700)?))).map_err(fail)?;
-                    self.note(&path);
                     self.directory(&sub, &made, &path, depth + 1)?;
-                    finish(&made, &stat, self.order.owner).map_err(at(&path))?;
+                    let made = finish(&made, &stat, self.order.owner).and_then(|()| made.own()).map_err(at(&path))?;
+                    self.list.note(&path, &made);
                     continue;
                 }
                 Kind::File => from.read(place).and_then(|(file, stat)| {
@@ -231,15 +230,13 @@ impl Copying<'_> {
                 // A socket or a FIFO means nothing in a copy.
                 Kind::Whiteout | Kind::Special => continue,
             };
-            copied.map_err(fail)?;
-            self.note(&path);
+            let made = copied.and_then(|()| to.stat(&name)).map_err(fail)?;
+            // It lies where no agent is yet.
+            if let Some(made) = made {
+                self.list.note(&path, &made);
+            }
         }
         Ok(())
-    }
-
-    fn note(&mut self, path: &Path) {
-        self.list.extend_from_slice(path.as_os_str().as_bytes());
-        self.list.push(0);
     }
 }
 

@@ -21,8 +21,11 @@ const STEERING: [&str; 8] =
 /// Old forms in which a repository names others; only at its top, since references have such names.
 const ADDRESSES: [&str; 2] = ["remotes", "branches"];
 
-/// Repositories of other kinds, whose hooks lie in their configuration.
-const OTHERS: [&str; 2] = [".hg", ".jj"];
+/// What else tools of the host run or are led by, beside [`guard::TRUSTED_BY_TOOLS`]: repositories of other kinds, whose hooks lie
+/// in their configuration; commands of development containers, of agents in editors and of cargo; where git fetches
+/// submodules from.
+const OTHERS: [&str; 9] =
+    [".hg", ".jj", ".devcontainer", ".kiro", ".roo", ".windsurf", ".cargo/config", ".cargo/config.toml", ".gitmodules"];
 
 /// What a directory is to git.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,11 +170,8 @@ fn trusted(path: &Path) -> Option<String> {
     let parts: Vec<String> = path.iter().map(folded).collect();
     let names = guard::TRUSTED_BY_TOOLS.iter().map(|(name, ..)| *name);
     // A repository is judged by its parts; `.claude` holds what an agent may well write beside what is named apart.
-    let names = names.filter(|name| !matches!(*name, ".git" | ".claude"));
+    let names = names.filter(|name| !matches!(*name, ".git" | ".claude")).chain(OTHERS);
     let lists: Vec<Vec<&str>> = names.map(|name| name.split('/').collect()).collect();
-    if let Some(other) = parts.iter().find(|part| OTHERS.contains(&part.as_str())) {
-        return Some(other.clone());
-    }
     let found = lists.iter().find(|list| parts.windows(list.len()).any(|w| w == list.as_slice()))?;
     Some(found.join("/"))
 }
@@ -235,6 +235,13 @@ mod tests {
             ".codex/config.toml",
             ".git/remotes/origin",
             ".hg/hgrc",
+            "deep/.devcontainer/devcontainer.json",
+            ".kiro/hooks/x",
+            ".Roo/mcp.json",
+            ".windsurf",
+            ".cargo/config.toml",
+            "deep/.cargo/CONFIG",
+            ".gitmodules",
         ] {
             assert!(rules.why(Path::new(bad)).is_some(), "{bad}");
         }
@@ -252,6 +259,9 @@ mod tests {
             ".gitignore",
             ".claude/commands/x.md",
             ".github/workflows/ci.yml",
+            ".cargo/audit.toml",
+            "cargo/config.toml",
+            "devcontainer/devcontainer.json",
         ] {
             assert_eq!(rules.why(Path::new(good)), None, "{good}");
         }

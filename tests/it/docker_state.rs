@@ -9,13 +9,14 @@ use std::time::Duration;
 use nix::sys::signal::SIGKILL;
 
 use crate::support::engine::{Engine, IMAGE, Which, helper};
+use crate::support::rehearsed::{is_in_one_file, silence};
 use crate::support::{Command, Output, Running, Who, World, has_agent, need, signal};
 
 /// How long something may take that an engine does in a second or two.
-const LONG: Duration = Duration::from_secs(120);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// Owner of the workspace, and so the agent.
-const OWNER: u32 = 4711;
+pub(crate) const OWNER: u32 = 4711;
 
 /// A provider whose agent keeps its session deep in its home. Resumed, it says what it remembers.
 const KEEPER: &str = r#"return {
@@ -31,8 +32,14 @@ const KEEPER: &str = r#"return {
 
 /// Runs a test on each engine of root.
 fn each(test: impl Fn(&World, &Engine<'_>)) {
+    each_in(|_| (), test);
+}
+
+/// As [`each`], with something done to the world before its engine starts.
+pub(crate) fn each_in(prepare: impl Fn(&World), test: impl Fn(&World, &Engine<'_>)) {
     for which in Which::ALL {
         let Some(world) = World::of(Who::Root) else { return };
+        prepare(&world);
         let Some(engine) = Engine::start(&world, which) else { continue };
         set_up(&world.bb_home(), &world.home().join("project"), OWNER);
         test(&world, &engine);
@@ -41,13 +48,13 @@ fn each(test: impl Fn(&World, &Engine<'_>)) {
     }
 }
 
-fn manifest(home: &Path, image: &str) {
+pub(crate) fn manifest(home: &Path, image: &str) {
     let front = format!("agent_provider: {{template: keeper}}\nbackend: docker\nimage: {image}\nbudget: unlimited\n");
     fs::write(home.join("bottles/dev.md"), format!("---\n{front}---\n")).unwrap();
 }
 
 /// Writes manifests, a provider and a workspace.
-fn set_up(home: &Path, project: &Path, owner: u32) {
+pub(crate) fn set_up(home: &Path, project: &Path, owner: u32) {
     for dir in ["providers", "bottles", "agents"] {
         fs::create_dir_all(home.join(dir)).unwrap();
     }
@@ -63,23 +70,23 @@ fn set_up(home: &Path, project: &Path, owner: u32) {
     }
 }
 
-fn volumes(engine: &Engine<'_>) -> usize {
+pub(crate) fn volumes(engine: &Engine<'_>) -> usize {
     let list = engine.client().json("GET", "/volumes", None).unwrap();
     list["Volumes"].as_array().map_or(0, Vec::len)
 }
 
-fn command<'w>(world: &'w World, engine: &Engine<'_>, args: &[&str]) -> Command<'w> {
+pub(crate) fn command<'w>(world: &'w World, engine: &Engine<'_>, args: &[&str]) -> Command<'w> {
     let helper = helper().unwrap().display().to_string();
     let command = world.command(args).env("DOCKER_HOST", engine.address()).env("BB_HELPER", helper);
     command.cwd(world.home().join("project")).patience(LONG)
 }
 
-fn bb(world: &World, engine: &Engine<'_>, args: &[&str]) -> Output {
+pub(crate) fn bb(world: &World, engine: &Engine<'_>, args: &[&str]) -> Output {
     command(world, engine, args).run()
 }
 
 /// Starts a worker that works until it is told to end, by a file of its home.
-fn at_work<'w>(world: &'w World, engine: &Engine<'_>, label: &str, script: &str) -> Running<'w> {
+pub(crate) fn at_work<'w>(world: &'w World, engine: &Engine<'_>, label: &str, script: &str) -> Running<'w> {
     let prompt = format!("{script}; echo up; until [ -e ~/go ]; do sleep 0.1; done");
     let args = ["start", "worker", "--headless", "--label", label, "--prompt", &prompt];
     let running = command(world, engine, &args).spawn();
@@ -92,7 +99,7 @@ const WORK: &str = "rm old; rm -r sub; mkdir sub; echo mine >> notes; mkdir -p ~
     echo 'echo a tool' > ~/.local/bin/tool; chmod 755 ~/.local/bin/tool; ln -s ../.local/bin/tool ~/.keeper/link; \
     mkfifo ~/.keeper/sessions/pipe";
 
-fn kept(world: &World) -> Vec<String> {
+pub(crate) fn kept(world: &World) -> Vec<String> {
     let all = world.bb(&["ps", "--all", "--json"]).expect(0).json();
     let kept = all.iter().filter(|bottle| bottle["kept"] == true);
     kept.map(|bottle| bottle["slug"].as_str().unwrap().to_owned()).collect()
@@ -258,27 +265,6 @@ fn an_ordinary_users_podman_has_layers_and_sessions_and_leaves_nothing_that_the_
     engine.assert_empty();
 }
 
-/// A flow in whose rehearsal no answer ever comes.
-const SILENT: &str = "--- @bb needs start\n\
-    bb.rehearse({ turns = { { delay_ms = 600000 } }, loop = true })\n\
-    local given = bb.args\n\
-    local plan = bb.plan({ agent = given.agent, prompt = given.prompt, resume = given.resume, budget = given.budget })\n\
-    print(\"bottle \" .. plan:launch().slug)\n\
-    bb.sleep(\"10m\")\n";
-
-/// Tells whether one file below a directory has all of the texts in it.
-fn is_in_one_file(dir: &Path, texts: &[&str]) -> bool {
-    fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| match entry.file_type() {
-        Ok(kind) if kind.is_dir() => is_in_one_file(&entry.path(), texts),
-        Ok(kind) if kind.is_file() => {
-            let bytes = fs::read(entry.path()).unwrap_or_default();
-            let text = String::from_utf8_lossy(&bytes);
-            texts.iter().all(|wanted| text.contains(wanted))
-        }
-        _ => false,
-    })
-}
-
 #[test]
 fn the_real_claude_code_continues_its_own_session_in_another_container() {
     if !has_agent("claude") {
@@ -291,9 +277,7 @@ fn the_real_claude_code_continues_its_own_session_in_another_container() {
     let image = engine.image_with_tools(&[crate::support::node_modules().join(".bin/claude")]);
     let front = format!("agent_provider: {{template: claude}}\nbackend: docker\nimage: {image}\nbudget: unlimited\n");
     fs::write(world.bb_home().join("bottles/dev.md"), format!("---\n{front}---\n")).unwrap();
-    for flow in ["start", "resume"] {
-        world.write(world.bb_home().join(format!("flows/{flow}.lua")), SILENT);
-    }
+    silence(&world);
     let sessions = world.bb_home().join("state/worker/keep");
     let begins = |args: &[&str], texts: &[&str]| {
         let running = command(&world, &engine, args).spawn();

@@ -13,7 +13,7 @@ use crate::agents::{CLAUDE, CODEX, Cli, GEMINI, PI, stand_in};
 use crate::support::dockerd::archive;
 use crate::support::engine::{Engine, IMAGE, Which, helper};
 use crate::support::person::{person_with, written};
-use crate::support::{Command, Output, Reply, Who, World, has_agent, node_modules, tool};
+use crate::support::{Command, Output, Reply, Who, World, debian, has_agent, have_tools, need, tool};
 
 /// How long something may take that an engine does in some seconds.
 const LONG: Duration = Duration::from_secs(120);
@@ -109,6 +109,13 @@ fn an_image_is_built_once_for_its_content_and_what_the_host_told_it_is_in_no_lay
             assert_eq!(files_with(&engine.dir().join("data"), canary), "", "{canary}");
             assert!(!built.stderr.contains(canary) && !built.stdout.contains(canary), "{built}");
         }
+
+        // An argument is as good as another Dockerfile.
+        let argued = build(&["--build-arg", "VERSION=7"]).expect(0).stdout.trim().to_owned();
+        assert!(argued != tag && contains(&layers(engine, &argued).1, "mark-of-the-build 7"), "{argued}");
+        assert_eq!(build(&["--build-arg", "VERSION=7"]).expect(0).stdout.trim(), argued);
+        bb(world, engine, &["image", "rm", &argued]).expect(0);
+        build(&["--build-arg", "a-b=7"]).fails(2, "usage", "--build-arg", "NAME=VALUE");
 
         let again = build(&[]).expect(0);
         assert!(again.stdout.trim() == tag && again.stderr.contains("there already"), "{again}");
@@ -245,6 +252,14 @@ fn a_launch_builds_its_providers_image_after_the_preflight_and_only_once() {
         world.write("docker/data", "third\n");
         shelf(world, "dockerfile: ~/docker/Dockerfile\n");
         assert_eq!(start(world, engine, &run).expect(0).stdout, "third\n");
+        // What must not be in an image is left out of the context, and a manifest gives arguments.
+        let text = format!("FROM {IMAGE}\nARG MARK=none\nCOPY . /seen\nRUN (echo $MARK; ls -A /seen) >/etc/mark\n");
+        world.write("docker/Dockerfile", text);
+        world.write("docker/.env", "SECRET=1\n");
+        world.write("docker/.dockerignore", ".env\nDockerfile\n");
+        shelf(world, "dockerfile: ~/docker/Dockerfile\nbuild_args: {MARK: given}\n");
+        let seen = start(world, engine, &run).expect(0).stdout;
+        assert!(seen.starts_with("given\n") && seen.contains("data") && !seen.contains(".env"), "{seen}");
         world.write("project/Dockerfile", format!("FROM {IMAGE}\n"));
         shelf(world, "dockerfile: ~/project/Dockerfile\n");
         start(world, engine, &run).fails(5, "workspace_unsafe", "project/Dockerfile", "$BB_HOME/images");
@@ -341,20 +356,13 @@ fn an_image_that_is_missing_is_pulled_where_somebody_has_agreed() {
     });
 }
 
-/// Has a real agent do a task with a tool, in a container of an image that is built for it; its own executable is shown from
-/// where npm has put it.
-fn does_its_task(world: &World, engine: &Engine<'_>, cli: &Cli) {
+/// Has a real agent do a task with a tool, in a container of an image that is built for it and has all that it needs.
+fn does_its_task(world: &World, engine: &Engine<'_>, base: &str, cli: &Cli) {
     let home = world.bb_home();
-    let text = format!("FROM bottle-tools\nRUN ln -s /opt/agents/node_modules/.bin/{0} /usr/bin/{0}\n", cli.name);
+    let text = format!("FROM {base}\nRUN ln -s {}/{1} /usr/bin/{1}\n", debian::PROGRAMS, cli.name);
     world.write(home.join(format!("images/{}.Dockerfile", cli.name)), text);
-    let shown = world.dir().join("node_modules").display().to_string();
-    let mut mounts = format!("  - {{source: {shown}, target: /opt/agents/node_modules}}\n");
-    // Debian's own Node has parts of itself there.
-    if Path::new("/usr/share/nodejs").is_dir() {
-        mounts.push_str("  - /usr/share/nodejs\n");
-    }
     let bottle = format!(
-        "---\nagent_provider: {{template: {}}}\nbackend: docker\nworkspace: mount\nmounts:\n{mounts}---\nFor people.\n",
+        "---\nagent_provider: {{template: {}}}\nbackend: docker\nworkspace: mount\n---\nFor people.\n",
         cli.name
     );
     world.write(home.join(format!("bottles/{}.md", cli.name)), bottle);
@@ -387,25 +395,25 @@ fn usage(world: &World, engine: &Engine<'_>) -> [u64; 4] {
 }
 
 #[test]
-fn the_real_agents_do_a_task_in_images_that_were_built_for_them() {
-    // Each of them on Docker; on Podman one.
-    let tables = [(Which::Docker, &[&CLAUDE, &CODEX, &GEMINI, &PI][..]), (Which::Podman, &[&CLAUDE])];
-    for (which, table) in tables {
-        let missing: Vec<&str> = table.iter().map(|cli| cli.name).filter(|name| !has_agent(name)).collect();
-        if !missing.is_empty() || tool("node").is_none() {
-            return crate::support::need(&format!("Node and the CLIs {} (npm ci in tests/agents)", missing.join(", ")));
-        }
-        with(which, |world, engine| {
-            let edit = json!({"edit": {"path": "hello.txt", "content": "hello"},
-                "usage": {"input": 900, "output": 40, "cache_read": 100}});
-            let done = json!({"text": "All done.", "usage": {"input": 1100, "output": 9}});
-            let _server = stand_in(world, &json!({"turns": [edit, done]}));
-            assert!(node_modules().is_dir());
-            engine.image_with_tools(&[std::fs::canonicalize(tool("node").unwrap()).unwrap()]);
-            for cli in table {
-                does_its_task(world, engine, cli);
-            }
-            world.assert_silent(&[]);
-        });
+fn the_real_agents_do_a_task_in_images_of_debian_that_were_built_for_them() {
+    let table = [&CLAUDE, &CODEX, &GEMINI, &PI];
+    let missing: Vec<&str> = table.iter().map(|cli| cli.name).filter(|name| !has_agent(name)).collect();
+    if !missing.is_empty() || tool("node").is_none() {
+        return need(&format!("Node and the CLIs {} (npm ci in tests/agents)", missing.join(", ")));
     }
+    if !have_tools(&["curl", "tar", "ldd"]) {
+        return;
+    }
+    let Some(root) = debian::root() else { return };
+    each(|world, engine| {
+        let edit = json!({"edit": {"path": "hello.txt", "content": "hello"},
+            "usage": {"input": 900, "output": 40, "cache_read": 100}});
+        let done = json!({"text": "All done.", "usage": {"input": 1100, "output": 9}});
+        let _server = stand_in(world, &json!({"turns": [edit, done]}));
+        let base = debian::import(engine, &root);
+        for cli in table {
+            does_its_task(world, engine, base, cli);
+        }
+        world.assert_silent(&[]);
+    });
 }

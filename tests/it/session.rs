@@ -438,3 +438,23 @@ fn a_controller_that_is_killed_under_a_freeze_or_a_resume_leaves_what_can_be_tak
         assert!(kept(&world).is_empty());
     }
 }
+
+#[test]
+fn a_full_disk_below_a_session_is_said_at_its_end_and_what_is_kept_can_be_removed() {
+    for world in crate::workspace::worlds() {
+        set_up(&world, "");
+        let state = world.make_dir(world.bb_home().join("state"));
+        world.small(&state, 12 * 1024);
+        let script = "echo draft > notes; head -c 64M /dev/zero > big && exit 0; exit 7";
+        let ended = bb(&world, &["start", "worker", "--headless", "--label", "full", "--prompt", script]).expect(1);
+        assert!(ended.stderr.contains("session ended (exit 7)"), "{ended}");
+        assert!(ended.stderr.contains("/state/full is full: the last that it wrote"), "{ended}");
+        assert_eq!(kept(&world), ["full"]);
+        let changed = bb(&world, &["diff", "full", "--stat"]).expect(0).stdout;
+        assert!(changed.contains("notes") && changed.contains("big"), "{changed}");
+        bb(&world, &["rm", "full"]).expect(0);
+        let free = ["start", "worker", "--headless", "--label", "free", "--prompt", "echo room > x && cat x"];
+        let ended = bb(&world, &free).expect(0);
+        assert!(ended.stdout == "room\n" && !ended.stderr.contains("is full"), "{ended}");
+    }
+}

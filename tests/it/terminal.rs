@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::support::person::{DETACH, SHELL, does, ends, launch, person};
+use crate::support::person::{DETACH, SHELL, does, ends, interrupted, launch, person};
 use crate::support::{World, have_tools};
 
 /// How long something may take that takes a second on an idle machine.
@@ -33,34 +33,32 @@ fn a_command_runs_in_a_terminal_of_its_own_that_follows_the_persons() {
             &world,
             &shell,
             &[
-                json!(["expect", "inner> "]),
-                json!(["type", "tty; echo term=$TERM user=$(id -u)\r"]),
-                json!(["expect", "/dev/pts/"]),
-                json!(["expect", "term=xterm-256color user=1000"]),
-                json!(["type", "stty size\r"]),
-                json!(["expect", "24 80"]),
-                json!(["resize", 40, 100]),
-                json!(["insist", "stty size\r", "40 100"]),
-                json!(["type", "printf 'a\\033[3%dmred\\033[0m\\n' 1\r"]),
-                json!(["raw", "a\u{1b}[31mred\u{1b}[0m"]),
-                // What is pressed is the command's: an interrupt, and the keys that would leave an agent.
-                json!([
-                    "type",
-                    "sh -c 'trap \"echo cau\"\"ght; exit\" INT; echo sta\"\"rted; while :; do sleep 0.05; done'\r"
-                ]),
-                json!(["expect", "started"]),
-                json!(["type", "\u{3}"]),
-                json!(["expect", "caught"]),
-                json!(["expect", "inner> "]),
-                json!(["type", "echo started-$((1 + 1)); cat -v\r"]),
-                json!(["expect", "started-2"]),
-                json!(["type", "\u{16}\u{10}\u{16}\u{11}\r"]),
-                json!(["expect", "^P^Q"]),
-                json!(["type", "\u{4}"]),
-                json!(["expect", "inner> "]),
-                json!(["type", "exit 7\r"]),
-                json!(["end", 7]),
-            ],
+                &[
+                    json!(["expect", "inner> "]),
+                    json!(["type", "tty; echo term=$TERM user=$(id -u)\r"]),
+                    json!(["expect", "/dev/pts/"]),
+                    json!(["expect", "term=xterm-256color user=1000"]),
+                    json!(["type", "stty size\r"]),
+                    json!(["expect", "24 80"]),
+                    json!(["resize", 40, 100]),
+                    json!(["insist", "stty size\r", "40 100"]),
+                    json!(["type", "printf 'a\\033[3%dmred\\033[0m\\n' 1\r"]),
+                    json!(["raw", "a\u{1b}[31mred\u{1b}[0m"]),
+                    // What is pressed is the command's: an interrupt, and the keys that would leave an agent.
+                ][..],
+                &interrupted("inner> "),
+                &[
+                    json!(["type", "echo started-$((1 + 1)); cat -v\r"]),
+                    json!(["expect", "started-2"]),
+                    json!(["type", "\u{16}\u{10}\u{16}\u{11}\r"]),
+                    json!(["expect", "^P^Q"]),
+                    json!(["type", "\u{4}"]),
+                    json!(["expect", "inner> "]),
+                    json!(["type", "exit 7\r"]),
+                    json!(["end", 7]),
+                ],
+            ]
+            .concat(),
         );
         assert!(!seen.contains("detached"), "{seen}");
         // Whoever is in the bottle sees its own terminals and no other.

@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::support::{Output, World, need};
 
-const LONG: Duration = Duration::from_secs(40);
+pub(crate) const LONG: Duration = Duration::from_secs(40);
 
 /// Both ways in which an agent's changes stay its own.
-const MODES: [&str; 2] = ["overlay", "copy"];
+pub(crate) const MODES: [&str; 2] = ["overlay", "copy"];
 
 /// Gets the worlds whose files lie where a layer can lie.
 pub(crate) fn worlds() -> impl Iterator<Item = World> {
@@ -32,7 +32,7 @@ pub(crate) fn launch(world: &World, label: &str, mode: &str, script: &str) -> St
     output.stdout.trim().to_owned()
 }
 
-fn try_launch(world: &World, label: &str, mode: &str, script: &str) -> Output {
+pub(crate) fn try_launch(world: &World, label: &str, mode: &str, script: &str) -> Output {
     let work = world.home().join("work").display().to_string();
     let recipe = world.recipe(
         &format!("{label}.lua"),
@@ -47,7 +47,7 @@ fn try_launch(world: &World, label: &str, mode: &str, script: &str) -> Output {
 }
 
 /// Waits until a bottle has ended, and gets it.
-fn ended(world: &World, slug: &str) -> Value {
+pub(crate) fn ended(world: &World, slug: &str) -> Value {
     let mut last = Value::Null;
     let is_over = world.until(LONG, || {
         let bottles = world.bb(&["ps", "--all", "--json"]).expect(0).json();
@@ -59,7 +59,7 @@ fn ended(world: &World, slug: &str) -> Value {
 }
 
 /// Launches a script, waits for its end, and gets the slug.
-fn done(world: &World, label: &str, mode: &str, script: &str) -> String {
+pub(crate) fn done(world: &World, label: &str, mode: &str, script: &str) -> String {
     let slug = launch(world, label, mode, script);
     let bottle = ended(world, &slug);
     let said = world.bb(&["logs", &slug]);
@@ -80,7 +80,7 @@ pub(crate) fn read(path: PathBuf) -> String {
 }
 
 /// Gets what `bb diff --json` says, by path.
-fn diff(world: &World, slug: &str) -> std::collections::BTreeMap<String, Value> {
+pub(crate) fn diff(world: &World, slug: &str) -> std::collections::BTreeMap<String, Value> {
     let output = world.bb(&["diff", "--json", slug]).expect(0);
     output.json().into_iter().map(|c| (c["path"].as_str().unwrap().to_owned(), c)).collect()
 }
@@ -126,8 +126,17 @@ fn what_an_agent_changed_is_shown_and_brought_over_when_somebody_says_so() {
             // Nobody is there to be asked.
             world.bb(&["apply", &slug]).fails(4, "approval", "nobody is there", "--yes");
             assert!(dir.join("gone.txt").exists());
+            // A path that names no change is a slip, and nothing else is done.
+            world.bb(&["apply", &slug, "--yes", "gone.txt", "keep.txt"]).fails(
+                2,
+                "usage",
+                "keep.txt",
+                "bb diff --stat",
+            );
+            world.bb(&["apply", &slug, "--yes", "old/a"]).fails(2, "usage", "old/a", "name `old`");
+            assert!(dir.join("gone.txt").exists() && dir.join("old/a").exists());
             // Some of it, then the rest.
-            world.bb(&["apply", &slug, "--yes", "sub", "gone.txt"]).expect(0);
+            world.bb(&["apply", &slug, "--yes", "./sub/", "gone.txt"]).expect(0);
             assert_eq!(read(dir.join("sub/deep.txt")), "d\nmore\n");
             assert!(!dir.join("gone.txt").exists() && !dir.join("new").exists());
             let output = world.bb(&["apply", &slug, "--yes"]).expect(0);
@@ -190,7 +199,8 @@ fn what_the_host_would_execute_is_refused_by_name_and_the_rest_is_applied() {
         mkdir notbare notbare/objects && echo good > notbare/config
         mkdir -p .GIT/hooks && echo evil > .GIT/hooks/x
         echo evil > .envrc && mkdir sub && echo evil > sub/.mcp.json && echo good > sub/mcp.json
-        mkdir -p .vscode && echo evil > .vscode/tasks.json
+        mkdir -p .vscode .devcontainer .cargo && echo evil > .vscode/tasks.json && echo evil > .devcontainer/devcontainer.json
+        echo evil > .cargo/config.toml && echo good > .cargo/notes && echo evil > .gitmodules
         mkdir -p .claude && echo evil > .claude/settings.json && echo good > .claude/notes.md";
     for world in worlds() {
         for mode in MODES {
@@ -223,6 +233,9 @@ fn what_the_host_would_execute_is_refused_by_name_and_the_rest_is_applied() {
                 ".envrc",
                 "sub/.mcp.json",
                 ".vscode/tasks.json",
+                ".devcontainer/devcontainer.json",
+                ".cargo/config.toml",
+                ".gitmodules",
                 ".claude/settings.json",
             ] {
                 assert_eq!(outcomes.get(refused).map(String::as_str), Some("refused"), "{mode} {refused}: {output}");
@@ -237,6 +250,7 @@ fn what_the_host_would_execute_is_refused_by_name_and_the_rest_is_applied() {
                 "nofifo",
                 "notbare/config",
                 "sub/mcp.json",
+                ".cargo/notes",
                 ".claude/notes.md",
             ] {
                 assert_eq!(outcomes.get(good).map(String::as_str), Some("applied"), "{mode} {good}: {output}");

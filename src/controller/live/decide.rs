@@ -156,7 +156,25 @@ impl Live {
         };
         self.change(|b| b.reason = Some(reason.to_owned()));
         self.leave_note().await;
-        if self.view().state == State::Paused {
+        self.carry_out_freeze(self.view().state == State::Paused).await;
+        if mine {
+            let _ = self.record_end(&end).await;
+        }
+    }
+
+    /// Goes on with the freeze that an earlier controller has decided and died over. Its way out stays closed meanwhile.
+    pub fn go_on_freezing(self: &Arc<Self>, paused: bool) {
+        let live = Arc::clone(self);
+        tokio::spawn(async move { live.carry_out_freeze(paused).await });
+    }
+
+    /// Carries a freeze out, once however many ask for it: a second look at its home would come when its agent ends.
+    async fn carry_out_freeze(self: &Arc<Self>, paused: bool) {
+        let _turn = self.freezing.lock().await;
+        if self.has_ended() {
+            return;
+        }
+        if paused {
             // What is stopped hears nothing.
             let _ = self.link.ask(Request::Thaw).await;
         }
@@ -170,9 +188,6 @@ impl Live {
             if tokio::time::timeout(PATIENCE, self.ended()).await.is_err() {
                 self.link.kill_keeper();
             }
-        }
-        if mine {
-            let _ = self.record_end(&end).await;
         }
     }
 

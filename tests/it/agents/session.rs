@@ -1,11 +1,10 @@
 //! The real CLIs at a terminal, and their sessions: left in the midst, frozen, and continued by the CLI itself.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::json;
 
 use super::{CLAUDE, CODEX, Cli, GEMINI, PI};
 use crate::support::person::{person_in, written};
+use crate::support::rehearsed::{is_in_one_file, silence};
 use crate::support::tmux::Tmux;
 use crate::support::{World, have_tools};
 
@@ -93,47 +92,17 @@ fn pi_has_its_own_interface_at_a_terminal() {
     talks(&PI, "(auto)");
 }
 
-/// A flow in whose rehearsal no answer ever comes.
-const SILENT: &str = "--- @bb needs start\n\
-    bb.rehearse({ turns = { { delay_ms = 600000 } }, loop = true })\n\
-    local given = bb.args\n\
-    local plan = bb.plan({ agent = given.agent, prompt = given.prompt, resume = given.resume, budget = given.budget })\n\
-    print(\"bottle \" .. plan:launch().slug)\n\
-    bb.sleep(\"10m\")\n";
-
-/// Finds the file below a directory that has all of the texts in it.
-fn file_with(dir: &Path, texts: &[&str]) -> Option<PathBuf> {
-    for entry in std::fs::read_dir(dir).ok()?.flatten() {
-        let path = entry.path();
-        let found = match path.symlink_metadata() {
-            Ok(meta) if meta.is_dir() => file_with(&path, texts),
-            Ok(meta) if meta.is_file() => {
-                let bytes = std::fs::read(&path).unwrap_or_default();
-                let text = String::from_utf8_lossy(&bytes);
-                texts.iter().all(|wanted| text.contains(wanted)).then_some(path)
-            }
-            _ => None,
-        };
-        if found.is_some() {
-            return found;
-        }
-    }
-    None
-}
-
 /// Freezes a CLI in the midst of its first turn, resumes it with another task, and finds both in one session of its own.
 fn goes_on(cli: &Cli) {
     for world in cli.worlds() {
         set_up(&world, cli);
-        for flow in ["start", "resume"] {
-            world.write(world.bb_home().join(format!("flows/{flow}.lua")), SILENT);
-        }
+        silence(&world);
         let project = world.home().join("project");
         let kept = world.bb_home().join("state/worker/keep");
         let begins = |args: &[&str], texts: &[&str]| {
             let running = world.command(args).cwd(&project).patience(super::PATIENCE).spawn();
             running.says("bottle worker");
-            let begun = world.until(super::PATIENCE, || file_with(&kept, texts).is_some());
+            let begun = world.until(super::PATIENCE, || is_in_one_file(&kept, texts));
             assert!(begun, "{}: {texts:?} in no session\n{}\n{}", cli.name, running.stdout(), running.stderr());
             world.bb(&["freeze", "worker"]).expect(0);
             running.signal(nix::sys::signal::SIGINT);

@@ -8,6 +8,8 @@ mod files;
 mod life;
 mod terminals;
 
+use std::fs;
+
 use crate::support::desk::{Desk, on};
 use crate::support::engine::Which;
 use crate::support::{World, have_tools};
@@ -87,4 +89,29 @@ fn an_agent_and_commands_have_terminals_of_the_containers_own() {
     for which in [Which::Docker, Which::Podman, Which::Rootless] {
         on(which, terminals::are_the_bottles_own);
     }
+}
+
+#[test]
+fn where_nobody_outside_may_look_into_a_container_copies_are_refused_and_tar_does_what_the_hint_says() {
+    on(Which::Fuse, |desk| {
+        desk.launch("box", "{'sleep', '600'}", "");
+        let kind = desk.bb(&["exec", "box", "--", "grep", "-c", " / .*fuse", "/proc/mounts"]);
+        assert_eq!(kind.expect(0).stdout, "1\n", "the images are served by fuse-overlayfs");
+        desk.bb(&["exec", "box", "--", "sh", "-c", "mkdir d; echo one > d/a"]).expect(0);
+        let host = desk.own("host", None).display().to_string();
+        let file = desk.own("file", Some("two\n")).display().to_string();
+        let refused =
+            |args: &[&str]| desk.bb(args).fails(5, "backend_unavailable", "file system of the container", "bb exec -i");
+        refused(&["cp", "box:d/a", &format!("{host}/a")]);
+        refused(&["cp", &file, "box:d/b"]);
+        assert!(fs::read_dir(&host).unwrap().next().is_none(), "nothing came");
+        desk.sh(
+            "set -o pipefail; tar c file | BB exec -i box -- tar x -C d && BB exec box -- tar c -C d . | tar x -C host",
+        )
+        .expect(0);
+        for (name, text) in [("a", "one\n"), ("file", "two\n")] {
+            assert_eq!(fs::read_to_string(desk.dir.join("host").join(name)).unwrap(), text);
+        }
+        desk.bb(&["kill", "box"]).expect(0);
+    });
 }

@@ -55,7 +55,7 @@ impl<'w> Desk<'w> {
         let env = tool("env").unwrap().display().to_string();
         let own = [format!("DOCKER_HOST={}", engine.address()), "BOT_BOTTLE_BACKEND=docker".to_owned()];
         let exe = world.exe().display().to_string();
-        if engine.which != Which::Rootless {
+        if !engine.which.is_rootless() {
             let helper = format!("BB_HELPER={}", helper().unwrap().display());
             let words = [vec![env], own.into(), vec![helper, exe]].concat();
             let dir = world.make_dir("desk");

@@ -81,11 +81,18 @@ pub enum Which {
     Podman,
     /// Podman without root, run by the ordinary user of the tests.
     Rootless,
+    /// The same, with its images served by `fuse-overlayfs`.
+    Fuse,
 }
 
 impl Which {
     /// Those of root.
     pub const ALL: [Which; 2] = [Which::Docker, Which::Podman];
+
+    /// Tells whether the ordinary user runs it.
+    pub fn is_rootless(self) -> bool {
+        matches!(self, Which::Rootless | Which::Fuse)
+    }
 }
 
 /// An engine that answers.
@@ -108,6 +115,7 @@ impl<'w> Engine<'w> {
             Which::Docker => &["dockerd", "unshare", "busybox", "tar"],
             Which::Podman => &["podman", "unshare", "busybox", "tar"],
             Which::Rootless => &["podman", "unshare", "busybox", "tar", "newuidmap", "runuser"],
+            Which::Fuse => &["podman", "unshare", "busybox", "tar", "newuidmap", "runuser", "fuse-overlayfs"],
         };
         if !have_tools(tools) {
             return None;
@@ -117,8 +125,12 @@ impl<'w> Engine<'w> {
         fs::create_dir_all(&dir).unwrap();
         let at = |name: &str| dir.join(name).display().to_string();
         let socket = dir.join("s");
+        let driver = match which {
+            Which::Fuse => "--storage-driver overlay --storage-opt overlay.mount_program=/usr/bin/fuse-overlayfs",
+            _ => "",
+        };
         let podman = format!(
-            "podman --root {} --runroot {} --tmpdir {} --cgroup-manager cgroupfs system service -t 0 unix://{}",
+            "podman --root {} --runroot {} --tmpdir {} {driver} --cgroup-manager cgroupfs system service -t 0 unix://{}",
             at("data"),
             at("exec"),
             at("tmp"),
@@ -127,7 +139,7 @@ impl<'w> Engine<'w> {
         let command = match which {
             Which::Docker => dockerd::daemon(&dir),
             Which::Podman => format!("exec {podman}"),
-            Which::Rootless => {
+            Which::Rootless | Which::Fuse => {
                 let Ok(Some(user)) = nix::unistd::User::from_name(ORDINARY) else {
                     need(&format!("a user named {ORDINARY}"));
                     return None;
@@ -138,7 +150,12 @@ impl<'w> Engine<'w> {
                     std::os::unix::fs::chown(dir.join(sub), Some(uid), Some(gid)).unwrap();
                 }
                 let (home, run) = (at("home"), at("run"));
-                format!("cd {home} && exec runuser -u {ORDINARY} -- env HOME={home} XDG_RUNTIME_DIR={run} {podman}")
+                // The machine's own device may be for root alone; in the engine's own mount namespace there is one for everybody.
+                let fuse = format!("mknod -m 666 {0} c 10 229 && mount --bind {0} /dev/fuse && ", at("fuse"));
+                let fuse = if which == Which::Fuse { fuse } else { String::new() };
+                format!(
+                    "{fuse}cd {home} && exec runuser -u {ORDINARY} -- env HOME={home} XDG_RUNTIME_DIR={run} {podman}"
+                )
             }
         };
         let script = dockerd::apart(&command);

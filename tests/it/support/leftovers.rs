@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::left;
+use super::warden::Process;
 use super::world::World;
 
 impl World {
@@ -26,7 +27,11 @@ impl World {
     pub fn leftovers_within(&self, patience: Duration) -> Vec<String> {
         let controller = self.controller_pid();
         let all = self.processes();
-        let processes = all.iter().filter(|p| Some(p.pid) != controller);
+        // What keepers are forked from is the controller's, and ends with it.
+        let of_controller = |p: &&Process| {
+            Some(p.pid) == controller || controller.is_some() && Some(p.parent) == controller && p.name == "bb-keepers"
+        };
+        let processes = all.iter().filter(|p| !of_controller(p));
         let mut left: Vec<String> = processes.map(|p| format!("process {} {}", p.pid, p.command)).collect();
         let known: BTreeSet<i32> = all.iter().map(|p| p.pid).chain([self.warden.pid]).collect();
         left.extend(left::strays(self.dir(), &known));

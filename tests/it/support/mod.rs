@@ -5,12 +5,14 @@
 
 mod canary;
 mod command;
+pub mod debian;
 pub mod desk;
 pub mod dockerd;
 pub mod engine;
 mod left;
 mod leftovers;
 pub mod person;
+pub mod rehearsed;
 mod site;
 pub mod tmux;
 mod warden;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Command, Output, Running, World};
 
@@ -61,6 +61,18 @@ pub fn script_of(world: &World, name: &str, steps: &[Value]) -> (String, String)
 #[track_caller]
 pub fn does(world: &World, args: &[&str], steps: &[Value]) -> String {
     written(&person(world, "steps", "24x80", args, steps).wait().expect(0))
+}
+
+/// The steps of a person who has a shell run what heeds an interrupt, presses the keys for one, and finds the shell as it was.
+pub fn interrupted(prompt: &str) -> [Value; 5] {
+    let heeds = "sh -c 'trap \"echo cau\"\"ght; exit\" INT; echo sta\"\"rted; while :; do sleep 0.05; done'\r";
+    [
+        json!(["type", heeds]),
+        json!(["expect", "started"]),
+        json!(["type", "\u{3}"]),
+        json!(["expect", "caught"]),
+        json!(["expect", prompt]),
+    ]
 }
 
 /// Gets what was written to a person's terminal.

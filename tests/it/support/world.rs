@@ -190,9 +190,19 @@ impl World {
 
     /// Puts `$BB_HOME` on a file system of `kilobytes`. Seen from outside the world, it is empty.
     pub fn small_bb_home(&self, kilobytes: u32) {
+        self.small(&self.bb_home(), kilobytes);
+    }
+
+    /// Puts a directory on a file system of `kilobytes`. [`World::inside`] is the way to it from outside the world.
+    pub fn small(&self, dir: &Path, kilobytes: u32) {
         let uid = self.uid();
         let options = format!("size={kilobytes}k,mode=700,uid={uid},gid={uid}");
-        self.warden.mount_small(&self.bb_home(), &options).unwrap();
+        self.warden.mount_small(dir, &options).unwrap();
+    }
+
+    /// Gets the path by which a test sees what the world has mounted at one. Root's only.
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        Path::new("/proc").join(self.warden.pid.to_string()).join("root").join(path.strip_prefix("/").unwrap())
     }
 
     /// Gets the path of `bb` in the world.
