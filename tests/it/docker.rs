@@ -167,6 +167,7 @@ fn what_an_engine_could_not_remove_is_swept_by_its_labels() {
         });
         let stray = client.create("stray", &spec).unwrap();
         let state = world.make_dir(world.bb_home().join("state/stray"));
+        world.write(state.join("placeholders.json"), "[]");
         let socket = engine.address().replace("unix://", "");
         let record = serde_json::json!({"engine": socket, "labels": [format!("bb.home={home}"), "bb.slug=stray"]});
         world.write(state.join("engine.json"), record.to_string());
