@@ -178,7 +178,7 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 async fn in_bottle(client: &Client, dir: &Path, mode: WorkspaceMode, words: &[&str], id: String) -> Vec<f64> {
-    let inside = "/run/bb/bench";
+    let inside = "/bench";
     let exe = std::env::current_exe().unwrap().display().to_string();
     let launch = Launch {
         id,

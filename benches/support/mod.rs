@@ -225,7 +225,7 @@ pub fn controller_at(dir: PathBuf, helper: Option<PathBuf>) -> (Home, PathBuf) {
 pub fn in_bottle(address: &str, ca: &str, args: &[&str]) -> String {
     let (home, dir) = controller("plane");
     let exe = std::env::current_exe().unwrap().display().to_string();
-    let inside = "/run/bb/bench";
+    let inside = "/bench";
     let there = format!("{HOST}:443");
     let argv = [inside].iter().chain(args).chain(&[there.as_str(), "/etc/bb/ca.pem"]).map(|&a| a.to_owned()).collect();
     let route = Route {
