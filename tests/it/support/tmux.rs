@@ -95,9 +95,12 @@ impl<'w> Tmux<'w> {
         self.keep(step);
     }
 
-    /// Gives the window another size.
+    /// Gives the window another size, and waits until its terminal has it: tmux forgets one that comes soon after another.
     pub fn resize(&self, columns: u16, rows: u16) {
         self.does(&["resize-window", "-x", &columns.to_string(), "-y", &rows.to_string()]).expect(0);
+        let tty = self.does(&["display-message", "-p", "#{pane_tty}"]).expect(0).stdout;
+        let size = || self.world.program("/usr/bin/stty", &["-F", tty.trim(), "size"]).run().stdout;
+        assert!(self.world.until(PATIENCE, || size().trim() == format!("{rows} {columns}")), "{tty}: {}", size());
     }
 
     /// What a program may leave switched on.
