@@ -33,23 +33,23 @@ impl Keepers {
         Keepers { exe, server: Mutex::new(None) }
     }
 
-    /// Has a keeper made that has `socket`; it lives on when this process dies.
+    /// Has a keeper made, and gets our end of its socket. It lives on when this process dies.
     ///
     /// # Errors
     /// Those of starting the server, and what it says of the fork.
-    pub async fn make(&self, socket: &OwnedFd) -> io::Result<Process> {
+    pub async fn make(&self) -> io::Result<(OwnedFd, Process)> {
         let mut held = self.server.lock().await;
         // One that was killed is replaced, once: a second failure is not for want of a server.
         if let Some(server) = held.take()
-            && let Ok(process) = ask(&server, socket).await
+            && let Ok(made) = ask(&server).await
         {
             *held = Some(server);
-            return Ok(process);
+            return Ok(made);
         }
         let server = start(&self.exe)?;
-        let process = ask(&server, socket).await?;
+        let made = ask(&server).await?;
         *held = Some(server);
-        Ok(process)
+        Ok(made)
     }
 }
 
@@ -70,9 +70,14 @@ fn start(exe: &Path) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(socket)
 }
 
-async fn ask(server: &AsyncFd<OwnedFd>, socket: &OwnedFd) -> io::Result<Process> {
+/// Asks once, with a socket of its own each time: a server that dies over it may have made a keeper, which must not hear what is said to
+/// the next, and ends when our end of its socket is closed.
+async fn ask(server: &AsyncFd<OwnedFd>) -> io::Result<(OwnedFd, Process)> {
+    let (ours, theirs) = wire::pair()?;
     // Nothing is on its way: each question has had its answer, or the server is given up.
-    wire::send(server.get_ref(), &(), &[socket.as_raw_fd()])?;
+    wire::send(server.get_ref(), &(), &[theirs.as_raw_fd()])?;
+    // While it is open here as well, the keeper's end would not show.
+    drop(theirs);
     let answer = async {
         loop {
             let mut ready = server.readable().await?;
@@ -84,7 +89,7 @@ async fn ask(server: &AsyncFd<OwnedFd>, socket: &OwnedFd) -> io::Result<Process>
     };
     match tokio::time::timeout(PATIENCE, answer).await.map_err(|_| io::ErrorKind::TimedOut)?? {
         Some((Answer::Made { pid }, fds)) => match <[OwnedFd; 1]>::try_from(fds) {
-            Ok([fd]) => Ok(Process::held(pid, fd)),
+            Ok([fd]) => Ok((ours, Process::held(pid, fd))),
             Err(_) => Err(io::Error::other("a keeper without its descriptor")),
         },
         Some((Answer::Failed { why }, _)) => Err(io::Error::other(why)),

@@ -112,13 +112,10 @@ impl Link {
     /// # Errors
     /// The keeper's own, or `backend_unavailable` where it cannot be started.
     pub async fn launch(keepers: &Keepers, plan: &Plan, sealed: &OwnedFd) -> Result<Held> {
-        let (ours, theirs) = wire::pair().map_err(failed)?;
         let bytes = serde_json::to_vec(plan).map_err(failed)?;
         let engine = plan.image.is_some();
         let plan = wire::sealed("bb-plan", &bytes).map_err(failed)?;
-        let process = keepers.make(&theirs).await.map_err(failed)?;
-        // The keeper has it; while it was open here as well, the keeper's end would not show.
-        drop(theirs);
+        let (ours, process) = keepers.make().await.map_err(failed)?;
         let (mut link, said) = Link::connect(ours).map_err(failed)?;
         link.process = Some(Arc::new(process));
         let fds = vec![plan, sealed.try_clone().map_err(failed)?];
