@@ -78,7 +78,10 @@ pub fn run(args: Args) -> u8 {
 pub fn shelf() -> Result<Shelf> {
     let home = Home::from_env()?;
     let user_home = user_home();
-    let cwd = std::env::current_dir().map_err(|e| Error::new(Kind::Usage, format!("the current directory: {e}")))?;
+    let cwd = std::env::current_dir().map_err(|e| {
+        Error::new(Kind::Usage, format!("the working directory cannot be used: {e}"))
+            .hint("cd to a directory that exists")
+    })?;
     Ok(Shelf::open(&home, user_home.as_deref(), &cwd))
 }
 
