@@ -383,10 +383,23 @@ fn an_ordinary_users_own_podman_makes_bottles_without_root() {
     let context = dir.join("context");
     std::fs::create_dir(&context).unwrap();
     let step = "RUN --mount=type=secret,id=npmrc,target=/npmrc grep -q npm.corp /npmrc";
-    std::fs::write(context.join("Dockerfile"), format!("FROM {IMAGE}\n{step}\n")).unwrap();
+    let volume = "RUN mkdir /data && echo kept >/data/file && chmod 777 /data\nVOLUME /data";
+    std::fs::write(context.join("Dockerfile"), format!("FROM {IMAGE}\n{step}\n{volume}\n")).unwrap();
     let dockerfile = context.join("Dockerfile").display().to_string();
     let built = bb(&["image", "build", "--dockerfile", &dockerfile, "--network", "none"]).expect(0);
     assert!(built.stdout.starts_with("bb/command:"), "{built}");
+    // What an image calls a volume is not the agent's, and leaves nothing.
+    let script = "cat /data/file; echo more >/data/new && echo written; grep -c \" /data .* ro,\" /proc/mounts";
+    let text = format!(
+        "--- @bb needs launch\nlocal b = bb.launch{{command = {{'sh', '-c', '{script}'}}, backend = 'docker', image = '{}'}}\n\
+         b:wait{{check = false}}\nfor f in b:logs() do if f.stream == 'stdout' then print(f.text) end end\n",
+        built.stdout.trim()
+    );
+    std::fs::write(&recipe, text).unwrap();
+    let output = bb(&["run", "--grant", "all", &recipe.display().to_string()]).expect(0);
+    assert_eq!(output.stdout.split_whitespace().collect::<Vec<_>>(), ["kept", "1"], "{output}");
+    let volumes = || engine.client().json("GET", "/volumes", None).unwrap()["Volumes"].as_array().map_or(0, Vec::len);
+    assert!(world.until(LONG, || volumes() == 0), "a volume is left");
     bb(&["controller", "stop"]).expect(0);
     engine.assert_empty();
 }
