@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::link::{Link, Said};
 use super::note::Note;
-use crate::api::{Bottle, Egress, Ended, Launch, State};
+use crate::api::{Bottle, Cut, Egress, Ended, Launch, State};
 use crate::bottle::output;
 use crate::bottle::wire::End;
 use crate::egress;
@@ -191,9 +191,14 @@ impl Live {
         lock(&self.note).end.as_ref().is_some_and(|end| end.ended == Ended::Frozen)
     }
 
-    /// Gets the scope of the cut that stands.
+    /// Gets the cut that stands.
+    pub fn cut(&self) -> Option<Cut> {
+        lock(&self.note).cut.clone()
+    }
+
+    /// Gets its scope.
     pub fn cut_now(&self) -> Option<CutScope> {
-        lock(&self.note).cut.as_ref().map(|cut| cut.scope)
+        self.cut().map(|cut| cut.scope)
     }
 
     fn event(&self, kind: &str, data: Value, audit: bool) -> NewEvent {
