@@ -80,7 +80,7 @@ impl Controller {
         let place = self.host.home.ledger();
         let fail = |e| ledger_error(&e, &place);
         if launch.book == crate::types::Book::Real {
-            ledger.set_limits(GLOBAL, settings.budget.clone()).await.map_err(fail)?;
+            self.set_host_budget(&settings).await?;
         }
         if let Some(row) = ledger.bottle(&launch.id).await.map_err(fail)? {
             let known: Bottle = serde_json::from_str(&row.body).map_err(internal)?;

@@ -328,11 +328,11 @@ impl Subject for Live {
     }
 
     fn policy(&self) -> CutoffPolicy {
-        self.policy
+        self.binds().policy
     }
 
     fn cut_scope(&self) -> CutScope {
-        self.cut_scope
+        self.binds().cut_scope
     }
 
     async fn spent(&self) -> Option<Standing> {
