@@ -91,7 +91,7 @@ const ROWS: &[Row] = &[
     Row::new("ptrace", "sleep 5 & try syscall 101 16 $! 0 0; try syscall 310 $! 0 0 0 0 0; try syscall 438 3 0 0; kill $!", &[
         "EPERM\nEPERM\nEPERM",
     ])
-    .twin("sleep 5 & kill $!"),
+    .twin("sleep 5 & kill -9 $!"),
     Row::new("pid 1: its environment, root, memory and descriptors", "cat /proc/1/environ; ls /proc/1/root/ /proc/1/fd /proc/1/cwd/; head -c 1 /proc/1/mem; true", &[
         "/proc/1/environ: Permission denied",
         "/proc/1/fd': Permission denied",
