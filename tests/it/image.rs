@@ -261,6 +261,20 @@ fn a_launch_builds_its_providers_image_after_the_preflight_and_only_once() {
         let second = start(world, engine, &run).expect(0);
         assert!(second.stdout == "first\n" && !second.stderr.contains("built"), "{second}");
         assert!(!row(&start(world, engine, &["--dry-run"]).expect(0), "image").contains("to be"));
+        // A skill is the agent's own there too, with the modes that it has on the host.
+        let skill = world.bb_home().join("skills/house-style");
+        world.write(skill.join("SKILL.md"), "Two spaces.\n");
+        let script = world.write(skill.join("scripts/check"), "#!/bin/sh\necho checked\n");
+        std::fs::set_permissions(script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let agent = world.bb_home().join("agents/tester.md");
+        world.write(&agent, "---\nbottle: dev\nskills: [house-style]\n---\nYou test.\n");
+        let look = "cd ~/skills/house-style; stat -c '%u %a' SKILL.md scripts/check; stat -c %u . scripts; scripts/check; \
+            echo more >SKILL.md && id -u";
+        let seen = start(world, engine, &["--headless", "--prompt", look]).expect(0).stdout;
+        let uid = seen.lines().last().unwrap_or_default();
+        assert_eq!(seen, format!("{uid} 644\n{uid} 755\n{uid}\n{uid}\nchecked\n{uid}\n"));
+        assert_ne!(uid, "0");
+        world.write(&agent, "---\nbottle: dev\n---\nYou test.\n");
         dockerfile("second");
         let third = start(world, engine, &run).expect(0);
         assert!(third.stdout == "second\n" && third.stderr.contains("built"), "{third}");
