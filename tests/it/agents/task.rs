@@ -201,11 +201,12 @@ fn contains(bytes: &[u8], needle: &str) -> bool {
     bytes.windows(needle.len()).any(|w| w == needle.as_bytes())
 }
 
-/// How often a CLI may try the same refused endpoint in a run. One that tries again and again loses its time there.
-const TRIES: u64 = 6;
+/// How often a CLI may try the same refused endpoint in a run; Codex asks for its models four times. One that tries again and
+/// again loses its time there.
+const TRIES: u64 = 12;
 
 /// Asserts that whatever a healthy CLI asks beside its task is refused quietly, and costs it no loop of tries. (Codex offers its
-/// API a WebSocket first, which is no side call: it is answered 426, once, and Codex goes on without.)
+/// API a WebSocket first, which is no side call: it is answered 426, and Codex goes on without.)
 fn refused_quietly(cli: &Cli, lines: &[Value]) {
     let denied = events(lines, "denied");
     let mut tries = std::collections::BTreeMap::<String, u64>::new();
@@ -214,11 +215,12 @@ fn refused_quietly(cli: &Cli, lines: &[Value]) {
         let word = |key: &str| data[key].as_str().unwrap_or("-");
         let what = format!("{} {} {}{}", word("kind"), word("method"), word("host"), word("path"));
         *tries.entry(what.clone()).or_default() += 1 + data["dropped"].as_u64().unwrap_or(0);
-        let offers = word("kind") == "upgrade" && word("host") == cli.host && tries[&what] == 1;
+        let offers = word("kind") == "upgrade" && word("host") == cli.host;
         if data["quiet"] != true && !offers {
             noisy.push(what);
         }
     }
+    eprintln!("{}: refused {tries:?}", cli.name);
     assert!(noisy.is_empty(), "{} has refusals that are not quiet: {noisy:#?}", cli.name);
     assert!(tries.values().all(|count| *count <= TRIES), "{} tries in a loop: {tries:#?}", cli.name);
 }
