@@ -14,7 +14,7 @@ use crate::support::dockerd::archive;
 use crate::support::engine::{Engine, IMAGE, Which, helper};
 use crate::support::packages::{self, Packages};
 use crate::support::person::{person_with, written};
-use crate::support::{Command, Output, Reply, Who, World, debian, has_agent, have_tools, need, tool};
+use crate::support::{Command, Output, Reply, Who, World, debian, full, has_agent, have_tools, need, tool};
 
 /// How long something may take that an engine does in some seconds.
 const LONG: Duration = Duration::from_secs(120);
@@ -389,12 +389,22 @@ fn an_image_that_is_missing_is_pulled_where_somebody_has_agreed() {
     });
 }
 
-/// The agent whose image is built of the Dockerfile as it is shipped. (It is one package, and the smallest of them.)
+/// The agent whose image is built of the Dockerfile as it is shipped: it is one package, and the smallest of them. The long
+/// check builds those as well that bring native executables; Pi is more packages than a registry is worth.
 const SHIPPED: &str = "gemini";
 
-/// Gets the network of a build's steps: the world's, where packages come from.
-fn network(cli: &Cli) -> &'static str {
-    if cli.name == SHIPPED { "host" } else { "none" }
+fn is_shipped(cli: &Cli) -> bool {
+    cli.name == SHIPPED || full() && ["claude", "codex"].contains(&cli.name)
+}
+
+/// What the registry has for them, as `npm ci` has put it into `node_modules`.
+fn installed() -> Vec<&'static str> {
+    let mut installed = vec!["@google/gemini-cli"];
+    if full() {
+        installed.extend(["@anthropic-ai/claude-code", "@anthropic-ai/claude-code-linux-x64"]);
+        installed.extend(["@openai/codex", "@openai/codex-linux-x64"]);
+    }
+    installed
 }
 
 /// Changes the end of the shipped Dockerfile, and builds it: what comes before is there already, so nobody is asked for packages.
@@ -418,7 +428,7 @@ fn is_built_anew_from_its_end(world: &World, engine: &Engine<'_>, base: &str, pa
 fn does_its_task(world: &World, engine: &Engine<'_>, base: &str, cli: &Cli) {
     let home = world.bb_home();
     let mut bottle = format!("agent_provider: {{template: {}}}\nbackend: docker\nworkspace: mount\n", cli.name);
-    if cli.name == SHIPPED {
+    if is_shipped(cli) {
         // The Dockerfile that bb brings, on this base: its steps get their packages where this machine would.
         bottle += &format!("build_args: {{BASE: {base}}}\n");
     } else {
@@ -434,7 +444,9 @@ fn does_its_task(world: &World, engine: &Engine<'_>, base: &str, cli: &Cli) {
     let agent = format!("{}-agent", cli.name);
     let args = ["start", &agent, "--headless", "--prompt", "Write hello.txt.", "--budget", "200k", "--timeout", "100s"];
     let command = command(world, engine, &args).env(cli.keys[0].0, "sk-canary-of-the-image-test").cwd(&work);
-    let output = command.env("BB_BUILD_NETWORK", network(cli)).run().expect(0);
+    // Packages come from the world's own network.
+    let network = if is_shipped(cli) { "host" } else { "none" };
+    let output = command.env("BB_BUILD_NETWORK", network).run().expect(0);
     let written = std::fs::read_to_string(work.join("hello.txt")).unwrap_or_default();
     assert_eq!(written.trim(), "hello", "{}: {output}", cli.name);
     assert!(output.stderr.contains(&format!("built bb/{}:", cli.name)), "{output}");
@@ -471,7 +483,7 @@ fn the_real_agents_do_a_task_in_images_of_debian_that_were_built_for_them() {
             "usage": {"input": 900, "output": 40, "cache_read": 100}});
         let done = json!({"text": "All done.", "usage": {"input": 1100, "output": 9}});
         let _server = stand_in(world, &json!({"turns": [edit, done]}));
-        let packages = Packages::serve(world, "@google/gemini-cli");
+        let packages = Packages::serve(world, &installed());
         let base = debian::import(engine, &root);
         for cli in table {
             does_its_task(world, engine, base, cli);

@@ -1,7 +1,8 @@
-//! Where a build gets its packages in a world: an npm registry with one package in it, an apt repository behind a proxy, and this
-//! machine's settings that lead there. Must not download anything: the npm package is what `npm ci` has put into `tests/agents`,
-//! Debian's are made here and empty.
+//! Where a build gets its packages in a world: an npm registry with a few packages in it, an apt repository behind a proxy, and
+//! this machine's settings that lead there. Must not download anything: npm's packages are what `npm ci` has put into
+//! `tests/agents`, Debian's are made here and empty.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -38,20 +39,21 @@ pub struct Packages {
 }
 
 impl Packages {
-    /// Puts them up, with `package` in the registry and this machine's settings naming them.
-    pub fn serve(world: &World, package: &'static str) -> Packages {
+    /// Puts them up, with what lies in `installed` (directories of `node_modules`) in the registry and this machine's settings
+    /// naming them.
+    pub fn serve(world: &World, installed: &[&str]) -> Packages {
         apt_settings(world, &format!("Acquire::http::Proxy \"http://bottle:{APT_PASSWORD}@apt.example:80\";\n"));
         world.write(".npmrc", format!("registry=http://npm.example/\n//npm.example/:_authToken={NPM_TOKEN}\n"));
-        let (about, archive) = npm_package(&world.make_dir("packages"), package);
+        let packages = npm_packages(&world.make_dir("packages"), installed);
         let npm = world.site("npm.example", move |seen| {
-            let authentic = seen.header("authorization") == Some(&format!("Bearer {NPM_TOKEN}"));
-            let path = seen.path.replace("%2f", "/").replace("%2F", "/");
-            match path.trim_start_matches('/') {
-                _ if !authentic => reply(401, "application/json", "{}"),
-                path if path == package => reply(200, "application/json", about.to_string()),
-                "package.tgz" => reply(200, "application/octet-stream", archive.clone()),
-                _ => reply(404, "application/json", "{}"),
+            if seen.header("authorization") != Some(&format!("Bearer {NPM_TOKEN}")) {
+                return reply(401, "application/json", "{}");
             }
+            let path = seen.path.replace("%2f", "/").replace("%2F", "/");
+            let found = packages.get(path.trim_start_matches('/'));
+            found.map_or(reply(404, "application/json", "{}"), |bytes| {
+                reply(200, "application/octet-stream", bytes.clone())
+            })
         });
         let files = debian_packages(&world.make_dir("packages"));
         let apt = world.site("apt.example", move |seen| {
@@ -85,19 +87,45 @@ fn run(program: &str, args: &[&str]) {
     assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Packs an installed package as its registry has it: what the registry says of it, and the archive. What is of no use where
-/// it is installed on its own (its documentation, packages that are for other systems) is not served.
-fn npm_package(dir: &Path, package: &str) -> (Value, Bytes) {
-    let from = fs::canonicalize(node_modules().join(package)).unwrap();
+/// Packs installed packages as their registry has them: by path, what it says of each name, and the archives.
+fn npm_packages(dir: &Path, installed: &[&str]) -> BTreeMap<String, Bytes> {
+    let mut served = BTreeMap::new();
+    let mut about = BTreeMap::<String, Value>::new();
+    for (at, path) in installed.iter().enumerate() {
+        let from = fs::canonicalize(node_modules().join(path)).unwrap();
+        let mut manifest: Value = serde_json::from_slice(&fs::read(from.join("package.json")).unwrap()).unwrap();
+        let archive = format!("package-{at}.tgz");
+        manifest["dist"] = json!({"tarball": format!("http://npm.example/{archive}")});
+        let text = |key: &str| manifest[key].as_str().unwrap().to_owned();
+        let (name, version) = (text("name"), text("version"));
+        served.insert(archive, pack(dir, &from));
+        // Some have their executables for each system as versions of their own; the first is the one that is asked for.
+        let one = about.entry(name.clone()).or_insert_with(|| json!({"name": name, "dist-tags": {"latest": version}}));
+        one["versions"][&version] = manifest;
+    }
+    served.extend(about.into_iter().map(|(name, about)| (name, about.to_string().into())));
+    served
+}
+
+/// Makes the archive of a package, less what is of no use to anybody who runs it. Where its own script has put an executable in
+/// place of what came with it, there is again something to be replaced.
+fn pack(dir: &Path, from: &Path) -> Bytes {
+    const REPLACED: &str = "bin/claude.exe";
     let archive = dir.join("package.tgz").display().to_string();
-    let from_text = from.display().to_string();
-    let args = ["-C", &from_text, "--exclude=./bundle/docs", "--exclude=*.map", "--transform=s,^\\.,package,"];
-    run("tar", &[&args[..], &["--use-compress-program=gzip -1", "-cf", &archive, "."]].concat());
-    let mut manifest: Value = serde_json::from_slice(&fs::read(from.join("package.json")).unwrap()).unwrap();
-    manifest["dist"] = json!({"tarball": "http://npm.example/package.tgz"});
-    let version = manifest["version"].as_str().unwrap().to_owned();
-    let about = json!({"name": package, "dist-tags": {"latest": &version}, "versions": {&version: manifest}});
-    (about, fs::read(archive).unwrap().into())
+    let before = dir.join("before");
+    fs::create_dir_all(before.join("bin")).unwrap();
+    fs::write(before.join(REPLACED), "not yet\n").unwrap();
+    let (from_text, before) = (from.display().to_string(), before.display().to_string());
+    let excluded = ["--exclude=./bundle/docs", "--exclude=*.map", "--exclude=./bin/claude.exe"];
+    let mut args = vec!["--transform=s,^\\.,package,", "--transform=s,^bin,package/bin,"];
+    args.extend(["--use-compress-program=gzip -1", "-cf", &archive, "-C", &from_text]);
+    args.extend(excluded);
+    args.push(".");
+    if from.join(REPLACED).exists() {
+        args.extend(["-C", &before, REPLACED]);
+    }
+    run("tar", &args);
+    fs::read(archive).unwrap().into()
 }
 
 /// Makes the packages of a repository without directories: each file by its name, its index among them.
