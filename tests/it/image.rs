@@ -390,21 +390,22 @@ fn an_image_that_is_missing_is_pulled_where_somebody_has_agreed() {
 }
 
 /// The agent whose image is built of the Dockerfile as it is shipped: it is one package, and the smallest of them. The long
-/// check builds those as well that bring native executables; Pi is more packages than a registry is worth.
+/// check has Docker build those as well that bring native executables; Pi is more packages than a registry is worth.
 const SHIPPED: &str = "gemini";
 
-fn is_shipped(cli: &Cli) -> bool {
-    cli.name == SHIPPED || full() && ["claude", "codex"].contains(&cli.name)
+fn is_shipped(cli: &Cli, engine: &Engine<'_>) -> bool {
+    cli.name == SHIPPED || has_natives(engine) && ["claude", "codex"].contains(&cli.name)
+}
+
+fn has_natives(engine: &Engine<'_>) -> bool {
+    full() && engine.which == Which::Docker
 }
 
 /// What the registry has for them, as `npm ci` has put it into `node_modules`.
-fn installed() -> Vec<&'static str> {
-    let mut installed = vec!["@google/gemini-cli"];
-    if full() {
-        installed.extend(["@anthropic-ai/claude-code", "@anthropic-ai/claude-code-linux-x64"]);
-        installed.extend(["@openai/codex", "@openai/codex-linux-x64"]);
-    }
-    installed
+fn installed(engine: &Engine<'_>) -> &'static [&'static str] {
+    const NATIVES: [&str; 2] = ["@anthropic-ai/claude-code-linux-x64", "@openai/codex-linux-x64"];
+    let all = &["@google/gemini-cli", "@anthropic-ai/claude-code", "@openai/codex", NATIVES[0], NATIVES[1]];
+    if has_natives(engine) { all } else { &all[..1] }
 }
 
 /// Changes the end of the shipped Dockerfile, and builds it: what comes before is there already, so nobody is asked for packages.
@@ -428,7 +429,7 @@ fn is_built_anew_from_its_end(world: &World, engine: &Engine<'_>, base: &str, pa
 fn does_its_task(world: &World, engine: &Engine<'_>, base: &str, cli: &Cli) {
     let home = world.bb_home();
     let mut bottle = format!("agent_provider: {{template: {}}}\nbackend: docker\nworkspace: mount\n", cli.name);
-    if is_shipped(cli) {
+    if is_shipped(cli, engine) {
         // The Dockerfile that bb brings, on this base: its steps get their packages where this machine would.
         bottle += &format!("build_args: {{BASE: {base}}}\n");
     } else {
@@ -444,8 +445,7 @@ fn does_its_task(world: &World, engine: &Engine<'_>, base: &str, cli: &Cli) {
     let agent = format!("{}-agent", cli.name);
     let args = ["start", &agent, "--headless", "--prompt", "Write hello.txt.", "--budget", "200k", "--timeout", "100s"];
     let command = command(world, engine, &args).env(cli.keys[0].0, "sk-canary-of-the-image-test").cwd(&work);
-    // Packages come from the world's own network.
-    let network = if is_shipped(cli) { "host" } else { "none" };
+    let network = if is_shipped(cli, engine) { "host" } else { "none" };
     let output = command.env("BB_BUILD_NETWORK", network).run().expect(0);
     let written = std::fs::read_to_string(work.join("hello.txt")).unwrap_or_default();
     assert_eq!(written.trim(), "hello", "{}: {output}", cli.name);
@@ -483,7 +483,7 @@ fn the_real_agents_do_a_task_in_images_of_debian_that_were_built_for_them() {
             "usage": {"input": 900, "output": 40, "cache_read": 100}});
         let done = json!({"text": "All done.", "usage": {"input": 1100, "output": 9}});
         let _server = stand_in(world, &json!({"turns": [edit, done]}));
-        let packages = Packages::serve(world, &installed());
+        let packages = Packages::serve(world, installed(engine)); // on the world's own network
         let base = debian::import(engine, &root);
         for cli in table {
             does_its_task(world, engine, base, cli);
