@@ -11,7 +11,7 @@
 --   start             launching what the home's manifests allow, where the user stands (bb.manifest, bb.plan)
 --   budget            setting the budget of its run
 --   ledger:read       usage beyond its own run
---   egress:HOST       routes to a host that no provider file names; `*` = any
+--   egress:HOST       routes to a host that no provider file names; `*.example.com` = those below it, `*` = any
 --   credential:NAME   putting that variable of the host's environment into a route
 --   write:PATH        a workspace at or below that path; `args` = paths that the user wrote as arguments
 --   image             pulling the image, and building the Dockerfile, that a launch of its own names
@@ -67,13 +67,26 @@ bb = {}
 -- Bottles ------------------------------------------------------------------------------------------------------------
 
 ---@class bb.Route
----@field host string Exact name, without port.
+---@field host string The exact name, or `*.example.com` for every name below example.com. Without port.
 ---@field ports? integer[] 443 and 80 when absent.
----@field matches? {methods?: string[], paths?: {type: "exact"|"prefix", value: string}[]}[] What of the host; everything when absent.
+---@field matches? bb.Match[] What of the host; everything when absent.
+---@field deny? bb.Match[] What of the host is refused, whatever any route allows.
 ---@field auth? {scheme: "Bearer"|"token"|"header", header?: string, credential: string} A variable of the host's environment that the plane writes into requests. Needs `credential:NAME`.
 ---@field api? "anthropic"|"openai_responses"|"gemini" Makes it a metered route.
 ---@field server_tools? string[] Features let through by which the provider reaches out for the agent.
 ---@field quiet? string[] Path prefixes that are refused silently.
+---@field tls? "intercept"|"passthrough" `passthrough`: only the server name is checked; for clients that pin certificates.
+---@field allow_private? string[] Ranges such as `10.1.0.0/16` in which the host's address may lie. Each needs a grant `egress:RANGE`.
+---@field max_request? integer Largest request body, bytes.
+---@field max_response? integer Largest answer, bytes.
+---@field keep_headers? string[] Headers about the account, such as `set-cookie`, that answers keep although `auth` is put in.
+---@field websocket? boolean WebSockets pass although `matches` names methods.
+
+---What of a host a rule is for. Each list that is absent holds for everything.
+---@class bb.Match
+---@field methods? string[] Upper case.
+---@field paths? {type: "exact"|"prefix"|"regex", value: string}[] An expression has to match the whole path.
+---@field headers? {name: string, type?: "exact"|"regex", value: string}[] All of them have to be there, each once.
 
 ---@class bb.LaunchOptions
 ---@field provider? string `claude`, `codex`, `gemini`, `pi`, `demo`, `command` or one of $BB_HOME/providers. This or `command`.
@@ -328,6 +341,7 @@ function Bottle:logs(options) end
 ---| "denied"
 ---| "crossed"
 ---| "enforced"
+---| "routes"
 ---| "gap"
 
 ---Calls `handler` for each event of that type in this run, one after the other in order of `seq`; `"*"` = every event. The

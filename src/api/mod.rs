@@ -11,14 +11,15 @@ pub mod books;
 pub mod bottle;
 pub mod exec;
 pub mod launch;
+pub mod route;
 pub mod workspace;
 
 pub use books::{Account, Event, Run, UsageQuery, UsageReport, UsageRow, UsageTotal};
 pub use bottle::{Act, Bottle, Commit, Cut, Egress, Ended, Leftover, Prune, Removed, State, Stop};
 pub use exec::{Exec, ExecFrame, Input, Resize, Signal, SignalName, Taken};
-pub use launch::{
-    Auth, AuthScheme, BudgetNode, BudgetScope, Counted, Credentials, File, Kept, Launch, Limit, Match, Mount, PathKind,
-    PathRule, Route, Session, Upstream,
+pub use launch::{BudgetNode, BudgetScope, Counted, Credentials, File, Kept, Launch, Limit, Mount, Session, Upstream};
+pub use route::{
+    Auth, AuthScheme, HeaderKind, HeaderRule, Match, PathKind, PathRule, Route, Routes, RoutesChange, Tls, Verdict,
 };
 pub use workspace::{
     Applied, Apply, Change, Copied, Copy, Diff, DiffQuery, Done, FileKind, Limits, Outcome, Wanted, What, WorkspaceMode,

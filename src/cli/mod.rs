@@ -28,12 +28,14 @@ pub mod prune;
 pub mod ps;
 pub mod resume;
 pub mod rm;
+mod routes;
 pub mod run;
 pub mod setup;
 pub mod slugs;
 pub mod start;
 pub mod stop;
 pub mod usage;
+mod why;
 
 #[cfg(test)]
 mod docs;
@@ -69,6 +71,8 @@ enum Command {
     Exec(exec::Args),
     Attach(attach::Args),
     Cut(cut::Args),
+    Routes(routes::Args),
+    Why(why::Args),
     Freeze(freeze::Args),
     Commit(commit::Args),
     Resume(Box<resume::Args>),
@@ -115,6 +119,8 @@ pub fn main() -> u8 {
             Command::Exec(args) => exec::run(args),
             Command::Attach(args) => attach::run(args),
             Command::Cut(args) => cut::run(args),
+            Command::Routes(args) => routes::run(args),
+            Command::Why(args) => why::run(args),
             Command::Freeze(args) => freeze::run(args),
             Command::Commit(args) => commit::run(args),
             Command::Resume(args) => resume::run(*args),

@@ -170,6 +170,31 @@ impl Client {
         self.call(Request::post(format!("/v1/bottles/{}/cut", wire::encode(slug)), act)?).await
     }
 
+    /// `GET /v1/bottles/S/routes`: the allow-list in force.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`].
+    pub async fn routes(&self, slug: &str) -> Result<api::Routes> {
+        self.call(Request::get(format!("/v1/bottles/{}/routes", wire::encode(slug)))).await
+    }
+
+    /// `POST /v1/bottles/S/routes`: puts another allow-list in force.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`]; `usage` and `credential_missing` for a list that cannot be meant or served.
+    pub async fn change_routes(&self, slug: &str, change: &api::RoutesChange) -> Result<api::Routes> {
+        self.call(Request::post(format!("/v1/bottles/{}/routes", wire::encode(slug)), change)?).await
+    }
+
+    /// `GET /v1/bottles/S/why`: what would become of a request.
+    ///
+    /// # Errors
+    /// As [`Client::bottle`]; `usage` where it has no way out at this moment.
+    pub async fn why(&self, slug: &str, url: &str, method: &str) -> Result<api::Verdict> {
+        let (slug, url, method) = (wire::encode(slug), wire::encode(url), wire::encode(method));
+        self.call(Request::get(format!("/v1/bottles/{slug}/why?url={url}&method={method}"))).await
+    }
+
     /// `GET /v1/bottles/S/session`: what is kept of a bottle that can be taken up again, with its whole name.
     ///
     /// # Errors

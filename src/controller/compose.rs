@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use super::trust;
+use super::{routes, trust};
 use crate::api::{Launch, WorkspaceMode};
 use crate::bottle::backend::Choice;
 use crate::bottle::docker;
@@ -247,11 +247,7 @@ pub fn compose_unless(
         }
         files.push(planned);
     }
-    let mut ports = vec![443, 80];
-    ports.extend(launch.routes.iter().flat_map(|r| r.ports.iter().copied()));
-    ports.sort_unstable();
-    ports.dedup();
-    ports.retain(|&p| p != 53 && p != 0);
+    let ports = routes::ports(&launch.routes)?;
 
     let mut env = environment(&tools, &workspace);
     if image.is_some() {

@@ -67,7 +67,8 @@ pub struct Link {
 
 impl std::fmt::Debug for Ask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ask").field("request", &self.request).finish_non_exhaustive()
+        // Never the request: a note may have credentials in it.
+        f.debug_struct("Ask").finish_non_exhaustive()
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::binds::Binds;
 use super::link::{Link, Said};
-use super::note::Note;
+use super::note::{Note, Rules};
 use crate::api::{Bottle, Cut, Egress, Ended, Launch, State};
 use crate::bottle::output;
 use crate::bottle::wire::End;
@@ -69,6 +69,10 @@ pub struct Live {
     /// Numbers of execs by the ids that they were asked with.
     execs: Mutex<HashMap<String, u32>>,
     egress: Mutex<Option<egress::Handle>>,
+    /// TCP ports that its gate listens on.
+    ports: Mutex<HashSet<u16>>,
+    /// One changes its allow-list at a time.
+    ruling: tokio::sync::Mutex<()>,
     /// Whether it is cut, and why it will end, when somebody decided that. Set before anything is done about it; survives
     /// restarts with the keeper and in the bottle's row.
     note: Mutex<Note>,
@@ -104,6 +108,8 @@ impl Live {
             exits: watch::Sender::new(HashMap::new()),
             execs: Mutex::default(),
             egress: Mutex::new(None),
+            ports: Mutex::default(),
+            ruling: tokio::sync::Mutex::default(),
             note: Mutex::new(note),
             binds: Mutex::new(binds),
             pausing: tokio::sync::Mutex::default(),
@@ -162,6 +168,31 @@ impl Live {
         self.change(|b| b.egress = if cut { Egress::Cut } else { Egress::Open });
         handle.set_parks(self.binds().policy == CutoffPolicy::Pause);
         *lock(&self.egress) = Some(handle);
+    }
+
+    /// Does something with its way out, if it has one.
+    pub fn with_egress<T>(&self, f: impl FnOnce(&egress::Handle) -> T) -> Option<T> {
+        lock(&self.egress).as_ref().map(f)
+    }
+
+    /// Waits for its turn to change the allow-list.
+    pub async fn changing(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.ruling.lock().await
+    }
+
+    /// Gets the allow-list that has taken the place of the launch's.
+    pub fn changed_rules(&self) -> Option<Rules> {
+        lock(&self.note).routes.clone()
+    }
+
+    /// Says that its gate listens on a port.
+    pub fn has_listener(&self, port: u16) {
+        lock(&self.ports).insert(port);
+    }
+
+    /// Tells whether its gate listens on a port.
+    pub fn listens_on(&self, port: u16) -> bool {
+        lock(&self.ports).contains(&port)
     }
 
     /// Takes its way out and waits until what was under way is settled.

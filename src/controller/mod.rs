@@ -38,6 +38,7 @@ pub mod link;
 pub mod live;
 pub mod note;
 pub mod peer;
+mod routes;
 pub mod stream;
 pub mod trust;
 

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Cut, Ended};
+use crate::api::{Credentials, Cut, Ended, Route};
 use crate::enforce::By;
 use crate::ledger::Node;
 use crate::types::CutScope;
@@ -16,9 +16,28 @@ pub struct Note {
     /// It is cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
+    /// Its allow-list is another one than it was launched with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Rules>,
     /// It is being taken down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
+}
+
+/// An allow-list, with what it puts in. Secret, as what the keeper has sealed.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Every route.
+    pub routes: Vec<Route>,
+    /// Values of credentials that the launch did not have.
+    #[serde(default)]
+    pub credentials: Credentials,
+}
+
+impl std::fmt::Debug for Rules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rules").field("routes", &self.routes).finish_non_exhaustive()
+    }
 }
 
 /// An end that somebody decided, and why.
@@ -70,7 +89,8 @@ mod tests {
     #[test]
     fn a_note_comes_back_and_none_says_nothing() {
         let cut = Cut { scope: CutScope::All, reason: "cut".into(), by: "operator".into(), node: None, left: None };
-        let note = Note { cut: Some(cut), end: None };
+        let routes = Rules { routes: vec![Route { host: "a.example".into(), ..Route::default() }], ..Rules::default() };
+        let note = Note { cut: Some(cut), routes: Some(routes), end: None };
         assert_eq!(Note::read(Some(&note.text())), note);
         assert_eq!(Note::read(None), Note::default());
         assert_eq!(Note::read(Some("{")), Note::default());

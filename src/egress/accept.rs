@@ -5,23 +5,28 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::server::Acceptor as Hello;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::address;
 use super::ca::Acceptor;
 use super::deny::{Denial, Deny};
+use super::hello::Kept;
 use super::link::{Link, literal};
-use super::name::Host;
+use super::name::{Host, NameError};
+use super::pace::Pace;
+use super::passthrough;
 use super::record::{Denied, Tally};
 use super::request::Plane;
 use super::serve;
+use crate::api;
 use crate::ledger::Ledger;
 
 /// Connections of one bottle at once.
@@ -34,6 +39,15 @@ const FIRST_BYTE: Duration = Duration::from_secs(60);
 const HANDSHAKE_PLACE: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// Connections to strangers that are told why at once, and how often one more is.
+const STRANGERS: u32 = 512;
+const STRANGER: Duration = Duration::from_millis(50);
+
+/// Makes the pace at which strangers are told.
+pub fn strangers() -> Mutex<Pace> {
+    Mutex::new(Pace::new(STRANGERS, STRANGER))
+}
+
 /// What the listeners of one bottle share.
 pub struct Door<L: Ledger> {
     /// The requests' side.
@@ -42,6 +56,8 @@ pub struct Door<L: Ledger> {
     pub acceptor: Acceptor,
     /// Places for handshakes.
     pub handshakes: Semaphore,
+    /// How often TLS is ended for a name that no route is for, only to say so: each such name costs a certificate.
+    pub strangers: Mutex<Pace>,
     /// Open connections.
     pub connections: Arc<Tally>,
 }
@@ -64,7 +80,7 @@ pub async fn listen<L: Ledger>(
         };
         let Ok(destination) = stream.local_addr().map(canonical) else { continue };
         if door.connections.open() >= CONNECTIONS {
-            let deny = Deny::new(Denial::LimitStreams, format!("bb: {CONNECTIONS} connections are open already."));
+            let deny = Deny::new(Denial::LimitConnections, format!("bb: {CONNECTIONS} connections are open already."));
             tell(&door, "tcp", destination, &deny);
             continue;
         }
@@ -132,6 +148,16 @@ async fn connection<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destinati
     }
 }
 
+/// What a TLS connection is, once its greeting was read.
+enum Begun {
+    /// Ended here.
+    Ended(Option<Result<Host, NameError>>, Box<TlsStream<Kept<TcpStream>>>),
+    /// For a name that no route is for, after many of them.
+    Stranger(Host),
+    /// Passed through, with what was read of it.
+    Unseen(Host, Arc<api::Route>, (TcpStream, Vec<u8>)),
+}
+
 async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: SocketAddr) -> io::Result<()> {
     let Ok(Ok(place)) = timeout(HANDSHAKE_PLACE, door.handshakes.acquire()).await else {
         let deny =
@@ -140,18 +166,44 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: Soc
         return Ok(());
     };
     let handshake = async {
-        let hello = LazyConfigAcceptor::new(Hello::default(), stream).await?;
+        let hello = LazyConfigAcceptor::new(Hello::default(), Kept::new(stream)).await?;
         let sni = hello.client_hello().server_name().map(Host::parse);
+        if let Some(Ok(host)) = &sni
+            && let Some(route) = door.plane.policy.get().router.passes_through(host, destination.port())
+        {
+            return Ok(Begun::Unseen(host.clone(), route, hello.io.into_parts()));
+        }
+        if let Some(Ok(host)) = &sni
+            && !door.plane.policy.get().router.knows(host)
+            && !door.strangers.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            return Ok(Begun::Stranger(host.clone()));
+        }
+        let hello = StartHandshake::from_parts(hello.accepted, hello.io.forget());
         let config = match &sni {
             Some(_) => door.acceptor.named(),
             None => door.acceptor.literal(destination.ip()).ok_or(io::ErrorKind::InvalidData)?,
         };
-        Ok::<_, io::Error>((sni, hello.into_stream(config).await?))
+        Ok::<_, io::Error>(Begun::Ended(sni, Box::new(hello.into_stream(config).await?)))
     };
     let result = timeout(HANDSHAKE, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     drop(place);
     let (sni, stream) = match result {
-        Ok(done) => done,
+        Ok(Begun::Ended(sni, stream)) => (sni, stream),
+        Ok(Begun::Stranger(host)) => {
+            let reason = "bb: too many names that are not on the allow-list were tried at once.";
+            let denied =
+                Denied::new("tls", host.to_string(), destination.port(), &Deny::new(Denial::LimitHandshakes, reason));
+            door.plane.recorder.deny_limited(denied);
+            return Ok(());
+        }
+        Ok(Begun::Unseen(host, route, begun)) => {
+            if let Err(deny) = passthrough::pass(&door.plane, begun, &host, destination, route).await {
+                let denied = Denied::new("tls", host.to_string(), destination.port(), &deny);
+                door.plane.recorder.deny_limited(denied);
+            }
+            return Ok(());
+        }
         Err(error) => {
             // A client that closes its connection during the handshake says nothing; one that objects does.
             if error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::TimedOut {

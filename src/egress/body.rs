@@ -13,6 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
+use super::headers::{self, Cleaning};
 use super::streams::Stream;
 
 /// Why a body ended before its end. The other side sees a broken stream, never a complete one.
@@ -30,6 +31,9 @@ pub enum BodyError {
     /// The ledger does not answer, so nothing metered may pass.
     #[error("the ledger does not answer")]
     Ledger,
+    /// More than the route lets pass.
+    #[error("the body is larger than the route allows")]
+    TooLarge,
 }
 
 /// A body that comes from elsewhere.
@@ -97,6 +101,10 @@ pub enum Upload {
         moved: Arc<Moved>,
         /// The request, which may be cut.
         stream: Arc<Stream>,
+        /// How its trailers are cleaned.
+        cleaning: Cleaning,
+        /// Bytes that may still come; no limit where absent.
+        left: Option<u64>,
     },
 }
 
@@ -111,7 +119,7 @@ impl Body for Upload {
                 taken.store(true, Ordering::Release);
                 Poll::Ready(bytes.take().filter(|b| !b.is_empty()).map(|b| Ok(Frame::data(b))))
             }
-            Upload::Streaming { inner, moved, stream } => {
+            Upload::Streaming { inner, moved, stream, cleaning, left } => {
                 // The answer's side waits for the cut; this only must not go on after it.
                 if stream.cancelled() {
                     return Poll::Ready(Some(Err(BodyError::Cut)));
@@ -120,7 +128,17 @@ impl Body for Upload {
                 if frame.is_ready() {
                     moved.mark();
                 }
-                frame.map(|f| f.map(|r| r.map_err(BodyError::Broken)))
+                let clean = |frame: Frame<Bytes>| match frame.into_trailers() {
+                    Ok(trailers) => Ok(Frame::trailers(headers::request(&trailers, *cleaning))),
+                    Err(frame) => {
+                        if let (Some(left), Some(data)) = (left, frame.data_ref()) {
+                            let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                            *left = left.checked_sub(length).ok_or(BodyError::TooLarge)?;
+                        }
+                        Ok(frame)
+                    }
+                };
+                frame.map(|f| f.map(|r| r.map_err(BodyError::Broken).and_then(clean)))
             }
         }
     }

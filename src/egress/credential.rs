@@ -25,7 +25,8 @@ const REDACTED: HeaderValue = HeaderValue::from_static("[redacted by bb]");
 pub struct Injection {
     name: HeaderName,
     value: HeaderValue,
-    finder: Option<Arc<memmem::Finder<'static>>>,
+    /// What is looked for in answers: the value in each form in which a server may echo it.
+    finders: Arc<[memmem::Finder<'static>]>,
 }
 
 impl fmt::Debug for Injection {
@@ -82,8 +83,29 @@ fn prepare(auth: &Auth, secret: &str) -> Option<Injection> {
     };
     let mut value = HeaderValue::from_str(&text).ok()?;
     value.set_sensitive(true);
-    let finder = (secret.len() >= SHORTEST_REDACTED).then(|| Arc::new(memmem::Finder::new(secret).into_owned()));
-    Some(Injection { name, value, finder })
+    let forms = if secret.len() >= SHORTEST_REDACTED { forms(secret) } else { Vec::new() };
+    let finders = forms.iter().map(|form| memmem::Finder::new(form.as_bytes()).into_owned()).collect();
+    Some(Injection { name, value, finders })
+}
+
+/// Gets the forms in which a server may echo a value: as it is, inside a JSON text, and inside an address.
+fn forms(secret: &str) -> Vec<zeroize::Zeroizing<String>> {
+    let mut forms = vec![zeroize::Zeroizing::new(secret.to_owned())];
+    let json = zeroize::Zeroizing::new(serde_json::Value::from(secret).to_string());
+    let json = zeroize::Zeroizing::new(json.trim_matches('"').to_owned());
+    let mut coded = zeroize::Zeroizing::new(String::with_capacity(secret.len() * 3));
+    for byte in secret.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => coded.push(char::from(byte)),
+            _ => coded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    for form in [json, coded] {
+        if !forms.contains(&form) {
+            forms.push(form);
+        }
+    }
+    forms
 }
 
 impl Injection {
@@ -94,23 +116,26 @@ impl Injection {
 
     /// Takes the value out of an answer's headers.
     pub fn redact_headers(&self, headers: &mut HeaderMap) {
-        let Some(finder) = &self.finder else { return };
-        for value in headers.values_mut() {
-            if finder.find(value.as_bytes()).is_some() {
-                *value = REDACTED;
-            }
-        }
+        redact_headers(&self.finders, headers);
     }
 
     /// Gets what takes the value out of an answer's body.
     pub fn redactor(&self) -> Option<Redactor> {
-        self.finder.as_ref().map(|finder| Redactor { finder: Arc::clone(finder), carry: BytesMut::new() })
+        (!self.finders.is_empty()).then(|| Redactor { finders: Arc::clone(&self.finders), carry: BytesMut::new() })
+    }
+}
+
+fn redact_headers(finders: &[memmem::Finder<'static>], headers: &mut HeaderMap) {
+    for value in headers.values_mut() {
+        if finders.iter().any(|finder| finder.find(value.as_bytes()).is_some()) {
+            *value = REDACTED;
+        }
     }
 }
 
 /// Takes one value out of a body that passes in pieces, however they are cut. The length stays the same.
 pub struct Redactor {
-    finder: Arc<memmem::Finder<'static>>,
+    finders: Arc<[memmem::Finder<'static>]>,
     /// The end of what came so far, where it may be the value's beginning.
     carry: BytesMut,
 }
@@ -132,31 +157,38 @@ impl Redactor {
         clean
     }
 
+    /// Takes the value out of an answer's trailers.
+    pub fn trailers(&self, trailers: &mut HeaderMap) {
+        redact_headers(&self.finders, trailers);
+    }
+
     /// Gets what is left at the end.
     pub fn finish(&mut self) -> Bytes {
         std::mem::take(&mut self.carry).freeze()
     }
 
     fn mask(&self, bytes: Bytes) -> Bytes {
-        if self.finder.find(&bytes).is_none() {
+        if self.finders.iter().all(|finder| finder.find(&bytes).is_none()) {
             return bytes;
         }
-        let length = self.finder.needle().len();
         let mut out = BytesMut::from(bytes.as_ref());
-        let places: Vec<usize> = self.finder.find_iter(&bytes).collect();
-        for at in places {
-            if let Some(place) = out.get_mut(at..at + length) {
-                place.fill(b'*');
+        for finder in self.finders.iter() {
+            for at in finder.find_iter(&bytes) {
+                if let Some(place) = out.get_mut(at..at + finder.needle().len()) {
+                    place.fill(b'*');
+                }
             }
         }
         out.freeze()
     }
 
-    /// Gets the length of the longest end of `bytes` that is a beginning of the value.
+    /// Gets the length of the longest end of `bytes` that is a beginning of a form of the value.
     fn overlap(&self, bytes: &[u8]) -> usize {
-        let needle = self.finder.needle();
-        let longest = bytes.len().min(needle.len() - 1);
-        (1..=longest).rev().find(|&n| bytes.ends_with(&needle[..n])).unwrap_or(0)
+        let of = |needle: &[u8]| {
+            let longest = bytes.len().min(needle.len().saturating_sub(1));
+            (1..=longest).rev().find(|&n| bytes.ends_with(&needle[..n])).unwrap_or(0)
+        };
+        self.finders.iter().map(|finder| of(finder.needle())).max().unwrap_or(0)
     }
 }
 

@@ -54,14 +54,18 @@ denials! {
     UpstreamUnreachable, "upstream_unreachable", 502, "The upstream server did not answer.";
     UpstreamTls, "upstream_tls", 502, "The upstream server's certificate or TLS was not acceptable.";
     ProtocolUnknown, "protocol_unknown", 400, "Not TLS or HTTP, or not the form that the API has.";
-    Upgrade, "upgrade", 426, "Upgrades (WebSocket) are not passed.";
+    Upgrade, "upgrade", 426, "The route passes no WebSocket, or it is another upgrade.";
     MeteredPathUnknown, "metered_path_unknown", 404, "A path of a model API that the meter does not know.";
     ServerTool, "server_tool", 403, "A feature by which the provider would reach out for the agent.";
-    BodyTooLarge, "body_too_large", 413, "The request body is larger than what is held whole (32 MiB).";
+    BodyTooLarge, "body_too_large", 413, "The request body is larger than the route allows, or than what is held whole (32 MiB).";
+    ResponseTooLarge, "response_too_large", 502, "The answer is larger than the route allows.";
     LimitHeaders, "limit_headers", 431, "The request's headers are too large or too many.";
-    LimitStreams, "limit_streams", 429, "Too many connections, requests or held bytes at once.";
+    LimitConnections, "limit_connections", 429, "Too many connections at once.";
+    LimitStreams, "limit_streams", 429, "Too many requests at once.";
+    LimitBodies, "limit_bodies", 429, "Too many bytes of request bodies are held at once.";
     LimitHandshakes, "limit_handshakes", 429, "Too many TLS handshakes at once.";
     LimitIdle, "limit_idle", 408, "Nothing moved for too long.";
+    LimitVerdict, "limit_verdict", 503, "What had to be known before a verdict took too long.";
     CredentialMissing, "credential_missing", 502, "The route's credential is not there.";
     BudgetExhausted, "budget_exhausted", 429, "The token budget is spent.";
     Cut, "cut", 403, "The bottle's way out was cut.";
@@ -143,13 +147,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_is_the_designs() {
-        let design = "route_missing method path name_mismatch ip_literal port private_address resolve_failed \
+    fn the_list_is_documented_by_its_order() {
+        let list = "route_missing method path name_mismatch ip_literal port private_address resolve_failed \
              upstream_unreachable upstream_tls protocol_unknown upgrade metered_path_unknown server_tool body_too_large \
-             limit_headers limit_streams limit_handshakes limit_idle credential_missing budget_exhausted cut policy \
+             response_too_large limit_headers limit_connections limit_streams limit_bodies limit_handshakes limit_idle \
+             limit_verdict credential_missing budget_exhausted cut policy \
              ledger_unavailable";
         let ours: Vec<_> = Denial::ALL.iter().map(|d| d.as_str()).collect();
-        assert_eq!(ours, design.split_whitespace().collect::<Vec<_>>());
+        assert_eq!(ours, list.split_whitespace().collect::<Vec<_>>());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use ipnet::IpNet;
 use tokio::net::TcpStream;
 
 use super::deny::Denial;
@@ -96,11 +97,11 @@ pub fn parse_key(key: &str) -> Result<(Host, u16), UpstreamsError> {
     Ok((host, port.unwrap_or(443)))
 }
 
-/// Connects to `host` and `port`.
-pub async fn dial(host: &Host, port: u16, upstreams: &Upstreams) -> Result<TcpStream, DialError> {
+/// Connects to `host` and `port`. Its address may lie in one of the `private` ranges, beside public ones.
+pub async fn dial(host: &Host, port: u16, upstreams: &Upstreams, private: &[IpNet]) -> Result<TcpStream, DialError> {
     let addresses = match upstreams.get(host, port) {
         Some(address) => vec![address],
-        None => resolve(host, port).await?,
+        None => resolve(host, port, private).await?,
     };
     let unreachable = |why: String| DialError::new(Denial::UpstreamUnreachable, format!("bb: {host}: {why}"));
     let stream = tokio::time::timeout(DIAL, connect(&addresses))
@@ -111,7 +112,7 @@ pub async fn dial(host: &Host, port: u16, upstreams: &Upstreams) -> Result<TcpSt
     Ok(stream)
 }
 
-async fn resolve(host: &Host, port: u16) -> Result<Vec<SocketAddr>, DialError> {
+async fn resolve(host: &Host, port: u16, private: &[IpNet]) -> Result<Vec<SocketAddr>, DialError> {
     let Host::Name(name) = host else {
         return Err(DialError::new(Denial::IpLiteral, "bb: addresses are not dialled"));
     };
@@ -127,17 +128,34 @@ async fn resolve(host: &Host, port: u16) -> Result<Vec<SocketAddr>, DialError> {
         return Err(failed("no address".into()));
     }
     let own = own_addresses();
-    let public: Vec<_> =
-        found.iter().copied().filter(|a| is_public(a.ip()) && !own.contains(&a.ip().to_canonical())).collect();
-    if public.is_empty() {
+    let may = |ip: IpAddr| {
+        let ip = ip.to_canonical();
+        private.iter().any(|net| net.contains(&ip)) || (is_public(ip) && !own.contains(&ip))
+    };
+    let allowed: Vec<_> = found.iter().copied().filter(|address| may(address.ip())).collect();
+    if allowed.is_empty() {
         return Err(DialError::new(
             Denial::PrivateAddress,
             format!(
-                "bb: {host} resolves to a private, local or own address; only the operator can allow it (`upstreams`)."
+                "bb: {host} resolves to a private, local or own address; only the operator can allow it (`allow_private` of the route, or `upstreams`)."
             ),
         ));
     }
-    Ok(public)
+    Ok(in_turns(allowed))
+}
+
+/// Puts the families in turns, the first address's own first (RFC 8305, 4): one that is broken costs one head start.
+fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let Some(first) = addresses.first().copied() else { return addresses };
+    let (mut same, mut other): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|a| a.is_ipv6() == first.is_ipv6());
+    let mut all = Vec::with_capacity(same.len() + other.len());
+    let (mut same, mut other) = (same.drain(..), other.drain(..));
+    loop {
+        match (same.next(), other.next()) {
+            (None, None) => break all,
+            (a, b) => all.extend(a.into_iter().chain(b)),
+        }
+    }
 }
 
 /// Connects to the first address that answers; each later one starts a quarter of a second after the one before.
@@ -282,15 +300,41 @@ mod tests {
         let host = Host::parse("localhost").unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let error = dial(&host, port, &Upstreams::default()).await.unwrap_err();
+        let error = dial(&host, port, &Upstreams::default(), &[]).await.unwrap_err();
         // A resolver without an entry for it refuses as well; never a connection.
         assert!(matches!(error.kind, Denial::PrivateAddress | Denial::ResolveFailed), "{error:?}");
 
         let upstream = Upstream { address: listener.local_addr().unwrap().to_string(), ca_pem: None };
         let upstreams = Upstreams::new(&[(format!("localhost:{port}"), upstream)].into()).unwrap();
-        dial(&host, port, &upstreams).await.expect("named by the operator");
-        let other = dial(&host, port.wrapping_add(1).max(1), &upstreams).await.unwrap_err();
+        dial(&host, port, &upstreams, &[]).await.expect("named by the operator");
+        let other = dial(&host, port.wrapping_add(1).max(1), &upstreams, &[]).await.unwrap_err();
         assert_ne!(other.kind, Denial::UpstreamUnreachable, "the exemption is for that port only");
+    }
+
+    #[tokio::test]
+    async fn a_route_may_open_a_private_range_and_nothing_beside_it() {
+        let host = Host::parse("localhost").unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let range = |text: &str| [text.parse::<IpNet>().unwrap()];
+        let other = dial(&host, port, &Upstreams::default(), &range("10.0.0.0/8")).await.unwrap_err();
+        assert!(matches!(other.kind, Denial::PrivateAddress | Denial::ResolveFailed), "{other:?}");
+        match dial(&host, port, &Upstreams::default(), &range("127.0.0.0/8")).await {
+            Ok(stream) => assert_eq!(stream.peer_addr().unwrap().ip(), Ipv4Addr::LOCALHOST),
+            // A resolver without an entry for it.
+            Err(error) => assert_eq!(error.kind, Denial::ResolveFailed),
+        }
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let all = |list: &[&str]| list.iter().map(|a| format!("{a}:1").parse().unwrap()).collect::<Vec<SocketAddr>>();
+        assert_eq!(
+            in_turns(all(&["[::1]", "[::2]", "1.1.1.1", "1.1.1.2", "1.1.1.3"])),
+            all(&["[::1]", "1.1.1.1", "[::2]", "1.1.1.2", "1.1.1.3"])
+        );
+        assert_eq!(in_turns(all(&["1.1.1.1"])), all(&["1.1.1.1"]));
+        assert!(in_turns(Vec::new()).is_empty());
     }
 
     #[tokio::test]
@@ -301,7 +345,7 @@ mod tests {
         let host = Host::parse("a.example").unwrap();
         let upstream = Upstream { address: address.to_string(), ca_pem: None };
         let upstreams = Upstreams::new(&[("a.example".to_owned(), upstream)].into()).unwrap();
-        assert_eq!(dial(&host, 443, &upstreams).await.unwrap_err().kind, Denial::UpstreamUnreachable);
+        assert_eq!(dial(&host, 443, &upstreams, &[]).await.unwrap_err().kind, Denial::UpstreamUnreachable);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Names inside a bottle: answered from arithmetic, never forwarded, so no name can carry a secret out.
 //!
-//! A gets the computed address, AAAA and HTTPS/SVCB an empty answer, everything else REFUSED. UDP is answered *as* the
+//! A gets the computed address, every other type an empty answer; several questions in one are REFUSED. UDP is answered *as* the
 //! address that was asked (9.9.9.9, say), by [`crate::os::datagram`]. No allow-list is asked here: a name that is not on
 //! it gets an address, too, and is refused where it connects, with a reason that can be read.
 
@@ -91,10 +91,9 @@ fn fill(message: &Message, reply: &mut Message, book: &NameBook) -> Option<(Stri
             }
         },
         RecordType::HTTPS | RecordType::SVCB => None,
-        other => {
-            reply.metadata.response_code = ResponseCode::Refused;
-            Some((name, other.to_string()))
-        }
+        // There is none of that type (RFC 2308, 2.2): a resolver goes on at once. It is told all the same: no agent's tools need
+        // it, and it is how secrets are asked out.
+        other => Some((name, other.to_string())),
     }
 }
 
@@ -227,11 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn other_types_and_odd_queries_are_refused_and_told() {
+    fn other_types_have_no_answer_and_odd_queries_are_refused_and_both_are_told() {
         for kind in [RecordType::TXT, RecordType::MX, RecordType::NULL, RecordType::ANY, RecordType::PTR] {
             let (reply, refused) = answer(&ask("secret.example.com.", kind));
-            assert_eq!(reply.metadata.response_code, ResponseCode::Refused, "{kind}");
-            assert!(refused, "{kind}");
+            assert_eq!(reply.metadata.response_code, ResponseCode::NoError, "{kind}");
+            assert!(refused && reply.answers.is_empty(), "{kind}");
         }
         let mut two = ask("a.example.", RecordType::A);
         two.add_query(Query::query(Name::from_ascii("b.example.").unwrap(), RecordType::A));

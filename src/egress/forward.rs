@@ -13,7 +13,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 
-use super::body::{Idle, Moved, Upload};
+use super::body::{BodyError, Idle, Moved, Upload};
 use super::credential::Injection;
 use super::deny::{Denial, Deny};
 use super::dial::DialError;
@@ -60,7 +60,7 @@ pub async fn send(
     let mut idle = Idle::new(Arc::clone(moved), SILENCE);
     poll_fn(|cx| {
         if entered.poll_cancelled(cx) {
-            return Poll::Ready(Err(streams.reason()));
+            return Poll::Ready(Err(streams.reason(entered)));
         }
         if let Poll::Ready(answer) = Pin::new(&mut sent).poll(cx) {
             return Poll::Ready(answer.map_err(|error| refusal(&error)));
@@ -83,6 +83,9 @@ fn refusal(error: &(dyn Error + 'static)) -> Deny {
         if let Some(dial) = error.downcast_ref::<DialError>() {
             return Deny::new(dial.kind, dial.message.clone());
         }
+        if let Some(BodyError::TooLarge) = error.downcast_ref::<BodyError>() {
+            return Deny::new(Denial::BodyTooLarge, "bb: the request's body is larger than the route allows.");
+        }
         cause = error.source();
     }
     Deny::new(Denial::UpstreamUnreachable, "bb: the connection to the upstream server broke before it answered.")
@@ -90,8 +93,8 @@ fn refusal(error: &(dyn Error + 'static)) -> Deny {
 }
 
 /// Cleans the head of an answer: hop-by-hop headers, ways past the plane, echoes of the credential.
-pub fn clean_head(headers: &mut HeaderMap, injection: Option<&Injection>) {
-    headers::answer(headers, injection.is_some());
+pub fn clean_head(headers: &mut HeaderMap, injection: Option<&Injection>, keep: &[String]) {
+    headers::answer(headers, injection.is_some(), keep);
     if let Some(injection) = injection {
         injection.redact_headers(headers);
     }

@@ -48,8 +48,17 @@ pub fn request(headers: &HeaderMap, cleaning: Cleaning) -> HeaderMap {
     out
 }
 
-/// Cleans the headers of an answer in place. `credential`: the route has one, so the account's cookies stay out.
-pub fn answer(headers: &mut HeaderMap, credential: bool) {
+/// Headers of an answer that speak of the account whose credential was put in, and so stay out.
+const ACCOUNT: [HeaderName; 4] = [
+    header::SET_COOKIE,
+    header::WWW_AUTHENTICATE,
+    HeaderName::from_static("authentication-info"),
+    HeaderName::from_static("set-cookie2"),
+];
+
+/// Cleans the headers, or the trailers, of an answer in place. `credential`: the route has one, so what is about its account
+/// stays out, but for the names in `keep`.
+pub fn answer(headers: &mut HeaderMap, credential: bool, keep: &[String]) {
     for name in connection_names(headers) {
         if let Ok(name) = HeaderName::try_from(name) {
             headers.remove(name);
@@ -69,7 +78,11 @@ pub fn answer(headers: &mut HeaderMap, credential: bool) {
         headers.remove(name);
     }
     if credential {
-        headers.remove(header::SET_COOKIE);
+        for name in ACCOUNT {
+            if !keep.iter().any(|kept| kept.eq_ignore_ascii_case(name.as_str())) {
+                headers.remove(name);
+            }
+        }
     }
 }
 
@@ -78,7 +91,7 @@ pub fn query(query: &str, cleaning: Cleaning) -> Cow<'_, str> {
     let kept = |part: &str| {
         let key = part.split('=').next().unwrap_or(part);
         match cleaning {
-            Cleaning::Plain => true,
+            Cleaning::Plain => !credential_key(key),
             // A coded key could be any key.
             Cleaning::Credential => !key.contains(['%', '+']) && !credential_key(key),
             Cleaning::Model => model_key(key) || READABLE.contains(&part),
@@ -111,7 +124,6 @@ fn hop_by_hop(name: &str) -> bool {
             | "transfer-encoding"
             | "upgrade"
             | "http2-settings"
-            | "trailer"
             | "expect"
             | "host"
     )
@@ -166,7 +178,7 @@ fn model_header(name: &str) -> bool {
 }
 
 fn credential_key(key: &str) -> bool {
-    ["key", "api_key", "api-key", "apikey", "access_token", "auth_token", "private_token"]
+    ["key", "api_key", "api-key", "apikey", "access_token", "auth_token", "private_token", "oauth_token"]
         .iter()
         .any(|k| key.eq_ignore_ascii_case(k))
 }
@@ -263,20 +275,24 @@ mod tests {
             ("connection", "x-hop"),
             ("x-hop", "1"),
             ("set-cookie", "a=b"),
+            ("www-authenticate", "Bearer realm=x"),
             ("content-type", "text/plain"),
         ]);
-        let mut plain = got.clone();
-        answer(&mut got, true);
+        let (mut plain, mut kept) = (got.clone(), got.clone());
+        answer(&mut got, true, &[]);
         assert_eq!(names(&got), ["content-type"]);
-        answer(&mut plain, false);
-        assert_eq!(names(&plain), ["content-type", "set-cookie"]);
+        answer(&mut plain, false, &[]);
+        assert_eq!(names(&plain), ["content-type", "set-cookie", "www-authenticate"]);
+        answer(&mut kept, true, &["Set-Cookie".to_owned()]);
+        assert_eq!(names(&kept), ["content-type", "set-cookie"], "what the route keeps");
     }
 
     #[test]
     fn query_keys_with_credentials_are_dropped_where_one_is_put_in() {
         assert_eq!(query("a=1&key=mine&b=2", Cleaning::Credential), "a=1&b=2");
         assert_eq!(query("Access_Token=mine&%6bey=mine", Cleaning::Credential), "");
-        assert_eq!(query("a=1&key=mine", Cleaning::Plain), "a=1&key=mine");
+        assert_eq!(query("a=1&key=mine&PRIVATE_TOKEN=x&keys=2", Cleaning::Plain), "a=1&keys=2");
+        assert_eq!(query("a=1&q=key%3Dmine", Cleaning::Plain), "a=1&q=key%3Dmine");
         assert_eq!(query("beta=true&x=1", Cleaning::Model), "beta=true");
         assert_eq!(query("beta=true", Cleaning::Model), "beta=true");
         assert_eq!(query("alt=sse", Cleaning::Model), "alt=sse");

@@ -79,6 +79,11 @@ pub fn name_once(link: &Link, request: &Request<impl Sized>) -> Result<Arc<Named
     Ok(named)
 }
 
+/// Gets the name of a connection that is only known by its TLS server name.
+pub fn of_host(link: &Link, host: &Host) -> Result<Arc<Named>, Deny> {
+    named(link, &host.authority(link.destination.port(), link.tls))
+}
+
 /// Gets the host that `raw` names; its port must be the connection's.
 fn parse(link: &Link, raw: &str) -> Result<Host, Deny> {
     let mismatch = |why: String| Deny::new(Denial::NameMismatch, format!("bb: {why}."));

@@ -2,7 +2,7 @@
 //!
 //! Sockets that were made inside a bottle's gate come in, and what they carry is caught, named once, checked against
 //! the allow-list, given its credential, metered and forwarded, or refused with a reason that can be read. The parts,
-//! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`], [`ca`], [`serve`],
+//! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`], [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`hold`]),
 //! [`forward`], [`upstream`], [`dial`], and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
 //! the cut [`streams`].
@@ -20,7 +20,7 @@ use secrecy::SecretString;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::api::{Route, Upstream};
+use crate::api::{Route, Upstream, Verdict};
 use crate::ledger::{Ledger, Node, Standing};
 use crate::types::CutScope;
 
@@ -33,11 +33,16 @@ pub mod deny;
 pub mod dial;
 pub mod dns;
 pub mod forward;
+pub mod front;
 pub mod headers;
+pub mod hello;
 pub mod hold;
 pub mod link;
 pub mod model;
 pub mod name;
+mod pace;
+pub mod passthrough;
+pub mod policy;
 pub mod record;
 pub mod request;
 pub mod route;
@@ -47,6 +52,8 @@ pub mod spent;
 pub mod streams;
 pub mod tee;
 pub mod upstream;
+mod websocket;
+mod why;
 
 #[cfg(test)]
 mod tests;
@@ -57,11 +64,10 @@ pub use upstream::host_roots;
 
 use accept::Door;
 use address::{Gate, NameBook};
-use credential::Credentials;
 use hold::Keeping;
+use policy::{Current, Policy, Towards};
 use record::{Recorder, Tally};
 use request::Plane;
-use route::Router;
 use streams::{Cut, Streams};
 
 /// The listeners of one bottle, made inside its gate.
@@ -130,11 +136,35 @@ pub enum EgressError {
 
 /// One bottle's open way out. Dropped = closed.
 pub struct Handle {
+    plane: Arc<dyn Changing>,
+    add: Box<dyn Fn(TcpListener) -> Result<(), EgressError> + Send + Sync>,
     streams: Arc<Streams>,
     connections: Arc<Tally>,
     work: Arc<Tally>,
     parks: Arc<AtomicBool>,
     tasks: Tasks,
+}
+
+/// The part of a plane that an operator changes while it serves.
+trait Changing: Send + Sync {
+    /// Puts another allow-list in force.
+    fn change(&self, routes: &[Route], credentials: &BTreeMap<String, SecretString>) -> Result<(), EgressError>;
+    /// Says what would become of a request.
+    fn why(&self, url: &str, method: &str) -> Verdict;
+}
+
+impl<L: Ledger> Changing for Plane<L> {
+    fn change(&self, routes: &[Route], credentials: &BTreeMap<String, SecretString>) -> Result<(), EgressError> {
+        let policy = Policy::new(routes, credentials, &self.towards)?;
+        let router = Arc::clone(&policy.router);
+        self.policy.set(policy);
+        self.streams.withdraw(&router);
+        Ok(())
+    }
+
+    fn why(&self, url: &str, method: &str) -> Verdict {
+        why::why(&self.policy.get(), &self.streams, url, method)
+    }
 }
 
 type Tasks = Arc<Mutex<JoinSet<()>>>;
@@ -168,10 +198,11 @@ fn start_with<L: Ledger>(
     let work = Arc::new(Tally::default());
     let parks = Arc::new(AtomicBool::new(spec.parks));
     let recorder = Arc::new(Recorder::start(&spec.slug, spec.run.as_deref(), Arc::clone(&work), ledger.clone()));
+    let towards = Towards { roots, upstreams: spec.upstreams };
+    let policy = Current::new(Policy::new(&spec.routes, &spec.credentials, &towards)?);
     let plane = Arc::new(Plane {
-        router: Router::new(&spec.routes)?,
-        credentials: Credentials::new(&spec.routes, &spec.credentials),
-        client: upstream::client(&roots, &spec.upstreams)?,
+        policy,
+        towards,
         slug: spec.slug,
         provider: spec.provider,
         agent: spec.agent,
@@ -192,14 +223,42 @@ fn start_with<L: Ledger>(
     });
     let connections = Arc::new(Tally::default());
     let door = Arc::new(Door {
-        plane,
+        plane: Arc::clone(&plane),
         acceptor: spec.ca.acceptor()?,
         handshakes: Semaphore::new(accept::HANDSHAKES),
+        strangers: accept::strangers(),
         connections: Arc::clone(&connections),
     });
     let tasks = Tasks::default();
-    serve_all(sockets, &door, &recorder, &tasks)?;
-    Ok(Handle { streams, connections, work, parks, tasks })
+    let served = serve_all(sockets, &door, &recorder, &tasks)?;
+    let add = Box::new({
+        // Weak: the tasks hold the door, and would keep it open after the handle is gone.
+        let tasks = Arc::downgrade(&tasks);
+        move |listener: TcpListener| match tasks.upgrade() {
+            Some(tasks) => {
+                served.listens(listener.local_addr()?.port());
+                serve_tcp(listener, &door, &tasks)
+            }
+            None => Ok(()),
+        }
+    });
+    Ok(Handle { plane, add, streams, connections, work, parks, tasks })
+}
+
+/// Serves one listener for HTTP and HTTPS.
+fn serve_tcp<L: Ledger>(listener: TcpListener, door: &Arc<Door<L>>, tasks: &Tasks) -> Result<(), EgressError> {
+    let listener = tokio_listener(listener)?;
+    // Weak: the tasks are in the set that this would hold.
+    let weak = Arc::downgrade(tasks);
+    let served = accept::listen(listener, Arc::clone(door), move |connection| {
+        if let Some(tasks) = weak.upgrade() {
+            let mut set = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            while set.try_join_next().is_some() {}
+            set.spawn(connection);
+        }
+    });
+    tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(served);
+    Ok(())
 }
 
 fn serve_all<L: Ledger>(
@@ -207,28 +266,19 @@ fn serve_all<L: Ledger>(
     door: &Arc<Door<L>>,
     recorder: &Arc<Recorder>,
     tasks: &Tasks,
-) -> Result<(), EgressError> {
+) -> Result<Arc<sentinel::Served>, EgressError> {
     let book = Arc::new(NameBook::new());
-    let mut served = sentinel::Served::default();
-    let mut set = tasks.lock().unwrap_or_else(PoisonError::into_inner);
+    let served = Arc::new(sentinel::Served::default());
     for listener in &sockets.udp {
-        served.udp.insert(listener.local_addr()?.port());
+        served.udp.write().unwrap_or_else(PoisonError::into_inner).insert(listener.local_addr()?.port());
     }
     for listener in sockets.tcp.iter().chain(&sockets.dns_tcp) {
-        served.tcp.insert(listener.local_addr()?.port());
+        served.listens(listener.local_addr()?.port());
     }
     for listener in sockets.tcp {
-        let listener = tokio_listener(listener)?;
-        // Weak: the tasks are in the set that this would hold.
-        let tasks = Arc::downgrade(tasks);
-        set.spawn(accept::listen(listener, Arc::clone(door), move |connection| {
-            if let Some(tasks) = tasks.upgrade() {
-                let mut set = tasks.lock().unwrap_or_else(PoisonError::into_inner);
-                while set.try_join_next().is_some() {}
-                set.spawn(connection);
-            }
-        }));
+        serve_tcp(listener, door, tasks)?;
     }
+    let mut set = tasks.lock().unwrap_or_else(PoisonError::into_inner);
     for listener in sockets.dns_tcp {
         set.spawn(dns::serve_tcp(tokio_listener(listener)?, Arc::clone(&book), Arc::clone(recorder)));
     }
@@ -241,14 +291,14 @@ fn serve_all<L: Ledger>(
         });
     }
     if let Some(socket) = sockets.sentinel {
-        let watch = sentinel::watch(socket, served, book, Arc::clone(recorder));
+        let watch = sentinel::watch(socket, Arc::clone(&served), book, Arc::clone(recorder));
         set.spawn(async move {
             if let Err(error) = watch.await {
                 tracing::warn!(%error, "a bottle's sentinel ended");
             }
         });
     }
-    Ok(())
+    Ok(served)
 }
 
 fn tokio_listener(listener: TcpListener) -> std::io::Result<tokio::net::TcpListener> {
@@ -257,6 +307,32 @@ fn tokio_listener(listener: TcpListener) -> std::io::Result<tokio::net::TcpListe
 }
 
 impl Handle {
+    /// Puts another allow-list in force. Requests that it allows as they were allowed go on; all others are closed before
+    /// this returns.
+    ///
+    /// # Errors
+    /// [`EgressError`]; the list in force stays then.
+    pub fn set_routes(
+        &self,
+        routes: &[Route],
+        credentials: &BTreeMap<String, SecretString>,
+    ) -> Result<(), EgressError> {
+        self.plane.change(routes, credentials)
+    }
+
+    /// Serves one more listener: a port that the allow-list has got.
+    ///
+    /// # Errors
+    /// [`EgressError::Socket`].
+    pub fn add_listener(&self, listener: TcpListener) -> Result<(), EgressError> {
+        (self.add)(listener)
+    }
+
+    /// Says what would become of `method` on `url`, and by which rule. Sends nothing.
+    pub fn why(&self, url: &str, method: &str) -> Verdict {
+        self.plane.why(url, method)
+    }
+
     /// Cuts the bottle off: from now on requests of `scope` are refused with `reason`, and open streams are closed.
     /// With `finish_open` (a cut by a budget) the streams whose hold stands may finish. Takes effect before it returns.
     pub fn cut(&self, scope: CutScope, reason: &str, finish_open: bool) {

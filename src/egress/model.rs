@@ -14,7 +14,6 @@ use super::body::{Moved, Outgoing, Upload};
 use super::deny::{Denial, Deny};
 use super::forward;
 use super::hold;
-use super::link::Named;
 use super::request::{Leaving, Plane};
 use super::tee::Metering;
 use crate::api::Route;
@@ -46,11 +45,11 @@ pub(super) fn identity(headers: &HeaderMap) -> Result<(), Deny> {
 }
 
 /// Gets what a path of a model API is to the meter, or refuses it.
-pub(super) fn class(api: Api, method: &str, named: &Named, path: &str) -> Result<PathClass, Deny> {
+pub(super) fn class(api: Api, method: &str, host: &str, path: &str) -> Result<PathClass, Deny> {
     match classify(api, method, path) {
         PathClass::Unknown => Err(Deny::new(
             Denial::MeteredPathUnknown,
-            format!("bb: {method} of this path at {} is not known to the meter, so it is not passed.", named.text),
+            format!("bb: {method} of this path at {} is not known to the meter, so it is not passed.", host),
         )
         .step("the API's main paths work; side endpoints are not needed")),
         known => Ok(known),
@@ -84,7 +83,7 @@ impl<L: Ledger> Plane<L> {
         body: &mut Option<Incoming>,
     ) -> Result<Response<Outgoing>, Deny> {
         let (bytes, room) = match body.take() {
-            Some(incoming) => self.hold_body(incoming).await?,
+            Some(incoming) => self.hold_body(incoming, route.max_request).await?,
             None => (Bytes::new(), None),
         };
         if class == PathClass::Free {
@@ -101,13 +100,13 @@ impl<L: Ledger> Plane<L> {
         let reserve = self.reserve(api, &leaving, asked, input, facts);
         let mut hold = tokio::select! {
             biased;
-            () = leaving.entered.wait_cancelled() => return Err(self.streams.reason()),
+            () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
             hold = reserve => hold?,
         };
         leaving.entered.is_holding();
         *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: hold.written(), room };
         let moved = Moved::new();
-        let answer = forward::send(&self.client, request, &leaving.entered, &self.streams, &moved).await?;
+        let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, &moved).await?;
         let status = answer.status();
         hold.answered(status.as_u16());
         if !status.is_success() {
@@ -146,12 +145,16 @@ impl<L: Ledger> Plane<L> {
     }
 
     /// Gets the whole body of a request, within its bounds of size, time and the bottle's room.
-    async fn hold_body(&self, mut body: Incoming) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Deny> {
-        let too_large = || {
-            Deny::new(Denial::BodyTooLarge, format!("bb: a request to a model API may have {} MiB.", MAX_BODY >> 20))
-        };
+    async fn hold_body(
+        &self,
+        mut body: Incoming,
+        most: Option<u64>,
+    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Deny> {
+        let most = most.and_then(|most| usize::try_from(most).ok()).map_or(MAX_BODY, |most| most.min(MAX_BODY));
+        let too_large =
+            || Deny::new(Denial::BodyTooLarge, format!("bb: a request to this model API may have {most} bytes."));
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        if declared > MAX_BODY {
+        if declared > most {
             return Err(too_large());
         }
         let mut room = self.room_for(None, declared)?;
@@ -165,7 +168,7 @@ impl<L: Ledger> Plane<L> {
             let frame = frame.map_err(|_| Deny::new(Denial::ProtocolUnknown, "bb: the request's body broke off."))?;
             let Ok(data) = frame.into_data() else { continue };
             let length = first.len() + rest.len() + data.len();
-            if length > MAX_BODY {
+            if length > most {
                 return Err(too_large());
             }
             room = self.room_for(room, length)?;
@@ -190,7 +193,7 @@ impl<L: Ledger> Plane<L> {
             return Ok(had);
         }
         let full = || {
-            Deny::new(Denial::LimitStreams, "bb: too many request bodies are under way at once.")
+            Deny::new(Denial::LimitBodies, "bb: too many request bodies are under way at once.")
                 .step("wait for some of them to end")
         };
         let more = u32::try_from(more).map_err(|_| full())?;

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::deny::Deny;
+use super::pace::Pace;
 use crate::ledger::{Ledger, NewEvent};
 
 /// Events waiting to be written, per bottle.
@@ -127,33 +128,6 @@ struct Window {
     dropped: u64,
 }
 
-/// Events that may still be entered at once.
-#[derive(Debug)]
-struct Pace {
-    left: u32,
-    since: Instant,
-    /// Time in which one more is earned.
-    period: Duration,
-}
-
-impl Pace {
-    fn new(period: Duration) -> Pace {
-        Pace { left: BURST, since: Instant::now(), period }
-    }
-
-    /// Takes one. Returns whether there was one.
-    fn take(&mut self) -> bool {
-        let earned = u32::try_from(self.since.elapsed().as_millis() / self.period.as_millis()).unwrap_or(BURST);
-        if earned > 0 {
-            self.since = Instant::now();
-            self.left = self.left.saturating_add(earned).min(BURST);
-        }
-        let had = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        had
-    }
-}
-
 /// Where a bottle's events go.
 pub struct Recorder {
     queue: mpsc::Sender<Entry>,
@@ -195,8 +169,8 @@ impl Recorder {
             run: run.map(str::to_owned),
             tally,
             window: Mutex::new(Window { began: Instant::now(), written: 0, dropped: 0 }),
-            pace: tokio::sync::Mutex::new(Pace::new(PACE)),
-            passing: Mutex::new((Pace::new(PASSED_PACE), 0)),
+            pace: tokio::sync::Mutex::new(Pace::new(BURST, PACE)),
+            passing: Mutex::new((Pace::new(BURST, PASSED_PACE), 0)),
         }
     }
 
@@ -308,8 +282,8 @@ pub(super) mod tests {
                 run: None,
                 tally: Arc::default(),
                 window,
-                pace: tokio::sync::Mutex::new(Pace::new(PACE)),
-                passing: Mutex::new((Pace::new(PASSED_PACE), 0)),
+                pace: tokio::sync::Mutex::new(Pace::new(BURST, PACE)),
+                passing: Mutex::new((Pace::new(BURST, PASSED_PACE), 0)),
             },
             events,
         )

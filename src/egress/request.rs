@@ -15,19 +15,21 @@ use tokio::sync::Semaphore;
 
 use super::address::Gate;
 use super::body::{Moved, Outgoing, Upload};
-use super::credential::{Credentials, Injection};
+use super::credential::Injection;
 use super::deny::{Denial, Deny};
 use super::forward;
 use super::headers::{self, Cleaning};
 use super::hold::Keeping;
 use super::link::{Link, Named, destination, name_once};
 use super::model::{class, identity};
+use super::policy::{Current, Policy, Towards};
 use super::record::{Denied, Passed, Recorder};
-use super::route::{Asked, Router};
+use super::route::Asked;
 use super::spent;
-use super::streams::{Entered, Streams};
-use super::tee::{Metering, Tee};
+use super::streams::{Entered, Streams, Subject};
+use super::tee::{Keep, Metering, Tee};
 use super::upstream::Upstreaming;
+use super::websocket;
 use crate::ledger::{Ledger, Node};
 use crate::types::Api;
 
@@ -49,12 +51,10 @@ pub struct Plane<L: Ledger> {
     pub run: Option<String>,
     /// Nodes that are charged, nearest first.
     pub path: Vec<Node>,
-    /// The allow-list.
-    pub router: Router,
-    /// What the routes put in.
-    pub credentials: Credentials,
-    /// The client towards the real servers.
-    pub client: Upstreaming,
+    /// What is allowed, and with what.
+    pub policy: Current,
+    /// What of it does not change.
+    pub towards: Towards,
     /// The ledger.
     pub ledger: L,
     /// What holds need.
@@ -70,23 +70,12 @@ pub struct Plane<L: Ledger> {
 }
 
 /// Refuses methods that are not about a resource of the host.
-fn method(method: &Method) -> Result<(), Deny> {
+pub(super) fn method(method: &Method) -> Result<(), Deny> {
     if *method == Method::CONNECT || *method == Method::TRACE {
         return Err(Deny::new(Denial::Method, format!("bb: {method} is not passed."))
             .step("connect directly: no proxy is needed in a bottle"));
     }
     Ok(())
-}
-
-/// Refuses upgrades. `h2c` is an offer that may be ignored.
-fn upgrade(headers: &HeaderMap) -> Result<(), Deny> {
-    match headers.get(header::UPGRADE) {
-        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"h2c") => {
-            Err(Deny::new(Denial::Upgrade, "bb: upgrades (WebSocket) are not passed; use plain HTTP requests.")
-                .step("fall back to HTTP streaming"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// Refuses heads that hyper let through because they came in large pieces.
@@ -103,7 +92,7 @@ fn small_head(head: &Request<()>) -> Result<(), Deny> {
 }
 
 /// Tells whether the bottle is cut for this route.
-fn not_cut(streams: &Streams, metered: bool) -> Result<(), Deny> {
+pub(super) fn not_cut(streams: &Streams, metered: bool) -> Result<(), Deny> {
     match streams.refuses(metered) {
         Some(cut) => Err(cut.deny.clone()),
         None => Ok(()),
@@ -124,19 +113,26 @@ impl<L: Ledger> Plane<L> {
     pub async fn answer(&self, link: &Link, request: Request<Incoming>) -> Response<Outgoing> {
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
+        let policy = self.policy.get();
+        let waits = head.headers().contains_key(header::EXPECT);
         let mut facts =
             Facts { method: head.method().clone(), path: head.uri().path().to_owned(), host: String::new(), api: None };
         let mut body = Some(body);
-        match self.pass(link, head, &mut body, &mut facts).await {
+        match self.pass(&policy, link, head, &mut body, &mut facts).await {
             Ok(answer) => answer,
-            Err(deny) => self.refuse(link, &facts, body, &deny).await,
+            Err(deny) => {
+                // Who waits for `100 Continue` has not begun to send, and shall not be told to.
+                let body = if waits { None } else { body };
+                self.refuse(link, &facts, body, &deny).await
+            }
         }
     }
 
     async fn pass(
         &self,
+        policy: &Policy,
         link: &Link,
-        head: Request<()>,
+        mut head: Request<()>,
         body: &mut Option<Incoming>,
         facts: &mut Facts,
     ) -> Result<Response<Outgoing>, Deny> {
@@ -146,21 +142,38 @@ impl<L: Ledger> Plane<L> {
         facts.host.clone_from(&named.text);
         destination(self.gate, link, &named)?;
         let entered = self.streams.enter()?;
-        let allowed = self.router.check(Asked {
+        let websocket = websocket::asked(&head)?;
+        let upgrade = websocket.then(|| hyper::upgrade::on(&mut head));
+        let allowed = policy.router.check(Asked {
             host: &named.host,
             port: link.destination.port(),
             tls: link.tls,
             method: head.method().as_str(),
             path: head.uri().path(),
+            headers: head.headers(),
+            websocket,
         })?;
         let route = &allowed.route;
+        entered.is_about(Subject {
+            named: Arc::clone(&named),
+            port: link.destination.port(),
+            tls: link.tls,
+            method: Some(head.method().clone()),
+            uri: head.uri().clone(),
+            headers: if policy.router.asks_for_headers() { head.headers().clone() } else { HeaderMap::new() },
+            websocket,
+            route: Arc::clone(route),
+        });
+        // The allow-list may have changed since; then whoever changed it did not find this request yet.
+        if !self.policy.is(policy) {
+            self.streams.withdraw(&self.policy.get().router);
+        }
         facts.api = route.api;
-        upgrade(head.headers())?;
         if route.api.is_some() {
             entered.is_metered();
         }
         not_cut(&self.streams, route.api.is_some())?;
-        let injection = self.credentials.of(route)?;
+        let injection = policy.credentials.of(route)?;
         let cleaning = match (&route.api, injection) {
             (Some(_), _) => Cleaning::Model,
             (None, Some(_)) => Cleaning::Credential,
@@ -172,11 +185,32 @@ impl<L: Ledger> Plane<L> {
         if let Some(injection) = injection {
             injection.put(&mut clean);
         }
-        let leaving = Leaving { link, named: &named, path: &allowed.path, injection, entered, began: Instant::now() };
+        let leaving = Leaving {
+            link,
+            named: &named,
+            path: &allowed.path,
+            route,
+            client: &policy.client,
+            injection,
+            entered,
+            began: Instant::now(),
+        };
         match route.api {
+            Some(_) if websocket => {
+                Err(Deny::new(Denial::Upgrade, "bb: WebSockets are not passed to model APIs; use plain HTTP requests.")
+                    .step("fall back to HTTP streaming"))
+            }
+            None if websocket => {
+                websocket::offer(&mut clean, head.headers());
+                let mut request = Request::new(());
+                *request.method_mut() = head.method().clone();
+                *request.uri_mut() = uri;
+                *request.headers_mut() = clean;
+                self.websocket(leaving, &policy.connector, request, upgrade).await
+            }
             Some(api) => {
                 identity(head.headers())?;
-                let class = class(api, head.method().as_str(), &named, &allowed.path)?;
+                let class = class(api, head.method().as_str(), &named.text, &allowed.path)?;
                 self.model(
                     leaving,
                     (api, class),
@@ -188,10 +222,22 @@ impl<L: Ledger> Plane<L> {
             }
             None => {
                 let moved = Moved::new();
+                if let (Some(most), Some(body)) = (route.max_request, body.as_ref())
+                    && body.size_hint().lower() > most
+                {
+                    return Err(Deny::new(
+                        Denial::BodyTooLarge,
+                        format!("bb: the route to {} allows request bodies of {most} bytes.", named.text),
+                    ));
+                }
                 let upload = match body.take() {
-                    Some(inner) if !inner.is_end_stream() => {
-                        Upload::Streaming { inner, moved: Arc::clone(&moved), stream: leaving.entered.stream() }
-                    }
+                    Some(inner) if !inner.is_end_stream() => Upload::Streaming {
+                        inner,
+                        moved: Arc::clone(&moved),
+                        stream: leaving.entered.stream(),
+                        cleaning,
+                        left: route.max_request,
+                    },
                     _ => Upload::Empty,
                 };
                 let request = forward::outbound(head.method().clone(), uri, clean, upload);
@@ -208,7 +254,15 @@ impl<L: Ledger> Plane<L> {
         moved: Arc<Moved>,
     ) -> Result<Response<Outgoing>, Deny> {
         let method = request.method().clone();
-        let answer = forward::send(&self.client, request, &leaving.entered, &self.streams, &moved).await?;
+        let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, &moved).await?;
+        if let Some(most) = leaving.route.max_response
+            && answer.body().size_hint().lower() > most
+        {
+            return Err(Deny::new(
+                Denial::ResponseTooLarge,
+                format!("bb: the route to {} allows answers of {most} bytes.", leaving.named.text),
+            ));
+        }
         self.note(&leaving, &method, answer.status().as_u16()).await;
         Ok(leaving.wrap::<L>(answer, None, moved))
     }
@@ -269,6 +323,10 @@ pub(super) struct Leaving<'a> {
     pub named: &'a Named,
     /// Its path, as it is sent on.
     pub path: &'a str,
+    /// The route that allows it.
+    pub route: &'a crate::api::Route,
+    /// What sends it.
+    pub client: &'a Upstreaming,
     /// The credential put in.
     pub injection: Option<&'a Injection>,
     /// Its place among the requests under way.
@@ -286,9 +344,11 @@ impl Leaving<'_> {
         moved: Arc<Moved>,
     ) -> Response<Outgoing> {
         let (mut parts, incoming) = answer.into_parts();
-        forward::clean_head(&mut parts.headers, self.injection);
+        let keep = Keep { credential: self.injection.is_some(), names: self.route.keep_headers.clone() };
+        forward::clean_head(&mut parts.headers, self.injection, &keep.names);
         let redactor = self.injection.and_then(Injection::redactor);
-        let tee = Tee::<L>::new(incoming, metering, redactor, self.entered, moved);
+        let most = self.route.max_response;
+        let tee = Tee::<L>::new(incoming, metering, (redactor, keep), most, self.entered, moved);
         let mut out = Response::new(Outgoing::Passing(Box::pin(tee)));
         *out.status_mut() = parts.status;
         *out.headers_mut() = parts.headers;
@@ -299,19 +359,6 @@ impl Leaving<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn upgrades_are_refused_but_an_offer_of_h2c_is_ignored() {
-        let with = |value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::UPGRADE, header::HeaderValue::from_static(value));
-            headers
-        };
-        assert_eq!(upgrade(&with("websocket")).unwrap_err().kind, Denial::Upgrade);
-        assert_eq!(upgrade(&with("h2c, websocket")).unwrap_err().kind, Denial::Upgrade);
-        assert!(upgrade(&with("h2c")).is_ok());
-        assert!(upgrade(&HeaderMap::new()).is_ok());
-    }
 
     #[test]
     fn connect_and_trace_are_refused() {

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use nix::sys::socket::{SockType, getsockopt, sockopt};
 
@@ -19,13 +19,26 @@ use super::record::{Denied, Recorder};
 /// Bytes of a packet that are looked at: the longest IPv4 header and a TCP header's flags.
 const SNAP: usize = 128;
 
-/// The ports that somebody listens on.
-#[derive(Clone, Debug, Default)]
+/// The ports that somebody listens on. Ports may come while the sentinel watches.
+#[derive(Debug, Default)]
 pub struct Served {
     /// TCP ports.
-    pub tcp: HashSet<u16>,
+    pub tcp: RwLock<HashSet<u16>>,
     /// UDP ports.
-    pub udp: HashSet<u16>,
+    pub udp: RwLock<HashSet<u16>>,
+}
+
+impl Served {
+    /// Tells whether somebody listens on what is opened.
+    fn has(&self, opening: Opening) -> bool {
+        let ports = if opening.tcp { &self.tcp } else { &self.udp };
+        ports.read().unwrap_or_else(PoisonError::into_inner).contains(&opening.port)
+    }
+
+    /// Enters a TCP port.
+    pub fn listens(&self, port: u16) {
+        self.tcp.write().unwrap_or_else(PoisonError::into_inner).insert(port);
+    }
 }
 
 /// A packet that opens something.
@@ -37,7 +50,12 @@ struct Opening {
 }
 
 /// Reads the socket until it is dropped.
-pub async fn watch(socket: OwnedFd, served: Served, book: Arc<NameBook>, recorder: Arc<Recorder>) -> io::Result<()> {
+pub async fn watch(
+    socket: OwnedFd,
+    served: Arc<Served>,
+    book: Arc<NameBook>,
+    recorder: Arc<Recorder>,
+) -> io::Result<()> {
     let raw = getsockopt(&socket, sockopt::SockType)? == SockType::Raw;
     // Any datagram socket can be registered under this type, and only `recv` is called on it.
     let socket = std::net::UdpSocket::from(socket);
@@ -53,14 +71,10 @@ pub async fn watch(socket: OwnedFd, served: Served, book: Arc<NameBook>, recorde
         };
         let frame = buffer.get(..length.min(SNAP)).unwrap_or_default();
         let packet = if raw { frame.get(14..).unwrap_or_default() } else { frame };
-        if let Some(opening) = opening(packet).filter(|o| !is_served(&served, *o)) {
+        if let Some(opening) = opening(packet).filter(|o| !served.has(*o)) {
             recorder.deny_limited(denied(opening, &book));
         }
     }
-}
-
-fn is_served(served: &Served, opening: Opening) -> bool {
-    if opening.tcp { served.tcp.contains(&opening.port) } else { served.udp.contains(&opening.port) }
 }
 
 fn denied(opening: Opening, book: &NameBook) -> Denied {
@@ -167,7 +181,7 @@ mod tests {
         let (recorder, mut events) = recorder();
         let book = Arc::new(NameBook::new());
         let address = book.enter("github.com", &Host::parse("github.com").unwrap());
-        let served = Served { tcp: [443].into(), udp: [53].into() };
+        let served = Arc::new(Served { tcp: RwLock::new([443].into()), udp: RwLock::new([53].into()) });
         let task = tokio::spawn(watch(gate, served, book, Arc::new(recorder)));
         for packet in [
             v4(6, address.octets(), 443, 2),

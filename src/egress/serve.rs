@@ -1,9 +1,10 @@
 //! HTTP on an accepted connection: hyper parses and frames, every request goes to [`Plane::answer`].
 //!
-//! HTTP/2 only where ALPN chose it, HTTP/1.1 everywhere else; no prior-knowledge HTTP/2, no upgrades. Limits are here.
+//! HTTP/2 only where ALPN chose it, HTTP/1.1 everywhere else; no prior-knowledge HTTP/2, no upgrades but to
+//! WebSocket ([`super::websocket`]). Limits are here.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::server::conn::{http1, http2};
@@ -12,6 +13,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::deny::{Denial, Deny};
+use super::front::Front;
 use super::link::Link;
 use super::record::Denied;
 use super::request::{MAX_HEAD, Plane};
@@ -36,6 +38,7 @@ where
             async move { Ok::<_, Infallible>(plane.answer(&link, request).await) }
         }
     });
+    let refused = Arc::new(OnceLock::new());
     let result = if h2 {
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -53,12 +56,13 @@ where
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(io), service)
+            .serve_connection(TokioIo::new(Front::new(io, Arc::clone(&refused))), service)
+            .with_upgrades()
             .await
     };
-    if let Err(error) = result
-        && let Some(deny) = refused_by_hyper(&error)
-    {
+    let seen =
+        refused.get().map(|why| Deny::new(Denial::ProtocolUnknown, format!("bb: not a valid HTTP request: {why}.")));
+    if let Some(deny) = seen.or_else(|| result.err().as_ref().and_then(refused_by_hyper)) {
         let host = match &link.sni {
             Some(Ok(host)) => host.to_string(),
             _ => link.destination.ip().to_string(),

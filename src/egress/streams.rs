@@ -6,21 +6,69 @@
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
+use http::{HeaderMap, Method, Uri};
 
 use super::deny::{Denial, Deny};
+use super::link::Named;
+use super::route::{Asked, Router};
 use super::spent;
+use crate::api;
 use crate::types::CutScope;
 
 /// Requests under way in one bottle.
 pub const AT_ONCE: usize = 1024;
 
+/// What a request was allowed as, so that it can be asked again when the allow-list changes.
+#[derive(Debug)]
+pub struct Subject {
+    /// Its name.
+    pub named: Arc<Named>,
+    /// The port that its connection meant.
+    pub port: u16,
+    /// Whether it came over TLS.
+    pub tls: bool,
+    /// Its method; `None` where only the connection is known (TLS that is passed through).
+    pub method: Option<Method>,
+    /// Its address.
+    pub uri: Uri,
+    /// Its headers, kept where a route asks for some.
+    pub headers: HeaderMap,
+    /// Whether it has become a WebSocket.
+    pub websocket: bool,
+    /// The route that allowed it.
+    pub route: Arc<api::Route>,
+}
+
+impl Subject {
+    /// Tells whether `router` allows it still, with the same credential or none.
+    fn stands(&self, router: &Router) -> bool {
+        let Some(method) = &self.method else { return router.passes_through(&self.named.host, self.port).is_some() };
+        let asked = Asked {
+            host: &self.named.host,
+            port: self.port,
+            tls: self.tls,
+            method: method.as_str(),
+            path: self.uri.path(),
+            headers: &self.headers,
+            websocket: self.websocket,
+        };
+        router.check(asked).is_ok_and(|allowed| {
+            let (now, then) = (&allowed.route, &self.route);
+            now.auth == then.auth && now.api == then.api && now.allow_private == then.allow_private
+        })
+    }
+}
+
 /// One request under way.
 #[derive(Debug, Default)]
 pub struct Stream {
+    subject: OnceLock<Subject>,
+    /// Its route went away on its way.
+    withdrawn: AtomicBool,
     cancelled: AtomicBool,
     waker: AtomicWaker,
     metered: AtomicBool,
@@ -28,6 +76,12 @@ pub struct Stream {
 }
 
 impl Stream {
+    /// Says what it was allowed as.
+    pub fn is_about(&self, subject: Subject) {
+        // Said once: a request is allowed once.
+        let _ = self.subject.set(subject);
+    }
+
     /// Says that the request is on a model route.
     pub fn is_metered(&self) {
         self.metered.store(true, Ordering::Release);
@@ -105,10 +159,23 @@ impl Streams {
     }
 
     /// Gets what a request is told that was cancelled on its way.
-    pub fn reason(&self) -> Deny {
+    pub fn reason(&self, stream: &Stream) -> Deny {
         match self.refuses(true) {
             Some(cut) => cut.deny.clone(),
+            None if stream.withdrawn.load(Ordering::Acquire) => {
+                Deny::new(Denial::RouteMissing, "bb: the route of this request was taken back while it was under way.")
+            }
             None => spent::cut("the bottle has ended"),
+        }
+    }
+
+    /// Closes what `router` allows no more. Called after it has taken its place: what is entered later was asked of it.
+    pub fn withdraw(&self, router: &Router) {
+        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            if stream.subject.get().is_some_and(|subject| !subject.stands(router)) {
+                stream.withdrawn.store(true, Ordering::Release);
+                stream.cancel();
+            }
         }
     }
 

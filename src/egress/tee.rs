@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::body::{BodyError, Idle, Moved};
 use super::credential::Redactor;
+use super::headers;
 use super::hold::OpenHold;
 use super::streams::Entered;
 use crate::ledger::{Ledger, LedgerError, Settlement};
@@ -161,11 +162,17 @@ pub struct Tee<L: Ledger> {
     inner: Incoming,
     metering: Option<Metering<L>>,
     redactor: Option<Redactor>,
+    /// What the route says of its answers' headers, for trailers.
+    keep: Keep,
+    /// Bytes that may still come; no limit where absent.
+    left: Option<u64>,
     entered: Entered,
     idle: Idle,
     /// Read, and not released yet.
     back: Option<Bytes>,
-    trailers: Option<Frame<Bytes>>,
+    /// What redaction kept to the end.
+    rest: Option<Bytes>,
+    trailers: Option<HeaderMap>,
     stage: Stage,
 }
 
@@ -177,18 +184,36 @@ enum Stage {
     Over,
 }
 
+/// What of an answer's headers, and of its trailers, the bottle may see.
+#[derive(Clone, Debug, Default)]
+pub struct Keep {
+    /// The route puts a credential in.
+    pub credential: bool,
+    /// Names that the route keeps all the same.
+    pub names: Vec<String>,
+}
+
 impl<L: Ledger> Tee<L> {
-    /// Makes the body around what upstream sends.
+    /// Makes the body around what upstream sends, of which `most` bytes may come.
     pub fn new(
         inner: Incoming,
         metering: Option<Metering<L>>,
-        redactor: Option<Redactor>,
+        (redactor, keep): (Option<Redactor>, Keep),
+        most: Option<u64>,
         entered: Entered,
         moved: Arc<Moved>,
     ) -> Self {
         moved.mark();
         let idle = Idle::new(moved, SILENCE);
-        Tee { inner, metering, redactor, entered, idle, back: None, trailers: None, stage: Stage::Flowing }
+        let (back, rest, trailers, stage) = (None, None, None, Stage::Flowing);
+        Tee { inner, metering, redactor, keep, left: most, entered, idle, back, rest, trailers, stage }
+    }
+
+    /// Counts what comes against what the route allows.
+    fn count(&mut self, bytes: &Bytes) -> Result<(), BodyError> {
+        let Some(left) = &mut self.left else { return Ok(()) };
+        *left = left.checked_sub(u64::try_from(bytes.len()).unwrap_or(u64::MAX)).ok_or(BodyError::TooLarge)?;
+        Ok(())
     }
 
     /// Ends early: the hold is settled by its drop.
@@ -199,13 +224,24 @@ impl<L: Ledger> Tee<L> {
         Poll::Ready(Some(Err(error)))
     }
 
-    /// Gets the frame to release for `bytes`; `None` where all of it is kept for redaction.
-    fn release(&mut self, bytes: Bytes) -> Option<Frame<Bytes>> {
-        let bytes = match &mut self.redactor {
-            Some(redactor) => redactor.pass(bytes),
-            None => bytes,
-        };
-        (!bytes.is_empty()).then(|| Frame::data(bytes))
+    /// Lets the meter look at `bytes`, from which the credential is taken already: what it keeps goes into the ledger. Gets the
+    /// frame to release now, if one may be.
+    fn take(&mut self, bytes: Bytes, look_ahead: bool) -> Option<Frame<Bytes>> {
+        if bytes.is_empty() {
+            return None;
+        }
+        let waits = self.metering.as_mut().is_some_and(|m| m.look(&bytes));
+        let earlier = if look_ahead || waits { self.back.replace(bytes) } else { Some(bytes) };
+        earlier.map(Frame::data)
+    }
+
+    /// Cleans trailers as the head was cleaned.
+    fn clean(&self, mut trailers: HeaderMap) -> HeaderMap {
+        headers::answer(&mut trailers, self.keep.credential, &self.keep.names);
+        if let Some(redactor) = &self.redactor {
+            redactor.trailers(&mut trailers);
+        }
+        trailers
     }
 
     /// Waits for the ledger, if something is asked of it.
@@ -244,18 +280,18 @@ impl<L: Ledger> Body for Tee<L> {
                 Poll::Ready(Ok(())) => {}
             }
             if this.stage == Stage::Ending {
-                if let Some(frame) = this.back.take().and_then(|bytes| this.release(bytes)) {
-                    return Poll::Ready(Some(Ok(frame)));
+                if let Some(bytes) = this.back.take() {
+                    return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
-                if let Some(rest) = this.redactor.take().map(|mut r| r.finish()).filter(|rest| !rest.is_empty()) {
+                if let Some(rest) = this.rest.take().filter(|rest| !rest.is_empty()) {
                     return Poll::Ready(Some(Ok(Frame::data(rest))));
                 }
                 this.stage = Stage::Over;
-                return Poll::Ready(this.trailers.take().map(Ok));
+                return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
             }
             let look_ahead = this.metering.as_ref().is_some_and(|m| m.look_ahead);
-            if !look_ahead && let Some(frame) = this.back.take().and_then(|bytes| this.release(bytes)) {
-                return Poll::Ready(Some(Ok(frame)));
+            if !look_ahead && let Some(bytes) = this.back.take() {
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
             match Pin::new(&mut this.inner).poll_frame(cx) {
                 Poll::Pending if this.idle.poll_idle(cx) => return this.fail(BodyError::Idle),
@@ -265,18 +301,26 @@ impl<L: Ledger> Body for Tee<L> {
                     this.idle.mark();
                     match frame.into_data() {
                         Ok(bytes) => {
-                            let waits = this.metering.as_mut().is_some_and(|m| m.look(&bytes));
-                            let earlier = if look_ahead || waits { this.back.replace(bytes) } else { Some(bytes) };
-                            if let Some(frame) = earlier.and_then(|bytes| this.release(bytes)) {
+                            if let Err(error) = this.count(&bytes) {
+                                return this.fail(error);
+                            }
+                            let bytes = match &mut this.redactor {
+                                Some(redactor) => redactor.pass(bytes),
+                                None => bytes,
+                            };
+                            if let Some(frame) = this.take(bytes, look_ahead) {
                                 return Poll::Ready(Some(Ok(frame)));
                             }
                         }
-                        Err(trailers) => this.trailers = Some(trailers),
+                        Err(frame) => this.trailers = frame.into_trailers().ok().map(|trailers| this.clean(trailers)),
                     }
                 }
                 Poll::Ready(None) => {
                     this.stage = Stage::Ending;
+                    // What was kept for redaction comes after all that was read, and is read by the meter as well.
+                    this.rest = this.redactor.as_mut().map(Redactor::finish);
                     if let Some(metering) = &mut this.metering {
+                        metering.meter.feed(this.rest.as_deref().unwrap_or_default());
                         metering.meter.finish();
                         metering.begin_settling(End::Whole);
                     }

@@ -28,10 +28,12 @@ use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{EventQuery, GLOBAL};
 use crate::types::Api;
 
+mod changing;
 mod cuts;
 mod metered;
 mod passing;
 mod refusals;
+mod websocket;
 
 const MODEL: &str = "api.anthropic.com";
 const PLAIN: &str = "files.example.com";
@@ -44,6 +46,7 @@ struct Seen {
     uri: String,
     headers: HeaderMap,
     body: Bytes,
+    trailers: Option<HeaderMap>,
 }
 
 type Reply = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
@@ -91,17 +94,26 @@ async fn upstream(h2: bool, script: Script) -> Upstreamed {
                     let service = service_fn(move |request: Request<Incoming>| {
                         let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
                         async move {
+                            let mut request = request;
+                            let upgrade =
+                                request.headers().contains_key("upgrade").then(|| hyper::upgrade::on(&mut request));
                             let (parts, body) = request.into_parts();
-                            let body = body.collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-                            let one =
-                                Seen { method: parts.method, uri: parts.uri.to_string(), headers: parts.headers, body };
+                            let body = body.collect().await.ok();
+                            let trailers = body.as_ref().and_then(|body| body.trailers().cloned());
+                            let body = body.map(|body| body.to_bytes()).unwrap_or_default();
+                            let (method, uri) = (parts.method, parts.uri.to_string());
+                            let one = Seen { method, uri, headers: parts.headers, body, trailers };
                             seen.lock().unwrap().push(one.clone());
-                            Ok::<_, Infallible>(script(&one))
+                            let answer = script(&one);
+                            if let Some(upgrade) = upgrade.filter(|_| answer.status() == 101) {
+                                tokio::spawn(websocket::echo(upgrade));
+                            }
+                            Ok::<_, Infallible>(answer)
                         }
                     });
                     let io = TokioIo::new(stream);
                     let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-                        .serve_connection(io, service)
+                        .serve_connection_with_upgrades(io, service)
                         .await;
                 });
             }
@@ -126,6 +138,7 @@ struct Bench {
     ledger: SqliteLedger,
     told: Arc<Told>,
     upstream: Upstreamed,
+    routes: Vec<Route>,
     _home: Home,
 }
 
@@ -195,6 +208,7 @@ async fn bench_over(h2: bool, limit: Option<u64>, script: Script) -> Bench {
                 matches: vec![Match {
                     methods: vec!["GET".into(), "PUT".into()],
                     paths: vec![PathRule { kind: PathKind::Prefix, value: "/open".into() }],
+                    ..Match::default()
                 }],
                 ..Route::default()
             },
@@ -219,10 +233,11 @@ async fn bench_over(h2: bool, limit: Option<u64>, script: Script) -> Bench {
         cut: None,
         parks: false,
     };
+    let routes = spec.routes.clone();
     let sockets = Sockets { tcp: vec![listener], ..Sockets::default() };
     let roots = Arc::new(RootCertStore::empty());
     let handle = start_with(spec, sockets, ledger.clone(), Arc::clone(&told) as _, roots, Gate::Any).unwrap();
-    Bench { handle, address, ca, ledger, told, upstream, _home: home }
+    Bench { handle, address, ca, ledger, told, upstream, routes, _home: home }
 }
 
 /// The agent's side of one TLS connection.
@@ -245,6 +260,10 @@ impl Client {
 
 impl Bench {
     async fn tls(&self, sni: &str, h2: bool) -> tokio_rustls::client::TlsStream<TcpStream> {
+        self.try_tls(sni, h2).await.unwrap()
+    }
+
+    async fn try_tls(&self, sni: &str, h2: bool) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.ca.cert_pem().as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -257,7 +276,7 @@ impl Bench {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let name = ServerName::try_from(sni.to_owned()).unwrap();
-        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     async fn client(&self, sni: &str, h2: bool) -> Client {

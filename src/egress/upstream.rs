@@ -28,6 +28,7 @@ use super::body::Upload;
 use super::deny::Denial;
 use super::dial::{self, DialError, Upstreams, UpstreamsError};
 use super::name::Host;
+use super::route::Router;
 use crate::api::Upstream;
 
 /// How long a connection is kept for the next request.
@@ -67,13 +68,9 @@ pub fn host_roots() -> Arc<RootCertStore> {
     Arc::new(roots)
 }
 
-/// Makes the client of one bottle.
-pub fn client(
-    roots: &Arc<RootCertStore>,
-    upstreams: &BTreeMap<String, Upstream>,
-) -> Result<Upstreaming, UpstreamError> {
-    let connector = Connector(Arc::new(Inner::new(roots, upstreams)?));
-    Ok(Client::builder(TokioExecutor::new())
+/// Makes the client of one bottle, which reaches what `connector` reaches.
+pub fn client(connector: Connector) -> Upstreaming {
+    Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE)
@@ -84,17 +81,22 @@ pub fn client(
         .http2_initial_connection_window_size(4 << 20)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .http2_keep_alive_timeout(Duration::from_secs(20))
-        .build(connector))
+        .build(connector)
 }
 
 struct Inner {
+    router: Arc<Router>,
     upstreams: Upstreams,
     public: Arc<ClientConfig>,
     own: BTreeMap<(Host, u16), Arc<ClientConfig>>,
 }
 
 impl Inner {
-    fn new(roots: &Arc<RootCertStore>, upstreams: &BTreeMap<String, Upstream>) -> Result<Inner, UpstreamError> {
+    fn new(
+        roots: &Arc<RootCertStore>,
+        upstreams: &BTreeMap<String, Upstream>,
+        router: Arc<Router>,
+    ) -> Result<Inner, UpstreamError> {
         let mut own = BTreeMap::new();
         for (key, upstream) in upstreams {
             let Some(pem) = &upstream.ca_pem else { continue };
@@ -108,23 +110,39 @@ impl Inner {
             }
             own.insert(dial::parse_key(key)?, config(Arc::new(store))?);
         }
-        Ok(Inner { upstreams: Upstreams::new(upstreams)?, public: config(Arc::clone(roots))?, own })
+        Ok(Inner { router, upstreams: Upstreams::new(upstreams)?, public: config(Arc::clone(roots))?, own })
+    }
+
+    async fn reach(&self, host: &Host, port: u16) -> Result<TcpStream, DialError> {
+        dial::dial(host, port, &self.upstreams, &self.router.private(host, port)).await
     }
 
     async fn connect(&self, uri: &Uri) -> Result<Conn, DialError> {
+        self.connect_as(uri, false).await
+    }
+
+    /// Connects; `alone`: HTTP/1.1 is the only protocol offered.
+    async fn connect_as(&self, uri: &Uri, alone: bool) -> Result<Conn, DialError> {
         let tls = uri.scheme() == Some(&http::uri::Scheme::HTTPS);
         let unusable = || DialError::new(Denial::UpstreamUnreachable, "bb: the address of the request is unusable");
         let authority = uri.authority().ok_or_else(unusable)?;
         let (host, port) = Host::parse_authority(authority.as_str()).map_err(|_| unusable())?;
         let port = port.unwrap_or(if tls { 443 } else { 80 });
-        let stream = dial::dial(&host, port, &self.upstreams).await?;
+        let stream = self.reach(&host, port).await?;
         if !tls {
             return Ok(Conn::Plain(TokioIo::new(stream)));
         }
         let config = self.own.get(&(host.clone(), port)).unwrap_or(&self.public);
         let refused = |why: String| DialError::new(Denial::UpstreamTls, format!("bb: TLS with {host}: {why}"));
         let name = ServerName::try_from(host.to_string()).map_err(|error| refused(error.to_string()))?;
-        let handshake = TlsConnector::from(Arc::clone(config)).connect(name, stream);
+        let config = if alone {
+            let mut config = ClientConfig::clone(config);
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Arc::new(config)
+        } else {
+            Arc::clone(config)
+        };
+        let handshake = TlsConnector::from(config).connect(name, stream);
         let stream = tokio::time::timeout(HANDSHAKE, handshake)
             .await
             .map_err(|_| refused("no handshake in time".into()))?
@@ -144,9 +162,30 @@ fn config(roots: Arc<RootCertStore>) -> Result<Arc<ClientConfig>, rustls::Error>
     Ok(Arc::new(config))
 }
 
-/// Makes connections for the pool.
+/// Makes connections: TLS for the pool, plain ones for what is passed through.
 #[derive(Clone)]
 pub struct Connector(Arc<Inner>);
+
+impl Connector {
+    /// Makes it; it reaches private addresses only where `router` says so.
+    pub fn new(
+        roots: &Arc<RootCertStore>,
+        upstreams: &BTreeMap<String, Upstream>,
+        router: Arc<Router>,
+    ) -> Result<Connector, UpstreamError> {
+        Ok(Connector(Arc::new(Inner::new(roots, upstreams, router)?)))
+    }
+
+    /// Connects for one request that shall become something else: HTTP/1.1, over TLS where the address says so, never pooled.
+    pub async fn tunnel(&self, uri: &Uri) -> Result<Conn, DialError> {
+        self.0.connect_as(uri, true).await
+    }
+
+    /// Connects to `host` and `port`, and says nothing there.
+    pub async fn reach(&self, host: &Host, port: u16) -> Result<TcpStream, DialError> {
+        self.0.reach(host, port).await
+    }
+}
 
 impl tower_service::Service<Uri> for Connector {
     type Response = Conn;

@@ -197,30 +197,5 @@ fn is_closed(route: &Route) -> bool {
 
 /// Says what a route allows.
 fn words(route: &Route) -> String {
-    let mut parts = vec![route.host.clone()];
-    for rule in &route.matches {
-        let methods = if rule.methods.is_empty() { "any method".to_owned() } else { rule.methods.join(" ") };
-        let paths: Vec<String> = rule
-            .paths
-            .iter()
-            .map(|path| match path.kind {
-                crate::api::PathKind::Exact => path.value.clone(),
-                crate::api::PathKind::Prefix => format!("{}…", path.value),
-            })
-            .collect();
-        parts.push(format!("{methods} {}", paths.join(" ")).trim_end().to_owned());
-    }
-    if !route.ports.is_empty() {
-        parts.push(format!("ports {}", route.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" ")));
-    }
-    if let Some(auth) = &route.auth {
-        parts.push(format!("credential {}", auth.credential));
-    }
-    if let Some(api) = route.api {
-        parts.push(format!("metered as {}", api.as_str()));
-    }
-    if !route.server_tools.is_empty() {
-        parts.push(format!("server tools {}", route.server_tools.join(" ")));
-    }
-    parts.join(", ")
+    std::iter::once(route.host.clone()).chain(route.words()).collect::<Vec<_>>().join(", ")
 }

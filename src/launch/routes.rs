@@ -2,6 +2,7 @@
 
 use super::Desk;
 use crate::api::{Credentials, Route};
+use crate::egress::route::Router;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::Effective;
 use crate::provider::{self, Plan, Provider};
@@ -39,6 +40,15 @@ pub(super) fn allow_list(merged: &Effective, provider: &Provider, plan: &Plan, d
             }
         }
         routes.push(route.clone());
+    }
+    for said in &merged.routes {
+        let host = &said.value.allow.host;
+        let same: Vec<Route> = routes.iter().filter(|route| route.host == *host).cloned().collect();
+        Router::new(&same).map_err(|e| {
+            Error::new(Kind::Usage, e.to_string())
+                .at(said.place.to_string())
+                .hint("make one route of them, or remove one")
+        })?;
     }
     let quiet: Vec<Route> =
         plan.quiet.iter().filter(|quiet| !routes.iter().any(|r| r.host == quiet.host)).cloned().collect();

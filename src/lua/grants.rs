@@ -97,7 +97,7 @@ impl Grant {
     /// Tells whether this one, granted, is enough for `asked`.
     fn covers(&self, asked: &Grant) -> bool {
         match (self, asked) {
-            (Grant::Egress(have), Grant::Egress(want)) => have == "*" || have == want,
+            (Grant::Egress(have), Grant::Egress(want)) => reaches(have, want),
             (Grant::Write(have), Grant::Write(want)) | (Grant::Read(have), Grant::Read(want)) => holds(have, want),
             _ => self == asked,
         }
@@ -254,6 +254,18 @@ impl Grants {
     }
 }
 
+/// Tells whether a grant for `have` is one for the host, the wildcard or the private range `want`. A private range has to
+/// be named itself: `*` is any host, and no host's name says that it leads home.
+fn reaches(have: &str, want: &str) -> bool {
+    if have == want {
+        return true;
+    }
+    if want.contains('/') {
+        return false;
+    }
+    have == "*" || have.strip_prefix('*').is_some_and(|suffix| want.len() > suffix.len() && want.ends_with(suffix))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,6 +350,18 @@ mod tests {
         let grants = Grants::new(vec![Grant::Launch, Grant::Egress("a.example".into())], "/".into());
         assert!(grants.need(&Grant::Launch, "bb.launch").is_ok());
         assert!(grants.need(&Grant::Egress("a.example".into()), "bb.launch").is_ok());
+        for (have, want, enough) in [
+            ("*", "b.example", true),
+            ("*", "10.0.0.0/8", false),
+            ("10.0.0.0/8", "10.0.0.0/8", true),
+            ("*.example.com", "a.example.com", true),
+            ("*.example.com", "*.b.example.com", true),
+            ("*.example.com", "example.com", false),
+            ("*.example.com", "evilexample.com", false),
+            ("a.example.com", "*.example.com", false),
+        ] {
+            assert_eq!(reaches(have, want), enough, "{have} {want}");
+        }
         let error = grants.need(&Grant::Egress("b.example".into()), "bb.launch").unwrap_err();
         assert_eq!(error.kind, Kind::NotGranted);
         assert!(error.hint.unwrap().contains("--- @bb needs launch, egress:a.example, egress:b.example"));

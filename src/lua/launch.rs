@@ -20,6 +20,7 @@ use super::values::{Budget, Span, options};
 use super::vm::Plain;
 use crate::api::{self, File, Route, WorkspaceMode};
 use crate::bottle::backend::{Choice, found};
+use crate::egress::route::{RouteError, canonical};
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Said, Wanted};
 use crate::provider::{self, Plan, Provider, Wish};
@@ -249,13 +250,15 @@ fn allow_list(
     let mut credentials = plan.credentials.clone();
     for option in asked {
         let route = match option {
-            RouteOption::Host(name) => Route { host: name.to_ascii_lowercase(), ..Route::default() },
-            RouteOption::Entry(route) => Route { host: route.host.to_ascii_lowercase(), ..*route },
+            RouteOption::Host(host) => Route { host, ..Route::default() },
+            RouteOption::Entry(route) => *route,
         };
         if let Some(advice) = route.advice() {
             let message = format!("the route '{}' is not a host name", route.host);
             return Err(Error::new(Kind::Usage, message).at("routes").hint(advice));
         }
+        let wrong = |e: RouteError| Error::new(Kind::Usage, e.to_string()).at("routes");
+        let route = Route { host: canonical(&route.host).map_err(wrong)?, ..route };
         if let Some(own) = plan.routes.iter().find(|own| own.host == route.host) {
             if !routes.iter().any(|r| r.host == own.host) {
                 routes.push(own.clone());
@@ -263,6 +266,9 @@ fn allow_list(
             continue;
         }
         host.grants.need(&Grant::Egress(route.host.clone()), CALL)?;
+        for net in &route.allow_private {
+            host.grants.need(&Grant::Egress(net.to_string()), CALL)?;
+        }
         if let Some(auth) = &route.auth {
             host.grants.need(&Grant::Credential(auth.credential.clone()), CALL)?;
             // A provider's credential goes to the provider's hosts and nowhere else.

@@ -19,7 +19,7 @@ use crate::client::Events;
 use crate::error::{Error, Kind, Result, nearest};
 
 /// Every event type that a handler can ask for; docs/controller-api.md describes them.
-pub const EVENTS: [&str; 10] = [
+pub const EVENTS: [&str; 11] = [
     "*",
     "bottle.running",
     "bottle.ended",
@@ -29,6 +29,7 @@ pub const EVENTS: [&str; 10] = [
     "denied",
     "crossed",
     "enforced",
+    "routes",
     "gap",
 ];
 

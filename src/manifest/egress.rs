@@ -2,15 +2,33 @@
 //!
 //! Reads the form only; [`crate::egress::route`] says what a route means, and is asked whether it could be compiled.
 
+use super::limits::size;
 use super::{Reader, Said, env::is_variable};
-use crate::api::{self, Auth, AuthScheme, Match, PathKind, PathRule};
-use crate::egress::route::Router;
+use crate::api::{self, Auth, AuthScheme, HeaderKind, HeaderRule, Match, PathKind, PathRule, Tls};
+use crate::egress::route::{RouteError, Router, canonical};
 use crate::types::Api;
-use crate::yaml::read::{list, table, tables, text, word};
+use crate::yaml::read::{boolean, list, table, tables, text, word};
 use crate::yaml::{Entry, Node, Problems};
 
-pub(super) const KEYS: [&str; 8] = ["host", "ports", "matches", "auth", "api", "server_tools", "quiet", "dlp"];
-const MATCH_KEYS: [&str; 2] = ["paths", "methods"];
+pub(super) const KEYS: [&str; 15] = [
+    "host",
+    "ports",
+    "matches",
+    "deny",
+    "auth",
+    "api",
+    "server_tools",
+    "quiet",
+    "dlp",
+    "tls",
+    "allow_private",
+    "max_request",
+    "max_response",
+    "keep_headers",
+    "websocket",
+];
+const MATCH_KEYS: [&str; 3] = ["paths", "methods", "headers"];
+const HEADER_KEYS: [&str; 3] = ["name", "type", "value"];
 const PATH_KEYS: [&str; 2] = ["type", "value"];
 const AUTH_KEYS: [&str; 3] = ["scheme", "token_ref", "header"];
 const DLP_KEYS: [&str; 3] = ["outbound_detectors", "inbound_detectors", "outbound_on_match"];
@@ -66,8 +84,18 @@ pub(super) fn read(node: &Node, reader: Reader<'_>, problems: &mut Problems) -> 
             continue;
         }
         for item in tables(&entry.value, "`routes`", problems) {
-            if let Some(route) = route(item, problems) {
-                routes.push(reader.said(item.line, route));
+            let Some(route) = route(item, problems) else { continue };
+            // With each earlier one by itself, so that the fault is this one's and in its line.
+            let together = routes.iter().find_map(|earlier| {
+                let error = Router::new(&[earlier.value.allow.clone(), route.allow.clone()]).err()?;
+                Some((earlier.place.to_string(), error))
+            });
+            match together {
+                Some((place, error)) => {
+                    problems.add(item.line, error.to_string()).hint =
+                        Some(format!("make one of it and the one at {place}, or remove one"));
+                }
+                None => routes.push(reader.said(item.line, route)),
             }
         }
     }
@@ -93,16 +121,34 @@ fn route(node: &Node, problems: &mut Problems) -> Option<Route> {
         return None;
     }
     let advice = route.allow.advice_in_yaml();
-    if advice.is_some() || Router::new(std::slice::from_ref(&route.allow)).is_err() {
-        let message = match Router::new(std::slice::from_ref(&route.allow)) {
-            Err(e) if advice.is_none() => e.to_string(),
+    let fault = Router::new(std::slice::from_ref(&route.allow)).err();
+    if advice.is_some() || fault.is_some() {
+        let message = match &fault {
+            Some(e) if advice.is_none() => e.to_string(),
             _ => format!("`{}` is not a host name", route.allow.host),
         };
-        let hint = advice.unwrap_or_else(|| "write a host's exact name, and paths in their normal form".to_owned());
+        let hint = advice.unwrap_or_else(|| remedy(fault.as_ref()).to_owned());
         problems.add(node.line, message).hint = Some(hint);
         return None;
     }
+    if let Ok(host) = canonical(&route.allow.host) {
+        route.allow.host = host;
+    }
     Some(route)
+}
+
+/// Says what to do about a route that cannot be meant.
+fn remedy(fault: Option<&RouteError>) -> &'static str {
+    match fault {
+        Some(RouteError::Regex { .. }) => "correct it: it has to match the whole text, and `type: prefix` needs none",
+        Some(RouteError::Blind { .. }) => "remove the key, or `tls: passthrough`",
+        Some(RouteError::Unmetered { .. }) => "remove `tls: passthrough`",
+        Some(RouteError::Contradiction { .. }) => "remove one of them",
+        Some(RouteError::Method { .. }) => "write methods in upper case, such as GET",
+        Some(RouteError::HeaderName { .. } | RouteError::Header { .. }) => "write a header's name, such as x-api-key",
+        Some(RouteError::Ip { .. }) => "name the host, and its address under `upstreams` in settings.yml",
+        _ => "write a host's exact name, and paths in their normal form",
+    }
 }
 
 fn key(entry: &Entry, route: &mut Route, problems: &mut Problems) {
@@ -110,10 +156,17 @@ fn key(entry: &Entry, route: &mut Route, problems: &mut Problems) {
     match entry.key.as_str() {
         "host" => allow.host = text(entry, problems).unwrap_or_default().to_ascii_lowercase(),
         "ports" => allow.ports = ports(entry, problems),
-        "matches" => {
-            allow.matches =
-                tables(&entry.value, "`matches`", problems).iter().map(|item| rule(item, problems)).collect();
+        "matches" => allow.matches = rules(entry, problems),
+        "deny" => allow.deny = rules(entry, problems),
+        "tls" => {
+            let words = [("intercept", Tls::Intercept), ("passthrough", Tls::Passthrough)];
+            allow.tls = word(entry, &words, &[], problems).unwrap_or_default();
         }
+        "allow_private" => allow.allow_private = ranges(entry, problems),
+        "max_request" => allow.max_request = bytes(entry, problems),
+        "max_response" => allow.max_response = bytes(entry, problems),
+        "keep_headers" => allow.keep_headers = texts(entry, problems),
+        "websocket" => allow.websocket = boolean(entry, problems).unwrap_or_default(),
         "auth" => allow.auth = auth(&entry.value, problems),
         "api" => {
             let words = Api::ALL.map(|api| (api.as_str(), api));
@@ -128,6 +181,34 @@ fn key(entry: &Entry, route: &mut Route, problems: &mut Problems) {
         }
         _ => problems.unknown_key(entry, &KEYS),
     }
+}
+
+fn rules(entry: &Entry, problems: &mut Problems) -> Vec<Match> {
+    let what = format!("`{}`", entry.key);
+    tables(&entry.value, &what, problems).iter().map(|item| rule(item, problems)).collect()
+}
+
+fn ranges(entry: &Entry, problems: &mut Problems) -> Vec<ipnet::IpNet> {
+    let mut ranges = Vec::new();
+    for item in list(&entry.value, "`allow_private`", problems) {
+        match item.text().and_then(|text| text.parse().ok()) {
+            Some(range) => ranges.push(range),
+            None => {
+                problems.add(item.line, "not a range of addresses").hint =
+                    Some("write it as `allow_private: [10.1.0.0/16]`, one address as 10.1.2.3/32".to_owned());
+            }
+        }
+    }
+    ranges
+}
+
+fn bytes(entry: &Entry, problems: &mut Problems) -> Option<u64> {
+    let size = entry.value.text().and_then(size);
+    if size.is_none() {
+        problems.add(entry.line, format!("`{}` must be a size", entry.key)).hint =
+            Some("write a number of bytes, or one with K, M or G, such as 10M".to_owned());
+    }
+    size
 }
 
 fn ports(entry: &Entry, problems: &mut Problems) -> Vec<u16> {
@@ -169,12 +250,17 @@ fn rule(node: &Node, problems: &mut Problems) -> Match {
                     rule.paths.extend(path(item, problems));
                 }
             }
+            "headers" => {
+                for item in tables(&entry.value, "`headers`", problems) {
+                    rule.headers.extend(header(item, problems));
+                }
+            }
             _ => problems.unknown_key(entry, &MATCH_KEYS),
         }
     }
-    // Two empty lists would allow everything, which nobody writes a match for.
+    // Empty lists would allow everything, which nobody writes a match for.
     if rule == Match::default() {
-        problems.add(node.line, "a match says neither `paths` nor `methods`").hint =
+        problems.add(node.line, "a match says neither `paths` nor `methods` nor `headers`").hint =
             Some("remove the match to allow the whole host".to_owned());
     }
     rule
@@ -186,8 +272,8 @@ fn path(node: &Node, problems: &mut Problems) -> Option<PathRule> {
     for entry in table(node, "a path", problems) {
         match entry.key.as_str() {
             "type" => {
-                let words = [("exact", PathKind::Exact), ("prefix", PathKind::Prefix)];
-                kind = word(entry, &words, &["regex"], problems);
+                let words = [("exact", PathKind::Exact), ("prefix", PathKind::Prefix), ("regex", PathKind::Regex)];
+                kind = word(entry, &words, &[], problems);
                 // What is wrong is said; what is missing would be said twice.
                 kind = kind.or(Some(PathKind::Exact));
             }
@@ -200,6 +286,27 @@ fn path(node: &Node, problems: &mut Problems) -> Option<PathRule> {
             Some("write `{type: prefix, value: /api/}` or `{type: exact, value: /health}`".to_owned());
     }
     Some(PathRule { kind: kind?, value: value? })
+}
+
+fn header(node: &Node, problems: &mut Problems) -> Option<HeaderRule> {
+    let (mut name, mut value, mut kind) = (None, None, HeaderKind::Exact);
+    let before = problems.len();
+    for entry in table(node, "a header", problems) {
+        match entry.key.as_str() {
+            "name" => name = text(entry, problems),
+            "value" => value = text(entry, problems),
+            "type" => {
+                let words = [("exact", HeaderKind::Exact), ("regex", HeaderKind::Regex)];
+                kind = word(entry, &words, &[], problems).unwrap_or_default();
+            }
+            _ => problems.unknown_key(entry, &HEADER_KEYS),
+        }
+    }
+    if problems.len() == before && (name.is_none() || value.is_none()) {
+        problems.add(node.line, "a header needs `name` and `value`").hint =
+            Some("write `{name: x-team, value: blue}`".to_owned());
+    }
+    Some(HeaderRule { name: name?, kind, value: value? })
 }
 
 fn auth(node: &Node, problems: &mut Problems) -> Option<Auth> {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Detectors, Effective, EnvValue, Identity, Route, Said};
-use crate::api::{Limit, PathKind};
+use crate::api::Limit;
 
 /// One value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -95,28 +95,9 @@ impl Rows {
 
 /// Says what a route allows.
 fn words(route: &Route) -> String {
-    let allow = &route.allow;
-    let mut parts = Vec::new();
-    for rule in &allow.matches {
-        let methods = if rule.methods.is_empty() { "any method".to_owned() } else { rule.methods.join(" ") };
-        let paths = rule.paths.iter().map(|path| match path.kind {
-            PathKind::Exact => path.value.clone(),
-            PathKind::Prefix => format!("{}…", path.value),
-        });
-        let paths = paths.collect::<Vec<_>>().join(" ");
-        parts.push(if paths.is_empty() { methods } else { format!("{methods} {paths}") });
-    }
-    if parts.is_empty() {
-        parts.push("everything".to_owned());
-    }
-    if !allow.ports.is_empty() {
-        parts.push(format!("ports {}", allow.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" ")));
-    }
-    if let Some(auth) = &allow.auth {
-        parts.push(format!("credential ${{{}}}", auth.credential));
-    }
-    if let Some(api) = allow.api {
-        parts.push(format!("metered as {}", api.as_str()));
+    let mut parts = route.allow.words();
+    if route.allow.matches.is_empty() {
+        parts.insert(0, "everything".to_owned());
     }
     if let Some(dlp) = &route.dlp {
         let named = |detectors: &Detectors| match detectors {

@@ -205,7 +205,7 @@ fn values_of_the_wrong_form_are_refused_by_each_key() {
         "egress: {routes: [{host: a.b, matches: [{}]}]}\n",
         "egress: {routes: [{host: a.b, matches: [{methods: [get]}]}]}\n",
         "egress: {routes: [{host: a.b, matches: [{paths: [/api]}]}]}\n",
-        "egress: {routes: [{host: a.b, matches: [{paths: [{type: regex, value: /x}]}]}]}\n",
+        "egress: {routes: [{host: a.b, matches: [{paths: [{type: regex, value: /(x}]}]}]}\n",
         "egress: {routes: [{host: a.b, matches: [{paths: [{type: prefix, value: /a/../b}]}]}]}\n",
         "egress: {routes: [{host: a.b, auth: {scheme: Basic, token_ref: T}}]}\n",
         "egress: {routes: [{host: a.b, auth: {scheme: Bearer}}]}\n",

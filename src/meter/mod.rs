@@ -11,6 +11,7 @@
 mod anthropic;
 mod coding;
 mod gemini;
+pub mod hosts;
 mod json;
 mod openai_responses;
 mod pipe;

@@ -113,6 +113,13 @@ impl Provider {
             api: r.api,
             server_tools: r.server_tools.clone(),
             quiet: r.quiet.clone(),
+            deny: r.deny.clone(),
+            tls: r.tls,
+            allow_private: r.allow_private.clone(),
+            max_request: r.max_request,
+            max_response: r.max_response,
+            keep_headers: r.keep_headers.clone(),
+            websocket: r.websocket,
         });
         Ok(Plan {
             provider: self.spec.name.clone(),
@@ -220,7 +227,7 @@ impl Provider {
 /// Makes a route that allows nothing of a host, quietly. No request has the method NONE, so the entry is closed even to a
 /// reader that knows nothing of quiet paths.
 fn nothing_of(host: &str) -> Route {
-    let matches = vec![Match { methods: vec!["NONE".into()], paths: Vec::new() }];
+    let matches = vec![Match { methods: vec!["NONE".into()], ..Match::default() }];
     Route { host: host.to_owned(), matches, quiet: vec!["/".into()], ..Route::default() }
 }
 

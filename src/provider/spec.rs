@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use mlua::{Function, Lua, LuaOptions, StdLib, Table, Value, Variadic};
 use serde::Deserialize;
 
-use crate::api::{AuthScheme, File, Match};
+use crate::api::{AuthScheme, File, Match, Tls};
+use crate::egress::route::canonical;
 use crate::error::{Error, Kind, Result};
 use crate::types::Api;
 
@@ -138,6 +140,20 @@ pub(super) struct SpecRoute {
     #[serde(default)]
     pub quiet: Vec<String>,
     #[serde(default)]
+    pub deny: Vec<Match>,
+    #[serde(default)]
+    pub tls: Tls,
+    #[serde(default)]
+    pub allow_private: Vec<IpNet>,
+    #[serde(default)]
+    pub max_request: Option<u64>,
+    #[serde(default)]
+    pub max_response: Option<u64>,
+    #[serde(default)]
+    pub keep_headers: Vec<String>,
+    #[serde(default)]
+    pub websocket: bool,
+    #[serde(default)]
     pub credential: Option<String>,
 }
 
@@ -152,7 +168,7 @@ pub(super) fn read(name: &str, text: &str, place: &str) -> Result<Provider> {
         Err(error) => return Err(wrong(fault(&error))),
     };
     let (argv, plain) = split(&vm, &table).map_err(|e| wrong(fault(&e)))?;
-    let spec: Spec = crate::lua::values::read(&format!("provider {name}"), Value::Table(plain))
+    let mut spec: Spec = crate::lua::values::read(&format!("provider {name}"), Value::Table(plain))
         .map_err(|error| error.at(place.to_owned()))?;
     if spec.name != name {
         return Err(wrong(format!("the file of provider '{name}' calls itself '{}'", spec.name)));
@@ -165,7 +181,8 @@ pub(super) fn read(name: &str, text: &str, place: &str) -> Result<Provider> {
         }
         other => return Err(wrong(format!("'argv' is a list or a function, not a {}", other.type_name()))),
     };
-    for route in &spec.routes {
+    for route in &mut spec.routes {
+        route.host = canonical(&route.host).map_err(|e| wrong(e.to_string()))?;
         if let Some(credential) = &route.credential
             && !spec.credentials.contains_key(credential)
         {

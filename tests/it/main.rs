@@ -38,6 +38,7 @@ mod nightly;
 mod only_docker;
 mod quickstart;
 mod rehearsal;
+mod routes;
 mod session;
 mod setup;
 mod start;

@@ -10,7 +10,7 @@ use crate::support::person::does;
 use crate::support::{World, have_tools};
 
 /// The commands that are about one bottle, less its name. `attach` looks for a terminal first (module `tmux`).
-const VERBS: [&[&str]; 17] = [
+const VERBS: [&[&str]; 19] = [
     &["logs", "?"],
     &["logs", "-f", "?"],
     &["exec", "?", "--", "true"],
@@ -28,6 +28,8 @@ const VERBS: [&[&str]; 17] = [
     &["pause", "?"],
     &["thaw", "?"],
     &["cut", "?"],
+    &["routes", "?"],
+    &["why", "?", "https://docs.rs/"],
 ];
 
 fn named<'a>(verb: &[&'a str], slug: &str) -> Vec<String> {

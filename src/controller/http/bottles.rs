@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use super::answer::{Body, lines, ok};
 use super::question::{flag, number, read};
 use crate::api::{
-    Act, Apply, Bottle, Commit, Copy, DiffQuery, Ended, Exec, Input, Launch, Resize, Signal, SignalName, Stop,
+    Act, Apply, Bottle, Commit, Copy, DiffQuery, Ended, Exec, Input, Launch, Resize, RoutesChange, Signal, SignalName,
+    Stop,
 };
 use crate::bottle::wire::{Command, Reply, Request as Ask};
 use crate::controller::live::Live;
@@ -72,6 +73,16 @@ pub(super) async fn bottles(
             ok(&controller.launch(launch).await?)
         }
         (false, [name]) => ok(&controller.find(name)?.view()),
+        (false, [name, "routes"]) => ok(&controller.routes(name)?),
+        (true, [name, "routes"]) => {
+            let change: RoutesChange = read(request.into_body()).await?;
+            ok(&controller.change_routes(name, change).await?)
+        }
+        (false, [name, "why"]) => {
+            let url = query.get("url").map(String::as_str).unwrap_or_default();
+            let method = query.get("method").map_or("GET", String::as_str);
+            ok(&controller.why(name, url, method)?)
+        }
         (false, [name, "wait"]) => {
             let live = controller.find(name)?;
             let limit = Duration::from_millis(number(query, "ms")?.unwrap_or(60_000).min(600_000));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -19,6 +19,7 @@ use crate::controller::compose::Composed;
 use crate::controller::link::{Held, Link};
 use crate::controller::live::{Live, Made};
 use crate::controller::note::Note;
+use crate::controller::routes::secrets;
 use crate::controller::{Controller, input, keep};
 use crate::egress::{self, Sockets, Spec, ca::Ca};
 use crate::error::{Error, Kind, Result};
@@ -148,7 +149,10 @@ impl Controller {
         let mut sockets = Sockets::default();
         for (kind, fd) in listeners {
             match kind {
-                Listener::Tcp { .. } => sockets.tcp.push(fd.into()),
+                Listener::Tcp { port } => {
+                    live.has_listener(port);
+                    sockets.tcp.push(fd.into());
+                }
                 Listener::DnsUdp => sockets.udp.push(fd.into()),
                 Listener::DnsTcp => sockets.dns_tcp.push(fd.into()),
                 Listener::Sentinel => sockets.sentinel = Some(fd),
@@ -156,6 +160,7 @@ impl Controller {
         }
         let mut upstreams = settings.upstreams.clone();
         upstreams.extend(live.launch.upstreams.clone());
+        let rules = live.rules();
         let spec = Spec {
             slug: live.slug.clone(),
             id: live.launch.id.clone(),
@@ -163,13 +168,8 @@ impl Controller {
             agent: live.view().agent,
             run: live.launch.run.clone(),
             path: live.path.clone(),
-            routes: live.launch.routes.clone(),
-            credentials: live
-                .launch
-                .credentials
-                .iter()
-                .map(|(name, value)| (name.clone(), SecretString::from(value.clone())))
-                .collect(),
+            credentials: secrets([&live.launch.credentials, &rules.credentials]),
+            routes: rules.routes,
             upstreams,
             ca: Ca::from_pem(ca.cert_pem(), &ca.key_pem()).map_err(internal)?,
             cut: live.cut_now(),

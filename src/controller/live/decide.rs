@@ -12,7 +12,7 @@ use super::{Live, lock};
 use crate::api::{Cut, Egress, Ended, State};
 use crate::bottle::wire::{Reply, Request};
 use crate::controller::ledger_error;
-use crate::controller::note::End;
+use crate::controller::note::{End, Rules};
 use crate::egress;
 use crate::enforce::{By, Subject};
 use crate::error::{Error, Kind, Result};
@@ -82,6 +82,20 @@ impl Live {
         let (event, row) = (self.event("enforced", data, true), self.row(&self.view()));
         let written = self.ledger.enforced(event, row).await;
         written.map(|_| ()).inspect_err(|e| tracing::error!(bottle = %self.slug, "writing an enforcement: {e}"))
+    }
+
+    /// Leaves an allow-list that is in force with the keeper.
+    pub async fn note_rules(&self, rules: Rules) {
+        lock(&self.note).routes = Some(rules);
+        self.leave_note().await;
+    }
+
+    /// Writes that its allow-list is another one.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn record_routes(&self, data: Value) -> Answer<()> {
+        self.ledger.append(self.event("routes", data, true)).await.map(|_| ())
     }
 
     async fn leave_note(&self) {

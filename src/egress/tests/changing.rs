@@ -1,0 +1,139 @@
+//! What changes while a bottle runs: its allow-list, and what passes unseen.
+
+use super::*;
+use crate::api::Tls;
+
+impl Bench {
+    fn credentials(&self) -> BTreeMap<String, SecretString> {
+        [("claude".to_owned(), SecretString::from(SECRET))].into()
+    }
+
+    /// Changes the routes by `change`.
+    fn change(&self, change: impl FnOnce(&mut Vec<Route>)) {
+        let mut routes = self.routes.clone();
+        change(&mut routes);
+        self.handle.set_routes(&routes, &self.credentials()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_route_that_is_taken_back_closes_what_it_allowed_and_nothing_else() {
+    let (feeds, bodies): (Vec<_>, Vec<_>) = (0..2).map(|_| fed()).unzip();
+    let bodies = Mutex::new(bodies.into_iter());
+    let script: Script =
+        Arc::new(move |_| Response::new(bodies.lock().unwrap().next().unwrap_or_else(|| full("later"))));
+    let bench = bench(None, script).await;
+    let (mut goes, mut stays) = (bench.client(PLAIN, false).await, bench.client(PLAIN, false).await);
+    let ask = |path: &str| bench.request(PLAIN, "GET", path, "", false);
+    let mut going = goes.send(ask("/open/going")).await.unwrap().into_body();
+    let mut staying = stays.send(ask("/open/staying")).await.unwrap().into_body();
+    for (feed, body) in feeds.iter().zip([&mut going, &mut staying]) {
+        feed.send(Ok("one".into())).unwrap();
+        assert_eq!(next(body).await.unwrap().unwrap(), "one");
+    }
+
+    bench.change(|routes| routes[1].matches[0].paths[0].value = "/open/staying".into());
+    assert!(next(&mut going).await.unwrap().is_err(), "what is not allowed any more breaks off");
+    feeds[1].send(Ok("two".into())).unwrap();
+    assert_eq!(next(&mut staying).await.unwrap().unwrap(), "two", "what is allowed still goes on");
+    let (status, headers, _) = bench.ask(PLAIN, "GET", "/open/going", "").await;
+    assert_eq!((status.as_u16(), headers["x-bb-deny"].to_str().unwrap()), (403, "path"));
+
+    // Another credential for the same request is another permission.
+    let auth = Auth { scheme: AuthScheme::Bearer, header: None, credential: "claude".into() };
+    bench.change(|routes| routes[1].auth = Some(auth));
+    assert!(next(&mut staying).await.unwrap().is_err());
+
+    bench.change(|routes| routes.push(Route { host: "new.example.com".into(), ..routes[3].clone() }));
+    let (status, headers, _) = bench.ask("new.example.com", "GET", "/", "").await;
+    assert_ne!(headers.get("x-bb-deny").map(|kind| kind.to_str().unwrap()), Some("route_missing"), "{status}");
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_meant_leaves_the_one_in_force() {
+    let bench = bench(None, answers("{}".into())).await;
+    let mut routes = bench.routes.clone();
+    routes.push(Route { host: "10.0.0.1".into(), ..Route::default() });
+    assert!(bench.handle.set_routes(&routes, &bench.credentials()).is_err());
+    assert_eq!(bench.ask(PLAIN, "GET", "/open/x", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn what_is_passed_through_is_the_servers_own_tls_and_ends_with_its_route() {
+    let (feed, script) = streams();
+    let bench = bench(None, script).await;
+    let through = |routes: &mut Vec<Route>| {
+        routes[1] =
+            Route { host: PLAIN.into(), ports: routes[1].ports.clone(), tls: Tls::Passthrough, ..Route::default() };
+    };
+    // Ended by the plane: its own authority's certificate.
+    assert_eq!(
+        bench
+            .client(PLAIN, false)
+            .await
+            .send(bench.request(PLAIN, "GET", "/closed", "", false))
+            .await
+            .unwrap()
+            .status(),
+        403
+    );
+
+    bench.change(through);
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(bench.upstream.ca.cert_pem().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(bench.address).await.unwrap();
+    let name = ServerName::try_from(PLAIN).unwrap();
+    let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("the server's own");
+    let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.unwrap();
+    tokio::spawn(connection);
+    let answer = client.send_request(bench.request(PLAIN, "GET", "/closed", "", false)).await.unwrap();
+    let mut body = answer.into_body();
+    feed.send(Ok("unseen".into())).unwrap();
+    assert_eq!(next(&mut body).await.unwrap().unwrap(), "unseen");
+    assert_eq!(bench.seen().last().unwrap().uri, "/closed", "no rule looked at it");
+
+    bench.handle.set_routes(&bench.routes, &bench.credentials()).unwrap();
+    assert!(next(&mut body).await.is_none_or(|frame| frame.is_err()), "it ends with its route");
+}
+
+#[tokio::test]
+async fn bodies_beyond_what_the_route_allows_stop_there() {
+    let bench = bench(None, Arc::new(|seen: &Seen| Response::new(full(seen.body.clone())))).await;
+    bench.change(|routes| {
+        routes[1].max_request = Some(1000);
+        routes[1].max_response = Some(500);
+    });
+    let ask = |size: usize| bench.ask(PLAIN, "PUT", "/open/x", vec![b'x'; size]);
+    assert_eq!(ask(500).await.0, 200);
+    let (status, headers, _) = ask(501).await;
+    assert_eq!((status.as_u16(), headers["x-bb-deny"].to_str().unwrap()), (502, "response_too_large"));
+    let before = bench.seen().len();
+    let (status, headers, _) = ask(1001).await;
+    assert_eq!((status.as_u16(), headers["x-bb-deny"].to_str().unwrap()), (413, "body_too_large"));
+    assert_eq!(bench.seen().len(), before, "and nothing of it was sent");
+}
+
+#[tokio::test]
+async fn trailers_are_cleaned_like_heads() {
+    let bench = bench(None, answers("{}".into())).await;
+    let mut stream = bench.tls(PLAIN, false).await;
+    let host = format!("{PLAIN}:{}", bench.address.port());
+    let request = format!(
+        "PUT /open/x HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: chunked\r\ntrailer: x-sum, authorization\r\n\r\n\
+         2\r\nhi\r\n0\r\nx-sum: 7\r\nauthorization: Bearer mine\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    let seen = bench.seen();
+    let trailers = seen[0].trailers.clone().expect("trailers pass");
+    assert_eq!(trailers["x-sum"], "7");
+    assert!(!trailers.contains_key("authorization"));
+}

@@ -1,0 +1,260 @@
+//! WebSockets (RFC 6455): the handshake is relayed, the bottle hears 101 only when the server has said it, and then frames go
+//! both ways untouched, until one side ends it, nothing moves, the bottle is cut or its route is taken back.
+//!
+//! Only over HTTP/1.1, on a connection of its own that nothing else was or will be sent on. Extensions are not offered on, so
+//! that whoever reads frames later reads plain ones.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::Empty;
+use hyper::body::Incoming;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::body::{Moved, Outgoing};
+use super::deny::{Denial, Deny};
+use super::request::{Leaving, Plane};
+use super::streams::Stream;
+use super::tee::SILENCE;
+use crate::ledger::Ledger;
+
+/// Time for the server's answer to the handshake.
+const ANSWER: Duration = Duration::from_secs(30);
+/// Read at once.
+const CHUNK: usize = 64 * 1024;
+/// How often it is looked whether something moved.
+const LOOK: Duration = Duration::from_secs(15);
+
+const VERSION: HeaderName = header::SEC_WEBSOCKET_VERSION;
+
+/// Tells whether a request asks to become a WebSocket. Any other upgrade but an offer of `h2c`, which may be ignored, is
+/// refused.
+pub(super) fn asked(request: &Request<()>) -> Result<bool, Deny> {
+    let refuse = |what: &str| Err(Deny::new(Denial::Upgrade, format!("bb: {what}.")).step("use plain HTTP requests"));
+    let Some(value) = request.headers().get(header::UPGRADE) else {
+        return Ok(false);
+    };
+    if value.as_bytes().eq_ignore_ascii_case(b"h2c") {
+        return Ok(false);
+    }
+    if !value.as_bytes().eq_ignore_ascii_case(b"websocket") {
+        return refuse("only an upgrade to WebSocket is passed");
+    }
+    let named = |name: &str| {
+        let values = request.headers().get_all(header::CONNECTION).iter().filter_map(|v| v.to_str().ok());
+        values.flat_map(|v| v.split(',')).any(|v| v.trim().eq_ignore_ascii_case(name))
+    };
+    let one = |name: &HeaderName| {
+        let mut all = request.headers().get_all(name).iter();
+        all.next().filter(|_| all.next().is_none()).map(HeaderValue::as_bytes)
+    };
+    let sound = request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && named("upgrade")
+        && one(&VERSION) == Some(b"13")
+        // 16 bytes in base64.
+        && one(&header::SEC_WEBSOCKET_KEY).is_some_and(|key| key.len() == 24)
+        && !request.headers().contains_key(header::TRANSFER_ENCODING)
+        && one(&header::CONTENT_LENGTH).is_none_or(|length| length == b"0");
+    if sound { Ok(true) } else { refuse("this is no handshake of a WebSocket (RFC 6455, 4.1)") }
+}
+
+/// Gets the headers of the handshake that is sent on, from those that were cleaned.
+pub(super) fn offer(clean: &mut HeaderMap, from: &HeaderMap) {
+    for name in [header::SEC_WEBSOCKET_KEY, VERSION, header::SEC_WEBSOCKET_PROTOCOL] {
+        clean.remove(&name);
+        for value in from.get_all(&name) {
+            clean.append(&name, value.clone());
+        }
+    }
+    clean.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+    clean.remove(header::CONTENT_LENGTH);
+    clean.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    clean.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+impl<L: Ledger> Plane<L> {
+    /// Relays a handshake, and what comes after it. A server that does not upgrade is heard like any other.
+    pub(super) async fn websocket(
+        &self,
+        leaving: Leaving<'_>,
+        connector: &super::upstream::Connector,
+        request: Request<()>,
+        bottle: Option<OnUpgrade>,
+    ) -> Result<Response<Outgoing>, Deny> {
+        let Some(bottle) = bottle else {
+            return Err(Deny::new(Denial::Upgrade, "bb: this connection cannot become a WebSocket."));
+        };
+        let method = request.method().clone();
+        let answered = async {
+            let stream = connector.tunnel(request.uri()).await.map_err(|error| Deny::new(error.kind, error.message))?;
+            let broken =
+                || Deny::new(Denial::UpstreamUnreachable, "bb: the server broke off the WebSocket's handshake.");
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(|_| broken())?;
+            tokio::spawn(connection.with_upgrades());
+            let (mut parts, ()) = request.into_parts();
+            // In the form that a server of its own is asked in.
+            parts
+                .headers
+                .insert(header::HOST, HeaderValue::from_str(leaving.named.authority.as_str()).map_err(|_| broken())?);
+            parts.uri = parts
+                .uri
+                .path_and_query()
+                .map(ToString::to_string)
+                .unwrap_or_default()
+                .parse()
+                .map_err(|_| broken())?;
+            sender.send_request(Request::from_parts(parts, Empty::<Bytes>::new())).await.map_err(|_| broken())
+        };
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(ANSWER, answered) => answer.unwrap_or_else(|_| {
+                Err(Deny::new(Denial::LimitIdle, "bb: the server did not answer the WebSocket's handshake in time."))
+            })?,
+            () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
+        };
+        self.note(&leaving, &method, answer.status().as_u16()).await;
+        if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(leaving.wrap::<L>(answer, None, Moved::new()));
+        }
+        self.switched(leaving, answer, bottle)
+    }
+
+    fn switched(
+        &self,
+        leaving: Leaving<'_>,
+        mut answer: Response<Incoming>,
+        bottle: OnUpgrade,
+    ) -> Result<Response<Outgoing>, Deny> {
+        let upgrades = |name: &HeaderName| {
+            let value = answer.headers().get(name).map(HeaderValue::as_bytes);
+            value.is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
+        };
+        // What was not offered cannot have been agreed on: frames would not be what they look like.
+        if !upgrades(&header::UPGRADE) || answer.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+            return Err(Deny::new(
+                Denial::ProtocolUnknown,
+                "bb: the server switched to something that was not asked for.",
+            ));
+        }
+        let server = hyper::upgrade::on(&mut answer);
+        let mut headers = std::mem::take(answer.headers_mut());
+        super::forward::clean_head(&mut headers, leaving.injection, &leaving.route.keep_headers);
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        let streams = Arc::clone(&self.streams);
+        let (entered, named) = (leaving.entered, leaving.named.text.clone());
+        tokio::spawn(async move {
+            let both = async { tokio::try_join!(bottle, server) };
+            match tokio::time::timeout(ANSWER, both).await {
+                Ok(Ok((bottle, server))) => relay(bottle, server, &entered.stream()).await,
+                // One of them went away in between.
+                _ => tracing::debug!(host = named, "a WebSocket did not come about"),
+            }
+            drop((entered, streams));
+        });
+        let mut out = Response::new(Outgoing::full(Bytes::new()));
+        *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *out.headers_mut() = headers;
+        Ok(out)
+    }
+}
+
+/// Passes frames both ways until one side ends, nothing moves or the request is cancelled; both sides are closed then.
+async fn relay(bottle: Upgraded, server: Upgraded, stream: &Stream) {
+    let moved = Moved::new();
+    let (from_bottle, to_bottle) = tokio::io::split(TokioIo::new(bottle));
+    let (from_server, to_server) = tokio::io::split(TokioIo::new(server));
+    let both = async { tokio::try_join!(copy(from_bottle, to_server, &moved), copy(from_server, to_bottle, &moved)) };
+    tokio::select! {
+        // Who broke off is seen by the other side as an end.
+        _ = both => {}
+        () = stream.wait_cancelled() => {}
+        () = idle(&moved) => {}
+    }
+}
+
+pub(super) async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    moved: &Moved,
+) -> io::Result<()> {
+    let mut buffer = vec![0u8; CHUNK];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        moved.mark();
+        to.write_all(buffer.get(..length).unwrap_or_default()).await?;
+        to.flush().await?;
+        moved.mark();
+    }
+}
+
+pub(super) async fn idle(moved: &Moved) {
+    while moved.since() < SILENCE {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handshake() -> http::request::Builder {
+        Request::builder()
+            .uri("/ws")
+            .header("connection", "keep-alive, Upgrade")
+            .header("upgrade", "WebSocket")
+            .header("sec-websocket-version", "13")
+            .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+    }
+
+    fn kind(request: http::request::Builder) -> Result<bool, Denial> {
+        asked(&request.body(()).unwrap()).map_err(|deny| deny.kind)
+    }
+
+    #[test]
+    fn only_a_whole_handshake_asks_for_a_websocket() {
+        assert_eq!(kind(handshake()), Ok(true));
+        assert_eq!(kind(Request::builder().uri("/")), Ok(false));
+        assert_eq!(
+            kind(Request::builder().uri("/").header("upgrade", "h2c")),
+            Ok(false),
+            "an offer that may be ignored"
+        );
+        for broken in [
+            handshake().method("POST"),
+            handshake().version(Version::HTTP_10),
+            handshake().version(Version::HTTP_2),
+            handshake().header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            handshake().header("transfer-encoding", "chunked"),
+            handshake().header("content-length", "5"),
+            Request::builder().uri("/").header("upgrade", "websocket"),
+            Request::builder().uri("/").header("upgrade", "h2c, websocket"),
+            Request::builder().uri("/").header("upgrade", "tls/1.0").header("connection", "upgrade"),
+        ] {
+            assert_eq!(kind(broken), Err(Denial::Upgrade));
+        }
+    }
+
+    #[test]
+    fn extensions_are_not_offered_on() {
+        let from = handshake()
+            .header("sec-websocket-extensions", "permessage-deflate")
+            .header("sec-websocket-protocol", "chat")
+            .body(())
+            .unwrap();
+        let mut clean = super::super::headers::request(from.headers(), super::super::headers::Cleaning::Plain);
+        offer(&mut clean, from.headers());
+        assert!(!clean.contains_key("sec-websocket-extensions"));
+        assert_eq!([&clean["sec-websocket-protocol"], &clean["upgrade"]], ["chat", "websocket"]);
+        assert_eq!(clean.get_all("sec-websocket-key").iter().count(), 1);
+    }
+}
