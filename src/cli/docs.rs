@@ -90,6 +90,7 @@ fn every_line_of_what_bot_bottles_users_have_names_a_test_that_exists() {
         include_str!("../../tests/it/compat.rs"),
         include_str!("../../tests/it/session.rs"),
         include_str!("../../tests/it/headless.rs"),
+        include_str!("../../tests/it/flow.rs"),
         include_str!("../../tests/it/loosening/manifests.rs"),
         include_str!("../../tests/it/agents/prompt.rs"),
         include_str!("../manifest/tests.rs"),

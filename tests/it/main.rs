@@ -16,6 +16,7 @@ mod docker;
 mod docker_endings;
 mod docker_state;
 mod doctor;
+mod flow;
 mod guards;
 mod headless;
 mod image;
