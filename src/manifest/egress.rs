@@ -2,11 +2,11 @@
 //!
 //! Reads the form only; [`crate::egress::route`] says what a route means, and is asked whether it could be compiled.
 
-use super::{Reader, Said, env::is_variable};
+use super::{Reader, Said};
 use crate::api::{self, Auth, AuthScheme, Match, PathKind, PathRule};
 use crate::egress::route::Router;
 use crate::types::Api;
-use crate::yaml::read::{list, table, tables, text, word};
+use crate::yaml::read::{is_variable, list, table, tables, text, word};
 use crate::yaml::{Entry, Node, Problems};
 
 pub(super) const KEYS: [&str; 8] = ["host", "ports", "matches", "auth", "api", "server_tools", "quiet", "dlp"];

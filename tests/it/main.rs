@@ -10,6 +10,7 @@ mod commands;
 mod compat;
 mod cp;
 mod crash;
+mod credentials;
 mod decisions;
 mod dev_server;
 mod docker;
