@@ -1,5 +1,5 @@
 //! Text that somebody else wrote, made fit for a person's terminal. The one place that says what a terminal may be told by text
-//! that is not the bytes of an attached one (those pass [`crate::terminal`]). Pure.
+//! that is not the bytes of an attached one (those pass [`crate::terminal`]), and how a word is written in a command. Pure.
 
 /// Makes text fit for a terminal: keeps newlines, tabs and (with `colour`) colour sequences, escapes every other control
 /// character and the ones that turn the direction of writing.
@@ -35,6 +35,16 @@ fn colour_sequence(text: &str) -> Option<usize> {
     // Long ones are nobody's colours; 8 would make text invisible.
     let hides = body[..end].split(';').any(|code| code == "8");
     (end <= 16 && !hides && body[end..].starts_with('m')).then_some(2 + end + 1)
+}
+
+/// Quotes one word for a POSIX shell.
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

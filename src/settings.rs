@@ -344,6 +344,9 @@ mod tests {
         std::fs::remove_file(home.0.settings()).unwrap();
         std::fs::create_dir(home.0.settings()).unwrap();
         assert_eq!(Settings::load(&home.0).unwrap_err()[0].place.as_deref(), Some("settings.yml"));
+        std::fs::remove_dir(home.0.settings()).unwrap();
+        std::os::unix::fs::symlink("/nonexistent/settings.yml", home.0.settings()).unwrap();
+        assert!(Settings::load(&home.0).unwrap_err()[0].message.contains("leads nowhere"));
     }
 
     #[test]

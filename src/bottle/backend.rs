@@ -202,4 +202,16 @@ mod tests {
         assert_eq!(error.kind, Kind::Usage);
         assert!(error.hint.unwrap().contains("did you mean `docker`?"));
     }
+
+    #[test]
+    fn where_nothing_else_says_a_backend_it_is_the_one_that_was_found() {
+        let dir = std::env::temp_dir().join(format!("bb-found-{}", std::process::id()));
+        let home = Home::open(&dir, None).unwrap();
+        assert_eq!(found(&home), Choice::Linux, "nobody ever looked");
+        for (text, choice) in [("docker\n", Choice::Docker), ("linux\n", Choice::Linux), ("vmm\n", Choice::Linux)] {
+            std::fs::write(home.best_backend(), text).unwrap();
+            assert_eq!(found(&home), choice, "{text}");
+        }
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 }

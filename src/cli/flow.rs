@@ -83,7 +83,8 @@ pub fn variable(name: &str) -> Option<String> {
 fn flow(home: &Home, name: &str) -> Result<Recipe> {
     let own = home.root.join("flows").join(name);
     let place = own.display().to_string();
-    match std::fs::metadata(&own) {
+    // Of a link itself: one that leads nowhere is something, too.
+    match std::fs::symlink_metadata(&own) {
         Ok(_) => Recipe::read(&own),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             Recipe::shipped_flow(name, home.root.join("flows"), SHIPPED.to_owned())

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::launch::{unknown_in_settings, unknown_names};
+use crate::launch::{unknown_in_agent, unknown_in_bottle, unknown_in_settings, unknown_names};
 use crate::manifest::{Effective, Found, Origin, Shelf, effective, rows};
 use crate::name::{HINT, Name};
 use crate::settings::Settings;
@@ -78,8 +78,11 @@ pub fn run(args: Args) -> u8 {
 /// `usage` where there is no home, or no working directory.
 pub fn shelf() -> Result<Shelf> {
     let home = Home::from_env()?;
-    let user_home = std::env::var_os("HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let cwd = std::env::current_dir().map_err(|e| Error::new(Kind::Usage, format!("the current directory: {e}")))?;
+    let user_home = user_home();
+    let cwd = std::env::current_dir().map_err(|e| {
+        Error::new(Kind::Usage, format!("the working directory cannot be used: {e}"))
+            .hint("cd to a directory that exists")
+    })?;
     Ok(Shelf::open(&home, user_home.as_deref(), &cwd))
 }
 
@@ -133,19 +136,95 @@ fn fault_line(fault: &Error) -> Result<serde_json::Value> {
 fn faults_of(shelf: &Shelf, path: &Path) -> Result<Vec<Error>> {
     let path = std::path::absolute(path).map_err(|e| Error::new(Kind::Usage, e.to_string()))?;
     let within = |name: &str| path.parent().and_then(Path::file_name).is_some_and(|dir| dir == name);
-    let named = Name::of_file(&path).err().map(|e| {
+    let name = Name::of_file(&path).map_err(|e| {
         Error::new(Kind::Usage, e.to_string()).at(shelf.shown(&path)).hint(format!("rename the file: {HINT}"))
     });
-    let read = if within("bottles") {
-        shelf.read_bottle(&path).map(drop)
+    let mut faults = Faults(Vec::new());
+    faults.add(name.as_ref().err().cloned());
+    let found = Found { origin: shelf.origin(&path), path: path.clone() };
+    // One that is taken from elsewhere by its name, or from nowhere, is looked at by itself.
+    let same =
+        |taken: &Found| taken.path.canonicalize().ok().is_some_and(|p| path.canonicalize().is_ok_and(|q| p == q));
+    if within("bottles") {
+        faults.add(faults_in_bottle(shelf, &path));
+        if let Ok(name) = name.as_ref()
+            && shelf.bottles().get(name).is_some_and(same)
+        {
+            faults.add(faults_together(shelf, None, std::slice::from_ref(name)));
+        }
     } else if within("agents") {
-        shelf.read_agent(&Found { origin: shelf.origin(&path), path: path.clone() }).map(drop)
+        faults.add(faults_in_agent(shelf, &found));
+        if let Ok(name) = name.as_ref()
+            && shelf.agents().get(name).is_some_and(same)
+        {
+            faults.add(faults_of_agent(shelf, name));
+        }
     } else {
         return Err(Error::new(Kind::Usage, "it is in no directory `bottles` or `agents`, which says what a file is")
             .at(path.display().to_string())
             .hint("name a file in $BB_HOME/bottles, $BB_HOME/agents or .bot-bottle/agents"));
-    };
-    Ok(named.into_iter().chain(read.err().into_iter().flatten()).collect())
+    }
+    Ok(faults.sorted())
+}
+
+/// Faults, each once.
+struct Faults(Vec<Error>);
+
+impl Faults {
+    fn add(&mut self, list: impl IntoIterator<Item = Error>) {
+        for fault in list {
+            // What is seen of a file by itself and of what it comes to may differ in what they propose.
+            if !self.0.iter().any(|have| (&have.message, &have.place) == (&fault.message, &fault.place)) {
+                self.0.push(fault);
+            }
+        }
+    }
+
+    /// Gets those of one file together, by line; files in the order of their first fault.
+    fn sorted(mut self) -> Vec<Error> {
+        let parts = |fault: &Error| {
+            let place = fault.place.clone().unwrap_or_default();
+            let parts = place.rsplit_once(':').map(|(file, line)| (file.to_owned(), line.parse::<usize>()));
+            if let Some((file, Ok(line))) = parts { (file, line) } else { (place, 0) }
+        };
+        let mut files: Vec<String> = Vec::new();
+        for (file, _) in self.0.iter().map(parts) {
+            if !files.contains(&file) {
+                files.push(file);
+            }
+        }
+        self.0.sort_by_key(|fault| {
+            let (file, line) = parts(fault);
+            (files.iter().position(|have| *have == file), line)
+        });
+        self.0
+    }
+}
+
+fn user_home() -> Option<PathBuf> {
+    std::env::var_os("HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from)
+}
+
+/// Lists what is wrong with a bottle's file by itself, and what it names and nothing has.
+fn faults_in_bottle(shelf: &Shelf, path: &Path) -> Vec<Error> {
+    let (bottle, mut faults) = shelf.parse_bottle(path);
+    match (bottle, Home::from_env()) {
+        (Some(bottle), Ok(home)) => faults.extend(unknown_in_bottle(&bottle, shelf, &home)),
+        (_, Err(error)) => faults.push(error),
+        _ => {}
+    }
+    faults
+}
+
+/// As [`faults_in_bottle`], of an agent's.
+fn faults_in_agent(shelf: &Shelf, found: &Found) -> Vec<Error> {
+    let (agent, mut faults) = shelf.parse_agent(found);
+    match (agent, Home::from_env()) {
+        (Some(agent), Ok(home)) => faults.extend(unknown_in_agent(&agent, shelf, &home, user_home().as_deref())),
+        (_, Err(error)) => faults.push(error),
+        _ => {}
+    }
+    faults
 }
 
 fn is_settings(path: &Path) -> Result<bool> {
@@ -156,12 +235,11 @@ fn is_settings(path: &Path) -> Result<bool> {
 /// Reads what a launch takes of the host's settings, and the files in which they say that credentials lie.
 fn faults_of_settings() -> Result<Vec<Error>> {
     let home = Home::from_env()?;
-    let user_home = std::env::var_os("HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     Ok(match Settings::load(&home) {
         Err(faults) => faults,
         Ok(settings) => {
             let mut faults = unknown_in_settings(&settings, &home);
-            faults.extend(settings.credentials.for_user(user_home.as_deref()).faults());
+            faults.extend(settings.credentials.for_user(user_home().as_deref()).faults());
             faults
         }
     })
@@ -169,38 +247,36 @@ fn faults_of_settings() -> Result<Vec<Error>> {
 
 /// Puts an agent and bottles together and lists what is wrong with them, and what they name and nothing has.
 fn faults_together(shelf: &Shelf, agent: Option<&str>, bottles: &[Name]) -> Vec<Error> {
-    let user_home = std::env::var_os("HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     match (effective(shelf, agent, bottles), Home::from_env()) {
-        (Ok(merged), Ok(home)) => unknown_names(&merged, &home, user_home.as_deref()),
+        (Ok(merged), Ok(home)) => unknown_names(&merged, &home, user_home().as_deref()),
         (Ok(_), Err(error)) => vec![error],
         (Err(faults), _) => faults,
+    }
+}
+
+/// Puts an agent and its bottle together.
+fn faults_of_agent(shelf: &Shelf, name: &Name) -> Vec<Error> {
+    match shelf.agent(name.as_str()) {
+        // Its bottle may be chosen when it is started.
+        Ok(agent) if agent.bottle.is_none() => Vec::new(),
+        Ok(_) => faults_together(shelf, Some(name.as_str()), &[]),
+        Err(list) => list,
     }
 }
 
 /// Reads every file, and puts every agent and bottle together.
 fn all_faults(shelf: &Shelf) -> (usize, Vec<Error>) {
     let (agents, bottles) = (shelf.agents(), shelf.bottles());
-    let mut faults: Vec<Error> = Vec::new();
-    let mut add = |list: Vec<Error>| {
-        for fault in list {
-            if !faults.contains(&fault) {
-                faults.push(fault);
-            }
-        }
-    };
-    for name in bottles.keys() {
-        add(faults_together(shelf, None, std::slice::from_ref(name)));
+    let mut faults = Faults(Vec::new());
+    for (name, found) in &bottles {
+        faults.add(faults_in_bottle(shelf, &found.path));
+        faults.add(faults_together(shelf, None, std::slice::from_ref(name)));
     }
-    for name in agents.keys() {
-        let whole = match shelf.agent(name.as_str()) {
-            // Its bottle may be chosen when it is started.
-            Ok(agent) if agent.bottle.is_none() => Vec::new(),
-            Ok(_) => faults_together(shelf, Some(name.as_str()), &[]),
-            Err(list) => list,
-        };
-        add(whole);
+    for (name, found) in &agents {
+        faults.add(faults_in_agent(shelf, found));
+        faults.add(faults_of_agent(shelf, name));
     }
-    (agents.len() + bottles.len(), faults)
+    (agents.len() + bottles.len(), faults.sorted())
 }
 
 fn show(args: &ShowArgs) -> Result<u8> {

@@ -67,6 +67,9 @@ fn a_homes_own_dockerfile_stands_in_for_the_shipped_one_and_changes_the_tag() {
     std::fs::remove_file(home.root.join("images/claude.Dockerfile")).unwrap();
     std::fs::create_dir(home.root.join("images/claude.Dockerfile")).unwrap();
     assert_eq!(of_provider("claude", &home).err().unwrap().kind, Kind::Usage);
+    std::fs::remove_dir(home.root.join("images/claude.Dockerfile")).unwrap();
+    std::os::unix::fs::symlink("/nonexistent/Dockerfile", home.root.join("images/claude.Dockerfile")).unwrap();
+    assert_eq!(of_provider("claude", &home).err().unwrap().kind, Kind::Usage);
 }
 
 #[test]

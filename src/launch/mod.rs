@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use budget::{governed, limits_of_flags};
-pub use known::{unknown_in_settings, unknown_names};
+pub use known::{unknown_in_agent, unknown_in_bottle, unknown_in_settings, unknown_names};
 pub use preflight::Row;
 
 use serde::{Deserialize, Serialize};

@@ -93,10 +93,17 @@ impl Shelf {
     /// As [`Shelf::agent`].
     pub fn bottle(&self, name: &str) -> Result<Bottle, Vec<Error>> {
         let bottles = self.bottles();
-        let Some(found) = bottles.get(name) else {
-            return Err(vec![missing("bottle manifest", name, bottles.keys(), "bb setup writes a first one")]);
-        };
+        let Some(found) = bottles.get(name) else { return Err(vec![no_bottle(name, &bottles)]) };
         self.read_bottle(&found.path)
+    }
+
+    /// Checks that there is a bottle's manifest of that name, whatever is in it.
+    ///
+    /// # Errors
+    /// `usage` where there is none.
+    pub fn has_bottle(&self, name: &str) -> Result<(), Error> {
+        let bottles = self.bottles();
+        if bottles.contains_key(name) { Ok(()) } else { Err(no_bottle(name, &bottles)) }
     }
 
     /// Reads the file of an agent.
@@ -104,11 +111,16 @@ impl Shelf {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read_agent(&self, found: &Found) -> Result<Agent, Vec<Error>> {
+        whole(self.parse_agent(found))
+    }
+
+    /// Reads what can be read of an agent's file, with everything that is wrong with it. Only to look for more faults.
+    pub fn parse_agent(&self, found: &Found) -> (Option<Agent>, Vec<Error>) {
         let file = self.shown(&found.path);
         let mut problems = Problems::new(&file);
         let front = front::read(&found.path, found.origin == Origin::Home, &mut problems);
         let agent = front.map(|front| Agent::read(front, found.origin, Reader { file: &file }, &mut problems));
-        whole(agent, problems)
+        (agent, problems.into_result(()).err().unwrap_or_default())
     }
 
     /// Reads the file of a bottle.
@@ -116,11 +128,16 @@ impl Shelf {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn read_bottle(&self, path: &Path) -> Result<Bottle, Vec<Error>> {
+        whole(self.parse_bottle(path))
+    }
+
+    /// As [`Shelf::parse_agent`], of a bottle's file.
+    pub fn parse_bottle(&self, path: &Path) -> (Option<Bottle>, Vec<Error>) {
         let file = self.shown(path);
         let mut problems = Problems::new(&file);
         let front = front::read(path, true, &mut problems);
         let bottle = front.map(|front| Bottle::read(front, Reader { file: &file }, &mut problems));
-        whole(bottle, problems)
+        (bottle, problems.into_result(()).err().unwrap_or_default())
     }
 
     /// Tells whose a file is: what is not in `$BB_HOME` is a repository's.
@@ -213,9 +230,15 @@ fn missing<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a Name>, el
     Error::new(Kind::Usage, format!("there is no {what} `{shown}`")).hint(hint)
 }
 
-fn whole<T>(value: Option<T>, problems: Problems) -> Result<T, Vec<Error>> {
-    match problems.into_result(value)? {
-        Some(value) => Ok(value),
-        None => Err(vec![Error::internal("a manifest was not read, and no reason was given")]),
+fn no_bottle(name: &str, known: &BTreeMap<Name, Found>) -> Error {
+    missing("bottle manifest", name, known.keys(), "bb setup writes a first one")
+}
+
+/// Gets what was read where nothing is wrong with it.
+fn whole<T>((value, faults): (Option<T>, Vec<Error>)) -> Result<T, Vec<Error>> {
+    match value {
+        Some(value) if faults.is_empty() => Ok(value),
+        None if faults.is_empty() => Err(vec![Error::internal("a manifest was not read, and no reason was given")]),
+        _ => Err(faults),
     }
 }

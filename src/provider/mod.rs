@@ -64,7 +64,7 @@ pub fn load(name: &str, home: &Home) -> Result<Provider> {
             spec::read(name, &text, &own.display().to_string())
         }
         // Not "not found": what the user's own file says is unknown then, and the shipped one may allow more.
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound || own.symlink_metadata().is_ok() => {
             Err(Error::new(Kind::Usage, format!("the provider file cannot be read: {e}")).at(own.display().to_string()))
         }
         Err(_) => match SHIPPED.iter().find(|(shipped, _)| *shipped == name) {

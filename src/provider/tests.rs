@@ -267,6 +267,11 @@ fn a_file_that_cannot_be_read_does_not_give_way_to_the_shipped_one() {
     std::os::unix::fs::symlink(&file, &file).unwrap();
     let error = load("claude", &scratch.0).err().unwrap();
     assert!(error.kind == Kind::Usage && error.message.contains("cannot be read"), "{error}");
+    // Nor does one that leads nowhere.
+    std::fs::remove_file(&file).unwrap();
+    std::os::unix::fs::symlink("/nonexistent/claude.lua", &file).unwrap();
+    let error = load("claude", &scratch.0).err().unwrap();
+    assert!(error.kind == Kind::Usage && error.message.contains("cannot be read"), "{error}");
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 
 use super::scenario::{Action, Edit};
+use crate::printable::shell_word as quote;
 
 /// A tool that a request offers.
 pub(super) struct Offer {
@@ -117,16 +118,6 @@ fn write_command(edit: &Edit) -> String {
     match edit.path.rsplit_once('/') {
         Some((dir, _)) if !dir.is_empty() => format!("mkdir -p -- {} && {write}", quote(dir)),
         _ => write,
-    }
-}
-
-/// Quotes one word for a POSIX shell.
-fn quote(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', r"'\''"))
     }
 }
 

@@ -210,10 +210,17 @@ pub fn is_variable(name: &str) -> bool {
 /// Reads at most `max` bytes of a file as text. Nothing but a file is waited for.
 ///
 /// # Errors
-/// Those of the system; `InvalidData` where it is no text or no file.
+/// Those of the system, `NotFound` only where nothing is there; `InvalidData` where it is no text or no file.
 pub fn bounded(path: &Path, max: u64) -> io::Result<String> {
     // A pipe with nobody at its other end would hold up whoever opens it.
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path);
+    let file = opened.map_err(|e| match e.kind() {
+        // Whoever put it there meant something by it, and what holds where nothing is there may be less strict.
+        io::ErrorKind::NotFound if path.symlink_metadata().is_ok() => {
+            io::Error::new(io::ErrorKind::InvalidData, "it is a link that leads nowhere")
+        }
+        _ => e,
+    })?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a file"));
     }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use crate::only_docker;
 use crate::support::engine::{Engine, IMAGE, Which, helper};
 use crate::support::{Output, Reply, Who, World};
 
@@ -240,7 +241,57 @@ fn limits_of_processes_and_of_disk_hold_in_a_container() {
         assert!(!says("pids = 16", forks).contains("all of them"), "it had more processes than it may have");
         assert!(says("disk = '64M'", &copy(8, "/tmp/x")).contains("fits"));
         assert!(!says("disk = '64M'", &copy(32, "/tmp/x")).contains("fits"), "it wrote more than it may");
+        whatever_an_image_says_of_itself_does_not_count(world, engine);
     });
+}
+
+/// Images that say how they want to be run, and one that has nothing of what is usual; in each the processor time is bound.
+fn whatever_an_image_says_of_itself_does_not_count(world: &World, engine: &Engine<'_>) {
+    let context = world.make_dir("bossy");
+    let dockerfile = format!(
+        "FROM {IMAGE}\nRUN mkdir -p /data /elsewhere && echo kept >/data/file && chmod 777 /data /data/file\n\
+         ENTRYPOINT [\"/bin/false\"]\nCMD [\"--bossy\"]\nUSER 0:0\nWORKDIR /elsewhere\nVOLUME /data\n\
+         HEALTHCHECK --interval=1s CMD touch /tmp/health\n"
+    );
+    let dockerfile = world.write(context.join("Dockerfile"), dockerfile).display().to_string();
+    let built = run(world, engine, &["image", "build", "--dockerfile", &dockerfile, "--network", "none"]).expect(0);
+    // Programs, and no /tmp, no /etc, no users.
+    let bare = context.join("bare");
+    std::fs::create_dir_all(bare.join("bin")).unwrap();
+    let busybox = crate::support::tool("busybox").unwrap();
+    for name in ["sh", "id", "pwd", "cat", "touch", "sleep"] {
+        std::fs::copy(&busybox, bare.join("bin").join(name)).unwrap();
+    }
+    let tar = std::process::Command::new("tar").arg("-C").arg(&bare).args(["-c", "."]).output().unwrap();
+    engine.client().import("bare-test", "latest", &tar.stdout).unwrap();
+    let script = "test $(id -u) -gt 999 && echo agent; pwd; touch /tmp/mine && echo tmp; touch ~/mine && echo home; cat /data/file; \
+        echo more >>/data/file && echo changed; echo new >/data/new && echo added; \
+        while read -r _ place _ how _; do case $place in /data) echo ${how%%,*};; esac; done </proc/mounts";
+    let volumes = || engine.client().json("GET", "/volumes", None).unwrap()["Volumes"].as_array().map_or(0, Vec::len);
+    for (image, label, content) in [(built.stdout.trim(), "bossy", "kept\nro\n"), ("bare-test", "bare", "")] {
+        let recipe = world.recipe(
+            "image.lua",
+            &format!(
+                "--- @bb needs launch\nbb.launch{{command = {{'sleep', '600'}}, backend = 'docker', image = '{image}', \
+                 label = '{label}', detach = true, limits = {{cpus = 0.5}}}}\n"
+            ),
+        );
+        run(world, engine, &["run", "--grant", "all", &recipe]).expect(0);
+        let output = world.bb(&["exec", label, "--", "sh", "-c", script]);
+        assert_eq!(output.stdout, format!("agent\n/home/agent/work\ntmp\nhome\n{content}"), "{image}: {output}");
+        let [agent] = &engine.containers(Some("agent"))[..] else { panic!("one container of an agent") };
+        let told = engine.client().json("GET", &format!("/containers/{agent}/json"), None).unwrap();
+        let health = told["State"]["Health"]["Status"].as_str().unwrap_or_default();
+        assert!(["", "none"].contains(&health), "{told}");
+        // Processor time is the engine's to bound: what it was told it says.
+        let told = &told["HostConfig"];
+        let (quota, period) = (told["CpuQuota"].as_f64().unwrap_or_default(), told["CpuPeriod"].as_f64());
+        let by_quota = quota > 0.0 && period == Some(quota * 2.0);
+        assert!(told["NanoCpus"] == 500_000_000 || by_quota, "{told}");
+        world.bb(&["kill", label]).expect(0);
+        engine.assert_empty();
+        assert!(world.until(LONG, || volumes() == 0), "{image} has left a volume");
+    }
 }
 
 #[test]
@@ -254,6 +305,7 @@ fn the_doctor_tries_an_engine_by_making_a_bottle() {
             command(world, engine, &["doctor", "--json"]).env("DOCKER_HOST", "unix:///none.sock").run().expect(0);
         let check = dead.json().into_iter().find(|check| check["name"] == "engine").unwrap();
         assert_eq!(check["level"], "warn", "{check}");
+        only_docker::bottles_need_the_engine(world, engine);
     });
 }
 
@@ -319,10 +371,23 @@ fn an_ordinary_users_own_podman_makes_bottles_without_root() {
     let context = dir.join("context");
     std::fs::create_dir(&context).unwrap();
     let step = "RUN --mount=type=secret,id=npmrc,target=/npmrc grep -q npm.corp /npmrc";
-    std::fs::write(context.join("Dockerfile"), format!("FROM {IMAGE}\n{step}\n")).unwrap();
+    let volume = "RUN mkdir /data && echo kept >/data/file && chmod 777 /data\nVOLUME /data";
+    std::fs::write(context.join("Dockerfile"), format!("FROM {IMAGE}\n{step}\n{volume}\n")).unwrap();
     let dockerfile = context.join("Dockerfile").display().to_string();
     let built = bb(&["image", "build", "--dockerfile", &dockerfile, "--network", "none"]).expect(0);
     assert!(built.stdout.starts_with("bb/command:"), "{built}");
+    // What an image calls a volume is not the agent's, and leaves nothing.
+    let script = "cat /data/file; echo more >/data/new && echo written; grep -c \" /data .* ro,\" /proc/mounts";
+    let text = format!(
+        "--- @bb needs launch\nlocal b = bb.launch{{command = {{'sh', '-c', '{script}'}}, backend = 'docker', image = '{}'}}\n\
+         b:wait{{check = false}}\nfor f in b:logs() do if f.stream == 'stdout' then print(f.text) end end\n",
+        built.stdout.trim()
+    );
+    std::fs::write(&recipe, text).unwrap();
+    let output = bb(&["run", "--grant", "all", &recipe.display().to_string()]).expect(0);
+    assert_eq!(output.stdout.split_whitespace().collect::<Vec<_>>(), ["kept", "1"], "{output}");
+    let volumes = || engine.client().json("GET", "/volumes", None).unwrap()["Volumes"].as_array().map_or(0, Vec::len);
+    assert!(world.until(LONG, || volumes() == 0), "a volume is left");
     bb(&["controller", "stop"]).expect(0);
     engine.assert_empty();
 }

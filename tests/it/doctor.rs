@@ -1,11 +1,12 @@
 //! A machine that can run bottles, and one that forbids the user namespaces which they are made of: `bb doctor` tells them
 //! apart by trying, and `bb run` says what forbids it and the exact remedy.
 
+use std::fs;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Output, World, have_tools, within};
+use crate::support::{Output, Who, World, have_tools, within};
 
 /// How long a doctor may take: it starts every agent CLI that there is.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -13,6 +14,31 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Makes a user namespace of the same user, writes how many more there may be, and gives the privilege for that away.
 const LIMITED: &str = "echo $0 > /proc/sys/user/max_user_namespaces && \
     exec setpriv --inh-caps=-all --ambient-caps=-all --bounding-set=-all \"$@\"";
+
+/// What is looked at on every machine, in this order. As root, the workspaces of root come before the agents' CLIs.
+const CHECKS: [&str; 21] = [
+    "system",
+    "clock",
+    "authorities",
+    "landlock",
+    "home",
+    "settings",
+    "ledger",
+    "controller",
+    "user namespaces",
+    "network",
+    "fresh /proc",
+    "seccomp",
+    "bottle",
+    "overlay",
+    "limits",
+    "claude",
+    "codex",
+    "gemini",
+    "pi",
+    "engine",
+    "backend",
+];
 
 /// Runs a script where at most `most` user namespaces can be made. The controller that it starts lives there too, so it
 /// goes with it.
@@ -62,6 +88,13 @@ fn the_doctor_finds_this_machine_well_and_leaves_nothing_behind() {
         {
             assert_eq!(level(needed), "ok", "{needed}: {output}");
         }
+        assert_eq!(level("fresh /proc"), "ok", "{output}");
+        // Nothing is left out, whatever this machine has: of engines there is one line at least.
+        let mut names: Vec<&str> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
+        names.dedup_by(|next, name| next == name && *name == "engine");
+        let of_root: &[&str] = if world.who == Who::Root { &["workspace of root"] } else { &[] };
+        assert_eq!(names, [&CHECKS[..15], of_root, &CHECKS[15..]].concat(), "{output}");
+        assert_eq!(fs::read_to_string(world.bb_home().join("run/backend")).unwrap_or_default(), "linux\n");
         // For people it is the same, a line each.
         let people = world.command(&["doctor"]).patience(PATIENCE).run().expect(0);
         let levels: Vec<_> = people.stdout.lines().filter(|l| !l.starts_with(' ')).collect();
@@ -107,6 +140,11 @@ fn a_machine_that_forbids_user_namespaces_is_told_what_forbids_them_and_the_reme
     let output = limited(&world, 0, &doctor).expect(5);
     assert!(output.stdout.contains(&format!("hint: run: {remedy}")), "{output}");
     assert!(output.stderr.contains("this machine cannot run bottles yet"), "{output}");
+    // The remedy alone, as it is to be typed; what else this machine may lack has commands of these two.
+    let output = limited(&world, 0, &format!("{doctor} --fix")).expect(5);
+    let lines: Vec<&str> = output.stdout.lines().collect();
+    assert!(lines.contains(&remedy), "{output}");
+    assert!(lines.iter().all(|line| line.starts_with("npm ") || line.starts_with("sudo ")), "{output}");
 
     // The same place with some namespaces to be had is a good one.
     let output = limited(&world, 100, &run).expect(0);

@@ -42,6 +42,15 @@ fn a_flow_of_the_users_own_takes_the_shipped_ones_place_and_may_have_defaults_of
         flow(&world, "start.lua", &mine.replace("--- @bb needs start", "-- nothing"));
         let refused = start(&world, &["--headless", "ignored", "--prompt", "ignored"]);
         refused.fails(4, "not_granted", "start", "@bb needs start");
+        // One that cannot be read does not give way to the shipped one, nor does a link that leads nowhere.
+        let own = world.bb_home().join("flows/start.lua");
+        fs::remove_file(&own).unwrap();
+        std::os::unix::fs::symlink("/nonexistent/start.lua", &own).unwrap();
+        let unread = start(&world, &["tester", "--headless", "--prompt", "echo by the shipped one"]);
+        assert!(unread.code == 2 && unread.stdout.is_empty(), "{unread}");
+        assert!(unread.stderr.contains("cannot be read") && unread.stderr.contains("flows/start.lua"), "{unread}");
+        fs::remove_file(&own).unwrap();
+        start(&world, &["tester", "--headless", "--prompt", "true"]).expect(0);
         // The page's own example: an agent by default, and a prompt from the command line.
         assert!(of_the_page().contains("bb.args.agent or \"claude\""));
         flow(&world, "start.lua", &of_the_page().replace("\"claude\"", "\"tester\""));

@@ -44,6 +44,104 @@ fn every_fault_of_every_file_is_a_line_that_an_editor_understands() {
 }
 
 #[test]
+fn what_a_file_names_and_nothing_has_is_among_its_faults_whether_it_is_named_or_not() {
+    for world in World::each() {
+        let home = world.bb_home().display().to_string();
+        let at = |file: &str| format!("{home}/{file}");
+        manifest(
+            &world,
+            &at("bottles/dev.md"),
+            "extends: gone\nagent_provider: {template: cluade}\nbudget: {claud: 5}\n",
+        );
+        // What cannot be read of a file keeps nothing else of it from being looked at.
+        manifest(&world, &at("bottles/odd.md"), "egres: {}\nbudget: {claud: 5, gemini: 1}\nextends: [odd, Base]\n");
+        manifest(&world, &at("bottles/base.md"), "env: {TZ: UTC}\nbudget: {codex: 1M}\n");
+        manifest(&world, &at("agents/tester.md"), "bottle: dve\nskills: [absent]\nbudget: {codx: 1}\n");
+        // Its bottle is chosen when it is started; the rest of it is known now.
+        manifest(
+            &world,
+            &at("agents/free.md"),
+            "skills: [house-style, none]\nbudget: {pii: 2, pi: 1}\nmodel: sonnet\n",
+        );
+        manifest(&world, &at("agents/sound.md"), "bottle: base\nskills: [house-style]\nbudget: {codex: 1, \"*\": 3}\n");
+        manifest(&world, &at("agents/names.md"), "bottle: \"foo bar\"\nskills: [../escape]\n");
+        world.make_dir(world.bb_home().join("skills/house-style"));
+        let expected: [(&str, &[&str]); 7] = [
+            ("bottles/base.md", &[]),
+            (
+                "bottles/dev.md",
+                &[
+                    ":2: there is no bottle manifest `gone` (there are: base, dev, odd)",
+                    ":3: `cluade` is no provider (did you mean `claude`?)",
+                    ":4: `claud` is no provider (did you mean `claude`?)",
+                ],
+            ),
+            (
+                "bottles/odd.md",
+                &[
+                    ":2: unknown key `egres` (did you mean `egress`? ",
+                    ":3: `claud` is no provider (did you mean `claude`?)",
+                    ":4: `Base` is not a name (a name begins with a letter ",
+                ],
+            ),
+            (
+                "agents/free.md",
+                &[":2: there is no skill `none` (make the directory ", ":3: `pii` is no provider (did you mean `pi`?)"],
+            ),
+            (
+                "agents/names.md",
+                &[":2: `foo bar` is not a name (a name begins", ":3: `../escape` is not a name (a name begins"],
+            ),
+            ("agents/sound.md", &[]),
+            (
+                "agents/tester.md",
+                &[
+                    ":2: there is no bottle manifest `dve` (did you mean `dev`? ",
+                    ":3: there is no skill `absent` (make the directory ",
+                    ":4: `codx` is no provider (did you mean `codex`?)",
+                ],
+            ),
+        ];
+        let all: Vec<String> =
+            expected.iter().flat_map(|(file, faults)| faults.iter().map(|fault| at(file) + fault)).collect();
+        let same = |output: &crate::support::Output, expected: &[String]| {
+            let lines: Vec<&str> = output.stdout.lines().collect();
+            assert_eq!(lines.len(), expected.len(), "{output}");
+            for (line, expected) in lines.iter().zip(expected) {
+                assert!(line.starts_with(expected.as_str()), "{expected}: {output}");
+            }
+        };
+        let whole = world.bb(&["manifest", "check"]).expect(2);
+        same(&whole, &all);
+        assert!(whole.stderr.contains("7 manifests, 13 faults"), "{whole}");
+        for (file, faults) in expected {
+            let output = world.bb(&["manifest", "check", &at(file)]);
+            let faults: Vec<String> = faults.iter().map(|fault| at(file) + fault).collect();
+            assert_eq!(output.code, if faults.is_empty() { 0 } else { 2 }, "{output}");
+            same(&output, &faults);
+        }
+        // A start says the same as the check, and begins nothing.
+        let start = |agent: &str| world.bb(&["start", agent, "--headless", "--prompt", "x", "--budget", "unlimited"]);
+        start("tester").fails(2, "usage", "tester.md:2", "did you mean `dev`");
+        let named = start("names").expect(2);
+        assert!(named.stderr.contains("`foo bar` is not a name") && named.stderr.contains("`../escape`"), "{named}");
+        start("../escape").fails(2, "usage", "there is no agent `../escape`", "there are: ");
+        // Of a file that belongs to no home, names are looked up in this one.
+        manifest(&world, "elsewhere/agents/far.md", "bottle: base\nskills: [absent]\n");
+        let far = world.home().join("elsewhere/agents/far.md").display().to_string();
+        let output = world.bb(&["manifest", "check", &far]).expect(2);
+        assert!(output.stdout.contains("far.md:3: there is no skill `absent`"), "{output}");
+        assert!(output.stdout.lines().count() == 1 && output.stderr.contains("1 manifest, 1 fault"), "{output}");
+        // What a file is made of is part of it.
+        manifest(&world, &at("bottles/first.md"), "extends: second\n");
+        manifest(&world, &at("bottles/second.md"), "extends: first\n");
+        let output = world.bb(&["manifest", "check", &at("bottles/first.md")]).expect(2);
+        assert!(output.stdout.contains("second.md:2: bottle manifests extend each other in a circle: "), "{output}");
+        assert!(world.controller_pid().is_none(), "nothing was started");
+    }
+}
+
+#[test]
 fn what_holds_is_shown_with_the_file_that_says_so_and_a_repository_adds_agents_only() {
     for world in World::each() {
         let home = world.bb_home().display().to_string();

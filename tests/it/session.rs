@@ -173,7 +173,8 @@ fn a_bottle_that_died_with_its_keeper_or_under_a_freeze_can_be_taken_up() {
             crate::support::signal(pid, nix::sys::signal::SIGKILL);
         }
         first.wait();
-        let found = world.until(Duration::from_secs(10), || kept(&world) == ["worker"]);
+        // What the launch's lease is given to come back, which is ten seconds, and what it takes to look then.
+        let found = world.until(Duration::from_secs(20), || kept(&world) == ["worker"]);
         assert!(found, "{:?}", kept(&world));
         let again = bb(&world, &["resume", "worker", "--headless", "--prompt", "cat notes"]).expect(0);
         assert_eq!(again.stdout, "remembers began\ndraft\n", "{again}");

@@ -220,69 +220,6 @@ fn an_agents_budget_cuts_its_bottle_and_the_exit_code_says_so() {
 }
 
 #[test]
-fn setup_writes_what_a_first_start_needs_and_never_over_what_is_there() {
-    for world in World::each() {
-        // A CLI on PATH is enough to be found; it is not run.
-        let bin = world.make_dir("tools");
-        let claude = world.write(bin.join("claude"), "#!/bin/sh\necho \"claude $*\"\n");
-        fs::set_permissions(&claude, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let path = format!("{}:/usr/bin:/bin", bin.display());
-        let setup = |args: &[&str]| world.command(&[&["setup"], args].concat()).env("PATH", path.clone()).run();
-        let dry = setup(&["--dry-run"]).expect(0);
-        assert!(dry.stdout.contains("would write"), "{dry}");
-        assert!(!world.bb_home().join("settings.yml").exists());
-        setup(&[]).expect(0);
-        let settings = fs::read_to_string(world.bb_home().join("settings.yml")).unwrap();
-        assert!(settings.contains("claude: {tokens: 5M, hard: true}"), "{settings}");
-        world.bb(&["manifest", "check"]).expect(0);
-        let show = world.command(&["start", "claude", "--dry-run"]).env("PATH", path.clone());
-        let project = world.make_dir("project");
-        let show = show.env("ANTHROPIC_API_KEY", "sk-x").cwd(&project).run().expect(0);
-        assert!(show.stderr.contains("global for claude: 5,000,000 tokens, 5,000,000 left, hard"), "{show}");
-        // Again: nothing is written over.
-        world.write(world.bb_home().join("settings.yml"), "budget: {claude: 1}\n");
-        let again = setup(&[]).expect(0);
-        assert!(again.stderr.contains("everything is there already"), "{again}");
-        assert_eq!(fs::read_to_string(world.bb_home().join("settings.yml")).unwrap(), "budget: {claude: 1}\n");
-        // One that launches nothing is kept as well, and said.
-        world.write(world.bb_home().join("settings.yml"), "budget: {claud: 1}\n");
-        setup(&[]).fails(2, "unknown_key", "settings.yml:1", "did you mean `claude`");
-        world.write(world.bb_home().join("settings.yml"), "budget: [\n");
-        setup(&[]).fails(2, "usage", "settings.yml:", "bb setup again");
-        let none = world.command(&["setup"]).env("PATH", "/nowhere").run();
-        none.fails(5, "agent_missing", "in PATH", "npm install");
-    }
-}
-
-#[test]
-fn completions_know_slugs_agents_and_bottles() {
-    for world in World::each() {
-        set_up(&world, "");
-        for shell in ["bash", "zsh", "fish"] {
-            assert!(world.bb(&["completions", shell]).expect(0).stdout.contains("COMPLETE"), "{shell}");
-        }
-        world.bb(&["completions", "tcsh"]).fails(2, "usage", "tcsh", "bash, zsh, fish");
-        let complete = |words: &[&str]| {
-            let exe = world.exe().display().to_string();
-            let args: Vec<&str> = std::iter::once("--").chain(words.iter().copied()).collect();
-            let command = world.program(&exe, &args).env("COMPLETE", "fish").cwd(world.home());
-            command.run().expect(0).stdout
-        };
-        assert!(complete(&["bb", "start", "te"]).contains("tester"));
-        assert!(complete(&["bb", "start", "--bottle", "d"]).contains("dev"));
-        let project = world.home().join("project");
-        let args = ["start", "tester", "--headless", "--prompt", "echo up; sleep 600"];
-        let running = world.command(&args).cwd(&project).spawn();
-        running.says("up");
-        assert!(complete(&["bb", "kill", "te"]).contains("tester"));
-        // Of what runs nothing is kept to be removed.
-        assert!(!complete(&["bb", "rm", "te"]).contains("tester"));
-        world.bb(&["kill", "te"]).expect(0);
-        running.wait();
-    }
-}
-
-#[test]
 fn at_a_terminal_somebody_picks_looks_says_yes_works_leaves_and_comes_back() {
     if !have_tools(&["python3"]) {
         return;

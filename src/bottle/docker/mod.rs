@@ -6,7 +6,7 @@
 //! * [`commit`]: saves the agent's home; [`archive`]: the form of that.
 //! * [`own`]: the static build of bb that is shown in both.
 //! * [`image`]: images are built, pulled, listed and removed; [`session`], [`protobuf`], [`tar`] and [`lines`]: what that takes.
-//! * [`layer`]: a layer over the workspace.
+//! * [`layer`]: a layer over the workspace. [`volumes`]: what an image calls so, shown read-only.
 //! * [`still`]: pauses where the engine cannot.
 //! * [`life`]: the streams by which container and keeper notice each other's end.
 //! * [`exec`]: commands; [`relay`] and [`supervise`] are the two ends of each, and [`frames`] is what they speak.
@@ -37,6 +37,7 @@ mod spec;
 mod still;
 mod supervise;
 mod tar;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -140,9 +141,7 @@ impl Container {
     /// `backend_unavailable` with what the engine lacks or refuses.
     pub fn up(plan: &Plan, image: &Image) -> Result<Container> {
         let engine = Engine::find(image.engine.as_deref())?;
-        if engine.image(&image.name)?.is_none() {
-            return Err(engine.lacks(&image.name));
-        }
+        let Some(said) = engine.image(&image.name)? else { return Err(engine.lacks(&image.name)) };
         if !plan.masks.is_empty() || plan.binds.iter().any(|b| b.idmap || b.device) {
             return Err(failed("plan", "it shows what only the embedded backend can show"));
         }
@@ -161,8 +160,9 @@ impl Container {
         let name = |role: &str| format!("bb-{}-{role}-{}", plan.slug, nix::unistd::getpid());
         let volume = name("layer");
         layer::make(&engine, plan, image, &volume)?;
-        let (agent, warnings) =
-            engine.create_warned(&name("agent"), &spec::agent(&engine, plan, image, &shown, &volume))?;
+        let mut spec_of_agent = spec::agent(&engine, plan, image, &shown, &volume);
+        volumes::hold(&engine, plan, image, &said, &name("volume"), &mut spec_of_agent)?;
+        let (agent, warnings) = engine.create_warned(&name("agent"), &spec_of_agent)?;
         under.made.push(agent.clone());
         let lacking = spec::lacking(&engine, image, &warnings);
         if let (false, Some(why)) = (image.best_effort, lacking.first()) {

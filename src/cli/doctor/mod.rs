@@ -82,8 +82,11 @@ impl Check {
         Check { name, level: Level::Warn, message: message.into(), hint: Some(hint.into()) }
     }
 
+    /// Makes a warning of an error.
     fn into_warning(mut self) -> Check {
-        self.level = Level::Warn;
+        if self.level == Level::Error {
+            self.level = Level::Warn;
+        }
         self
     }
 
@@ -182,8 +185,29 @@ async fn work(args: Args) -> Result<u8> {
         }
         Err(error) => sheet.add(&Check::failed("home", &error))?,
     }
-    let embedded = bottle::checks(async |check: Check| sheet.add(&check)).await?;
-    let engine = engine::checks(async |check: Check| sheet.add(&check)).await?;
+    // Without the embedded backend bottles can run all the same: whether what it lacks is an error is known when the
+    // engines have been tried.
+    let mut held: Vec<Check> = Vec::new();
+    let embedded = bottle::checks(async |check: Check| {
+        if held.is_empty() && check.level != Level::Error {
+            return sheet.add(&check);
+        }
+        held.push(check);
+        Ok(())
+    })
+    .await?;
+    let mut tried: Vec<Check> = Vec::new();
+    let engine = engine::checks(async |check: Check| {
+        tried.push(check);
+        Ok(())
+    })
+    .await?;
+    for check in held {
+        sheet.add(&if engine { check.into_warning() } else { check })?;
+    }
+    for check in &tried {
+        sheet.add(check)?;
+    }
     if let Ok(home) = Home::from_env() {
         sheet.add(&backend(&home, embedded, engine))?;
     }
