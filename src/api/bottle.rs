@@ -30,6 +30,9 @@ pub struct Bottle {
     /// Exit code of the agent, `128 + signal` when killed by one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// The cut that stands, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Cut>,
     /// One sentence about the end or the cut, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -121,6 +124,22 @@ pub enum Egress {
     Open,
     /// Cut by a budget, a policy or the operator.
     Cut,
+}
+
+/// A cut, and why. Of several that were made the widest scope stands, and the word of whoever weighs most.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cut {
+    /// What it takes away.
+    pub scope: CutScope,
+    /// For people.
+    pub reason: String,
+    /// Who cut: `budget`, `policy`, or `operator` for a person or a recipe.
+    pub by: String,
+    /// The node whose budget is spent, where it was a budget.
+    pub node: Option<String>,
+    /// What that budget had left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<u64>,
 }
 
 /// Body of `POST /v1/bottles/S/cut` and `/kill`.

@@ -14,7 +14,7 @@ pub mod launch;
 pub mod workspace;
 
 pub use books::{Account, Event, Run, UsageQuery, UsageReport, UsageRow, UsageTotal};
-pub use bottle::{Act, Bottle, Commit, Egress, Ended, Leftover, Prune, Removed, State, Stop};
+pub use bottle::{Act, Bottle, Commit, Cut, Egress, Ended, Leftover, Prune, Removed, State, Stop};
 pub use exec::{Exec, ExecFrame, Input, Resize, Signal, SignalName, Taken};
 pub use launch::{
     Auth, AuthScheme, BudgetNode, BudgetScope, Counted, Credentials, File, Kept, Launch, Limit, Match, Mount, PathKind,

@@ -88,6 +88,7 @@ fn every_line_of_what_bot_bottles_users_have_names_a_test_that_exists() {
     let sources = [
         include_str!("../../tests/it/start.rs"),
         include_str!("../../tests/it/compat.rs"),
+        include_str!("../../tests/it/cuts.rs"),
         include_str!("../../tests/it/session.rs"),
         include_str!("../../tests/it/headless.rs"),
         include_str!("../../tests/it/flow.rs"),

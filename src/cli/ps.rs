@@ -208,6 +208,7 @@ mod tests {
             workspace_mode: None,
             kept: false,
             resumable: false,
+            cut: None,
             warnings: vec![],
             account: None,
         }

@@ -125,6 +125,8 @@ pub struct LogFilter {
     pub raw: bool,
     /// Only so much of the end of what there is, about. Unit: bytes.
     pub last: Option<u64>,
+    /// Somebody attaches to the agent's terminal: what binds the bottle is derived anew.
+    pub attach: bool,
 }
 
 /// Output of an exec or of a bottle's log.
@@ -161,7 +163,9 @@ impl ExecFrames {
             }
             Frames::Log { slug, filter } => {
                 let mut path = format!("/v1/bottles/{}/logs?since={}", wire::encode(slug), self.seen);
-                for (wanted, word) in [(filter.follow, "&follow=1"), (filter.raw, "&raw=1")] {
+                for (wanted, word) in
+                    [(filter.follow, "&follow=1"), (filter.raw, "&raw=1"), (filter.attach, "&attach=1")]
+                {
                     path.push_str(if wanted { word } else { "" });
                 }
                 if let Some(exec) = filter.exec {

@@ -13,9 +13,9 @@ use serde_json::json;
 
 use super::launch::{Sealed, Terms, agent_code};
 use super::link::{Held, Link, Said};
-use super::note::{Cut, Note};
+use super::note::Note;
 use super::{Controller, keep, lease, ledger_error};
-use crate::api::{Bottle, Egress, Ended, State};
+use crate::api::{Bottle, Cut, Egress, Ended, State};
 use crate::bottle::output::now_ms;
 use crate::bottle::wire;
 use crate::egress::ca::Ca;
@@ -167,13 +167,23 @@ impl Controller {
         }
         let mut note = Note::read(held.note.as_deref());
         let written = row.as_ref().and_then(|r| r.cut.as_deref());
-        let written = written.map(|c| if c == "all" { CutScope::All } else { CutScope::Metered });
+        let known = row.as_ref().and_then(|r| serde_json::from_str::<Bottle>(&r.body).ok());
         // The stricter of the two holds: the row may not have been written, or the keeper not have heard.
-        let noted = note.cut.as_ref().map(|cut| cut.scope);
-        let cut_written = noted.is_none() || noted == written || written == Some(CutScope::All);
-        if let Some(scope) = written.filter(|s| note.cut.is_none() || *s == CutScope::All) {
-            let reason = "cut before this controller's time".to_owned();
-            note.cut = Some(Cut { scope, reason, by: By::Operator.as_str().to_owned(), node: None });
+        let written = written.map(|c| {
+            let scope = if c == "all" { CutScope::All } else { CutScope::Metered };
+            let unsaid = || {
+                let (reason, by) = ("cut before this controller's time".to_owned(), By::Operator.as_str().to_owned());
+                Cut { scope, reason, by, node: None, left: None }
+            };
+            let said = known.as_ref().and_then(|known| known.cut.clone()).or_else(|| note.cut.clone());
+            said.map_or_else(unsaid, |cut| Cut { scope, ..cut })
+        });
+        let cut_written = note.cut.as_ref().is_none_or(|noted| {
+            let mut row = Note { cut: written.clone(), ..Note::default() };
+            !row.enter(noted)
+        });
+        if let Some(cut) = &written {
+            note.enter(cut);
         }
         let settings = self.settings();
         let ca = Ca::from_pem(&sealed.ca_cert, &SecretString::from(sealed.ca_key.clone()))
@@ -185,10 +195,9 @@ impl Controller {
         terms.note = note;
         let id = sealed.launch.id.clone();
         let live = self.assemble(sealed, held.link.clone(), terms, held.paused.is_some());
-        if let Some(row) = row
-            && let Ok(known) = serde_json::from_str::<Bottle>(&row.body)
-        {
-            live.change(|b| *b = Bottle { state: State::Starting, egress: Egress::Closed, ..known });
+        if let Some(known) = known {
+            let cut = live.cut();
+            live.change(|b| *b = Bottle { state: State::Starting, egress: Egress::Closed, cut, ..known });
         }
         for exec in &held.execs {
             live.note_exec(&exec.id, exec.exec);

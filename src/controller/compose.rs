@@ -1,11 +1,11 @@
 //! From a launch to a plan: what is shown, what is guarded, which files and variables the bottle gets.
 //!
-//! The one place that derives it, on every way in. Looks at the host's files and makes the bottle's state directory;
+//! The one place that derives it, at a start and at a resume. Looks at the host's files and makes the bottle's state directory;
 //! starts nothing and knows no credential.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -82,6 +82,8 @@ pub fn compose_unless(
     let image = image(host, launch, &state)?;
     let internal = |e: std::io::Error| Error::internal(e.to_string()).at(state.display().to_string());
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&state).map_err(internal)?;
+    // What is taken up again may be of an older bb, which let others list it.
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).map_err(internal)?;
     kept::mark(&state).map_err(internal)?;
     let owner = match &launch.workspace {
         Some(path) => fs::metadata(path).ok().map(|meta| (meta.uid(), meta.gid())),

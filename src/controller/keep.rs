@@ -368,8 +368,8 @@ impl Controller {
             });
             value["cgroups"] = json!(live.cgroups);
             value["budget_path"] = json!(live.path);
-            value["shutdown"] = json!(live.policy);
-            value["cutoff_scope"] = json!(live.cut_scope);
+            value["shutdown"] = json!(live.binds().policy);
+            value["cutoff_scope"] = json!(live.binds().cut_scope);
         }
         Ok(value)
     }

@@ -2,6 +2,7 @@
 //!
 //! Nothing of a bottle runs before its way out, its budget and its row stand. A launch that fails leaves nothing.
 
+mod go_on;
 mod slug;
 mod up;
 
@@ -12,18 +13,15 @@ pub use up::Sealed;
 pub(super) use up::{Terms, agent_code};
 
 use super::compose::{self, Composed};
-use super::note::{Cut, Note};
+use super::note::Note;
 use super::{Controller, keep, ledger_error};
-use crate::api::{Bottle, Egress, Ended, Event, Launch, State};
+use crate::api::{Bottle, Egress, Ended, Launch, State};
 use crate::bottle::cgroup;
 use crate::bottle::output::now_ms;
 use crate::egress::{self, ca::Ca};
-use crate::enforce::By;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::ledger::sqlite::SqliteLedger;
-use crate::ledger::{BottleRow, EventQuery, GLOBAL, Ledger, Node};
-use crate::types::CutScope;
+use crate::ledger::{BottleRow, GLOBAL, Ledger, Node};
 
 /// Id of the agent's own exec.
 pub const AGENT: &str = "agent";
@@ -82,7 +80,7 @@ impl Controller {
         let place = self.host.home.ledger();
         let fail = |e| ledger_error(&e, &place);
         if launch.book == crate::types::Book::Real {
-            ledger.set_limits(GLOBAL, settings.budget.clone()).await.map_err(fail)?;
+            self.set_host_budget(&settings).await?;
         }
         if let Some(row) = ledger.bottle(&launch.id).await.map_err(fail)? {
             let known: Bottle = serde_json::from_str(&row.body).map_err(internal)?;
@@ -105,15 +103,14 @@ impl Controller {
         }
         if let Some(spent) = ledger.spent(path.clone(), &launch.provider).await.map_err(fail)? {
             let hint = match launch.resume {
-                Some(_) => {
-                    "what it has spent counts on: give it more with --budget, or raise the limit in its manifest"
-                }
+                Some(_) => go_on::GIVE_MORE,
                 None => {
                     "give it more: `budget =` in the launch, bb.budget.set in the recipe, `budget:` in settings.yml"
                 }
             };
             return Err(Error::new(Kind::Budget, egress::spent::sentence(&spent)).at(spent.node).hint(hint));
         }
+        let cut = go_on::lifted(cut, &ledger, &path, &launch.provider).await.map_err(fail)??;
         let slug = match &launch.resume {
             Some(kept) => self.take_up(kept)?,
             None => self.choose_slug(&launch.label)?,
@@ -132,6 +129,7 @@ impl Controller {
             egress: Egress::Closed,
             exit_code: None,
             reason: cut.as_ref().map(|cut| cut.reason.clone()),
+            cut: cut.clone(),
             workspace: String::new(),
             started: now_ms(),
             stopped: None,
@@ -185,40 +183,6 @@ impl Controller {
                 Err(error)
             }
         }
-    }
-
-    /// Has a bottle that is taken up again go on where it was: its budgets count on, and a cut that somebody made stands.
-    /// What a budget cut is decided by what is left of the budget now.
-    async fn go_on(&self, launch: &mut Launch, ledger: &SqliteLedger) -> Result<Option<Cut>> {
-        launch.counted = None;
-        let Some(name) = &launch.resume else { return Ok(None) };
-        let slug = self.resumable(name)?;
-        let Some((before, mut counted)) = crate::workspace::session::counted(&self.host.home.state(&slug)) else {
-            return Ok(None);
-        };
-        if launch.budget_anew {
-            counted.bottle.clone_from(&launch.id);
-        }
-        launch.counted = Some(counted);
-        let fail = |e| ledger_error(&e, &self.host.home.ledger());
-        let row = ledger.bottle(&before).await.map_err(fail)?;
-        let Some(scope) = row.and_then(|row| row.cut).filter(|_| !launch.uncut) else { return Ok(None) };
-        let (mut since, mut cutoff) = (0, None);
-        loop {
-            let query = EventQuery { since, bottle: Some(slug.clone()), run: None, max: 0 };
-            let events = ledger.events(query).await.map_err(fail)?;
-            let Some(last) = events.last() else { break };
-            since = last.seq;
-            let is_cutoff = |e: &Event| e.kind == "enforced" && e.data["action"] == "cutoff";
-            cutoff = events.into_iter().rev().find(is_cutoff).or(cutoff);
-        }
-        let word = |key: &str| cutoff.as_ref().and_then(|event| event.data[key].as_str());
-        // Where nothing says who it was, it stands.
-        let by = word("by").unwrap_or(By::Operator.as_str());
-        let reason = word("reason").unwrap_or("it was cut");
-        let scope = if scope == "metered" { CutScope::Metered } else { CutScope::All };
-        let cut = Cut { scope, reason: reason.to_owned(), by: by.to_owned(), node: None };
-        Ok((by != By::Budget.as_str()).then_some(cut))
     }
 
     /// Makes the control groups of a bottle that has limits.

@@ -11,9 +11,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
+use super::binds::Binds;
 use super::link::{Link, Said};
 use super::note::Note;
-use crate::api::{Bottle, Egress, Ended, Launch, State};
+use crate::api::{Bottle, Cut, Egress, Ended, Launch, State};
 use crate::bottle::output;
 use crate::bottle::wire::End;
 use crate::egress;
@@ -37,10 +38,6 @@ pub struct Made {
     pub launch: Launch,
     /// Nodes of its budget, nearest first.
     pub path: Vec<Node>,
-    /// What its policy says when a budget is spent.
-    pub policy: CutoffPolicy,
-    /// What a cut takes away.
-    pub cut_scope: CutScope,
     /// The book it is entered in.
     pub ledger: SqliteLedger,
     /// Environment of its processes.
@@ -75,6 +72,8 @@ pub struct Live {
     /// Whether it is cut, and why it will end, when somebody decided that. Set before anything is done about it; survives
     /// restarts with the keeper and in the bottle's row.
     note: Mutex<Note>,
+    /// What binds it since somebody last came in.
+    binds: Mutex<Binds>,
     /// One pauses it, or lets it go on, at a time.
     pausing: tokio::sync::Mutex<()>,
     /// One carries a freeze out at a time.
@@ -97,7 +96,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Live {
     /// Puts a bottle together; with what was decided about it before this controller's time.
-    pub fn new(made: Made, view: Bottle, note: Note) -> Arc<Live> {
+    pub fn new(made: Made, view: Bottle, note: Note, binds: Binds) -> Arc<Live> {
         Arc::new(Live {
             made,
             view: watch::Sender::new(view),
@@ -106,10 +105,24 @@ impl Live {
             execs: Mutex::default(),
             egress: Mutex::new(None),
             note: Mutex::new(note),
+            binds: Mutex::new(binds),
             pausing: tokio::sync::Mutex::default(),
             freezing: tokio::sync::Mutex::default(),
             crossed: Mutex::default(),
         })
+    }
+
+    /// Gets what binds it.
+    pub fn binds(&self) -> Binds {
+        *lock(&self.binds)
+    }
+
+    /// Has something else bind it from now on.
+    pub fn bind(&self, binds: Binds) {
+        *lock(&self.binds) = binds;
+        if let Some(handle) = &*lock(&self.egress) {
+            handle.set_parks(binds.policy == CutoffPolicy::Pause);
+        }
     }
 
     /// Gets how it stands.
@@ -147,6 +160,7 @@ impl Live {
     pub fn open_egress(&self, handle: egress::Handle) {
         let cut = self.cut_now().is_some();
         self.change(|b| b.egress = if cut { Egress::Cut } else { Egress::Open });
+        handle.set_parks(self.binds().policy == CutoffPolicy::Pause);
         *lock(&self.egress) = Some(handle);
     }
 
@@ -191,9 +205,14 @@ impl Live {
         lock(&self.note).end.as_ref().is_some_and(|end| end.ended == Ended::Frozen)
     }
 
-    /// Gets the scope of the cut that stands.
+    /// Gets the cut that stands.
+    pub fn cut(&self) -> Option<Cut> {
+        lock(&self.note).cut.clone()
+    }
+
+    /// Gets its scope.
     pub fn cut_now(&self) -> Option<CutScope> {
-        lock(&self.note).cut.as_ref().map(|cut| cut.scope)
+        self.cut().map(|cut| cut.scope)
     }
 
     fn event(&self, kind: &str, data: Value, audit: bool) -> NewEvent {

@@ -1,7 +1,8 @@
 //! The controller: the one process that owns ledgers, bottles and their way out.
 //!
 //! * [`daemon`]: its life as a process. [`http`], [`peer`]: its socket and who may use it.
-//! * [`launch`], [`compose`], [`trust`], [`adopt`]: the ways in to a running bottle. [`live`]: a bottle while it lives.
+//! * [`launch`], [`compose`], [`trust`], [`adopt`]: the ways in to a running bottle. [`binds`]: what holds on each of them. [`live`]: a
+//!   bottle while it lives.
 //! * [`input`]: what is typed and fed. [`keep`]: what is left of bottles that have ended, and what their agents changed.
 //! * [`lease`]: front ends that bottles depend on. [`link`]: keepers. [`note`]: what they
 //!   remember for the next controller. [`stream`]: events and output for readers.
@@ -24,6 +25,7 @@ use crate::settings::Settings;
 use crate::types::Book;
 
 pub mod adopt;
+pub mod binds;
 pub mod compose;
 pub mod daemon;
 pub mod http;
@@ -56,6 +58,8 @@ pub struct Controller {
     real: SqliteLedger,
     /// The ledger of rehearsals, opened when first needed.
     rehearsal: OnceCell<SqliteLedger>,
+    /// The host's budgets, as this controller has last set them.
+    budget: tokio::sync::Mutex<Option<Vec<api::Limit>>>,
     /// Bottles of this life of the controller, ended ones included, by slug.
     bottles: Mutex<HashMap<String, Arc<Live>>>,
     /// One launch at a time for each client id: a retry waits for the first and gets its answer.
@@ -104,6 +108,7 @@ impl Controller {
             started: crate::bottle::output::now_ms(),
             real,
             rehearsal: OnceCell::new(),
+            budget: tokio::sync::Mutex::default(),
             bottles: Mutex::default(),
             launching: Mutex::default(),
             making: keep::Making::default(),

@@ -5,7 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::Ended;
+use crate::api::{Cut, Ended};
+use crate::enforce::By;
 use crate::ledger::Node;
 use crate::types::CutScope;
 
@@ -18,19 +19,6 @@ pub struct Note {
     /// It is being taken down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
-}
-
-/// A cut, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cut {
-    /// What it takes away.
-    pub scope: CutScope,
-    /// For people.
-    pub reason: String,
-    /// Who cut ([`crate::enforce::By`]).
-    pub by: String,
-    /// The node whose budget is spent, where it was a budget.
-    pub node: Option<Node>,
 }
 
 /// An end that somebody decided, and why.
@@ -52,6 +40,23 @@ impl Note {
         text.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
     }
 
+    /// Enters a cut beside the one that stands: the wider scope holds, and the word of whoever weighs more, which is what decides
+    /// how it can be lifted. Tells whether that changes anything.
+    pub fn enter(&mut self, cut: &Cut) -> bool {
+        let Some(stands) = &self.cut else {
+            self.cut = Some(cut.clone());
+            return true;
+        };
+        let all = stands.scope == CutScope::All || cut.scope == CutScope::All;
+        let scope = if all { CutScope::All } else { CutScope::Metered };
+        let (was, is) = (By::weight(&stands.by), By::weight(&cut.by));
+        let says = if is > was || is == was && scope != stands.scope { cut } else { stands };
+        let both = Cut { scope, ..says.clone() };
+        let changes = both != *stands;
+        self.cut = Some(both);
+        changes
+    }
+
     /// Writes it.
     pub fn text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
@@ -64,10 +69,31 @@ mod tests {
 
     #[test]
     fn a_note_comes_back_and_none_says_nothing() {
-        let cut = Cut { scope: CutScope::All, reason: "cut".into(), by: "operator".into(), node: None };
+        let cut = Cut { scope: CutScope::All, reason: "cut".into(), by: "operator".into(), node: None, left: None };
         let note = Note { cut: Some(cut), end: None };
         assert_eq!(Note::read(Some(&note.text())), note);
         assert_eq!(Note::read(None), Note::default());
         assert_eq!(Note::read(Some("{")), Note::default());
+    }
+    #[test]
+    fn of_two_cuts_the_wider_scope_stands_and_the_word_of_whoever_weighs_more() {
+        let cut = |scope, by: &str| Cut { scope, reason: format!("of {by}"), by: by.into(), node: None, left: None };
+        let (all, metered) = (CutScope::All, CutScope::Metered);
+        for (first, second, changes, scope, by) in [
+            ((all, "budget"), (all, "operator"), true, all, "operator"),
+            ((all, "operator"), (all, "budget"), false, all, "operator"),
+            ((all, "budget"), (metered, "operator"), true, all, "operator"),
+            ((metered, "operator"), (all, "budget"), true, all, "operator"),
+            ((metered, "budget"), (all, "budget"), true, all, "budget"),
+            ((all, "budget"), (metered, "budget"), false, all, "budget"),
+            ((metered, "budget"), (metered, "policy"), true, metered, "policy"),
+            ((metered, "operator"), (metered, "policy"), false, metered, "operator"),
+            ((all, "operator"), (all, "operator"), false, all, "operator"),
+        ] {
+            let mut note = Note::default();
+            assert!(note.enter(&cut(first.0, first.1)));
+            assert_eq!(note.enter(&cut(second.0, second.1)), changes, "{first:?}, then {second:?}");
+            assert_eq!(note.cut, Some(cut(scope, by)), "{first:?}, then {second:?}");
+        }
     }
 }

@@ -29,7 +29,7 @@ pub struct Keeping {
     /// The bottle's id, for the enforcer.
     pub bottle: Arc<str>,
     /// A request waits where its budget is spent: the bottle is being paused.
-    pub parks: bool,
+    pub parks: Arc<AtomicBool>,
     /// Told of crossings.
     pub enforcer: Arc<dyn Enforcer>,
     /// What is under way in this bottle.
@@ -86,7 +86,7 @@ pub async fn reserve<L: Ledger>(
                 hold.armed = false;
                 let deny = spent::budget(&standing);
                 keeping.enforcer.exhausted(&keeping.bottle, standing);
-                if !keeping.parks {
+                if !keeping.parks.load(Ordering::Relaxed) {
                     return Err(deny);
                 }
                 // Its agent hears nothing before it has been stopped; what it asked for goes on when there is budget again.

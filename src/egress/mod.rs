@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::RootCertStore;
@@ -132,6 +133,7 @@ pub struct Handle {
     streams: Arc<Streams>,
     connections: Arc<Tally>,
     work: Arc<Tally>,
+    parks: Arc<AtomicBool>,
     tasks: Tasks,
 }
 
@@ -164,6 +166,7 @@ fn start_with<L: Ledger>(
         streams.set(Some(Cut { scope, deny: spent::cut("before the controller was restarted") }));
     }
     let work = Arc::new(Tally::default());
+    let parks = Arc::new(AtomicBool::new(spec.parks));
     let recorder = Arc::new(Recorder::start(&spec.slug, spec.run.as_deref(), Arc::clone(&work), ledger.clone()));
     let plane = Arc::new(Plane {
         router: Router::new(&spec.routes)?,
@@ -177,7 +180,7 @@ fn start_with<L: Ledger>(
         ledger,
         keeping: Keeping {
             bottle: spec.id.into(),
-            parks: spec.parks,
+            parks: Arc::clone(&parks),
             enforcer,
             tally: Arc::clone(&work),
             runtime: tokio::runtime::Handle::current(),
@@ -196,7 +199,7 @@ fn start_with<L: Ledger>(
     });
     let tasks = Tasks::default();
     serve_all(sockets, &door, &recorder, &tasks)?;
-    Ok(Handle { streams, connections, work, tasks })
+    Ok(Handle { streams, connections, work, parks, tasks })
 }
 
 fn serve_all<L: Ledger>(
@@ -263,6 +266,11 @@ impl Handle {
     /// Cuts the bottle off because `standing` is spent: as [`Handle::cut`], and requests are told figures and remedy.
     pub fn cut_by_budget(&self, scope: CutScope, standing: &Standing) {
         self.streams.cut(Cut { scope, deny: spent::budget(standing) }, true);
+    }
+
+    /// Says whether a request that finds its budget spent waits from now on (see [`Spec::parks`]).
+    pub fn set_parks(&self, parks: bool) {
+        self.parks.store(parks, Ordering::Relaxed);
     }
 
     /// Sets or lifts the cut without touching open streams.

@@ -39,6 +39,16 @@ impl By {
             By::Guard => "guard",
         }
     }
+
+    /// Gets how much the word of somebody weighs where two have cut the same bottle. What nobody knows weighs like a policy's:
+    /// no budget lifts it.
+    pub fn weight(word: &str) -> u8 {
+        match word {
+            "budget" => 0,
+            "operator" => 2,
+            _ => 1,
+        }
+    }
 }
 
 /// A running bottle, as far as enforcement cares.

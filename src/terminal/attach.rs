@@ -78,7 +78,8 @@ pub async fn attach(client: &Client, slug: &str, manner: Manner) -> Result<Attac
     }
     let mut session = Session::new(client, slug, AGENT, size);
     session.read_backlog().await?;
-    let filter = LogFilter { since: session.seen, exec: Some(AGENT_NUMBER), follow: true, raw: true, last: None };
+    let filter =
+        LogFilter { since: session.seen, exec: Some(AGENT_NUMBER), follow: true, raw: true, ..LogFilter::default() };
     let frames = client.output(slug, filter).await?;
     session.run(frames, manner.detach).await
 }
@@ -158,7 +159,8 @@ impl<'a> Session<'a> {
 
     /// Reads what was written so far, and makes of it what the person sees first: the screen as it is now.
     async fn read_backlog(&mut self) -> Result<()> {
-        let filter = LogFilter { exec: Some(AGENT_NUMBER), raw: true, last: Some(BACKLOG), ..LogFilter::default() };
+        let (exec, last) = (Some(AGENT_NUMBER), Some(BACKLOG));
+        let filter = LogFilter { exec, raw: true, last, attach: true, ..LogFilter::default() };
         let mut frames = self.client.output(self.slug, filter).await?;
         let (mut young, mut length) = (true, 0);
         while let Some(frame) = frames.next().await {
@@ -316,7 +318,8 @@ impl<'a> Session<'a> {
     /// Takes the agent's output up again.
     async fn again(&self) -> Result<ExecFrames> {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        let filter = LogFilter { since: self.seen, exec: Some(AGENT_NUMBER), follow: true, raw: true, last: None };
+        let filter =
+            LogFilter { since: self.seen, exec: Some(AGENT_NUMBER), follow: true, raw: true, ..LogFilter::default() };
         self.client.output(self.slug, filter).await
     }
 }

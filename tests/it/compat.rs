@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::json;
@@ -181,13 +181,47 @@ const SPENDS: &str = "ask() { curl -s -m 20 -o /dev/null -w '%{http_code}\\n' \"
     n=0; until [ \"$(ask https://docs.example/)\" != 200 ] || [ $n = 300 ]; do n=$((n + 1)); sleep 0.1; done; \
     echo model $(model); echo docs $(ask https://docs.example/); echo still here";
 
-/// A world in which that agent has a budget that its first answer spends.
-fn spender(shutdown: &str) -> impl Iterator<Item = World> {
-    have_tools(&["curl"]).then(World::each).into_iter().flatten().inspect(move |world| {
+/// Queues of proposals of bottles of these names, that nobody can read, write or open: their owner holds them.
+struct Queues(Vec<(PathBuf, rusqlite::Connection, BTreeMap<String, (u32, u64, i64, i64)>)>);
+
+impl Queues {
+    fn held(world: &World, slugs: &[&str]) -> Queues {
+        let held = slugs.iter().map(|slug| {
+            let queue = world.write(world.bb_home().join(format!("queue/{slug}/supervise.db")), "");
+            let held = rusqlite::Connection::open(&queue).unwrap();
+            held.execute_batch(
+                "PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE supervise_proposals (id TEXT); BEGIN EXCLUSIVE;",
+            )
+            .unwrap();
+            let before = tree(&queue);
+            fs::set_permissions(queue.parent().unwrap(), fs::Permissions::from_mode(0o000)).unwrap();
+            (queue, held, before)
+        });
+        Queues(held.collect())
+    }
+
+    /// Asserts that nobody has touched them.
+    #[track_caller]
+    fn assert_as_before(self) {
+        for (queue, held, before) in self.0 {
+            let dir = queue.parent().unwrap();
+            assert_eq!(fs::metadata(dir).unwrap().mode() & 0o7777, 0);
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).unwrap();
+            assert_eq!(tree(&queue), before);
+            drop(held);
+        }
+    }
+}
+
+/// A world in which that agent has a budget that its first answer spends, and no queue of proposals that could be used.
+fn spender(shutdown: &str) -> impl Iterator<Item = (World, Queues)> {
+    have_tools(&["curl"]).then(World::each).into_iter().flatten().map(move |world| {
         let policy = format!(
             "egress: {{routes: [docs.example, {{host: api.anthropic.com, api: anthropic, auth: {{scheme: Bearer, token_ref: MODEL}}}}]}}\nbudget: 200\n{shutdown}"
         );
-        set_up(world, &policy);
+        set_up(&world, &policy);
+        let queues = Queues::held(&world, &["tester", "iced"]);
+        (world, queues)
     })
 }
 
@@ -198,21 +232,12 @@ fn spends(world: &World, args: &[&str]) -> Output {
 
 #[test]
 fn cutoff_drops_every_route_leaves_the_agent_running_and_heeds_no_queue_of_proposals() {
-    for world in spender("") {
+    for (world, queues) in spender("") {
         let server = stand_in(
             &world,
             &json!({"turns": [{"text": "Yes.", "usage": {"input": 20, "output": 400}}], "loop": true}),
         );
         let docs = world.site("docs.example", |_| Reply::text("docs"));
-        // A queue that nobody can read, write or open: its owner holds it.
-        let queue = world.write(world.bb_home().join("queue/tester/supervise.db"), "");
-        let held = rusqlite::Connection::open(&queue).unwrap();
-        held.execute_batch(
-            "PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE supervise_proposals (id TEXT); BEGIN EXCLUSIVE;",
-        )
-        .unwrap();
-        let before = tree(&queue);
-        fs::set_permissions(queue.parent().unwrap(), fs::Permissions::from_mode(0o000)).unwrap();
         let output = spends(&world, &["tester", "--headless", "--prompt", SPENDS]).expect(3);
         let said: Vec<&str> = output.stdout.lines().collect();
         let codes: Vec<&str> = said.iter().map(|line| line.rsplit(' ').next().unwrap()).collect();
@@ -221,15 +246,13 @@ fn cutoff_drops_every_route_leaves_the_agent_running_and_heeds_no_queue_of_propo
         assert!(output.stderr.contains("session ended (exit 0)"), "it came to its own end: {output}");
         assert_eq!(server.stats().total, 1, "{output}");
         assert!(!docs.seen().is_empty());
-        fs::set_permissions(queue.parent().unwrap(), fs::Permissions::from_mode(0o700)).unwrap();
-        assert_eq!(tree(&queue), before);
-        drop(held);
+        queues.assert_as_before();
     }
 }
 
 #[test]
 fn kill_stops_the_agent_and_saves_nothing_and_its_twin_freeze_can_be_taken_up() {
-    for world in spender("shutdown: kill\n") {
+    for (world, queues) in spender("shutdown: kill\n") {
         let server = stand_in(
             &world,
             &json!({"turns": [{"text": "Yes.", "usage": {"input": 20, "output": 400}}], "loop": true}),
@@ -238,12 +261,20 @@ fn kill_stops_the_agent_and_saves_nothing_and_its_twin_freeze_can_be_taken_up() 
         let keeper = "return { name = \"shell\", resumes = true, transcript = { \"~/.keeper\" },\n  \
             argv = function(ctx) return { \"sh\", \"-c\", ctx.prompt } end }";
         world.write(world.bb_home().join("providers/shell.lua"), keeper);
-        let prompt = format!("echo begun > ~/.keeper/s; {SPENDS}");
+        let prompt = format!("echo begun > ~/.keeper/s; echo draft > notes; {SPENDS}");
         let output = spends(&world, &["tester", "--headless", "--prompt", &prompt]).expect(3);
         assert!(!output.stdout.contains("still here") && output.stderr.contains("session ended"), "{output}");
         assert!(!output.stderr.contains("bb resume"), "{output}");
         assert_eq!(server.stats().total, 1);
         assert!(!world.bb_home().join("state/tester/keep").exists());
+        // Of its session nothing is saved; what it wrote into its layer is not lost, until somebody says so.
+        assert!(output.stderr.contains("bb diff tester"), "{output}");
+        world.bb(&["diff", "tester"]).expect(0).stdout.find("+draft").expect("what it wrote is shown");
+        assert!(!world.home().join("project/notes").exists());
+        let resumed = world.command(&["resume", "tester", "--headless"]).env("MODEL", "sk-x").run();
+        resumed.fails(2, "usage", "no session of `tester`", "bb freeze");
+        world.bb(&["rm", "tester"]).expect(0);
+        assert!(!world.bb_home().join("state/tester").exists());
         spends(&world, &["tester", "--headless", "--prompt", "cat ~/.keeper/s"]).expect(1);
         // Frozen, it is there.
         let front = "agent_provider: {template: shell}\nbudget: 200\nshutdown: freeze\n\
@@ -255,5 +286,6 @@ fn kill_stops_the_agent_and_saves_nothing_and_its_twin_freeze_can_be_taken_up() 
         let resume = ["resume", "iced", "--headless", "--budget", "unlimited", "--prompt", "cat ~/.keeper/s"];
         assert_eq!(world.command(&resume).env("MODEL", "sk-x").run().expect(0).stdout, "begun\n");
         assert!(world.until(Duration::from_secs(10), || world.keepers().is_empty()));
+        queues.assert_as_before();
     }
 }

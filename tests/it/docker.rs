@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use crate::only_docker;
 use crate::support::engine::{Engine, IMAGE, Which, helper};
-use crate::support::{Output, Reply, Who, World};
+use crate::support::{Output, Reply, Who, World, have_tools};
+use crate::{looper, only_docker};
 
 /// How long something may take that an engine does in a second or two.
 const LONG: Duration = Duration::from_secs(120);
@@ -137,8 +137,18 @@ fn what_is_not_allowed_is_refused_at_once_and_its_allowed_twin_works() {
 
 #[test]
 fn a_controller_killed_is_survived() {
+    if !have_tools(&["curl", "bash"]) {
+        return;
+    }
     each(|world, engine| {
-        let slug = detached(world, engine, "n=0; while true; do n=$((n+1)); echo tick $n; sleep 0.2; done");
+        // The same agent that the embedded backend is tried with, in an image that has what it needs.
+        let image = format!("image: {}\n", engine.image_with_tools(&[]));
+        let (rehearsal, recipe) = looper::set_up(world, looper::slow(60), &["looper"], &image);
+        std::os::unix::fs::chown(looper::work(world), Some(4711), Some(4711)).unwrap();
+        let launch = command(world, engine, &["run", &recipe, "--", "1", "60", "--detach"]);
+        let launch = launch.env("BOT_BOTTLE_BACKEND", "docker").env("ANTHROPIC_API_KEY", looper::KEY);
+        let slug = looper::launched(&launch.run().expect(0).stdout).remove(0);
+        looper::says_more(world, &slug, "served", 1, LONG);
         let before = engine.containers(None);
         assert_eq!(before.len(), 2);
         for _ in 0..3 {
@@ -147,11 +157,19 @@ fn a_controller_killed_is_survived() {
             assert!(world.until(LONG, || world.controller_pid().is_some_and(|pid| Some(pid) != killed)));
         }
         assert!(world.until(LONG, || row(world, &slug)["egress"] == "open"));
-        let refused = world.bb(&["exec", &slug, "--", "wget", "-O-", "http://other.example/"]);
-        assert!(refused.stderr.contains("403 Forbidden"), "{refused}");
+        // What is allowed goes on, and is metered; what is not is refused.
+        looper::says_more(world, &slug, "served", 2, LONG);
+        let ask = ["exec", &slug, "--", "curl", "-sS", "-m", "20", "-w", "\\n", "-i", "http://other.example/"];
+        let refused = world.bb(&ask);
+        assert!(refused.stdout.contains("403 Forbidden") && refused.stdout.contains("route_missing"), "{refused}");
         assert_eq!(engine.containers(None), before, "the same containers");
-        world.bb(&["kill", &slug]).expect(0);
-        assert_eq!(world.hits().len(), 0);
+        looper::stop(world, std::slice::from_ref(&slug));
+        assert!(world.until(LONG, || row(world, &slug)["state"] == "ended"), "{}", row(world, &slug));
+        assert_eq!(row(world, &slug)["exit_code"], looper::CODE);
+        let logs = world.bb(&["logs", &slug]).expect(0).stdout;
+        assert!(looper::whole(&logs.lines().map(str::to_owned).collect::<Vec<_>>()) >= 3, "{logs}");
+        looper::assert_books(world, &rehearsal, true);
+        world.assert_silent(&[]);
     });
 }
 

@@ -114,7 +114,7 @@ pub fn launched(stdout: &str) -> Vec<String> {
 }
 
 /// Where all of them work.
-fn work(world: &World) -> PathBuf {
+pub fn work(world: &World) -> PathBuf {
     world.dir().join("loop")
 }
 

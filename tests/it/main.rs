@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::needless_lifetimes, missing_docs)]
 
 mod agents;
+mod asked;
 mod backend;
 mod bad_input;
 mod battery;
@@ -12,6 +13,7 @@ mod completions;
 mod cp;
 mod crash;
 mod credentials;
+mod cuts;
 mod decisions;
 mod dev_server;
 mod docker;
@@ -31,6 +33,7 @@ mod looper;
 mod loosening;
 mod lua_api;
 mod manifest;
+mod modes;
 mod moved;
 mod names;
 mod nightly;
@@ -45,5 +48,6 @@ mod terminal;
 mod tmux;
 mod toolchain;
 mod verbs;
+mod ways_in;
 mod workspace;
 mod world;

@@ -46,6 +46,7 @@ fn serve(keeper: &OwnedFd, ports: &[u16]) -> Result<Infallible> {
     let sentinel = listeners::sentinel_of_loopback(ports).map_err(|e| failed("packet socket", e))?;
     all.push((Listener::Sentinel, sentinel));
     let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    confine::drop_bounding();
     nix::unistd::setgroups(&[]).map_err(|e| failed("groups", e))?;
     nix::unistd::setresgid(gid, gid, gid).map_err(|e| failed("group", e))?;
     nix::unistd::setresuid(uid, uid, uid).map_err(|e| failed("user", e))?;

@@ -188,8 +188,8 @@ pub fn helper(engine: &Engine, plan: &Plan, image: &Image, agent: &str, socket_d
         "RestartPolicy": {"Name": "no"},
         "Privileged": false,
         "CapDrop": ["ALL"],
-        // For the route, the packet socket, and to become nobody when both are there.
-        "CapAdd": ["NET_ADMIN", "NET_RAW", "SETUID", "SETGID"],
+        // For the route, the packet socket, and to become nobody with nothing left when both are there.
+        "CapAdd": ["NET_ADMIN", "NET_RAW", "SETUID", "SETGID", "SETPCAP"],
         "SecurityOpt": ["no-new-privileges"],
         "ReadonlyRootfs": true,
         "IpcMode": "private",

@@ -156,10 +156,7 @@ pub fn program() -> io::Result<Filter> {
 /// Those of the system calls. The caller must not go on after one.
 pub fn apply(filter: &Filter) -> io::Result<()> {
     use caps::CapSet;
-    for capability in caps::all() {
-        // The bounding set of capabilities that the kernel does not know cannot be dropped, and need not be.
-        let _ = caps::drop(None, CapSet::Bounding, capability);
-    }
+    drop_bounding();
     for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
         caps::clear(None, set).map_err(io::Error::other)?;
     }
@@ -168,6 +165,15 @@ pub fn apply(filter: &Filter) -> io::Result<()> {
     let processes = getrlimit(Resource::RLIMIT_NPROC)?.1.min(PROCESSES);
     setrlimit(Resource::RLIMIT_NPROC, processes, processes)?;
     filter.set()
+}
+
+/// Takes away what a program could ever get again. Whoever becomes an ordinary user by other means than [`apply`] calls it before:
+/// afterwards it has no right to.
+pub fn drop_bounding() {
+    for capability in caps::all() {
+        // The bounding set of capabilities that the kernel does not know cannot be dropped, and need not be.
+        let _ = caps::drop(None, caps::CapSet::Bounding, capability);
+    }
 }
 
 #[cfg(test)]

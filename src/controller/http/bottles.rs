@@ -82,7 +82,7 @@ pub(super) async fn bottles(
             let act: Act = read(request.into_body()).await?;
             let live = controller.find(name)?;
             let reason = act.reason.unwrap_or_else(|| "cut by the operator".to_owned());
-            live.cut_off(act.scope.unwrap_or(live.cut_scope), &reason, By::Operator).await?;
+            live.cut_off(act.scope.unwrap_or(live.binds().cut_scope), &reason, By::Operator).await?;
             ok(&live.view())
         }
         (true, [name, "kill"]) => {
@@ -119,6 +119,7 @@ pub(super) async fn bottles(
         (true, [name, "thaw"]) => {
             let _act: Act = read(request.into_body()).await?;
             let live = controller.find(name)?;
+            controller.way_in(&live).await?;
             live.thaw(By::Operator).await?;
             ok(&live.view())
         }
@@ -147,8 +148,13 @@ pub(super) async fn bottles(
         (false, [name, "logs"]) => {
             let exec = number(query, "exec")?.map(|n| n as u32);
             let wanted = Wanted { exec, follow: flag(query, "follow"), ..wanted(query)? };
+            let live = controller.find(name)?;
+            // One that has ended lets nobody in.
+            if flag(query, "attach") && !live.has_ended() {
+                controller.way_in(&live).await?;
+            }
             let (to, from) = mpsc::channel(64);
-            tokio::spawn(follow::output(controller.find(name)?, wanted, to));
+            tokio::spawn(follow::output(live, wanted, to));
             Ok(lines(from))
         }
         _ => Err(Error::new(Kind::Usage, "there is no such call on a bottle")),
@@ -192,6 +198,7 @@ async fn start_exec(
 ) -> Result<Response<Body>> {
     let asked = wanted(query)?;
     let live = living(controller, name)?;
+    controller.way_in(&live).await?;
     let mut env = live.env.clone();
     env.extend(exec.env);
     if exec.terminal.is_some() {

@@ -2,6 +2,9 @@
 //!
 //! Whoever gets a name has claimed it. Makes the state directory and nothing in it.
 
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::sync::PoisonError;
 
 use crate::controller::Controller;
@@ -41,14 +44,15 @@ impl Controller {
             _ => format!("bottle-{base}").trim_end_matches('-').to_owned(),
         };
         let state = |slug: &str| self.host.home.state(slug);
+        let make = |path: &Path, parents: bool| DirBuilder::new().mode(0o700).recursive(parents).create(path).is_ok();
         let taken = self.bottles.lock().unwrap_or_else(PoisonError::into_inner);
         (1..10_000)
             .map(|n| if n == 1 { base.clone() } else { format!("{base}-{n}") })
             // Making the directory claims the name: two launches at once cannot both have it.
             .find(|slug| {
                 !taken.contains_key(slug)
-                    && state(slug).parent().is_some_and(|p| p.exists() || std::fs::create_dir_all(p).is_ok())
-                    && self.making.claim(slug, || std::fs::create_dir(state(slug)).is_ok())
+                    && state(slug).parent().is_some_and(|p| p.exists() || make(p, true))
+                    && self.making.claim(slug, || make(&state(slug), false))
             })
             .ok_or_else(|| Error::internal("no free name for the bottle").hint("choose another label"))
     }

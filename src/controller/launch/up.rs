@@ -14,6 +14,7 @@ use serde_json::json;
 use super::{AGENT, budget_path, internal};
 use crate::api::{Bottle, Launch, State};
 use crate::bottle::wire::{self, Command, Listener, Reply, Request};
+use crate::controller::binds::Binds;
 use crate::controller::compose::Composed;
 use crate::controller::link::{Held, Link};
 use crate::controller::live::{Live, Made};
@@ -24,7 +25,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::Node;
 use crate::ledger::sqlite::SqliteLedger;
 use crate::settings::Settings;
-use crate::types::{CutScope, CutoffPolicy};
+use crate::types::CutoffPolicy;
 
 /// What a keeper holds for the controllers to come. Secret: it lies in a sealed memory file and nowhere else.
 #[derive(Serialize, Deserialize)]
@@ -42,14 +43,12 @@ pub struct Sealed {
     /// What was made in the workspace.
     pub placeholders: Vec<std::path::PathBuf>,
 }
-/// What binds a bottle; derived anew on every way in.
+/// What a bottle comes up with.
 pub(in crate::controller) struct Terms {
     /// Nodes of its budget, nearest first.
     path: Vec<Node>,
-    /// What happens when a budget is spent.
-    policy: CutoffPolicy,
-    /// What a cut takes away.
-    cut_scope: CutScope,
+    /// What the settings say of it.
+    binds: Binds,
     /// The book it is entered in.
     ledger: SqliteLedger,
     /// What was decided about it before.
@@ -59,13 +58,7 @@ pub(in crate::controller) struct Terms {
 impl Terms {
     /// Derives them from what was asked for and today's settings.
     pub(in crate::controller) fn of(launch: &Launch, settings: &Settings, ledger: SqliteLedger) -> Terms {
-        Terms {
-            path: budget_path(launch),
-            policy: launch.shutdown.unwrap_or(settings.shutdown),
-            cut_scope: launch.cutoff_scope.unwrap_or(settings.cutoff_scope),
-            ledger,
-            note: Note::default(),
-        }
+        Terms { path: budget_path(launch), binds: Binds::of(launch, settings), ledger, note: Note::default() }
     }
 }
 impl Controller {
@@ -131,8 +124,6 @@ impl Controller {
             slug: sealed.view.slug.clone(),
             launch: sealed.launch,
             path: terms.path,
-            policy: terms.policy,
-            cut_scope: terms.cut_scope,
             ledger: terms.ledger,
             env: sealed.env,
             log: state_dir.join("output.log"),
@@ -143,7 +134,7 @@ impl Controller {
             able,
             socket: self.host.home.keeper_socket(&sealed.view.slug),
         };
-        Live::new(made, sealed.view, terms.note)
+        Live::new(made, sealed.view, terms.note, terms.binds)
     }
 
     /// Starts the egress plane of a bottle on the listeners that its keeper handed over.
@@ -182,7 +173,7 @@ impl Controller {
             upstreams,
             ca: Ca::from_pem(ca.cert_pem(), &ca.key_pem()).map_err(internal)?,
             cut: live.cut_now(),
-            parks: live.policy == CutoffPolicy::Pause,
+            parks: live.binds().policy == CutoffPolicy::Pause,
         };
         let handle = egress::start(spec, sockets, live.ledger.clone(), self.enforcement(), Arc::clone(&self.roots))
             .map_err(|e| {

@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Live, lock};
-use crate::api::{Egress, Ended, State};
+use crate::api::{Cut, Egress, Ended, State};
 use crate::bottle::wire::{Reply, Request};
 use crate::controller::ledger_error;
-use crate::controller::note::{Cut, End};
+use crate::controller::note::End;
 use crate::egress;
 use crate::enforce::{By, Subject};
 use crate::error::{Error, Kind, Result};
@@ -32,7 +32,7 @@ impl Live {
     /// # Errors
     /// The ledger's kinds, where the cut stands but could not be written yet; it is written when that can be done.
     pub async fn cut_off(self: &Arc<Self>, scope: CutScope, reason: &str, by: By) -> Result<()> {
-        let cut = Cut { scope, reason: reason.to_owned(), by: by.as_str().to_owned(), node: None };
+        let cut = Cut { scope, reason: reason.to_owned(), by: by.as_str().to_owned(), node: None, left: None };
         if !self.enter_cut(&cut) {
             return Ok(());
         }
@@ -49,19 +49,19 @@ impl Live {
         })
     }
 
-    /// Enters a cut, unless one of at least this scope stands.
+    /// Enters a cut, unless what stands is as wide and of somebody who weighs as much.
     fn enter_cut(&self, cut: &Cut) -> bool {
-        {
+        let stands = {
             let mut note = lock(&self.note);
-            let stands = note.cut.as_ref().is_some_and(|c| c.scope == CutScope::All || c.scope == cut.scope);
-            if stands || self.has_ended() {
+            if self.has_ended() || !note.enter(cut) {
                 return false;
             }
-            note.cut = Some(cut.clone());
-        }
+            note.cut.clone()
+        };
         self.change(|b| {
             b.egress = Egress::Cut;
-            b.reason = Some(cut.reason.clone());
+            b.reason = stands.as_ref().map(|cut| cut.reason.clone());
+            b.cut = stands;
         });
         true
     }
@@ -328,11 +328,11 @@ impl Subject for Live {
     }
 
     fn policy(&self) -> CutoffPolicy {
-        self.policy
+        self.binds().policy
     }
 
     fn cut_scope(&self) -> CutScope {
-        self.cut_scope
+        self.binds().cut_scope
     }
 
     async fn spent(&self) -> Option<Standing> {
@@ -341,7 +341,9 @@ impl Subject for Live {
 
     fn cut(self: &Arc<Self>, scope: CutScope, standing: &Standing) {
         let reason = egress::spent::sentence(standing);
-        let cut = Cut { scope, reason, by: By::Budget.as_str().to_owned(), node: Some(standing.node.clone()) };
+        let (by, node) = (By::Budget.as_str().to_owned(), Some(standing.node.clone()));
+        let left = Some(standing.limit.saturating_sub(standing.used));
+        let cut = Cut { scope, reason, by, node, left };
         if self.enter_cut(&cut) {
             if let Some(handle) = &*lock(&self.egress) {
                 handle.cut_by_budget(scope, standing);

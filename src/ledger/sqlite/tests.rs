@@ -197,6 +197,46 @@ fn many_may_open_a_new_database_at_once() {
     }
 }
 
+/// Where a child of [`processes_may_open_a_new_database_at_once`] finds its work: the database, and the file that says go.
+const CHILD: &str = "BB_TEST_OPENS_LEDGER";
+
+#[test]
+fn a_child_that_opens_a_database() {
+    let Some(path) = std::env::var_os(CHILD).map(PathBuf::from) else { return };
+    std::fs::write(path.with_extension(std::process::id().to_string()), "").unwrap();
+    while !path.with_extension("go").exists() {
+        assert!(path.parent().unwrap().exists(), "nobody waits for it any more");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+    open(&path);
+}
+
+#[test]
+fn processes_may_open_a_new_database_at_once() {
+    const AT_ONCE: usize = 4;
+    let dir = Dir::new();
+    let path = dir.file("a.db");
+    let child = || {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "ledger::sqlite::tests::a_child_that_opens_a_database"]).env(CHILD, &path);
+        command.stdout(std::process::Stdio::null()).spawn().unwrap()
+    };
+    let mut children: Vec<_> = (0..AT_ONCE).map(|_| child()).collect();
+    let waits = |id: u32| path.with_extension(id.to_string()).exists();
+    while !children.iter().all(|child| waits(child.id())) {
+        assert!(children.iter_mut().all(|child| child.try_wait().unwrap().is_none()), "one has ended before");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    std::fs::write(path.with_extension("go"), "").unwrap();
+    for child in &mut children {
+        assert!(child.wait().unwrap().success());
+    }
+    let conn = Connection::open(&path).unwrap();
+    let version: i64 = conn.query_row("SELECT version FROM schema_version", [], |row| row.get(0)).unwrap();
+    let epoch: i64 = conn.query_row("SELECT value FROM meta WHERE key = 'epoch'", [], |row| row.get(0)).unwrap();
+    assert_eq!((version, epoch), (1, AT_ONCE as i64), "migrated once, every writer with an epoch of its own");
+}
+
 #[tokio::test]
 async fn without_a_commit_in_time_it_is_unavailable_and_nothing_stays_held() {
     let dir = Dir::new();

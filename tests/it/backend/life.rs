@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::support::desk::{Desk, LONG};
 use crate::support::engine::Engine;
-use crate::support::{need, signal};
+use crate::support::{need, signal, status};
 
 /// A stand-in of a controller asks the keeper itself: no front end opens a port while a bottle runs.
 pub fn listeners_are_made_while_it_runs(desk: &Desk<'_>, slug: &str) {
@@ -132,10 +132,29 @@ pub fn nothing_outlives_its_keeper(desk: &Desk<'_>) {
 /// The helper of a container holds its way out.
 pub fn without_its_way_out_it_is_no_more(desk: &Desk<'_>, engine: &Engine<'_>) {
     desk.launch("held", "{'sleep', '600'}", "");
+    the_helper_has_nothing_left(desk);
     let [helper] = &engine.containers(Some("helper"))[..] else { panic!("one helper") };
     engine.client().kill(helper);
     let bottle = desk.becomes("held", "ended");
     assert_eq!((&bottle["ended"], &bottle["egress"]), (&"lost".into(), &"closed".into()), "{bottle}");
     assert!(bottle["reason"].as_str().unwrap().contains("way out"), "{bottle}");
     desk.assert_empty();
+}
+
+/// When its listeners are made the helper is nobody, and nothing of what it needed for them is left to it.
+fn the_helper_has_nothing_left(desk: &Desk<'_>) {
+    let all = desk.world.processes();
+    let helpers: Vec<i32> =
+        all.iter().filter(|p| p.command.split(' ').nth(1) == Some("__helper")).map(|p| p.pid).collect();
+    let [helper] = helpers[..] else { panic!("one helper: {all:?}") };
+    let said = |key: &str| status(helper, key).unwrap_or_default();
+    for key in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(said(key), ["0000000000000000"], "{key}");
+    }
+    for key in ["Uid", "Gid"] {
+        let ids = said(key);
+        assert!(ids.len() == 4 && ids.iter().all(|id| id != "0" && *id == ids[0]), "{key}: {ids:?}");
+    }
+    assert_eq!((said("NoNewPrivs"), said("Seccomp")), (vec!["1".to_owned()], vec!["2".to_owned()]));
+    assert_eq!(said("CapBnd"), ["0000000000000000"]);
 }

@@ -24,6 +24,7 @@ use std::time::Duration;
 pub use canary::Hit;
 pub use command::{Command, Output, Running, signal};
 pub use site::{Reply, Seen, Site};
+pub use warden::{Process, status};
 pub use world::{Who, World};
 
 /// Says that a test cannot run here for want of `what`; with `BB_TEST_REQUIRE=all` that is a failure.

@@ -227,6 +227,13 @@ pub fn descendants(root: i32) -> Vec<Process> {
         .collect()
 }
 
+/// Gets the words of a line of a process's status as the host sees it; `None` where the process is gone.
+pub fn status(pid: i32, key: &str) -> Option<Vec<String>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    Some(line.split_whitespace().map(str::to_owned).collect())
+}
+
 fn send(socket: &OwnedFd, message: &impl Serialize, fds: &[RawFd]) -> io::Result<()> {
     let bytes = serde_json::to_vec(message)?;
     let rights = [ControlMessage::ScmRights(fds)];
