@@ -1,4 +1,4 @@
-//! Tests that hold the pages on errors, denials, exit codes and architecture equal to the code.
+//! Tests that hold the pages on errors, denials, exit codes, architecture and what bot-bottle's users have equal to the code.
 
 use std::collections::BTreeMap;
 
@@ -82,33 +82,138 @@ fn every_exit_code_is_documented_with_its_kinds() {
     }
 }
 
+/// Gets the names of the tests in a source: of functions that are marked as one and are not left out.
+fn tests_of(source: &str) -> Vec<&str> {
+    let mut found = vec![];
+    let (mut marked, mut ignored) = (false, false);
+    for line in source.lines().map(str::trim) {
+        let name = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ").and_then(|f| f.split_once("()"));
+        match name {
+            _ if line.starts_with("#[test]") || line.starts_with("#[tokio::test") => marked = true,
+            _ if line.starts_with("#[ignore") => ignored = true,
+            _ if line.starts_with("#[") || line.starts_with("///") => {}
+            Some((name, _)) if marked && !ignored => {
+                found.push(name);
+                marked = false;
+            }
+            _ => (marked, ignored) = (false, false),
+        }
+    }
+    found
+}
+
+/// Gets the text of every source below a directory, tests included.
+fn sources_below(dir: &std::path::Path) -> Vec<String> {
+    let mut found = vec![];
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources_below(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(std::fs::read_to_string(path).unwrap());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_test_is_a_function_that_is_marked_as_one() {
+    let source = "fn helper() {}\n#[test]\nfn one() {\n    fn inner() {}\n}\n#[tokio::test(flavor = \"x\")]\n\
+        async fn two() {}\n#[test]\n#[ignore]\nfn three() {}\n/// Text.\npub fn four() {}\n#[test]\nfn five() {}\n";
+    assert_eq!(tests_of(source), ["one", "two", "five"]);
+}
+
+/// What the page has to speak of, with a test or as missing: the words of each thing that bot-bottle's users have.
+const THEIRS: [&str; 45] = [
+    "`--dry-run`",
+    "`--cwd`",
+    "`--backend`",
+    "`--headless`",
+    "`--bottle`",
+    "`--label`",
+    "`--color`",
+    "`--prompt`",
+    "`BOT_BOTTLE_BACKEND`",
+    "`BOT_BOTTLE_DRY_RUN=1`",
+    "agent picker",
+    "bottle multi-select",
+    "name and colour",
+    "y/N",
+    "merged in the order given",
+    "-2, -3",
+    "sixteen",
+    "standard streams",
+    "word for word",
+    "`-`",
+    "`-p PROMPT`",
+    "session ended (exit N)",
+    "to resume",
+    "freeze",
+    "commit",
+    "capability",
+    "`~/.bot-bottle",
+    "`[a-z][a-z0-9-]*`",
+    "named in a warning",
+    "`extends`",
+    "`env`",
+    "`agent_provider`",
+    "`auth`",
+    "`matches`",
+    "`dlp`",
+    "`git-gate`",
+    "`user`",
+    "`repos`",
+    "`supervise`",
+    "`role`",
+    "credentialed route",
+    "`identity` or `key`",
+    "`cutoff`",
+    "`kill`",
+    "`count_tokens`",
+];
+
 #[test]
 fn every_line_of_what_bot_bottles_users_have_names_a_test_that_exists() {
     let page = include_str!("../../docs/bot-bottle.md");
-    let sources = [
-        include_str!("../../tests/it/start.rs"),
-        include_str!("../../tests/it/compat.rs"),
-        include_str!("../../tests/it/cuts.rs"),
-        include_str!("../../tests/it/session.rs"),
-        include_str!("../../tests/it/headless.rs"),
-        include_str!("../../tests/it/flow.rs"),
-        include_str!("../../tests/it/loosening/manifests.rs"),
-        include_str!("../../tests/it/agents/prompt.rs"),
-        include_str!("../manifest/tests.rs"),
-        include_str!("../launch/tests.rs"),
-        include_str!("../name.rs"),
-    ];
-    let lines = page.lines().filter(|line| line.starts_with("| ") && line.ends_with("` |"));
-    let mut named = 0;
-    for line in lines {
-        let tests = line.rsplit(" | ").next().unwrap().split('`').filter(|part| part.contains('_'));
-        for test in tests {
-            named += 1;
-            let there = sources.iter().any(|source| source.contains(&format!("fn {test}()")));
-            assert!(there, "there is no test {test}: {line}");
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources: Vec<String> = ["src", "tests/it"].iter().flat_map(|dir| sources_below(&root.join(dir))).collect();
+    let tests: std::collections::BTreeSet<&str> = sources.iter().flat_map(|source| tests_of(source)).collect();
+    assert!(tests.len() > 400, "the tests are not where this test looks: {}", tests.len());
+
+    let (there, missing) = page.split_once("\n## Not yet\n").unwrap();
+    let is_row =
+        |line: &&str| line.starts_with('|') && !line.starts_with("| what they have |") && !line.starts_with("| --- |");
+    let rows: Vec<&str> = there.lines().filter(is_row).collect();
+    assert!(rows.len() > 40, "{}", rows.len());
+    for row in &rows {
+        let cells = row.trim_matches('|').rsplit_once(" | ");
+        let (what, named) = cells.map(|(what, named)| (what.trim(), named.trim())).unwrap_or_default();
+        assert!(!what.is_empty(), "not two cells: {row}");
+        assert!(named.starts_with('`') && named.ends_with('`'), "no test: {row}");
+        for test in named.trim_matches('`').split("`, `") {
+            assert!(tests.contains(test), "there is no test {test}: {row}");
         }
     }
-    assert!(named > 20, "the tests are not where this test looks: {named}");
+    // What is missing says which capability brings it.
+    let items: Vec<&str> = missing.lines().filter(|line| !line.is_empty()).collect();
+    assert!(items.iter().all(|item| item.starts_with("- ") && item.contains(" **")), "{items:#?}");
+    let said = |word: &&str| rows.iter().chain(&items).any(|line| line.contains(word));
+    let unsaid: Vec<&str> = THEIRS.into_iter().filter(|word| !said(word)).collect();
+    assert!(unsaid.is_empty(), "the page is silent on {unsaid:?}");
+}
+
+#[test]
+fn every_action_that_enforcement_writes_is_on_the_page_about_the_api() {
+    let code = include_str!("../controller/live/decide.rs");
+    let words = |line: &str| -> Vec<String> { line.split('"').skip(1).step_by(2).map(str::to_owned).collect() };
+    let written = code.split("\"action\": \"").skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned);
+    let chosen = code.lines().filter(|line| line.trim().starts_with("let action = ")).flat_map(words);
+    let written: std::collections::BTreeSet<String> = written.chain(chosen).collect();
+    let page = include_str!("../../docs/controller-api.md");
+    let row = page.lines().find(|line| line.starts_with("| `enforced` |")).unwrap();
+    let cell = row.split(" | ").nth(1).unwrap();
+    let named: std::collections::BTreeSet<String> = cell.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    assert_eq!(named, written);
 }
 
 /// Gets the files below a directory that are no tests, with the code of each: no comments, no tests at its foot.

@@ -154,6 +154,33 @@ mod tests {
     }
 
     #[test]
+    fn start_takes_what_bot_bottles_takes() {
+        let read = |words: &str| match Cli::try_parse_from(words.split(' ')).map(|cli| cli.command) {
+            Ok(Command::Start(args)) => *args,
+            other => panic!("{words}: {other:?}"),
+        };
+        let all = read(
+            "bb start tester --dry-run --cwd --backend docker --headless --bottle dev --bottle more --label L \
+             --color red --prompt -x",
+        );
+        assert_eq!((all.agent.as_deref(), all.prompt.as_deref()), (Some("tester"), Some("-x")));
+        assert!(all.dry_run && all.cwd && all.headless);
+        assert_eq!((all.backend.as_deref(), all.label.as_deref()), (Some("docker"), Some("L")));
+        assert_eq!((all.bottles, all.color.as_deref()), (vec!["dev".to_owned(), "more".to_owned()], Some("red")));
+        // All of it may be left out; a prompt may look like an option, and the name may come last.
+        let none = read("bb start");
+        assert!(none.agent.is_none() && none.bottles.is_empty() && none.prompt.is_none() && none.color.is_none());
+        assert!(!none.headless && !none.dry_run && !none.cwd && none.backend.is_none() && none.label.is_none());
+        for prompt in ["-", "--help", "--headless", "@notes.md"] {
+            let args = read(&format!("bb start --prompt {prompt} tester"));
+            assert_eq!(
+                (args.prompt.as_deref(), args.headless, args.agent.as_deref()),
+                (Some(prompt), false, Some("tester"))
+            );
+        }
+    }
+
+    #[test]
     fn help_names_every_exit_code() {
         let help = Cli::command().render_help().to_string();
         for code in crate::cli::docs::codes() {

@@ -18,13 +18,9 @@ use super::out;
 /// What the host may spend on each provider until somebody says otherwise.
 const TOKENS: &str = "5M";
 
-/// The providers that setup writes a bottle for, with what their host variable is called.
-const KNOWN: [(&str, &str, &str); 4] = [
-    ("claude", "Claude Code", "ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"),
-    ("codex", "Codex", "OPENAI_API_KEY"),
-    ("gemini", "Gemini CLI", "GEMINI_API_KEY"),
-    ("pi", "Pi", "ANTHROPIC_API_KEY"),
-];
+/// The providers that setup writes a bottle for, with what people call their CLIs.
+const KNOWN: [(&str, &str); 4] =
+    [("claude", "Claude Code"), ("codex", "Codex"), ("gemini", "Gemini CLI"), ("pi", "Pi")];
 
 /// Write the first settings.yml, bottles and agents.
 ///
@@ -45,12 +41,12 @@ pub fn run(args: &Args) -> u8 {
 fn setup(args: &Args) -> Result<u8> {
     let home = Home::from_env()?;
     let mut found = Vec::new();
-    for (name, title, variable) in KNOWN {
+    for (name, title) in KNOWN {
         let Ok(provider) = provider::load(name, &home) else { continue };
         match provider.found() {
             Some(path) => {
                 out::note(&format!("found {title}: {}", path.display()));
-                found.push((name, title, variable));
+                found.push((name, title, provider.credential_variables().join(" or ")));
             }
             None => tracing::debug!(name, "not on PATH"),
         }
@@ -111,7 +107,7 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-fn settings(found: &[(&str, &str, &str)]) -> String {
+fn settings(found: &[(&str, &str, String)]) -> String {
     let mut text = String::from(
         "# What holds for every bottle of this host (docs/settings.md).\n\
          #\n\

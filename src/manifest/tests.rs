@@ -1,5 +1,7 @@
 //! Manifests as their authors write them: whole files, faults, families, and repositories that reach for more.
 
+mod example;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -235,7 +235,44 @@ fn codex_gets_json_where_it_is_asked_for() {
     // What Codex looks up by itself is refused without noise, and by any reading of the route.
     assert!(plan.quiet.iter().any(|r| r.host == "chatgpt.com"));
     assert!(plan.quiet.iter().all(|r| r.quiet == ["/"] && r.matches[0].methods == ["NONE"] && r.auth.is_none()));
-    assert!(codex.plan(&wish("-"), &|_| Some("k".into())).unwrap_err().message.contains("standard input"));
+}
+
+#[test]
+fn codex_is_not_given_the_one_prompt_that_it_takes_for_its_standard_input() {
+    let scratch = Scratch::new("dash");
+    let codex = scratch.stand_in("codex", "true");
+    let plan = |wish: Wish| codex.plan(&wish, &|_| Some("k".into()));
+    for wish in [wish("-"), Wish { resume: true, ..wish("-") }, Wish { output: OutputForm::Json, ..wish("-") }] {
+        let error = plan(wish).unwrap_err();
+        assert_eq!(error.kind, Kind::Usage);
+        assert!(error.message.contains("takes the prompt \"-\" for its standard input"), "{error}");
+    }
+    // Its own interface takes it as it is, and so do the others; what only begins with it is a prompt like any other.
+    assert_eq!(plan(Wish { interactive: true, ..wish("-") }).unwrap().argv.last().unwrap(), "-");
+    for prompt in ["--", "- ", "-\n", "-x"] {
+        assert_eq!(plan(wish(prompt)).unwrap().argv.last().unwrap(), prompt);
+    }
+    for name in ["claude", "gemini", "pi"] {
+        let argv = scratch.stand_in(name, "true").plan(&wish("-"), &|_| Some("k".into())).unwrap().argv;
+        assert!(argv.last().unwrap().ends_with('-'), "{argv:?}");
+    }
+}
+
+#[test]
+fn who_counts_the_tokens_of_a_request_is_the_providers_to_say() {
+    let scratch = Scratch::new("counts");
+    let counted_by = |name: &str| load(name, &scratch.0).unwrap().counted_by();
+    assert_eq!(counted_by("claude"), Some(Api::Anthropic));
+    assert_eq!(counted_by("codex"), Some(Api::OpenaiResponses));
+    assert_eq!(counted_by("pi"), Some(Api::Anthropic));
+    // An estimate has to do: said, or where nothing is said.
+    for name in ["gemini", "command", "demo"] {
+        assert_eq!(counted_by(name), None, "{name}");
+    }
+    scratch.write("mine", "return {name = 'mine', argv = {'x'}, routes = {{host = 'h', api = 'anthropic'}}}");
+    assert_eq!(counted_by("mine"), None, "the API of its route does not decide it");
+    scratch.write("mine", "return {name = 'mine', argv = {'x'}, count_tokens = 'gemini'}");
+    assert_eq!(counted_by("mine"), Some(Api::Gemini));
 }
 
 #[test]

@@ -69,7 +69,12 @@ impl Conversation {
             }
         };
         let system_text = match api {
-            Api::Anthropic => plain(&body["system"]),
+            Api::Anthropic => {
+                // Claude Code says part of it, such as which skills there are, in the midst of the conversation.
+                let messages = body["messages"].as_array().into_iter().flatten();
+                let said: String = messages.filter(|m| m["role"] == "system").map(|m| plain(&m["content"])).collect();
+                plain(&body["system"]) + &said
+            }
             Api::OpenaiResponses => {
                 let items = body["input"].as_array().into_iter().flatten();
                 let by = items.filter(|item| item["role"] == "developer" || item["role"] == "system");
@@ -182,6 +187,9 @@ mod tests {
         let told = |api, body: Value| Conversation::read(api, "/m:x", &body).unwrap().system_text;
         let body = json!({"model": "m", "messages": [], "system": [{"type": "text", "text": "brief"}]});
         assert!(told(Api::Anthropic, body).contains("brief"));
+        let messages = json!([{"role": "user", "content": "x"}, {"role": "system", "content": [{"type": "text", "text": "kind"}]}]);
+        let said = told(Api::Anthropic, json!({"model": "m", "messages": messages, "system": "brief"}));
+        assert!(said.contains("brief") && said.contains("kind") && !said.contains('x'));
         let items = json!([{"role": "developer", "content": [{"text": "kind"}]}, {"role": "user", "content": "x"}]);
         let said = told(Api::OpenaiResponses, json!({"model": "m", "instructions": "brief", "input": items}));
         assert!(said.contains("brief") && said.contains("kind") && !said.contains('x'));

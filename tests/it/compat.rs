@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::agents::stand_in;
 use crate::start::{manifest, set_up, start};
 use crate::support::person::{person_in, written};
-use crate::support::{Output, Reply, Running, World, have_tools};
+use crate::support::{Output, Reply, Running, Seen, Site, World, have_tools};
 
 /// Everything below a directory: kind and mode, size, and when it was last changed.
 fn tree(root: &Path) -> BTreeMap<String, (u32, u64, i64, i64)> {
@@ -170,6 +170,38 @@ fn a_question_of_a_manifest_is_asked_and_the_agent_has_the_answer() {
             json!(["end", 1]),
         ];
         written(&person_in(&world, "asked", "24x80", "project", &args, &steps).wait().expect(0));
+    }
+}
+
+#[test]
+fn auth_and_matches_of_a_manifest_hold_and_the_agent_never_has_the_token() {
+    if !have_tools(&["curl"]) {
+        return;
+    }
+    const TOKEN: &str = "forge-token-canary-3141";
+    for world in World::each() {
+        let [forge, docs] = ["forge.example", "docs.example"].map(|host| world.site(host, |_| Reply::text("ok")));
+        let front = "egress:\n  routes:\n    - host: forge.example\n      auth: {scheme: token, token_ref: FORGE}\n      matches:\n        \
+            - {paths: [{type: prefix, value: /api/v1/}], methods: [GET, POST]}\n        \
+            - {paths: [{type: exact, value: /version}], methods: [GET]}\n    \
+            - {host: docs.example, auth: {scheme: Bearer, token_ref: FORGE}}\n";
+        set_up(&world, front);
+        let script = "ask() { curl -s -m 20 -o /dev/null -w '%{http_code}\\n' \"$@\"; }; F=https://forge.example; \
+            ask $F/api/v1/repos; ask -d x $F/api/v1/repos; ask -H 'Authorization: token mine' $F/version; \
+            ask $F/versions; ask -d x $F/version; ask -X DELETE $F/api/v1/repos; ask $F/api/v10; ask https://docs.example/; \
+            env; cat /proc/self/environ";
+        let args = ["start", "tester", "--headless", "--prompt", script];
+        let output = world.command(&args).cwd(world.home().join("project")).env("FORGE", TOKEN).run().expect(0);
+        let said: Vec<&str> = output.stdout.lines().take(8).collect();
+        assert_eq!(said, ["200", "200", "200", "403", "403", "403", "403", "200"], "{output}");
+        assert!(output.stdout.contains("HOME=") && !output.stdout.contains(TOKEN), "{output}");
+        let seen = |site: &Site| {
+            let line = |s: &Seen| format!("{} {} {}", s.method, s.path, s.header("authorization").unwrap_or_default());
+            site.seen().iter().map(line).collect::<Vec<_>>()
+        };
+        let token = |what: &str| format!("{what} token {TOKEN}");
+        assert_eq!(seen(&forge), ["GET /api/v1/repos", "POST /api/v1/repos", "GET /version"].map(token));
+        assert_eq!(seen(&docs), [format!("GET / Bearer {TOKEN}")]);
     }
 }
 

@@ -12,8 +12,9 @@ use serde_json::json;
 use crate::agents::{CLAUDE, CODEX, Cli, GEMINI, PI, stand_in};
 use crate::support::dockerd::archive;
 use crate::support::engine::{Engine, IMAGE, Which, helper};
+use crate::support::packages::{self, Packages};
 use crate::support::person::{person_with, written};
-use crate::support::{Command, Output, Reply, Who, World, debian, has_agent, have_tools, need, tool};
+use crate::support::{Command, Output, Reply, Who, World, debian, full, has_agent, have_tools, need, tool};
 
 /// How long something may take that an engine does in some seconds.
 const LONG: Duration = Duration::from_secs(120);
@@ -77,21 +78,32 @@ fn an_image_is_built_once_for_its_content_and_what_the_host_told_it_is_in_no_lay
     each(|world, engine| {
         const TOKEN: &str = "npm-token-canary-5417";
         const PROXY: &str = "proxy-password-canary-9023";
+        const PIP: &str = "pip-password-canary-7321";
+        const APT: &str = "apt-password-canary-4410";
         let npmrc = format!("registry=https://npm.corp/\n//npm.corp/:_authToken={TOKEN}\n");
         world.write(".npmrc", format!("{npmrc}nodedir=/usr\n"));
+        let mut arrives =
+            "RUN --mount=type=secret,id=pip,target=/etc/pip.conf grep -q pip.corp /etc/pip.conf\n".to_owned();
+        if tool("apt-get").is_some() {
+            packages::apt_settings(world, &format!("Acquire::http::Proxy \"http://u:{APT}@apt.corp:3142\";\n"));
+            let at = "/etc/apt/apt.conf.d/99host";
+            arrives += &format!("RUN --mount=type=secret,id=apt,target={at} test -s {at} && grep -q apt.corp {at}\n");
+        }
         let dockerfile = |more: &str| {
             // It fails where the secret or the proxy does not arrive, and leaves a mark that can be found.
             let text = format!(
                 "ARG BASE={IMAGE}\nFROM ${{BASE}}\nARG VERSION=1\n\
                  RUN --mount=type=secret,id=npmrc,target=/root/.npmrc sha256sum </root/.npmrc | grep -q {} \\\n    \
-                 && test -n \"$HTTP_PROXY\" && echo \"mark-of\"\"-the-build $VERSION\" >/mark\n{more}",
+                 && test -n \"$HTTP_PROXY\" && echo \"mark-of\"\"-the-build $VERSION\" >/mark \\\n    \
+                 && cat /proc/sys/kernel/random/uuid >>/mark\n{arrives}{more}",
                 sha256(npmrc.as_bytes())
             );
             world.write(world.bb_home().join("images/mine.Dockerfile"), text);
         };
         let build = |args: &[&str]| {
             let args = [&["image", "build", "mine"], args].concat();
-            command(world, engine, &args).env("HTTP_PROXY", format!("http://u:{PROXY}@10.0.0.1:3128")).run()
+            let command = command(world, engine, &args).env("HTTP_PROXY", format!("http://u:{PROXY}@10.0.0.1:3128"));
+            command.env("PIP_INDEX_URL", format!("https://u:{PIP}@pip.corp/simple")).run()
         };
         dockerfile("");
         let built = build(&[]).expect(0);
@@ -104,7 +116,7 @@ fn an_image_is_built_once_for_its_content_and_what_the_host_told_it_is_in_no_lay
         let (history, saved) = layers(engine, &tag);
         assert!(history.contains("VERSION") && contains(&saved, "mark-of-the-build 1"), "{history}");
         assert!(!files_with(&engine.dir().join("data"), "mark-of-the-build 1").is_empty());
-        for canary in [TOKEN, PROXY] {
+        for canary in [TOKEN, PROXY, PIP, APT] {
             assert!(!history.contains(canary) && !contains(&saved, canary), "{canary}: {history}");
             assert_eq!(files_with(&engine.dir().join("data"), canary), "", "{canary}");
             assert!(!built.stderr.contains(canary) && !built.stdout.contains(canary), "{built}");
@@ -125,6 +137,13 @@ fn an_image_is_built_once_for_its_content_and_what_the_host_told_it_is_in_no_lay
         assert!(other.iter().any(|line| line["state"] == "building" && line["step"].as_u64() > Some(0)), "{other:?}");
         let last = other.last().unwrap();
         assert!(last["state"] == "built" && last["image"] != tag.as_str(), "{other:?}");
+        // What both have in common was not done again: the steps before the changed one have made the same layers.
+        let made = |image: &str| -> Vec<serde_json::Value> {
+            let about = engine.client().json("GET", &format!("/images/{image}/json"), None).unwrap();
+            about["RootFS"]["Layers"].as_array().unwrap().clone()
+        };
+        let (before, after) = (made(&tag), made(last["image"].as_str().unwrap()));
+        assert!(before.len() > 1 && after.starts_with(&before), "{before:?}, {after:?}");
 
         // A step that fails is named with what it said last.
         let long = "i=0; while [ $i -lt 40 ]; do echo \"line-$i\"; i=$((i+1)); done";
@@ -242,6 +261,20 @@ fn a_launch_builds_its_providers_image_after_the_preflight_and_only_once() {
         let second = start(world, engine, &run).expect(0);
         assert!(second.stdout == "first\n" && !second.stderr.contains("built"), "{second}");
         assert!(!row(&start(world, engine, &["--dry-run"]).expect(0), "image").contains("to be"));
+        // A skill is the agent's own there too, with the modes that it has on the host.
+        let skill = world.bb_home().join("skills/house-style");
+        world.write(skill.join("SKILL.md"), "Two spaces.\n");
+        let script = world.write(skill.join("scripts/check"), "#!/bin/sh\necho checked\n");
+        std::fs::set_permissions(script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let agent = world.bb_home().join("agents/tester.md");
+        world.write(&agent, "---\nbottle: dev\nskills: [house-style]\n---\nYou test.\n");
+        let look = "cd ~/skills/house-style; stat -c '%u %a' SKILL.md scripts/check; stat -c %u . scripts; scripts/check; \
+            echo more >SKILL.md && id -u";
+        let seen = start(world, engine, &["--headless", "--prompt", look]).expect(0).stdout;
+        let uid = seen.lines().last().unwrap_or_default();
+        assert_eq!(seen, format!("{uid} 644\n{uid} 755\n{uid}\n{uid}\nchecked\n{uid}\n"));
+        assert_ne!(uid, "0");
+        world.write(&agent, "---\nbottle: dev\n---\nYou test.\n");
         dockerfile("second");
         let third = start(world, engine, &run).expect(0);
         assert!(third.stdout == "second\n" && third.stderr.contains("built"), "{third}");
@@ -356,15 +389,54 @@ fn an_image_that_is_missing_is_pulled_where_somebody_has_agreed() {
     });
 }
 
+/// The agent whose image is built of the Dockerfile as it is shipped: it is one package, and the smallest of them. The long
+/// check has Docker build those as well that bring native executables; Pi is more packages than a registry is worth.
+const SHIPPED: &str = "gemini";
+
+fn is_shipped(cli: &Cli, engine: &Engine<'_>) -> bool {
+    cli.name == SHIPPED || has_natives(engine) && ["claude", "codex"].contains(&cli.name)
+}
+
+fn has_natives(engine: &Engine<'_>) -> bool {
+    full() && engine.which == Which::Docker
+}
+
+/// What the registry has for them, as `npm ci` has put it into `node_modules`.
+fn installed(engine: &Engine<'_>) -> &'static [&'static str] {
+    const NATIVES: [&str; 2] = ["@anthropic-ai/claude-code-linux-x64", "@openai/codex-linux-x64"];
+    let all = &["@google/gemini-cli", "@anthropic-ai/claude-code", "@openai/codex", NATIVES[0], NATIVES[1]];
+    if has_natives(engine) { all } else { &all[..1] }
+}
+
+/// Changes the end of the shipped Dockerfile, and builds it: what comes before is there already, so nobody is asked for packages.
+fn is_built_anew_from_its_end(world: &World, engine: &Engine<'_>, base: &str, packages: &Packages) {
+    let shipped = include_str!("../../lua/images/gemini.Dockerfile");
+    world.write(world.bb_home().join("images/gemini.Dockerfile"), format!("{shipped}RUN echo more >/more\n"));
+    let before = packages.asked();
+    let args = ["image", "build", SHIPPED, "--build-arg", &format!("BASE={base}")];
+    let built = command(world, engine, &args).env("BB_BUILD_NETWORK", "host").run().expect(0);
+    assert!(built.stderr.contains("RUN echo more"), "{built}");
+    assert_eq!(packages.asked(), before, "{built}");
+    let tag = built.stdout.trim();
+    let history = engine.client().json("GET", &format!("/images/{tag}/history"), None).unwrap().to_string();
+    assert!(history.contains("npm install"), "{history}");
+    for canary in [packages::NPM_TOKEN, packages::APT_PASSWORD] {
+        assert!(!history.contains(canary) && !built.stderr.contains(canary), "{canary}: {history}: {built}");
+    }
+}
+
 /// Has a real agent do a task with a tool, in a container of an image that is built for it and has all that it needs.
 fn does_its_task(world: &World, engine: &Engine<'_>, base: &str, cli: &Cli) {
     let home = world.bb_home();
-    let text = format!("FROM {base}\nRUN ln -s {}/{1} /usr/bin/{1}\n", debian::PROGRAMS, cli.name);
-    world.write(home.join(format!("images/{}.Dockerfile", cli.name)), text);
-    let bottle = format!(
-        "---\nagent_provider: {{template: {}}}\nbackend: docker\nworkspace: mount\n---\nFor people.\n",
-        cli.name
-    );
+    let mut bottle = format!("agent_provider: {{template: {}}}\nbackend: docker\nworkspace: mount\n", cli.name);
+    if is_shipped(cli, engine) {
+        // The Dockerfile that bb brings, on this base: its steps get their packages where this machine would.
+        bottle += &format!("build_args: {{BASE: {base}}}\n");
+    } else {
+        let text = format!("FROM {base}\nRUN ln -s {}/{1} /usr/bin/{1}\n", debian::PROGRAMS, cli.name);
+        world.write(home.join(format!("images/{}.Dockerfile", cli.name)), text);
+    }
+    let bottle = format!("---\n{bottle}---\nFor people.\n");
     world.write(home.join(format!("bottles/{}.md", cli.name)), bottle);
     world.write(home.join(format!("agents/{}-agent.md", cli.name)), format!("---\nbottle: {}\n---\n", cli.name));
     let work = world.make_dir(format!("work-{}", cli.name));
@@ -372,8 +444,9 @@ fn does_its_task(world: &World, engine: &Engine<'_>, base: &str, cli: &Cli) {
     let before = usage(world, engine);
     let agent = format!("{}-agent", cli.name);
     let args = ["start", &agent, "--headless", "--prompt", "Write hello.txt.", "--budget", "200k", "--timeout", "100s"];
-    let output = command(world, engine, &args).env(cli.keys[0].0, "sk-canary-of-the-image-test").cwd(&work).run();
-    let output = output.expect(0);
+    let command = command(world, engine, &args).env(cli.keys[0].0, "sk-canary-of-the-image-test").cwd(&work);
+    let network = if is_shipped(cli, engine) { "host" } else { "none" };
+    let output = command.env("BB_BUILD_NETWORK", network).run().expect(0);
     let written = std::fs::read_to_string(work.join("hello.txt")).unwrap_or_default();
     assert_eq!(written.trim(), "hello", "{}: {output}", cli.name);
     assert!(output.stderr.contains(&format!("built bb/{}:", cli.name)), "{output}");
@@ -401,7 +474,7 @@ fn the_real_agents_do_a_task_in_images_of_debian_that_were_built_for_them() {
     if !missing.is_empty() || tool("node").is_none() {
         return need(&format!("Node and the CLIs {} (npm ci in tests/agents)", missing.join(", ")));
     }
-    if !have_tools(&["curl", "tar", "ldd"]) {
+    if !have_tools(&["curl", "tar", "ldd", "npm", "dpkg-deb", "apt-get"]) {
         return;
     }
     let Some(root) = debian::root() else { return };
@@ -410,10 +483,17 @@ fn the_real_agents_do_a_task_in_images_of_debian_that_were_built_for_them() {
             "usage": {"input": 900, "output": 40, "cache_read": 100}});
         let done = json!({"text": "All done.", "usage": {"input": 1100, "output": 9}});
         let _server = stand_in(world, &json!({"turns": [edit, done]}));
+        let packages = Packages::serve(world, installed(engine)); // on the world's own network
         let base = debian::import(engine, &root);
         for cli in table {
             does_its_task(world, engine, base, cli);
         }
-        world.assert_silent(&[]);
+        let (npm, apt) = packages.asked();
+        assert!(
+            npm >= 2 && apt >= 4,
+            "the package and what is said of it; three packages and their list: {npm}, {apt}"
+        );
+        is_built_anew_from_its_end(world, engine, base, &packages);
+        world.assert_silent(&["npm.example", "apt.example"]);
     });
 }

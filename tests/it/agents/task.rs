@@ -201,6 +201,30 @@ fn contains(bytes: &[u8], needle: &str) -> bool {
     bytes.windows(needle.len()).any(|w| w == needle.as_bytes())
 }
 
+/// How often a CLI may try the same refused endpoint in a run; Codex asks for its models four times. One that tries again and
+/// again loses its time there.
+const TRIES: u64 = 12;
+
+/// Asserts that whatever a healthy CLI asks beside its task is refused quietly, and costs it no loop of tries. (Codex offers its
+/// API a WebSocket first, which is no side call: it is answered 426, and Codex goes on without.)
+fn refused_quietly(cli: &Cli, lines: &[Value]) {
+    let denied = events(lines, "denied");
+    let mut tries = std::collections::BTreeMap::<String, u64>::new();
+    let mut noisy = vec![];
+    for data in denied.iter().map(|event| &event["data"]) {
+        let word = |key: &str| data[key].as_str().unwrap_or("-");
+        let what = format!("{} {} {}{}", word("kind"), word("method"), word("host"), word("path"));
+        *tries.entry(what.clone()).or_default() += 1 + data["dropped"].as_u64().unwrap_or(0);
+        let offers = word("kind") == "upgrade" && word("host") == cli.host;
+        if data["quiet"] != true && !offers {
+            noisy.push(what);
+        }
+    }
+    eprintln!("{}: refused {tries:?}", cli.name);
+    assert!(noisy.is_empty(), "{} has refusals that are not quiet: {noisy:#?}", cli.name);
+    assert!(tries.values().all(|count| *count <= TRIES), "{} tries in a loop: {tries:#?}", cli.name);
+}
+
 /// Has the agent do its task, looks for the key meanwhile, and returns what `bb run --json` wrote.
 fn do_the_task(world: &World, cli: &Cli, slug: &str, key: (&str, &str), recipe: &str) -> Vec<Value> {
     let workspace = world.make_dir("ws");
@@ -232,7 +256,9 @@ fn do_the_task(world: &World, cli: &Cli, slug: &str, key: (&str, &str), recipe: 
     let exposed: Vec<_> = found.filter(|path| path != Path::new(recipe)).collect();
     assert!(exposed.is_empty(), "the key is in {exposed:?}");
     fs::remove_dir_all(&workspace).unwrap();
-    output.json()
+    let lines = output.json();
+    refused_quietly(cli, &lines);
+    lines
 }
 
 /// Asserts that the book says what the CLI says and what was scripted, class by class.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::engine::Engine;
+use super::packages::SOURCES;
 use super::{need, node_modules, tool};
 
 /// Its name.
@@ -41,6 +42,7 @@ pub fn import(engine: &Engine<'_>, debian: &Path) -> &'static str {
     let at = root.display().to_string();
     run("tar", &["-C", &at, "-xf", &debian.display().to_string()]);
     copy_node(&root);
+    fs::write(root.join("etc/apt/sources.list"), SOURCES).unwrap();
     // The programs lie beside each other, so one archive is made of both places; what links say stays as it is.
     let modules = fs::canonicalize(node_modules()).unwrap();
     let socket = engine.address().replace("unix://", "");
@@ -69,7 +71,7 @@ pub fn import(engine: &Engine<'_>, debian: &Path) -> &'static str {
     IMAGE
 }
 
-/// Copies this machine's Node into a root, with the libraries that are not there.
+/// Copies this machine's Node and npm into a root, with the libraries that are not there.
 fn copy_node(root: &Path) {
     let node = fs::canonicalize(tool("node").unwrap()).unwrap();
     fs::copy(&node, root.join("usr/bin/node")).unwrap();
@@ -86,4 +88,13 @@ fn copy_node(root: &Path) {
     if Path::new("/usr/share/nodejs").is_dir() {
         run("cp", &["-r", "/usr/share/nodejs", &root.join("usr/share").display().to_string()]);
     }
+    // npm lies there too, or has all that it needs in a directory of its own.
+    let Some(npm) = tool("npm").and_then(|npm| fs::canonicalize(npm).ok()) else { return };
+    let (package, place) = (npm.ancestors().nth(2).unwrap(), npm.strip_prefix("/").unwrap());
+    if !package.starts_with("/usr/share/nodejs") {
+        let parent = root.join(place.ancestors().nth(3).unwrap());
+        fs::create_dir_all(&parent).unwrap();
+        run("cp", &["-r", &package.display().to_string(), &parent.display().to_string()]);
+    }
+    std::os::unix::fs::symlink(&npm, root.join("usr/bin/npm")).unwrap();
 }
