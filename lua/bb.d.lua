@@ -71,7 +71,7 @@ bb = {}
 ---@field ports? integer[] 443 and 80 when absent.
 ---@field matches? bb.Match[] What of the host; everything when absent.
 ---@field deny? bb.Match[] What of the host is refused, whatever any route allows.
----@field auth? {scheme: "Bearer"|"token"|"header", header?: string, credential: string} A variable of the host's environment that the plane writes into requests. Needs `credential:NAME`.
+---@field auth? {scheme: "Bearer"|"token"|"header", header?: string, credential: string} A variable of the host's environment, else one of `credentials` in settings.yml, that the plane writes into requests. Needs `credential:NAME`.
 ---@field api? "anthropic"|"openai_responses"|"gemini" Makes it a metered route.
 ---@field server_tools? string[] Features let through by which the provider reaches out for the agent.
 ---@field quiet? string[] Path prefixes that are refused silently.
@@ -147,6 +147,11 @@ bb.manifest = {}
 ---@return bb.Manifest[]
 function bb.manifest.agents() end
 
+---One agent; raises where there is none of that name, and where its file has a fault.
+---@param name string
+---@return bb.Manifest
+function bb.manifest.agent(name) end
+
 ---@return bb.Manifest[]
 function bb.manifest.bottles() end
 
@@ -214,8 +219,9 @@ function bb.ui.terminal() end
 ---@return string
 function bb.ui.pick(options) end
 
----Lets somebody choose any number of a list; gets their names in the order in which they were chosen.
----@param options {title: string, items: {name: string, note?: string}[], chosen?: string[]}
+---Lets somebody choose any number of a list; gets their names in the order in which they were chosen. `none` is what is said
+---where none is.
+---@param options {title: string, items: {name: string, note?: string}[], chosen?: string[], none?: string}
 ---@return string[]
 function bb.ui.choose(options) end
 

@@ -17,6 +17,7 @@
 //! * [`image`]: images of backend `docker`: which one, and how it comes to be there.
 //! * [`provider`]: how one agent CLI is run. [`rehearse`]: stand-in model APIs.
 //! * [`launch`]: from a chosen agent to a launch. [`manifest`]: the files that say what an agent is and what its bottle allows.
+//! * [`secret`]: credentials out of files and commands.
 //! * [`settings`], [`home`], [`name`], [`yaml`], [`types`], [`error`], [`printable`]: shared by all. [`os`]: what the operating system is asked for.
 
 pub mod api;
@@ -41,6 +42,7 @@ pub mod os;
 pub mod printable;
 pub mod provider;
 pub mod rehearse;
+pub mod secret;
 pub mod settings;
 pub mod terminal;
 pub mod types;

@@ -1,7 +1,9 @@
-//! The host's settings, `$BB_HOME/settings.yml`: global budgets, weights, cutoff, upstreams, durability.
+//! The host's settings, `$BB_HOME/settings.yml`: global budgets, weights, cutoff, upstreams, durability, where credentials lie.
 //!
 //! Read once where a controller starts. A file that cannot be read whole counts for nothing but its problems: fail
 //! closed. No file is the same as an empty one.
+
+mod credentials;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -12,6 +14,8 @@ use crate::api::{Limit, Upstream};
 use crate::budget::Weights;
 use crate::error::Error;
 use crate::home::Home;
+pub use credentials::Sources;
+
 use crate::types::{CutScope, CutoffPolicy, Durability};
 use crate::yaml::read::{bounded, budget, host, is_image, table, text, twice, unreadable, word};
 use crate::yaml::{self, Entry, Node, Problems};
@@ -22,8 +26,18 @@ const FILE: &str = "settings.yml";
 /// Longest file of certificates, bytes.
 const MAX_PEM: u64 = 1024 * 1024;
 
-const KEYS: [&str; 9] =
-    ["budget", "shutdown", "cutoff_scope", "weights", "upstreams", "durability", "backend", "image", "dockerfile"];
+const KEYS: [&str; 10] = [
+    "budget",
+    "shutdown",
+    "cutoff_scope",
+    "weights",
+    "upstreams",
+    "durability",
+    "backend",
+    "image",
+    "dockerfile",
+    "credentials",
+];
 const UPSTREAM_KEYS: [&str; 2] = ["address", "ca"];
 
 /// The host's settings.
@@ -49,6 +63,8 @@ pub struct Settings {
     pub image: Option<String>,
     /// The Dockerfile that it is made of instead.
     pub dockerfile: Option<String>,
+    /// Where credentials lie that the environment has not.
+    pub credentials: Sources,
 }
 
 impl Settings {
@@ -116,6 +132,7 @@ impl Settings {
             }
             "image" => self.image = text(entry, problems),
             "dockerfile" => self.dockerfile = text(entry, problems),
+            "credentials" => self.credentials = Sources::read(&entry.value, root, problems),
             _ => problems.unknown_key(entry, &KEYS),
         }
     }
@@ -339,6 +356,6 @@ mod tests {
         assert_eq!(named, KEYS);
         let example = page.split("```yaml\n").nth(1).unwrap().split("```").next().unwrap();
         let known = |key: &&&str| example.lines().any(|l| l.starts_with(&format!("{key}:")));
-        assert_eq!(KEYS.iter().filter(known).count(), 4);
+        assert_eq!(KEYS.iter().filter(known).count(), 5);
     }
 }

@@ -1,13 +1,82 @@
 --- @bb needs start
 -- What `bb start` and `bb resume` do, step by step. A copy of this file at $BB_HOME/flows/start.lua (flows/resume.lua) is
--- run in its place: take out a question, add a check, choose your own defaults.
+-- run in its place: take out a question, add a check, choose your own defaults. What has to be given on the command line is
+-- decided here as well, so a flow with defaults of its own needs less.
 --
 -- bb.args has what stood on the command line: agent, bottles, label, color, prompt, budget, timeout, backend, copy,
--- args, headless, dry_run; of `bb resume`: resume, prompt, budget, timeout, uncut, headless, dry_run.
+-- args, headless, dry_run, json, and redirected: standard output is no terminal, or with --json for programs; of
+-- `bb resume`: resume, prompt, budget, timeout, uncut, headless, dry_run, json, redirected.
 
 local given = bb.args
-local asks = not given.headless and not given.dry_run
+local somebody = bb.ui.terminal()
+-- A dry run asks as well: what it shows is what would be started.
+local asks = somebody and not given.headless and not (given.dry_run and given.json)
 local picks = asks and not given.resume
+
+local agents = bb.manifest.agents()
+local bottles = bb.manifest.bottles()
+
+-- What has to be given ------------------------------------------------------------------------------------------------
+
+local function refuse(message, hint)
+  error({ kind = "usage", message = message, hint = hint }, 0)
+end
+
+-- Lists the agents for whoever named none.
+local function known()
+  if given.agent then
+    return ""
+  end
+  if #agents == 0 then
+    return "; there is no agent yet: bb setup writes a first one"
+  end
+  local names = {}
+  for i, manifest in ipairs(agents) do
+    names[i] = manifest.name
+  end
+  return "; agents: " .. table.concat(names, ", ")
+end
+
+if given.agent then
+  -- What is wrong with it is said before anything is asked.
+  bb.manifest.agent(given.agent)
+end
+local again = given.resume and "bb resume " .. given.resume .. " --headless"
+local headless = again or "bb start " .. (given.agent or "AGENT") .. " --headless --prompt \"the task\""
+if given.headless and not given.resume then
+  -- Both are said at once, and before anything has an effect.
+  local missing = {}
+  if not given.agent then
+    missing[#missing + 1] = "an agent's name"
+  end
+  if not (given.prompt and given.prompt:find("%S")) then
+    missing[#missing + 1] = "--prompt"
+  end
+  if #missing > 0 then
+    refuse(
+      "--headless needs " .. table.concat(missing, " and "),
+      "write bb start AGENT --headless --prompt \"the task\"" .. known()
+    )
+  end
+elseif given.dry_run then
+  if not asks and not given.resume and not given.agent and #given.bottles == 0 then
+    refuse("a dry run asks nothing, and no agent is named", "write bb start AGENT --dry-run" .. known())
+  end
+elseif not given.headless then
+  if not somebody then
+    if given.resume then
+      -- Whether there is anything to take up comes first.
+      bb.plan({ resume = given.resume })
+    end
+    local more = given.resume and "" or known()
+    refuse("nobody is at a terminal to be asked", "write " .. headless .. ", or run it at a terminal" .. more)
+  elseif given.redirected then
+    refuse(
+      "the agent's own interface needs this terminal, and its output goes elsewhere",
+      "leave --json and the redirection out, or write " .. headless
+    )
+  end
+end
 
 -- Which agent, in which bottles, under which name ---------------------------------------------------------------------
 
@@ -27,27 +96,32 @@ local function items(manifests)
   return list
 end
 
-local agents = bb.manifest.agents()
-local bottles = bb.manifest.bottles()
-
 local agent = given.agent
 if not agent and picks then
   if #agents == 0 then
-    error({ kind = "usage", message = "there is no agent yet", hint = "bb setup writes a first one" }, 0)
+    refuse("there is no agent yet", "bb setup writes a first one")
   end
   agent = bb.ui.pick({ title = "Agent", items = items(agents) })
+  bb.manifest.agent(agent)
 end
 
--- What the command line names is chosen first; else the agent's own bottle is.
+-- What the command line names is chosen first; else the agent's own bottle is. Whoever takes every bottle back gets the
+-- agent's own, and is told so; where it has none, one has to be chosen.
 local chosen = given.bottles or {}
 if picks and #bottles > 0 then
-  local own = chosen
-  for _, known in ipairs(#chosen == 0 and agents or {}) do
-    if known.name == agent and known.bottle then
-      own = { known.bottle }
+  local own, first = nil, chosen
+  for _, manifest in ipairs(agents) do
+    if manifest.name == agent then
+      own = manifest.bottle
     end
   end
-  chosen = bb.ui.choose({ title = "Bottles", items = items(bottles), chosen = own })
+  if #first == 0 and own then
+    first = { own }
+  end
+  local none = own and "none chosen: the agent's own, " .. own or "none chosen, and the agent has none of its own: choose one"
+  repeat
+    chosen = bb.ui.choose({ title = "Bottles", items = items(bottles), chosen = first, none = none })
+  until own or #chosen > 0
 end
 
 local label, color = given.label, given.color
@@ -132,9 +206,20 @@ if left.detached then
 end
 
 local outcome = bottle:wait({ check = false })
-local code = outcome.exit_code and " (exit " .. outcome.exit_code .. ")" or ""
--- Of one that was frozen the code says only how its agent was asked to end.
-bb.ui.note(outcome.ended == "frozen" and "session frozen" or "session ended" .. code)
+local ends = outcome.ok and 0 or 1
+if outcome.cut or outcome.ended == "policy" then
+  ends = 3
+elseif outcome.ended == "frozen" then
+  ends = 0
+elseif outcome.ended == "timeout" then
+  ends = 124
+end
+-- Of one that was frozen its agent's code says only how it was asked to end: what counts is this command's.
+local code = outcome.ended ~= "frozen" and outcome.exit_code or ends
+if outcome.ended == "frozen" then
+  bb.ui.note("session frozen")
+end
+bb.ui.note("session ended (exit " .. code .. ")")
 if outcome.ended ~= "exited" or outcome.cut then
   bb.ui.note(bb.text.style("yellow", outcome.ended) .. ": " .. (outcome.cut or outcome.reason or "no reason was given"))
 elseif outcome.reason then
@@ -150,11 +235,4 @@ elseif outcome.kept then
   bb.ui.note("what it changed: bb diff " .. bottle.slug .. "; to forget it: bb rm " .. bottle.slug)
 end
 
-if outcome.cut or outcome.ended == "policy" then
-  bb.exit(3)
-elseif outcome.ended == "frozen" then
-  bb.exit(0)
-elseif outcome.ended == "timeout" then
-  bb.exit(124)
-end
-bb.exit(outcome.ok and 0 or 1)
+bb.exit(ends)

@@ -68,7 +68,11 @@ local bb = closed({
   on = handles.on,
   log = log,
   text = closed({ style = text.style, pad = text.pad, number = text.number, table = text.lay_out }, "bb.text"),
-  manifest = closed({ agents = raising(host.manifest_agents), bottles = raising(host.manifest_bottles) }, "bb.manifest"),
+  manifest = closed({
+    agent = raising(host.manifest_agent),
+    agents = raising(host.manifest_agents),
+    bottles = raising(host.manifest_bottles),
+  }, "bb.manifest"),
   plan = handles.plan,
   ui = closed({
     terminal = raising(host.ui_terminal),

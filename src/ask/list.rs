@@ -64,11 +64,12 @@ pub fn pick(title: &str, items: &[Item], start: usize) -> Result<usize> {
     }
 }
 
-/// Lets somebody choose any number of items, in an order; gets their positions. `chosen` are chosen first.
+/// Lets somebody choose any number of items, in an order; gets their positions. `chosen` are chosen first; `none` is what is
+/// said where none is.
 ///
 /// # Errors
 /// As [`pick`].
-pub fn choose(title: &str, items: &[Item], chosen: Vec<usize>) -> Result<Vec<usize>> {
+pub fn choose(title: &str, items: &[Item], chosen: Vec<usize>, none: &str) -> Result<Vec<usize>> {
     need_somebody(title)?;
     let mut list = List { title, items, query: String::new(), fits: Vec::new(), at: 0, chosen: Some(chosen) };
     list.narrow(0);
@@ -79,7 +80,7 @@ pub fn choose(title: &str, items: &[Item], chosen: Vec<usize>) -> Result<Vec<usi
             Key::Enter => {
                 let chosen = list.chosen.unwrap_or_default();
                 let names: Vec<&str> = chosen.iter().map(|&i| items[i].name.as_str()).collect();
-                let said = if names.is_empty() { "none".to_owned() } else { names.join(" < ") };
+                let said = if names.is_empty() { printable(none, false) } else { names.join(" < ") };
                 show(&format!("\r\x1b[J{}: {said}\r\n", printable(title, false)))?;
                 drop(raw);
                 return Ok(chosen);

@@ -160,6 +160,12 @@ impl Forbidden {
         Forbidden { whole: known(whole), sealed: known(sealed), system: known(system) }
     }
 
+    /// Adds places that hold credentials.
+    pub fn and(mut self, credentials: Vec<PathBuf>) -> Forbidden {
+        self.sealed.extend(credentials.into_iter().filter_map(Place::of));
+        self
+    }
+
     /// Checks a directory or file that is to be shown, and gives its real path.
     ///
     /// # Errors

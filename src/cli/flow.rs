@@ -29,8 +29,13 @@ pub struct Manner {
 }
 
 /// Tells whether somebody is there to be asked.
-pub fn at_terminal() -> bool {
+fn at_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Tells whether what is written to standard output is not for a person's eyes: no agent's interface belongs there.
+pub fn redirected(json: bool) -> bool {
+    json || !std::io::stdout().is_terminal()
 }
 
 /// Tells whether nothing is to be started: by the flag, or by the environment.

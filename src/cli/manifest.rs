@@ -6,9 +6,10 @@ use serde_json::json;
 
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::launch::{unknown_in_agent, unknown_in_bottle, unknown_names};
+use crate::launch::{unknown_in_agent, unknown_in_bottle, unknown_in_settings, unknown_names};
 use crate::manifest::{Effective, Found, Origin, Shelf, effective, rows};
 use crate::name::{HINT, Name};
+use crate::settings::Settings;
 use crate::yaml::read::joined;
 
 use super::out::{self, Table};
@@ -29,13 +30,13 @@ enum Command {
     Show(ShowArgs),
 }
 
-/// List every fault of one manifest, or of all; exit code 0 or 2.
+/// List every fault of one manifest, or of all and of settings.yml; exit code 0 or 2.
 ///
 /// A fault is a line `FILE:LINE: MESSAGE (HINT)`. With --json one object a line, {"v": 1, "type": "fault", "kind", "message",
 /// "place"?, "hint"?} or {"v": 1, "type": "warning", "message"}, and at the end {"v": 1, "type": "result", "ok", "files", "faults"}.
 #[derive(Debug, clap::Args)]
 struct CheckArgs {
-    /// A file in a directory `bottles` or `agents`; all of them when absent
+    /// A file in a directory `bottles` or `agents`, or the home's settings.yml; all of them when absent
     file: Option<PathBuf>,
     /// Write NDJSON on stdout
     #[arg(long)]
@@ -88,8 +89,13 @@ pub fn shelf() -> Result<Shelf> {
 fn check(args: &CheckArgs) -> Result<u8> {
     let shelf = shelf()?;
     let (files, faults) = match &args.file {
+        Some(path) if is_settings(path)? => (1, faults_of_settings()?),
         Some(path) => (1, faults_of(&shelf, path)?),
-        None => all_faults(&shelf),
+        None => {
+            let (files, mut faults) = all_faults(&shelf);
+            faults.extend(faults_of_settings()?);
+            (files, faults)
+        }
     };
     let warnings = if args.file.is_some() { Vec::new() } else { shelf.warnings() };
     for warning in &warnings {
@@ -219,6 +225,24 @@ fn faults_in_agent(shelf: &Shelf, found: &Found) -> Vec<Error> {
         _ => {}
     }
     faults
+}
+
+fn is_settings(path: &Path) -> Result<bool> {
+    let path = std::path::absolute(path).map_err(|e| Error::new(Kind::Usage, e.to_string()))?;
+    Ok(path == Home::from_env()?.settings())
+}
+
+/// Reads what a launch takes of the host's settings, and the files in which they say that credentials lie.
+fn faults_of_settings() -> Result<Vec<Error>> {
+    let home = Home::from_env()?;
+    Ok(match Settings::load(&home) {
+        Err(faults) => faults,
+        Ok(settings) => {
+            let mut faults = unknown_in_settings(&settings, &home);
+            faults.extend(settings.credentials.for_user(user_home().as_deref()).faults());
+            faults
+        }
+    })
 }
 
 /// Puts an agent and bottles together and lists what is wrong with them, and what they name and nothing has.

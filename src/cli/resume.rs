@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use crate::client::Client;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::home::Home;
 
 use super::flow::{self, Manner};
@@ -55,25 +54,7 @@ pub fn run(args: Args) -> u8 {
     resume(args).unwrap_or_else(|error| out::fail(&error))
 }
 
-/// Checks that there is something to take up.
-fn kept(slug: &str) -> Result<()> {
-    let home = Home::from_env()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::internal(format!("no runtime: {e}")))?;
-    let asked = runtime.block_on(async { Client::connect_or_start(&home).await?.session(slug).await });
-    runtime.shutdown_background();
-    asked.map(|_| ())
-}
-
 fn resume(args: Args) -> Result<u8> {
-    let dry_run = flow::dry_run(args.dry_run);
-    if !args.headless && !dry_run && !flow::at_terminal() {
-        kept(&args.bottle.slug)?;
-        return Err(Error::new(Kind::Usage, "nobody is at a terminal to be asked")
-            .hint(format!("write bb resume {} --headless, or run it at a terminal", args.bottle.slug)));
-    }
     flow::check_timeout(args.timeout.as_deref())?;
     let home = Home::from_env()?;
     let budget = flow::budget(&home, &args.budget)?;
@@ -84,7 +65,9 @@ fn resume(args: Args) -> Result<u8> {
         "timeout": args.timeout,
         "uncut": args.uncut,
         "headless": args.headless,
-        "dry_run": dry_run,
+        "dry_run": flow::dry_run(args.dry_run),
+        "json": args.json,
+        "redirected": flow::redirected(args.json),
         "colors": [],
     });
     flow::play(home, "resume.lua", given, Manner { rehearse: args.rehearse, json: args.json })

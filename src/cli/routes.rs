@@ -1,12 +1,16 @@
 //! `bb routes`: the allow-list of a bottle that runs, shown and changed.
 
+use secrecy::ExposeSecret;
+
 use crate::api::{Match, Route, Routes, RoutesChange};
 use crate::client::Client;
 use crate::egress::route::{Router, canonical};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::printable::printable;
-use crate::provider;
+use crate::provider::Search;
+use crate::settings::Settings;
+use crate::yaml::read::joined;
 
 use super::out;
 
@@ -44,7 +48,10 @@ async fn work(args: Args) -> Result<u8> {
     let client = Client::connect_or_start(&home).await?;
     let mut now = client.routes(&args.bottle.slug).await?;
     if !args.allow.is_empty() || !args.remove.is_empty() {
-        let change = change(&args, &now.routes, &|name| std::env::var(name).ok())?;
+        let settings = Settings::load(&home).map_err(joined)?;
+        let lookup = |name: &str| std::env::var(name).ok();
+        let search = Search { lookup: &lookup, sources: &settings.credentials, rehearsal: false };
+        let change = change(&args, &now.routes, &search)?;
         now = client.change_routes(&now.slug, &change).await?;
     }
     if args.json {
@@ -56,7 +63,7 @@ async fn work(args: Args) -> Result<u8> {
 }
 
 /// Makes the list that is wanted of the one in force.
-fn change(args: &Args, now: &[Route], lookup: &dyn Fn(&str) -> Option<String>) -> Result<RoutesChange> {
+fn change(args: &Args, now: &[Route], search: &Search<'_>) -> Result<RoutesChange> {
     let wrong = |e: crate::egress::route::RouteError| Error::new(Kind::Usage, e.to_string());
     let mut routes = now.to_vec();
     for host in &args.remove {
@@ -74,7 +81,8 @@ fn change(args: &Args, now: &[Route], lookup: &dyn Fn(&str) -> Option<String>) -
         let route = read(text)?;
         Router::new(std::slice::from_ref(&route)).map_err(wrong)?;
         if let Some(auth) = &route.auth {
-            credentials.insert(auth.credential.clone(), provider::resolve(&auth.credential, false, lookup)?);
+            let value = search.value(&auth.credential)?;
+            credentials.insert(auth.credential.clone(), value.expose_secret().to_owned());
         }
         // One of which nothing was passed would go on refusing everything.
         routes.retain(|earlier| earlier.host != route.host || !is_closed(earlier));
@@ -141,12 +149,13 @@ mod tests {
             Route { host: "b.example".into(), ..Route::default() },
         ];
         let lookup = |name: &str| (name == "TOKEN").then(|| "secret".to_owned());
+        let search = Search { lookup: &lookup, sources: &Default::default(), rehearsal: false };
         let hosts = |change: RoutesChange| change.routes.into_iter().map(|r| r.host).collect::<Vec<_>>();
-        let changed = change(&args(&["C.example:8443"], &["A.example."]), &now, &lookup).unwrap();
+        let changed = change(&args(&["C.example:8443"], &["A.example."]), &now, &search).unwrap();
         assert_eq!(changed.routes[1].ports, [8443]);
         assert_eq!(hosts(changed), ["b.example", "c.example"]);
         let auth = r#"{"host": "c.example", "auth": {"scheme": "Bearer", "credential": "TOKEN"}}"#;
-        assert_eq!(change(&args(&[auth], &[]), &now, &lookup).unwrap().credentials["TOKEN"], "secret");
+        assert_eq!(change(&args(&[auth], &[]), &now, &search).unwrap().credentials["TOKEN"], "secret");
         for (wrong, kind) in [
             (args(&[], &["c.example"]), Kind::Usage),
             (args(&["https://c.example/"], &[]), Kind::Usage),
@@ -154,7 +163,7 @@ mod tests {
             (args(&[r#"{"hots": "c.example"}"#], &[]), Kind::Usage),
             (args(&[&auth.replace("TOKEN", "OTHER")], &[]), Kind::CredentialMissing),
         ] {
-            assert_eq!(change(&wrong, &now, &lookup).unwrap_err().kind, kind);
+            assert_eq!(change(&wrong, &now, &search).unwrap_err().kind, kind);
         }
     }
 

@@ -1,16 +1,14 @@
 //! `bb start`: launches an agent by its manifest. Reads the arguments and runs the flow `start.lua`, the shipped one or
-//! the home's own.
+//! the home's own. What has to be given is the flow's to say: one with defaults of its own needs less.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
 use crate::bottle::backend::Choice;
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::home::Home;
 use crate::launch::COLORS;
-use crate::yaml::read::joined;
 
 use super::flow::{self, Manner};
 use super::out;
@@ -28,7 +26,7 @@ pub struct Args {
     /// The agent's name
     #[arg(add = super::completions::agents())]
     pub agent: Option<String>,
-    /// Show what would hold, and start nothing. BOT_BOTTLE_DRY_RUN=1 does the same
+    /// Ask what a start asks, show what would hold, and start nothing. BOT_BOTTLE_DRY_RUN=1 does the same
     #[arg(long)]
     pub dry_run: bool,
     /// Ask nothing: needs an agent and a prompt
@@ -78,59 +76,15 @@ pub fn run(args: Args) -> u8 {
 }
 
 fn start(args: Args) -> Result<u8> {
-    let (terminal, dry_run) = (flow::at_terminal(), flow::dry_run(args.dry_run));
-    let prompt = flow::prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?;
-    if args.headless {
-        // Both are said at once, and before anything has an effect.
-        let missing: Vec<&str> = [
-            ("an agent's name", args.agent.is_none()),
-            ("--prompt", prompt.as_ref().is_none_or(|prompt| prompt.trim().is_empty())),
-        ]
-        .into_iter()
-        .filter_map(|(what, missing)| missing.then_some(what))
-        .collect();
-        if !missing.is_empty() {
-            let agents = known_agent(args.agent.as_deref())?;
-            return Err(Error::new(Kind::Usage, format!("--headless needs {}", missing.join(" and ")))
-                .hint(format!("write bb start AGENT --headless --prompt \"the task\"{agents}")));
-        }
-    } else if !dry_run && !terminal {
-        let agents = known_agent(args.agent.as_deref())?;
-        let name = args.agent.as_deref().unwrap_or("AGENT");
-        return Err(Error::new(Kind::Usage, "nobody is at a terminal to be asked")
-            .hint(format!("write bb start {name} --headless --prompt \"the task\", or run it at a terminal{agents}")));
-    } else if !dry_run && (args.json || !std::io::stdout().is_terminal()) {
-        return Err(Error::new(
-            Kind::Usage,
-            "the agent's own interface needs this terminal, and its output goes elsewhere",
-        )
-        .hint("leave --json and the redirection out, or write bb start AGENT --headless --prompt \"the task\""));
-    } else if dry_run && args.agent.is_none() && args.bottles.is_empty() {
-        return Err(Error::new(Kind::Usage, "a dry run asks nothing, and no agent is named")
-            .hint(format!("write bb start AGENT --dry-run{}", known_agent(None)?)));
-    }
     flow::check_timeout(args.timeout.as_deref())?;
     let home = Home::from_env()?;
     let given = Given {
-        prompt,
-        dry_run,
+        prompt: flow::prompt(args.prompt.as_deref(), args.prompt_file.as_deref())?,
+        dry_run: flow::dry_run(args.dry_run),
         budget: flow::budget(&home, &args.budget)?,
         backend: args.backend.clone().or_else(|| flow::variable("BOT_BOTTLE_BACKEND")),
     };
     flow::play(home, "start.lua", given.table(&args), Manner { rehearse: args.rehearse, json: args.json })
-}
-
-/// Checks that there is an agent of that name; where none is named, gets the words that list those that are there.
-fn known_agent(name: Option<&str>) -> Result<String> {
-    let shelf = super::manifest::shelf()?;
-    if let Some(name) = name {
-        return shelf.agent(name).map(|_| String::new()).map_err(joined);
-    }
-    let names: Vec<String> = shelf.agents().into_keys().map(|name| name.to_string()).collect();
-    Ok(match names.as_slice() {
-        [] => "; there is no agent yet: bb setup writes a first one".to_owned(),
-        names => format!("; agents: {}", names.join(", ")),
-    })
 }
 
 /// What was given beside the plain arguments.
@@ -158,6 +112,8 @@ impl Given {
             "copy": args.cwd,
             "headless": args.headless,
             "dry_run": self.dry_run,
+            "json": args.json,
+            "redirected": flow::redirected(args.json),
         })
     }
 }

@@ -20,6 +20,7 @@ use crate::bottle::toolchain;
 use crate::bottle::{AGENT_ID, RESERVED_ID, forbidden};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
+use crate::settings::Settings;
 use crate::workspace::{kept, prepare, put, session};
 
 /// The agent's home in the bottle.
@@ -90,7 +91,9 @@ pub fn compose_unless(
     };
     // Run by root for somebody else (sudo), that person's home is to be kept from an agent too.
     let homes = host.user_home.iter().cloned().chain(owner.and_then(|(uid, _)| home_of(uid)));
-    let places = Forbidden::of(&host.home, homes);
+    // Settings that cannot be read launch nothing.
+    let named = Settings::load(&host.home).unwrap_or_default().credentials.for_user(host.user_home.as_deref());
+    let places = Forbidden::of(&host.home, homes).and(named.files());
     let as_root = nix::unistd::geteuid().is_root();
     let mode = launch.workspace_mode.unwrap_or_default();
     let of_root = launch.workspace.is_some() && owner.is_some_and(|(uid, _)| uid == 0);
@@ -338,7 +341,10 @@ fn disk(launch: &Launch) -> Result<(Option<u64>, Option<String>)> {
     }
     Err(Error::new(Kind::BackendUnavailable, format!("a limit cannot be enforced here: {why}"))
         .at("limits")
-        .hint("leave the workspace out for a scratch one, which is bound, or say `best_effort`"))
+        .hint(
+            "say `limits.best_effort: true`, which bounds what is written beside the workspace, or take `disk` out; a recipe \
+             may leave the workspace out for a scratch one, which is bound",
+        ))
 }
 
 /// Says that nothing of a workspace could be changed: the kernel changes and copies up only what has an owner and a group that

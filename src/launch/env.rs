@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use crate::api;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::{Effective, EnvValue};
-use crate::provider;
 
 use super::{Choice, Desk, Question};
 
@@ -39,14 +38,14 @@ pub(super) fn variables(
     Ok((env, questions))
 }
 
-/// A credential is put in by the host and never enters a bottle, whatever a manifest says.
+/// A credential is put in by the host and never enters a bottle, whatever a manifest says. `own` are the variables that the
+/// provider's may come from.
 pub(super) fn refuse_secrets(
     merged: &Effective,
     env: &BTreeMap<String, String>,
-    provider: &provider::Provider,
+    own: &[&str],
     credentials: &api::Credentials,
 ) -> Result<()> {
-    let own = provider.credential_variables();
     for (name, said) in &merged.env {
         let EnvValue::Host(variable) = &said.value else { continue };
         let value = env.get(name).map_or("", String::as_str);

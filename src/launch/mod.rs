@@ -38,7 +38,7 @@ use crate::image::Wanted;
 use crate::manifest::{Effective, Origin, Shelf, effective};
 use crate::name::Name;
 use crate::provider::{self, OutputForm, Wish};
-use crate::settings::Settings;
+use crate::settings::{Settings, Sources};
 use crate::types::{Book, CutScope, CutoffPolicy};
 use crate::yaml::read::joined;
 
@@ -148,8 +148,12 @@ pub struct Draft {
     pub host_scope: CutScope,
     /// What is run, found on this machine.
     pub exe: Option<PathBuf>,
-    /// Names of credentials and the variables that they came from.
+    /// Names of credentials and where they come from.
     pub credentials: Vec<String>,
+    /// Credentials that a command gives once the launch is made, and the names that `sources` has them under.
+    pub later: BTreeMap<String, String>,
+    /// Where the host's settings say that credentials lie.
+    pub sources: Sources,
     /// What the bottle is made of, where a container engine makes it.
     pub image: Option<Wanted>,
 }
@@ -199,12 +203,13 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         resume: choice.resume.is_some(),
         in_image: backend == Backend::Docker,
         auth_token: merged.auth_token.as_ref().map(|said| said.value.clone()),
+        sources: settings.credentials.clone().for_user(desk.user_home),
         ..Wish::default()
     };
     let plan = provider.plan(&wish, desk.lookup)?;
-    let allow = routes::allow_list(&merged, &provider, &plan, desk)?;
+    let allow = routes::allow_list(&merged, &provider, &plan, &wish.sources, desk)?;
     let (mut env, questions) = env::variables(&merged, choice, desk)?;
-    env::refuse_secrets(&merged, &env, &provider, &allow.credentials)?;
+    env::refuse_secrets(&merged, &env, &provider.credential_variables(), &allow.credentials.values)?;
     let mut all_env = plan.env.clone();
     all_env.append(&mut env);
     env::identity(&merged, &mut all_env);
@@ -227,7 +232,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     if backend == Backend::Linux {
         machine::missing_tools(&merged, desk)?;
     }
-    let places = Forbidden::of(desk.home, desk.user_home.map(Path::to_owned));
+    let places = Forbidden::of(desk.home, desk.user_home.map(Path::to_owned)).and(wish.sources.files());
     check_target(&places.check_writable(desk.cwd)?)?;
     for mount in &merged.mounts {
         let source = at_home(&mount.value.source, desk.user_home);
@@ -267,7 +272,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         resume: choice.resume.clone(),
         mounts: mounts.collect(),
         routes: allow.routes,
-        credentials: allow.credentials,
+        credentials: allow.credentials.values.clone(),
         budget: choice.budget.clone(),
         nodes: nodes.collect(),
         color: choice.color.clone(),
@@ -288,6 +293,8 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         host_scope: settings.cutoff_scope,
         exe,
         credentials: allow.names,
+        later: allow.credentials.later,
+        sources: wish.sources,
         image,
     };
     if !plan.transcript.is_empty() {
@@ -312,6 +319,17 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
 }
 
 impl Draft {
+    /// Gets the launch with the credentials that commands gave.
+    ///
+    /// # Errors
+    /// `usage` where a manifest would put one of them into the bottle.
+    pub fn with(&self, given: &api::Credentials) -> Result<api::Launch> {
+        env::refuse_secrets(&self.merged, &self.launch.env, &[], given)?;
+        let mut launch = self.launch.clone();
+        launch.credentials.extend(given.iter().map(|(name, value)| (name.clone(), value.clone())));
+        Ok(launch)
+    }
+
     /// Checks that the bottle may start as it is: nothing is left to ask, and that no budget governs it was said aloud.
     /// `told` = somebody at a terminal sees the preflight.
     ///

@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 
-use super::Draft;
+use super::{Draft, Question};
 use crate::api::{Account, Limit, Route, WorkspaceMode};
 use crate::budget::grouped;
 use crate::manifest::EnvValue;
@@ -27,6 +27,11 @@ const NOTHING: &str = "none";
 impl Draft {
     /// Gets the rows. `accounts` are those of the host, where they are known.
     pub fn rows(&self, accounts: Option<&[Account]>) -> Vec<Row> {
+        self.all_rows(accounts, &self.questions)
+    }
+
+    /// Gets the rows where `open` is still to be asked.
+    fn all_rows(&self, accounts: Option<&[Account]>, open: &[Question]) -> Vec<Row> {
         let launch = &self.launch;
         let mut rows = Vec::new();
         let mut row = |key: &'static str, value: String| rows.push(Row { key, value });
@@ -58,7 +63,8 @@ impl Draft {
             row("budget", budget);
         }
         for (name, said) in &self.merged.env {
-            row("env", variable(name, &said.value));
+            let asked = open.iter().find(|question| question.name == *name);
+            row("env", asked.map_or_else(|| variable(name, &said.value), unanswered));
         }
         row("when spent", self.when_spent());
         if let Some(ms) = launch.timeout_ms {
@@ -70,7 +76,8 @@ impl Draft {
 
     /// What held, less what only the moment says: budgets that are left. For whoever takes the bottle up again.
     pub fn held(&self) -> Vec<(String, String)> {
-        let rows = self.rows(None).into_iter().filter(|row| row.key != "agent");
+        // Whether it was answered already is of the moment as well.
+        let rows = self.all_rows(None, &[]).into_iter().filter(|row| row.key != "agent");
         let mut held: Vec<(String, String)> = rows.map(|row| (row.key.to_owned(), row.value)).collect();
         // What is too long to be shown is held by what it comes to.
         let mut files: Vec<&crate::api::File> = self.launch.files.iter().collect();
@@ -182,6 +189,12 @@ fn variable(name: &str, value: &EnvValue) -> String {
         EnvValue::Host(variable) => format!("{name}, the value of this host's {variable}"),
         EnvValue::Ask(_) => format!("{name}, as it was answered"),
     }
+}
+
+/// Says what a start at a terminal would ask.
+fn unanswered(question: &Question) -> String {
+    let text: String = question.text.chars().take(LONGEST_LITERAL).collect();
+    format!("{}, to be asked at a terminal: {text}", question.name)
 }
 
 /// Gets a short mark of a text: another text has another one.

@@ -1,25 +1,34 @@
 //! The allow-list of a launch by manifests: the provider's routes and the manifests', with their credentials resolved.
 
 use super::Desk;
-use crate::api::{Credentials, Route};
+use crate::api::Route;
 use crate::egress::route::Router;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::Effective;
-use crate::provider::{self, Plan, Provider};
+use crate::provider::{Origin, Plan, Provider, Purse, Search};
+use crate::settings::Sources;
 
 /// What may leave, and with what.
 pub(super) struct Allowed {
     pub routes: Vec<Route>,
-    pub credentials: Credentials,
+    pub credentials: Purse,
     /// Each credential as a preflight names it.
     pub names: Vec<String>,
 }
 
 /// Makes the allow-list. The provider's own entry of a host wins over a manifest's.
-pub(super) fn allow_list(merged: &Effective, provider: &Provider, plan: &Plan, desk: &Desk<'_>) -> Result<Allowed> {
+pub(super) fn allow_list(
+    merged: &Effective,
+    provider: &Provider,
+    plan: &Plan,
+    sources: &Sources,
+    desk: &Desk<'_>,
+) -> Result<Allowed> {
+    let search = Search { lookup: desk.lookup, sources, rehearsal: desk.stage.is_some() };
     let mut routes = plan.routes.clone();
     let mut credentials = plan.credentials.clone();
-    let mut names: Vec<String> = plan.credentials.keys().map(|name| format!("{name} of {}", plan.provider)).collect();
+    let own = credentials.origins.iter().map(|(name, origin)| format!("{name} of {}{origin}", plan.provider));
+    let mut names: Vec<String> = own.collect();
     for said in &merged.routes {
         let route = &said.value.allow;
         if plan.routes.iter().any(|own| own.host == route.host) {
@@ -33,10 +42,15 @@ pub(super) fn allow_list(merged: &Effective, provider: &Provider, plan: &Plan, d
                     .at(said.place.to_string())
                     .hint("name a variable of the host in `token_ref`"));
             }
-            let value = provider::resolve(&auth.credential, desk.stage.is_some(), desk.lookup)
-                .map_err(|e| e.at(said.place.to_string()))?;
-            if credentials.insert(auth.credential.clone(), value).is_none() {
-                names.push(format!("${{{}}}", auth.credential));
+            let found = search.resolve(&auth.credential).map_err(|e| match e.place {
+                None => e.at(said.place.to_string()),
+                Some(_) => e,
+            })?;
+            if credentials.put(&auth.credential, found) {
+                names.push(match credentials.origins.get(&auth.credential) {
+                    Some(origin @ Origin::Settings(_)) => format!("{}{origin}", auth.credential),
+                    _ => format!("${{{}}}", auth.credential),
+                });
             }
         }
         routes.push(route.clone());

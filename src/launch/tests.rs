@@ -271,3 +271,146 @@ fn a_headless_agent_works_in_a_layer_on_each_backend_and_on_a_copy_where_there_c
         assert_eq!(place.draft(&chosen).unwrap().launch.workspace_mode, Some(WorkspaceMode::Overlay));
     }
 }
+
+/// Gets the preflight as text.
+fn shown(draft: &Draft) -> String {
+    draft.rows(Some(&[])).iter().map(|row| format!("{}={}\n", row.key, row.value)).collect()
+}
+
+#[test]
+fn limits_mounts_and_what_a_cut_takes_are_in_the_launch_as_in_the_preflight() {
+    let front = "limits: {memory: 2G, cpus: 1.5, pids: 256, disk: 512M, best_effort: true}\n\
+        mounts: [/usr/share, {source: ~/data, target: ~/shown, rw: true}]\nshutdown: cutoff\ncutoff_scope: metered\n";
+    let place = Place::new("machine").bottle("dev", &format!("{DEMO}{front}")).agent("a", "bottle: dev\n", "");
+    let place = place.write("user/data/x", "");
+    let draft = place.draft(&choice("a")).unwrap();
+    let launch = &draft.launch;
+    let limits = api::Limits {
+        memory: Some(2 << 30),
+        cpus: Some(1500),
+        pids: Some(256),
+        disk: Some(512 << 20),
+        best_effort: true,
+    };
+    assert_eq!(launch.limits, Some(limits));
+    assert_eq!(launch.cutoff_scope, Some(CutScope::Metered));
+    let data = place.dir.join("user/data").display().to_string();
+    let mounts = [
+        Mount { source: "/usr/share".into(), target: None, rw: false },
+        Mount { source: data.clone(), target: Some("/home/agent/shown".into()), rw: true },
+    ];
+    assert_eq!(launch.mounts, mounts);
+    let rows = shown(&draft);
+    for row in [
+        "limits=memory 2 GiB, 1.5 processors, 256 processes, disk 512 MiB, where they can be had\n",
+        "mount=/usr/share, read-only\n",
+        &format!("mount={data} at /home/agent/shown, writable\n"),
+        "when spent=cutoff of the model APIs, the other routes stay\n",
+    ] {
+        assert!(rows.contains(row), "{row}: {rows}");
+    }
+    // What is not said is the host's, and where nothing is said nothing is shown.
+    let place = place.bottle("dev", DEMO).write("bb/settings.yml", "cutoff_scope: metered\n");
+    let draft = place.draft(&choice("a")).unwrap();
+    assert_eq!((&draft.launch.limits, draft.launch.cutoff_scope, draft.launch.mounts.len()), (&None, None, 0));
+    let rows = shown(&draft);
+    assert!(
+        rows.contains("when spent=cutoff of the model APIs, the other routes stay, the host's setting\n"),
+        "{rows}"
+    );
+    assert!(!rows.contains("limits=") && !rows.contains("mount="), "{rows}");
+    let place = place.bottle("dev", &format!("{DEMO}cutoff_scope: all\n"));
+    let rows = shown(&place.draft(&choice("a")).unwrap());
+    assert!(rows.contains("when spent=cutoff of all routes"), "a manifest goes before the host: {rows}");
+}
+
+#[test]
+fn a_program_that_a_manifest_needs_and_the_machine_lacks_is_named_with_its_line() {
+    let place = Place::new("tools").agent("a", "bottle: dev\n", "");
+    let place = place.bottle("dev", &format!("{DEMO}tools: [sh, cat]\n"));
+    place.draft(&choice("a")).unwrap();
+    let place = place.bottle("dev", &format!("{DEMO}tools:\n  - sh\n  - bb-no-such-tool\n"));
+    let error = place.draft(&choice("a")).map(|_| ()).unwrap_err();
+    assert_eq!((error.kind, error.message.as_str()), (Kind::AgentMissing, "`bb-no-such-tool` is not on this machine"));
+    assert!(error.place.as_deref().unwrap().ends_with("bottles/dev.md:5"), "{error}");
+    assert!(error.hint.unwrap().contains("take it out of `tools`"));
+    // An image has its own.
+    let place = place.bottle("dev", &format!("{DEMO}tools: [bb-no-such-tool]\nbackend: docker\nimage: x\n"));
+    place.draft(&choice("a")).unwrap();
+}
+
+#[test]
+fn what_is_still_to_be_asked_is_shown_as_such_and_is_no_difference_to_what_held() {
+    let place = Place::new("open").bottle("dev", &format!("{DEMO}env: {{BRANCH: \"?Which branch\"}}\n"));
+    let place = place.agent("a", "bottle: dev\n", "");
+    let open = place.draft(&choice("a")).unwrap();
+    assert!(shown(&open).contains("env=BRANCH, to be asked at a terminal: Which branch\n"), "{}", shown(&open));
+    let answers = [("BRANCH".to_owned(), "main".to_owned())].into();
+    let answered = place.draft(&Choice { answers, ..choice("a") }).unwrap();
+    assert!(shown(&answered).contains("env=BRANCH, as it was answered\n"));
+    assert_eq!(open.held(), answered.held());
+}
+
+/// Routes with a credential that a file has, one that a command prints, and one of the environment.
+const THREE: &str = "egress: {routes: [{host: a.example, auth: {scheme: Bearer, token_ref: KEPT}}, \
+    {host: b.example, auth: {scheme: token, token_ref: SAID}}, {host: c.example, auth: {scheme: token, token_ref: GH}}]}\n";
+
+#[test]
+fn a_credential_is_the_environments_else_where_the_settings_say_and_no_command_runs_for_a_look() {
+    let settings = "credentials:\n  KEPT: {file: ~/kept}\n  SAID: {command: [sh, -c, \"touch ran; echo said-real\"]}\n  \
+        GH: {file: /nowhere}\n  ANTHROPIC_API_KEY: {file: /nowhere}\n";
+    let mut place = Place::new("sources").bottle("dev", &format!("{DEMO}{THREE}env: {{A: \"${{OTHER}}\"}}\n"));
+    place.env.insert("OTHER".into(), "other-real".into());
+    let place =
+        place.agent("a", "bottle: dev\n", "").write("bb/settings.yml", settings).write("user/kept", "kept-real\n");
+    let kept = place.dir.join("user/kept");
+    std::fs::set_permissions(&kept, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let draft = place.draft(&choice("a")).unwrap();
+    let credentials = &draft.launch.credentials;
+    assert_eq!((credentials["KEPT"].as_str(), credentials["GH"].as_str()), ("kept-real", "gh-real"));
+    assert_eq!(draft.later, [("SAID".to_owned(), "SAID".to_owned())].into());
+    assert!(!credentials.contains_key("SAID") && !place.dir.join("bb/ran").exists());
+    let rows = shown(&draft);
+    let row = format!(
+        "credentials=anthropic of demo from ${{ANTHROPIC_API_KEY}}, KEPT from the file {}, SAID from the command sh, ${{GH}} (",
+        kept.display()
+    );
+    assert!(rows.contains(&row) && !rows.contains("-real"), "{rows}");
+    // When it is launched the command is run, where bb keeps its own files.
+    assert_eq!(secrecy::ExposeSecret::expose_secret(&draft.sources.value("SAID").unwrap()), "said-real");
+    assert!(place.dir.join("bb/ran").exists());
+    let given = |value: &str| api::Credentials::from([("SAID".to_owned(), value.to_owned())]);
+    assert_eq!(draft.with(&given("said-real")).unwrap().credentials["SAID"], "said-real");
+    let error = draft.with(&given("other-real")).map(|_| ()).unwrap_err();
+    assert!(error.message.contains("`A` would put the credential OTHER into the bottle"), "{error}");
+    // What others may read is no credential, and neither is what is not there.
+    std::fs::set_permissions(&kept, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+    let error = place.draft(&choice("a")).map(|_| ()).unwrap_err();
+    assert_eq!((error.kind, error.place.as_deref()), (Kind::CredentialMissing, Some("settings.yml:2")));
+}
+
+#[test]
+fn a_file_with_a_credential_is_shown_to_no_agent_and_a_form_is_told_by_the_value() {
+    let front = "agent_provider: {template: two, auth_token: MY_TOKEN}\n";
+    let place = Place::new("seen").bottle("dev", front).agent("a", "bottle: dev\n", "");
+    let place = place.write("bb/providers/two.lua", TWO_FORMS);
+    let place = place.write("bb/settings.yml", "credentials: {MY_TOKEN: {command: [printf, oat-real]}}\n");
+    let draft = place.draft(&choice("a")).unwrap();
+    assert_eq!(draft.launch.routes[0].auth.as_ref().unwrap().scheme, crate::api::AuthScheme::Bearer);
+    assert_eq!((draft.launch.credentials["key"].as_str(), draft.later.len()), ("oat-real", 0));
+    // A form that is named needs no look at the value.
+    let place = place.bottle("dev", "agent_provider: {template: two}\n");
+    let place = place.write("bb/settings.yml", "credentials: {TWO_TOKEN: {command: [printf, oat-real]}}\n");
+    let draft = place.draft(&choice("a")).unwrap();
+    assert_eq!(draft.later, [("key".to_owned(), "TWO_TOKEN".to_owned())].into());
+    assert_eq!(draft.launch.env["TWO_TOKEN"], "oat-x");
+    let token = place.dir.join("project/token");
+    let place = place.write("project/token", "oat-real");
+    std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let place = place.write("bb/settings.yml", &format!("credentials: {{TWO_TOKEN: {{file: {}}}}}\n", token.display()));
+    let error = place.draft(&choice("a")).map(|_| ()).unwrap_err();
+    assert!(
+        error.kind == Kind::WorkspaceUnsafe && error.message.contains("token, which is kept from agents"),
+        "{error}"
+    );
+}

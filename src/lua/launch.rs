@@ -11,6 +11,7 @@ use mlua::{Lua, Value};
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::credentials::fetch;
 use super::grants::Grant;
 use super::host::{Host, Link};
 use super::images;
@@ -23,8 +24,8 @@ use crate::bottle::backend::{Choice, found};
 use crate::egress::route::{RouteError, canonical};
 use crate::error::{Error, Kind, Result};
 use crate::image::{self, Said, Wanted};
-use crate::provider::{self, Plan, Provider, Wish};
-use crate::settings::Settings;
+use crate::provider::{self, Plan, Provider, Purse, Search, Wish};
+use crate::settings::{Settings, Sources};
 use crate::terminal;
 use crate::types::{CutScope, CutoffPolicy};
 use crate::yaml::read::joined;
@@ -115,11 +116,12 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         rehearsal: stage.is_some(),
         instructions: options.instructions.clone(),
         in_image: backend == Some(Choice::Docker),
+        sources: sources(&host),
         ..Wish::default()
     };
     let plan = provider.plan(&wish, &|name| std::env::var(name).ok())?;
     let named = options.image.is_some() || options.dockerfile.is_some();
-    let (routes, credentials) = allow_list(&host, &provider, &plan, asked, options.routes_only, stage.is_some())?;
+    let (routes, purse) = allow_list(&host, &provider, &plan, asked, options.routes_only, &wish)?;
     if let Some(budget) = &options.budget {
         budget.check_providers(CALL, &provider::names(&host.home))?;
     }
@@ -130,6 +132,9 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
     };
     let link = host.link().await?;
     check_budget(&host, link, &options, &plan.budget_key, &routes).await?;
+    let mut credentials = purse.values.clone();
+    let mut given = fetch(&purse.later, &wish.sources).await?;
+    credentials.append(&mut given);
 
     let label = options.label.clone().unwrap_or_else(|| options.agent.clone().unwrap_or_else(|| plan.provider.clone()));
     let mut env = plan.env;
@@ -244,8 +249,10 @@ fn allow_list(
     plan: &Plan,
     asked: Vec<RouteOption>,
     only: bool,
-    rehearsal: bool,
-) -> Result<(Vec<Route>, api::Credentials)> {
+    wish: &Wish,
+) -> Result<(Vec<Route>, Purse)> {
+    let lookup = |name: &str| std::env::var(name).ok();
+    let search = Search { lookup: &lookup, sources: &wish.sources, rehearsal: wish.rehearsal };
     let mut routes = if only { Vec::new() } else { plan.routes.clone() };
     let mut credentials = plan.credentials.clone();
     for option in asked {
@@ -276,16 +283,21 @@ fn allow_list(
                 let message = format!("the credential '{}' belongs to the provider's own routes", auth.credential);
                 return Err(Error::new(Kind::Usage, message).at(format!("route {}", route.host)));
             }
-            let value = provider::resolve(&auth.credential, rehearsal, &|name| std::env::var(name).ok())?;
-            credentials.insert(auth.credential.clone(), value);
+            credentials.put(&auth.credential, search.resolve(&auth.credential)?);
         }
         routes.push(route);
     }
     let quiet = plan.quiet.iter().filter(|quiet| !routes.iter().any(|r| r.host == quiet.host));
     let quiet: Vec<Route> = quiet.cloned().collect();
     routes.extend(quiet);
-    credentials.retain(|name, _| routes.iter().any(|r| r.auth.as_ref().is_some_and(|a| a.credential == *name)));
+    credentials.retain(|name| routes.iter().any(|r| r.auth.as_ref().is_some_and(|a| a.credential == name)));
     Ok((routes, credentials))
+}
+
+/// Gets where the settings say that credentials lie. What is wrong with the settings is said by the controller.
+fn sources(host: &Host) -> Sources {
+    let settings = Settings::load(&host.home).unwrap_or_default();
+    settings.credentials.for_user(super::manifest::user_home().as_deref())
 }
 
 /// A limit of the host that is for nobody would bind nobody. What else is wrong with the settings is said by the controller.

@@ -10,7 +10,8 @@ use super::grants::Grant;
 use super::host::Host;
 use super::vm::Plain;
 use crate::error::{Error, Kind, Result};
-use crate::manifest::{Origin, Shelf};
+use crate::manifest::{Found, Origin, Shelf};
+use crate::yaml::read::joined;
 
 /// Longest description of a manifest, characters.
 const ABOUT: usize = 120;
@@ -56,19 +57,29 @@ fn about(text: &str) -> String {
 pub(super) fn agents(_: &Lua, host: &Rc<Host>, (): ()) -> Result<Plain<Vec<Listed>>> {
     host.grants.need(&Grant::Start, "bb.manifest.agents")?;
     let shelf = shelf(host)?;
-    let listed = shelf.agents().into_iter().map(|(name, found)| {
-        let read = shelf.read_agent(&found);
-        let (about, bottle, fault) = match read {
-            Ok(agent) => (about(&agent.prompt), agent.bottle.map(|said| said.value.to_string()), None),
-            Err(faults) => (String::new(), None, Some(crate::yaml::read::joined(faults))),
-        };
-        let origin = match found.origin {
-            Origin::Home => "home",
-            Origin::Repository => "repository",
-        };
-        Listed { name: name.to_string(), origin, path: shelf.shown(&found.path), about, bottle, fault }
-    });
-    Ok(Plain(listed.collect()))
+    Ok(Plain(shelf.agents().into_iter().map(|(name, found)| listed(&shelf, name.as_str(), &found)).collect()))
+}
+
+/// `bb.manifest.agent(name)`: one of them, without a fault.
+pub(super) fn agent(_: &Lua, host: &Rc<Host>, name: String) -> Result<Plain<Listed>> {
+    host.grants.need(&Grant::Start, "bb.manifest.agent")?;
+    let shelf = shelf(host)?;
+    shelf.agent(&name).map_err(joined)?;
+    let found = shelf.agents().into_iter().find(|(known, _)| known.as_str() == name);
+    let (_, found) = found.ok_or_else(|| Error::internal("the agent is gone"))?;
+    Ok(Plain(listed(&shelf, &name, &found)))
+}
+
+fn listed(shelf: &Shelf, name: &str, found: &Found) -> Listed {
+    let (about, bottle, fault) = match shelf.read_agent(found) {
+        Ok(agent) => (about(&agent.prompt), agent.bottle.map(|said| said.value.to_string()), None),
+        Err(faults) => (String::new(), None, Some(joined(faults))),
+    };
+    let origin = match found.origin {
+        Origin::Home => "home",
+        Origin::Repository => "repository",
+    };
+    Listed { name: name.to_owned(), origin, path: shelf.shown(&found.path), about, bottle, fault }
 }
 
 /// `bb.manifest.bottles()`.
@@ -78,7 +89,7 @@ pub(super) fn bottles(_: &Lua, host: &Rc<Host>, (): ()) -> Result<Plain<Vec<List
     let listed = shelf.bottles().into_iter().map(|(name, found)| {
         let (about, fault) = match shelf.read_bottle(&found.path) {
             Ok(bottle) => (about(&bottle.body), None),
-            Err(faults) => (String::new(), Some(crate::yaml::read::joined(faults))),
+            Err(faults) => (String::new(), Some(joined(faults))),
         };
         let path = shelf.shown(&found.path);
         Listed { name: name.to_string(), origin: "home", path, about, bottle: None, fault }

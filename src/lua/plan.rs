@@ -8,6 +8,7 @@ use mlua::{Lua, Value};
 use serde::{Deserialize, Serialize};
 
 use super::attach;
+use super::credentials::fetch;
 use super::grants::Grant;
 use super::host::Host;
 use super::images;
@@ -277,11 +278,11 @@ pub(super) async fn launch_plan(lua: Lua, host: Rc<Host>, (id, value): (usize, V
     let options: LaunchOptions = options(&lua, "plan:launch", value)?;
     let draft = planned(&host, id)?;
     draft.ready(options.told && host.terminal)?;
+    let mut launch = draft.with(&fetch(&draft.later, &draft.sources).await?)?;
     if let Some(wanted) = draft.image.clone() {
         images::ready(&host, wanted, draft.launch.engine.clone(), false).await?;
     }
     let link = host.link().await?;
-    let mut launch = draft.launch.clone();
     launch.id = uuid::Uuid::now_v7().to_string();
     launch.run = Some(host.run_id.clone());
     launch.lease = (!options.detach).then(|| host.run_id.clone());

@@ -31,6 +31,9 @@ struct ChooseOptions {
     /// The names that are chosen first.
     #[serde(default)]
     chosen: Vec<String>,
+    /// What is said where none is.
+    #[serde(default)]
+    none: Option<String>,
 }
 
 /// Runs a question on a thread that may wait for a person.
@@ -61,13 +64,13 @@ pub(super) async fn pick(lua: Lua, _: Rc<Host>, value: Value) -> Result<String> 
 
 /// `bb.ui.choose{...}`: gets the names that were chosen, in their order.
 pub(super) async fn choose(lua: Lua, _: Rc<Host>, value: Value) -> Result<Vec<String>> {
-    let ChooseOptions { title, items, chosen } = options(&lua, "bb.ui.choose", value)?;
+    let ChooseOptions { title, items, chosen, none } = options(&lua, "bb.ui.choose", value)?;
     if items.is_empty() {
         return Err(nothing_to_choose(&title));
     }
     let first = chosen.iter().filter_map(|name| items.iter().position(|item| item.name == *name)).collect();
     asked(move || {
-        let positions = ask::choose(&title, &items, first)?;
+        let positions = ask::choose(&title, &items, first, none.as_deref().unwrap_or("none"))?;
         Ok(positions.into_iter().map(|position| items[position].name.clone()).collect())
     })
     .await

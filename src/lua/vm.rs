@@ -189,6 +189,7 @@ fn primitives(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
     bind.now("module", modules::load)?;
     bind.now("rehearse", rehearse::rehearse)?;
     bind.now("rehearsing", rehearse::rehearsing)?;
+    bind.now("manifest_agent", manifest::agent)?;
     bind.now("manifest_agents", manifest::agents)?;
     bind.now("manifest_bottles", manifest::bottles)?;
     bind.later("plan", plan::plan)?;

@@ -3,11 +3,11 @@
 //! Reads the form only; [`crate::egress::route`] says what a route means, and is asked whether it could be compiled.
 
 use super::limits::size;
-use super::{Reader, Said, env::is_variable};
+use super::{Reader, Said};
 use crate::api::{self, Auth, AuthScheme, HeaderKind, HeaderRule, Match, PathKind, PathRule, Tls};
 use crate::egress::route::{RouteError, Router, canonical};
 use crate::types::Api;
-use crate::yaml::read::{boolean, list, table, tables, text, word};
+use crate::yaml::read::{boolean, is_variable, list, table, tables, text, word};
 use crate::yaml::{Entry, Node, Problems};
 
 pub(super) const KEYS: [&str; 15] = [

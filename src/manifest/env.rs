@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Reader, Said};
-use crate::yaml::read::table;
+use crate::yaml::read::{is_variable, table};
 use crate::yaml::{Node, Problems};
 
 /// Where the value of a variable comes from.
@@ -52,14 +52,6 @@ fn value(text: &str) -> Option<EnvValue> {
         return is_variable(name).then(|| EnvValue::Host(name.to_owned()));
     }
     (!text.contains("${") && !text.contains('\0')).then(|| EnvValue::Literal(text.to_owned()))
-}
-
-/// Tells whether a text can be a variable's name (POSIX, 8.1).
-pub(super) fn is_variable(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 256
-        && !name.starts_with(|c: char| c.is_ascii_digit())
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //!
 //! A file is shipped, or the user's own in `$BB_HOME/providers`, which wins over a shipped one of its name. It runs in a
 //! VM of its own without any input or output; all it can do is return a table. Credentials are resolved in the front end
-//! that launches, from its environment; what enters the bottle is the file's placeholder.
+//! that launches, from its environment and what the settings name; what enters the bottle is the file's placeholder.
 
+mod credential;
 mod plan;
 mod spec;
 
@@ -14,7 +15,8 @@ use crate::error::{Error, Kind, Result, nearest};
 use crate::home::Home;
 use crate::name::{HINT, Name};
 
-pub use plan::{OutputForm, Plan, Wish, resolve};
+pub use credential::{Origin, Purse, Search};
+pub use plan::{OutputForm, Plan, Wish};
 pub use spec::{Mcp, Provider};
 
 /// The files that ship in the binary.

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use mlua::Value;
 use serde::{Deserialize, Serialize};
 
+use super::credential::{Purse, Search};
 use super::spec::{Alternative, Argv, Provider, fault, timed};
-use crate::api::{Auth, Credentials, File, Match, Route};
+use crate::api::{Auth, File, Match, Route};
 use crate::error::{Error, Kind, Result};
+use crate::settings::Sources;
 
 /// The word of an `argv` list that stands for the prompt. Only a whole word is replaced, so that a prompt reaches the
 /// agent as it is.
@@ -47,6 +49,8 @@ pub struct Wish {
     /// The variable of the host that has the provider's credential, in place of the ones that its file names. (A file
     /// with several credentials gets it for each.)
     pub auth_token: Option<String>,
+    /// Where the host's settings say that credentials lie.
+    pub sources: Sources,
     /// The bottle is made of an image, which has the agent's CLI; the host need not have it.
     pub in_image: bool,
 }
@@ -68,8 +72,8 @@ pub struct Plan {
     pub routes: Vec<Route>,
     /// Entries that allow nothing and keep the refusals of their hosts quiet.
     pub quiet: Vec<Route>,
-    /// The real credentials, by name. For the controller only.
-    pub credentials: Credentials,
+    /// The real credentials. For the controller only.
+    pub credentials: Purse,
     /// The directory in the bottle that the CLI looks for skills in; it knows none when absent.
     pub skills: Option<String>,
     /// The places in the bottle that have to be kept for the session to be continued.
@@ -85,17 +89,18 @@ impl Provider {
         let exe = self.exe(wish)?;
         let argv = self.command_line(wish, &exe)?;
         let mut env = self.spec.env.clone();
-        let mut credentials = Credentials::default();
+        let search = Search { lookup, sources: &wish.sources, rehearsal: wish.rehearsal };
+        let mut credentials = Purse::default();
         let mut chosen: BTreeMap<&str, &Alternative> = BTreeMap::new();
         for (name, alternatives) in &self.spec.credentials {
-            let (alternative, value) = match &wish.auth_token {
-                Some(variable) => named(alternatives, variable, wish.rehearsal, lookup)?,
-                None => choose(self.name(), alternatives, wish.rehearsal, lookup)?,
+            let (alternative, found) = match &wish.auth_token {
+                Some(variable) => search.named(alternatives, variable)?,
+                None => search.choose(self.name(), alternatives)?,
             };
             for variable in alternative.set.as_deref().unwrap_or(std::slice::from_ref(&alternative.env)) {
                 env.insert(variable.clone(), alternative.placeholder.clone());
             }
-            credentials.insert(name.clone(), value);
+            credentials.put(name, found);
             chosen.insert(name, alternative);
         }
         let routes = self.spec.routes.iter().map(|r| Route {
@@ -237,79 +242,4 @@ fn said(text: &str) -> String {
         Some((line, message)) if line.chars().all(|c| c.is_ascii_digit()) => message.to_owned(),
         _ => text.to_owned(),
     }
-}
-
-/// Chooses the first alternative that the host has; in a rehearsal, where it has none, the first with a made-up value.
-fn choose<'a>(
-    provider: &str,
-    alternatives: &'a [Alternative],
-    rehearsal: bool,
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<(&'a Alternative, String)> {
-    for alternative in alternatives {
-        if let Some(value) = lookup(&alternative.env).filter(|v| !v.trim().is_empty()) {
-            return Ok((alternative, value));
-        }
-    }
-    match alternatives.first() {
-        Some(first) if rehearsal => Ok((first, made_up(&first.env))),
-        _ => {
-            let names = alternatives.iter().map(|a| a.env.as_str()).collect::<Vec<_>>().join(" nor ");
-            let not = if alternatives.len() > 1 { "neither " } else { "" };
-            let is = if alternatives.len() > 1 { "is set" } else { "is not set" };
-            Err(Error::new(
-                Kind::CredentialMissing,
-                format!("provider {provider} needs a credential: {not}{names} {is}"),
-            )
-            .hint("set it in this shell, or try the same command with --rehearse"))
-        }
-    }
-}
-
-/// Takes the value of `variable`, in the form of the alternative of that name; else of the one whose values begin as this
-/// one does; else of the first.
-fn named<'a>(
-    alternatives: &'a [Alternative],
-    variable: &str,
-    rehearsal: bool,
-    lookup: &dyn Fn(&str) -> Option<String>,
-) -> Result<(&'a Alternative, String)> {
-    let value = match lookup(variable).filter(|v| !v.trim().is_empty()) {
-        Some(value) => value,
-        None if rehearsal => made_up(variable),
-        None => {
-            return Err(Error::new(
-                Kind::CredentialMissing,
-                format!("`auth_token` names {variable}, which is not set"),
-            )
-            .hint(format!("set {variable} in this shell")));
-        }
-    };
-    let begins = |a: &&Alternative| a.prefix.as_deref().is_some_and(|prefix| value.starts_with(prefix));
-    let found = alternatives.iter().find(|a| a.env == variable);
-    let found = found.or_else(|| alternatives.iter().find(begins)).or_else(|| alternatives.first());
-    match found {
-        Some(found) => Ok((found, value)),
-        None => Err(Error::internal("a credential without an alternative")),
-    }
-}
-
-/// Gets the value of a credential that a recipe's own route names: a variable of the host's environment.
-///
-/// # Errors
-/// `credential_missing`, with the variable's name.
-pub fn resolve(name: &str, rehearsal: bool, lookup: &dyn Fn(&str) -> Option<String>) -> Result<String> {
-    match lookup(name).filter(|v| !v.trim().is_empty()) {
-        Some(value) => Ok(value),
-        None if rehearsal => Ok(made_up(name)),
-        None => {
-            Err(Error::new(Kind::CredentialMissing, format!("a route needs the credential {name}, which is not set"))
-                .hint(format!("set {name} in this shell")))
-        }
-    }
-}
-
-/// Makes a credential for a rehearsal: nobody's, and not the placeholder.
-fn made_up(name: &str) -> String {
-    format!("rehearsal-{}", name.to_ascii_lowercase().replace('_', "-"))
 }

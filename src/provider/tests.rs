@@ -73,7 +73,7 @@ fn the_bottle_gets_the_placeholder_and_the_controller_the_credential() {
     let scratch = Scratch::new("credentials");
     let claude = scratch.stand_in("claude", "true");
     let plan = claude.plan(&wish("x"), &host_has("ANTHROPIC_API_KEY", "sk-real")).unwrap();
-    assert_eq!(plan.credentials["anthropic"], "sk-real");
+    assert_eq!(plan.credentials.values["anthropic"], "sk-real");
     assert!(plan.env["ANTHROPIC_API_KEY"].starts_with("sk-ant-api03-"));
     assert!(!format!("{:?}{:?}{:?}", plan.env, plan.files, plan.argv).contains("sk-real"));
     let last = &plan.env["ANTHROPIC_API_KEY"][plan.env["ANTHROPIC_API_KEY"].len() - 20..];
@@ -110,9 +110,9 @@ fn a_missing_credential_is_named_except_in_a_rehearsal() {
     assert!(error.message.contains("neither ANTHROPIC_API_KEY nor CLAUDE_CODE_OAUTH_TOKEN is set"), "{error}");
     let rehearsal = Wish { rehearsal: true, ..wish("x") };
     let plan = claude.plan(&rehearsal, &|_| None).unwrap();
-    assert!(plan.credentials["anthropic"].starts_with("rehearsal-"));
+    assert!(plan.credentials.values["anthropic"].starts_with("rehearsal-"));
     let plan = claude.plan(&rehearsal, &host_has("ANTHROPIC_API_KEY", "real")).unwrap();
-    assert_eq!(plan.credentials["anthropic"], "real");
+    assert_eq!(plan.credentials.values["anthropic"], "real");
 }
 
 #[test]

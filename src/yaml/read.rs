@@ -199,6 +199,14 @@ fn is_host(name: &str) -> bool {
         })
 }
 
+/// Tells whether a text can be a variable's name (POSIX, 8.1).
+pub fn is_variable(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 256
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
 /// Reads at most `max` bytes of a file as text. Nothing but a file is waited for.
 ///
 /// # Errors

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{SIGCONT, SIGSTOP};
 
+use crate::start::set_up;
 use crate::support::{World, signal, within};
 
 const LONG: Duration = Duration::from_secs(40);
@@ -200,5 +201,31 @@ fn what_is_pressed_in_bb_exec_reaches_the_command_and_a_reader_that_has_enough_e
         let halves = ["exec", "long", "--", "sh", "-c", r"printf 'gr\303'; sleep 0.3; printf '\274n\n'"];
         assert_eq!(world.bb(&halves).expect(0).stdout, "grün\n");
         world.bb(&["kill", "long"]).expect(0);
+    }
+}
+
+#[test]
+fn logs_that_are_followed_come_while_the_bottle_runs_and_end_with_it() {
+    for world in World::each() {
+        set_up(&world, "");
+        let prompt = "echo first; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo second; echo noise >&2; \
+            while [ ! -e /tmp/end ]; do sleep 0.05; done; echo last; exit 3";
+        let args = ["start", "tester", "--headless", "--prompt", prompt];
+        let running = world.command(&args).cwd(world.home().join("project")).spawn();
+        running.says("first");
+        let logs = world.spawn(&["logs", "-f", "test"]);
+        logs.says("first\n");
+        assert!(!logs.stdout().contains("second") && !logs.has_ended());
+        world.bb(&["exec", "tester", "--", "touch", "/tmp/go"]).expect(0);
+        logs.says("second\n");
+        assert!(!logs.has_ended(), "the bottle runs");
+        // Without -f it ends at once, with what there is.
+        let now = world.bb(&["logs", "tester"]).expect(0);
+        assert_eq!(now.stdout, "first\nsecond\n", "{now}");
+        world.bb(&["exec", "tester", "--", "touch", "/tmp/end"]).expect(0);
+        // Its end is none of the bottle's: 0 whatever the agent ended with.
+        let ended = logs.wait().expect(0);
+        assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("first\nsecond\nlast\n", "noise\n"), "{ended}");
+        running.wait().expect(1);
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::agents::stand_in;
 use crate::start::{manifest, set_up, start};
 use crate::support::person::{person_in, written};
-use crate::support::{Output, Reply, Seen, Site, World, have_tools};
+use crate::support::{Output, Reply, Running, Seen, Site, World, have_tools};
 
 /// Everything below a directory: kind and mode, size, and when it was last changed.
 fn tree(root: &Path) -> BTreeMap<String, (u32, u64, i64, i64)> {
@@ -81,8 +81,14 @@ fn names_are_made_unique_against_running_and_kept_bottles_and_the_one_taken_is_s
         };
         // The label is the agent's name where none is given.
         let [first, second] = [begin(None), begin(Some("Tester"))];
-        assert!(first.stderr().contains("bottle tester\n"), "{}", first.stderr());
-        assert!(second.stderr().contains("bottle tester-2\n"), "{}", second.stderr());
+        // It is said before the agent says anything, on another stream.
+        let said = |running: &Running<'_>, slug: &str| {
+            let line = format!("bottle {slug}\n");
+            let said = world.until(Duration::from_secs(10), || running.stderr().contains(&line));
+            assert!(said, "{slug}: {}", running.stderr());
+        };
+        said(&first, "tester");
+        said(&second, "tester-2");
         // What is kept holds its name as well.
         let kept = start(&world, &["tester", "--headless", "--prompt", "echo its > notes; exit 1"]).expect(1);
         assert!(kept.stderr.contains("bottle tester-3\n"), "{kept}");

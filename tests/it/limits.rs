@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::start::{set_up, start};
 use crate::support::{Output, Who, World, need, need_root, signal, tool};
 
 const LONG: Duration = Duration::from_secs(40);
@@ -71,6 +72,36 @@ fn a_limit_that_cannot_be_enforced_refuses_the_launch_unless_best_effort_is_said
         assert!(output.stderr.contains("a limit is not enforced: memory: "), "{output}");
         assert!(output.stderr.contains("a limit is not enforced: pids: "), "{output}");
         becomes(&world, output.stdout.trim(), "ended");
+    }
+}
+
+#[test]
+fn a_manifests_limits_are_shown_at_a_start_and_hold_or_are_named() {
+    for world in World::each() {
+        let limits = |more: &str| set_up(&world, &format!("limits: {{memory: 128M, disk: 32M{more}}}\n"));
+        let runs = |prompt: &str| start(&world, &["tester", "--headless", "--prompt", prompt]);
+        limits(", best_effort: true");
+        let shown = start(&world, &["tester", "--dry-run"]).expect(0);
+        assert!(shown.stderr.contains("memory 128 MiB, disk 32 MiB, where they can be had"), "{shown}");
+        let output = runs("head -c 64M /dev/zero > ~/big; ls -l ~/big").expect(0);
+        let warned = |what: &str| output.stderr.contains(&format!("a limit is not enforced: {what}: "));
+        assert!(warned("disk"), "{output}");
+        // Beside the workspace the disk is bound.
+        assert!(output.stderr.contains("No space left on device") && !output.stdout.contains(" 67108864 "), "{output}");
+        // What is not named as lacking holds.
+        if !warned("memory") {
+            let ended = runs("exec tail /dev/zero").expect(1);
+            assert!(ended.stderr.contains("oom") && ended.stderr.contains("128 MiB"), "{ended}");
+        }
+        // Said plainly, it is refused, and the hint says the word that a manifest has.
+        limits("");
+        let refused = runs("true");
+        refused.fails(
+            5,
+            "backend_unavailable",
+            "disk: what the agent writes into its workspace",
+            "limits.best_effort: true",
+        );
     }
 }
 

@@ -19,7 +19,7 @@ const KEEPER: &str = r#"return {
   resumes = true,
 }"#;
 
-fn set_up(world: &World, bottle: &str) {
+pub(crate) fn set_up(world: &World, bottle: &str) {
     world.write(world.bb_home().join("providers/keeper.lua"), KEEPER);
     let home = world.bb_home();
     world.write(home.join("bottles/dev.md"), format!("---\nagent_provider: {{template: keeper}}\n{bottle}---\n"));
@@ -56,6 +56,7 @@ fn a_frozen_bottle_is_taken_up_with_its_session_and_its_files_under_todays_manif
         let ended = first.wait();
         assert_eq!(ended.code, 0, "{ended}");
         assert!(ended.stderr.contains("frozen") && ended.stderr.contains("bb resume worker"), "{ended}");
+        assert!(ended.stderr.contains("session frozen\nsession ended (exit 0)\n"), "{ended}");
         assert_eq!(kept(&world), ["worker"]);
         // Its name is taken while it is kept.
         let other = bb(&world, &["start", "worker", "--headless", "--prompt", "true"]).expect(0);
@@ -193,6 +194,7 @@ fn a_budget_that_is_spent_freezes_its_bottle_where_a_manifest_says_so() {
         let args = ["start", "worker", "--headless", "--prompt", "Work", "--rehearse"];
         let output = bb(&world, &args).expect(3);
         assert!(output.stderr.contains("frozen") && output.stderr.contains("bb resume worker"), "{output}");
+        assert!(output.stderr.contains("session ended (exit 3)\n"), "the code of the command: {output}");
         let again = bb(&world, &["resume", "worker", "--headless", "--rehearse", "--budget", "unlimited"]).expect(0);
         assert!(again.stdout.contains("Done."), "{again}");
     }
@@ -318,7 +320,9 @@ fn a_beginning_that_fits_a_bottle_that_runs_and_one_that_is_kept_names_neither()
         let first = at_work(&world);
         world.bb(&["freeze", "worker"]).expect(0);
         let frozen = first.wait().expect(0);
-        assert!(frozen.stderr.contains("session frozen\n") && !frozen.stderr.contains("(exit"), "{frozen}");
+        // The one code that is said is the command's own, not what the agent made of being asked to end.
+        assert!(frozen.stderr.contains("session frozen\nsession ended (exit 0)\n"), "{frozen}");
+        assert_eq!(frozen.stderr.matches("(exit").count(), 1, "{frozen}");
         let second = at_work(&world);
         for verb in [&["diff"][..], &["apply", "--yes"], &["rm"], &["inspect"], &["resume", "--headless"]] {
             let words: Vec<&str> = verb.iter().take(1).chain(&["work"]).chain(&verb[1..]).copied().collect();

@@ -151,34 +151,6 @@ fn a_dry_run_shows_what_would_hold_and_starts_nothing() {
 }
 
 #[test]
-fn a_flow_of_the_users_own_takes_the_shipped_ones_place() {
-    for world in World::each() {
-        set_up(&world, "");
-        let flow = "--- @bb needs start\n\
-            local plan = bb.plan({ agent = \"tester\", prompt = \"echo by my flow\" })\n\
-            local bottle = plan:launch()\n\
-            print(\"left \" .. tostring(bottle:attach().exit_code))\n";
-        world.write(world.bb_home().join("flows/start.lua"), flow);
-        let output = start(&world, &["--headless", "ignored", "--prompt", "ignored"]).expect(0);
-        assert_eq!(output.stdout, "by my flow\nleft 0\n", "{output}");
-        // What it does not ask for in its header it does not get.
-        let flow = flow.replace("--- @bb needs start", "-- nothing");
-        world.write(world.bb_home().join("flows/start.lua"), flow);
-        let refused = start(&world, &["--headless", "ignored", "--prompt", "ignored"]);
-        refused.fails(4, "not_granted", "start", "@bb needs start");
-        // One that cannot be read does not give way to the shipped one, nor does a link that leads nowhere.
-        let own = world.bb_home().join("flows/start.lua");
-        fs::remove_file(&own).unwrap();
-        std::os::unix::fs::symlink("/nonexistent/start.lua", &own).unwrap();
-        let unread = start(&world, &["tester", "--headless", "--prompt", "echo by the shipped one"]);
-        assert!(unread.code == 2 && unread.stdout.is_empty(), "{unread}");
-        assert!(unread.stderr.contains("cannot be read") && unread.stderr.contains("flows/start.lua"), "{unread}");
-        fs::remove_file(&own).unwrap();
-        start(&world, &["tester", "--headless", "--prompt", "true"]).expect(0);
-    }
-}
-
-#[test]
 fn labels_become_slugs_that_nobody_else_has_and_colours_are_kept() {
     for world in World::each() {
         set_up(&world, "");
@@ -394,6 +366,14 @@ fn a_headless_agent_writes_into_a_layer_and_with_cwd_into_a_copy() {
             assert_eq!(fs::read_to_string(project.join("notes.md")).unwrap(), "mine\n", "{label}");
             let diff = world.bb(&["diff", label]).expect(0);
             assert!(diff.stdout.contains("+its"), "{diff}");
+            // Each has what it is said to have, and not what the other has.
+            let (mode, has, lacks) =
+                if more.is_some() { ("copy", "copy", "layer") } else { ("overlay", "layer", "copy") };
+            let listed = world.bb(&["ps", "--all", "--json"]).expect(0).json();
+            let bottle = listed.iter().find(|bottle| bottle["slug"] == label).unwrap();
+            assert_eq!(bottle["workspace_mode"], mode, "{bottle}");
+            let state = world.bb_home().join("state").join(label);
+            assert!(state.join(has).is_dir() && !state.join(lacks).exists(), "{label}");
         }
         world.bb(&["apply", "layer", "--yes"]).expect(0);
         assert_eq!(fs::read_to_string(project.join("notes.md")).unwrap(), "its\n");
@@ -403,6 +383,16 @@ fn a_headless_agent_writes_into_a_layer_and_with_cwd_into_a_copy() {
         manifest(&world, &format!("{home}/bottles/dev.md"), front, "");
         start(&world, &["tester", "--headless", "--prompt", "echo there > notes.md"]).expect(0);
         assert_eq!(fs::read_to_string(project.join("notes.md")).unwrap(), "there\n");
+        // What the host writes meanwhile is not in the copy.
+        world.write(project.join("notes.md"), "mine\n");
+        let prompt = "echo up; while [ ! -e /tmp/go ]; do sleep 0.05; done; cat notes.md; ls";
+        let args = ["start", "tester", "--headless", "--cwd", "--label", "still", "--prompt", prompt];
+        let running = world.command(&args).cwd(&project).spawn();
+        running.says("up");
+        world.write(project.join("notes.md"), "the host's\n");
+        world.write(project.join("later"), "the host's\n");
+        world.bb(&["exec", "still", "--", "touch", "/tmp/go"]).expect(0);
+        assert_eq!(running.wait().expect(0).stdout, "up\nmine\nnotes.md\n");
     }
 }
 

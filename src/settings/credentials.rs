@@ -1,0 +1,231 @@
+//! `credentials` of the settings: where credentials lie that no variable of the environment has.
+//!
+//! A value is read when it is asked for and is not kept here. Must not show one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use secrecy::SecretString;
+
+use super::FILE;
+use crate::error::{Error, Result};
+use crate::secret;
+use crate::yaml::read::{is_variable, table, text};
+use crate::yaml::{Entry, Node, Problems, Value};
+
+const KEYS: [&str; 2] = ["file", "command"];
+
+/// Where a credential is.
+#[derive(Clone, PartialEq, Eq)]
+enum Lies {
+    /// In a file: absolute, below `~/`, or counted from the home of bb.
+    File(String),
+    /// In what a command prints, word by word.
+    Command(Vec<String>),
+}
+
+impl fmt::Debug for Lies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Lies::File(path) => write!(f, "file {path:?}"),
+            // Its arguments may be secrets as well.
+            Lies::Command(argv) => write!(f, "command {:?}", argv.first()),
+        }
+    }
+}
+
+/// One of them, and its line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Source {
+    lies: Lies,
+    line: usize,
+}
+
+/// All of them, by the name that manifests and providers know them under.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    named: BTreeMap<String, Source>,
+    root: PathBuf,
+    user_home: Option<PathBuf>,
+}
+
+impl Sources {
+    /// Reads the table; paths count from `root`.
+    pub(super) fn read(node: &Node, root: &Path, problems: &mut Problems) -> Sources {
+        let mut named = BTreeMap::new();
+        for entry in table(node, "`credentials`", problems) {
+            if !is_variable(&entry.key) {
+                // Never the text: who takes the name for the secret itself must not find it in a log.
+                problems.add(entry.line, "a credential's name is not the name of a variable").hint =
+                    Some("write the name that `token_ref`, `auth_token` or the provider's file has".to_owned());
+                continue;
+            }
+            if let Some(lies) = lies(entry, problems) {
+                named.insert(entry.key.clone(), Source { lies, line: entry.line });
+            }
+        }
+        Sources { named, root: root.to_owned(), user_home: None }
+    }
+
+    /// Says whose `~/` is meant.
+    pub fn for_user(self, user_home: Option<&Path>) -> Sources {
+        Sources { user_home: user_home.map(Path::to_owned), ..self }
+    }
+
+    /// Tells whether one is known under a name.
+    pub fn has(&self, name: &str) -> bool {
+        self.named.contains_key(name)
+    }
+
+    /// Tells whether a command would have to be run for its value.
+    pub fn runs(&self, name: &str) -> bool {
+        self.named.get(name).is_some_and(|source| matches!(source.lies, Lies::Command(_)))
+    }
+
+    /// Says where one lies; of a command the program only, whose arguments may be secrets as well.
+    pub fn words(&self, name: &str) -> String {
+        match self.named.get(name).map(|source| &source.lies) {
+            Some(Lies::File(path)) => format!("the file {}", self.path(path).display()),
+            Some(Lies::Command(argv)) => format!("the command {}", argv.first().map_or("", String::as_str)),
+            None => "nowhere".to_owned(),
+        }
+    }
+
+    /// Gets the value of one; runs its command.
+    ///
+    /// # Errors
+    /// `credential_missing`, with the name and the line.
+    pub fn value(&self, name: &str) -> Result<SecretString> {
+        let source = self.named.get(name).ok_or_else(|| Error::internal("a credential that nobody named"))?;
+        let value = match &source.lies {
+            Lies::File(path) => secret::of_file(&self.path(path)),
+            Lies::Command(argv) => {
+                let mut argv = argv.clone();
+                if let Some(program) = argv.first_mut().filter(|program| program.starts_with("~/")) {
+                    *program = self.path(program).display().to_string();
+                }
+                secret::of_command(&argv, &self.root, secret::PATIENCE)
+            }
+        };
+        value.map_err(|e| Error { message: format!("the credential {name}: {}", e.message), ..e }.at(source.place()))
+    }
+
+    /// Lists what is wrong with the files, which are read, and runs no command.
+    pub fn faults(&self) -> Vec<Error> {
+        let files = self.named.keys().filter(|name| !self.runs(name));
+        files.filter_map(|name| self.value(name).err()).collect()
+    }
+
+    /// Gets the files, which no agent may be shown.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let files = self.named.values().filter_map(|source| match &source.lies {
+            Lies::File(path) => Some(self.path(path)),
+            Lies::Command(_) => None,
+        });
+        files.collect()
+    }
+
+    fn path(&self, text: &str) -> PathBuf {
+        match (text.strip_prefix("~/"), &self.user_home) {
+            (Some(rest), Some(home)) => home.join(rest),
+            _ => self.root.join(text),
+        }
+    }
+}
+
+impl Source {
+    fn place(&self) -> String {
+        format!("{FILE}:{}", self.line)
+    }
+}
+
+fn lies(entry: &Entry, problems: &mut Problems) -> Option<Lies> {
+    let fields = table(&entry.value, "a credential", problems);
+    let mut found = Vec::new();
+    for field in fields {
+        match field.key.as_str() {
+            "file" => found.extend(text(field, problems).map(Lies::File)),
+            "command" => found.extend(words(field, problems).map(Lies::Command)),
+            _ => problems.unknown_key(field, &KEYS),
+        }
+    }
+    let said = fields.iter().filter(|field| KEYS.contains(&field.key.as_str())).count();
+    // A slip of the finger is said already.
+    if said == 0 && !fields.is_empty() {
+        return None;
+    }
+    if said != 1 && entry.value.entries().is_some() {
+        let what = if said == 0 { "says neither `file` nor `command`" } else { "says both `file` and `command`" };
+        problems.add(entry.line, format!("the credential `{}` {what}", entry.key)).hint =
+            Some("write one of them: {file: PATH} or {command: [PROGRAM, ARGUMENT]}".to_owned());
+        return None;
+    }
+    found.pop()
+}
+
+/// Gets the words of a command.
+fn words(entry: &Entry, problems: &mut Problems) -> Option<Vec<String>> {
+    let list = match &entry.value.value {
+        Value::List(items) => items.iter().map(|item| item.text().map(str::to_owned)).collect::<Option<Vec<_>>>(),
+        _ => None,
+    };
+    let list = list.filter(|words| words.first().is_some_and(|program| !program.trim().is_empty()));
+    if list.as_ref().is_none_or(|words| words.iter().any(|word| word.contains('\0'))) {
+        problems.add(entry.value.line, "`command` must be a list of words").hint =
+            Some("write each word apart, such as [pass, show, gitea]: no shell reads it".to_owned());
+        return None;
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::Settings;
+
+    fn read(text: &str) -> std::result::Result<Sources, Vec<Error>> {
+        Settings::parse(text, Path::new("/bb"))
+            .map(|settings| settings.credentials.for_user(Some(Path::new("/home/me"))))
+    }
+
+    #[test]
+    fn files_and_commands_are_read_and_told_without_their_arguments() {
+        let text =
+            "credentials:\n  A: {file: ~/a}\n  B: {file: b}\n  C: {file: /c}\n  D: {command: [pass, show, \"x y\"]}\n";
+        let sources = read(text).unwrap();
+        assert_eq!(sources.files(), ["/home/me/a", "/bb/b", "/c"].map(PathBuf::from));
+        let words: Vec<String> = ["A", "B", "D"].iter().map(|name| sources.words(name)).collect();
+        assert_eq!(words, ["the file /home/me/a", "the file /bb/b", "the command pass"]);
+        assert!(!format!("{sources:?}").contains("x y"), "arguments may be secrets: {sources:?}");
+        assert!(sources.has("D") && sources.runs("D") && !sources.runs("A") && !sources.has("E"));
+        let error = sources.value("C").map(|_| ()).unwrap_err();
+        assert_eq!(error.place.as_deref(), Some("settings.yml:4"), "{error}");
+        assert!(error.message.starts_with("the credential C: /c cannot be read"), "{error}");
+        assert_eq!(sources.faults().len(), 3, "no command is run");
+    }
+
+    #[test]
+    fn every_fault_has_its_line_and_no_value_is_told() {
+        let text = "credentials:\n  A: {fiel: x}\n  B: {file: x, command: [y]}\n  C: {command: pass show}\n  D: {command: []}\n\
+            \x20 E: s3cret\n  \"s3-cret\": {file: x}\n  F: {file: }\n  G: {}\n";
+        let faults = read(text).unwrap_err();
+        let lines: Vec<String> =
+            faults.iter().map(|e| format!("{}: {}", e.place.as_deref().unwrap(), e.message)).collect();
+        assert_eq!(
+            lines,
+            [
+                "settings.yml:2: unknown key `fiel`",
+                "settings.yml:3: the credential `B` says both `file` and `command`",
+                "settings.yml:4: `command` must be a list of words",
+                "settings.yml:5: `command` must be a list of words",
+                "settings.yml:6: a credential must be a table of keys and values",
+                "settings.yml:7: a credential's name is not the name of a variable",
+                "settings.yml:8: `file` must be a text",
+                "settings.yml:9: the credential `G` says neither `file` nor `command`",
+            ]
+        );
+        assert!(faults.iter().all(|e| e.hint.is_some()));
+        assert!(read("credentials: [A]\n").is_err());
+    }
+}
