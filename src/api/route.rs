@@ -267,6 +267,9 @@ pub struct RoutesChange {
     pub id: String,
     /// Every route.
     pub routes: Vec<Route>,
+    /// The list that it was made from; another one in force refuses the change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<Vec<Route>>,
     /// Values of credentials that routes name and that the launch did not have.
     #[serde(default)]
     pub credentials: super::Credentials,

@@ -201,7 +201,7 @@ impl Faults {
     }
 }
 
-fn user_home() -> Option<PathBuf> {
+pub(super) fn user_home() -> Option<PathBuf> {
     std::env::var_os("HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 

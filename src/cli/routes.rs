@@ -12,6 +12,7 @@ use crate::provider::Search;
 use crate::settings::Settings;
 use crate::yaml::read::joined;
 
+use super::manifest::user_home;
 use super::out;
 
 /// Show the allow-list of a bottle that runs, or change it. What a change takes away is closed at once; what it gives is in
@@ -49,8 +50,9 @@ async fn work(args: Args) -> Result<u8> {
     let mut now = client.routes(&args.bottle.slug).await?;
     if !args.allow.is_empty() || !args.remove.is_empty() {
         let settings = Settings::load(&home).map_err(joined)?;
+        let sources = settings.credentials.for_user(user_home().as_deref());
         let lookup = |name: &str| std::env::var(name).ok();
-        let search = Search { lookup: &lookup, sources: &settings.credentials, rehearsal: false };
+        let search = Search { lookup: &lookup, sources: &sources, rehearsal: false };
         let change = change(&args, &now.routes, &search)?;
         now = client.change_routes(&now.slug, &change).await?;
     }
@@ -89,7 +91,7 @@ fn change(args: &Args, now: &[Route], search: &Search<'_>) -> Result<RoutesChang
         routes.push(route);
     }
     let id = uuid::Uuid::now_v7().to_string();
-    Ok(RoutesChange { id, routes, credentials, reason: args.reason.clone() })
+    Ok(RoutesChange { id, routes, was: Some(now.to_vec()), credentials, reason: args.reason.clone() })
 }
 
 fn read(text: &str) -> Result<Route> {
@@ -100,7 +102,13 @@ fn read(text: &str) -> Result<Route> {
         })?
     } else {
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port.parse().ok()),
+            Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => match port.parse::<u16>() {
+                Ok(port) if port > 0 => (host, Some(port)),
+                _ => {
+                    let message = format!("`{text}`: a port is a number from 1 to 65535");
+                    return Err(Error::new(Kind::Usage, message).hint("write it as docs.rs:8443"));
+                }
+            },
             _ => (text, None),
         };
         Route { host: host.to_owned(), ports: port.into_iter().collect(), ..Route::default() }
@@ -160,6 +168,8 @@ mod tests {
             (args(&[], &["c.example"]), Kind::Usage),
             (args(&["https://c.example/"], &[]), Kind::Usage),
             (args(&["10.0.0.1"], &[]), Kind::Usage),
+            (args(&["c.example:70000"], &[]), Kind::Usage),
+            (args(&["c.example:"], &[]), Kind::Usage),
             (args(&[r#"{"hots": "c.example"}"#], &[]), Kind::Usage),
             (args(&[&auth.replace("TOKEN", "OTHER")], &[]), Kind::CredentialMissing),
         ] {

@@ -190,6 +190,16 @@ impl Live {
         lock(&self.ports).insert(port);
     }
 
+    /// Gets the number of ports that its gate listens on.
+    pub fn listeners(&self) -> usize {
+        lock(&self.ports).len()
+    }
+
+    /// Gets its note as it would be with another allow-list.
+    pub fn note_with(&self, rules: &Rules) -> String {
+        Note { routes: Some(rules.clone()), ..lock(&self.note).clone() }.text()
+    }
+
     /// Tells whether its gate listens on a port.
     pub fn listens_on(&self, port: u16) -> bool {
         lock(&self.ports).contains(&port)

@@ -29,6 +29,9 @@ pub struct Note {
 pub struct Rules {
     /// Every route.
     pub routes: Vec<Route>,
+    /// The list that is to come and is not written yet: it has to allow as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also: Option<Vec<Route>>,
     /// Values of credentials that the launch did not have.
     #[serde(default)]
     pub credentials: Credentials,

@@ -3,7 +3,6 @@
 //! What a change takes away takes effect first and is recorded second; what it gives takes effect when its row is committed.
 //! It is left with the keeper, so that it outlives this controller.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use secrecy::SecretString;
@@ -14,15 +13,17 @@ use super::ledger_error;
 use super::live::Live;
 use super::note::Rules;
 use crate::api::{Credentials, Route, Routes, RoutesChange, Verdict};
-use crate::bottle::wire::{Listener, Reply, Request};
+use crate::bottle::wire::{self, Listener, Reply, Request};
+use crate::egress;
 use crate::egress::route::Router;
 use crate::enforce::By;
 use crate::error::{Error, Kind, Result};
 
 /// Most ports that a bottle's gate listens on: their sockets travel in one packet.
 pub const MOST_PORTS: usize = 48;
-/// Largest note that a keeper is left: a packet's size less its frame. Unit: bytes.
-const MAX_NOTE: usize = 48 * 1024;
+/// Largest packet that a note may make of itself: the next controller gets it together with what else a keeper says first.
+/// Unit: bytes.
+const MAX_NOTE: usize = wire::MAX_PACKET - 12 * 1024;
 
 /// Gets the ports that a gate listens on for `routes`. DNS has listeners of its own.
 pub fn ports(routes: &[Route]) -> Result<Vec<u16>> {
@@ -38,10 +39,14 @@ pub fn ports(routes: &[Route]) -> Result<Vec<u16>> {
     Ok(ports)
 }
 
-/// Gets values as the plane takes them.
-pub fn secrets<'a>(credentials: impl IntoIterator<Item = &'a Credentials>) -> BTreeMap<String, SecretString> {
-    let all = credentials.into_iter().flat_map(|credentials| credentials.iter());
-    all.map(|(name, value)| (name.clone(), SecretString::from(value.clone()))).collect()
+/// Gets a list as the plane takes it.
+pub fn in_force(launch: &Credentials, rules: &Rules) -> egress::Rules {
+    let values = launch.iter().chain(rules.credentials.iter());
+    egress::Rules {
+        routes: rules.routes.clone(),
+        also: rules.also.clone(),
+        credentials: values.map(|(name, value)| (name.clone(), SecretString::from(value.clone()))).collect(),
+    }
 }
 
 impl Controller {
@@ -79,65 +84,63 @@ impl Controller {
         };
         Router::new(&change.routes).map_err(wrong)?;
         let before = live.rules();
+        if change.was.as_ref().is_some_and(|was| *was != before.routes) {
+            return Err(
+                Error::new(Kind::Usage, "the routes have been changed meanwhile").hint("look at them, and try again")
+            );
+        }
         let mut credentials = before.credentials.clone();
         for (name, value) in change.credentials.iter() {
             credentials.insert(name.clone(), value.clone());
         }
-        let after = Rules { routes: change.routes, credentials };
-        let missing = after.routes.iter().filter_map(|route| route.auth.as_ref()).find(|auth| {
-            !live.launch.credentials.contains_key(&auth.credential) && !after.credentials.contains_key(&auth.credential)
-        });
-        if let Some(auth) = missing {
-            let message = format!("a route needs the credential {}, which was not given", auth.credential);
-            return Err(
-                Error::new(Kind::CredentialMissing, message).hint(format!("set {} in this shell", auth.credential))
-            );
-        }
-        let wanted = ports(&after.routes)?;
-        live.can_note(&after)?;
-        // What both lists have, first: whatever happens to the ledger now, what was taken back is gone.
-        let stays: Vec<Route> = before.routes.iter().filter(|route| after.routes.contains(route)).cloned().collect();
-        let removed: Vec<&Route> = before.routes.iter().filter(|route| !after.routes.contains(route)).collect();
-        let added: Vec<&Route> = after.routes.iter().filter(|route| !before.routes.contains(route)).collect();
-        if removed.is_empty() && added.is_empty() && after.routes == before.routes {
+        credentials
+            .retain(|name, _| change.routes.iter().filter_map(|r| r.auth.as_ref()).any(|a| a.credential == *name));
+        let after = Rules { routes: change.routes, also: None, credentials };
+        self.has_its_credentials(&live, &after)?;
+        if after == before {
             return self.routes(&live.slug);
         }
-        if !removed.is_empty() {
-            // Rules that refuse are in routes as well: one that is taken out loosens, and must wait for its row.
-            let narrow = Rules { routes: narrowed(&before.routes, &stays), credentials: after.credentials.clone() };
-            live.put_in_force(&narrow).await?;
-        }
-        let words = |routes: &[&Route]| -> Vec<String> {
-            routes
-                .iter()
-                .map(|route| [route.host.clone()].into_iter().chain(route.words()).collect::<Vec<_>>().join(", "))
-                .collect()
+        let wanted = live.with_room_for(&after.routes)?;
+        // What is taken back, first: until the list is written both have to allow, whatever happens to the ledger or to us.
+        let narrow = Rules { also: Some(after.routes.clone()), ..before.clone() };
+        live.can_note(&narrow)?;
+        live.put_in_force(&narrow).await?;
+        let only = |these: &[Route], those: &[Route]| -> Vec<String> {
+            these.iter().filter(|route| !those.contains(route)).map(in_words).collect()
         };
         let data = json!({
-            "added": words(&added), "removed": words(&removed), "reason": change.reason, "by": By::Operator.as_str(),
+            "added": only(&after.routes, &before.routes), "removed": only(&before.routes, &after.routes),
+            "reason": change.reason, "by": By::Operator.as_str(),
         });
         live.record_routes(data).await.map_err(|e| ledger_error(&e, &self.host.home.ledger()))?;
         live.listen_on(&wanted).await?;
         live.put_in_force(&after).await?;
         self.routes(&live.slug)
     }
+
+    /// Refuses a list whose credentials are not there, or would go where the launch did not send them.
+    fn has_its_credentials(&self, live: &Live, rules: &Rules) -> Result<()> {
+        for route in &rules.routes {
+            let Some(auth) = &route.auth else { continue };
+            let name = &auth.credential;
+            let given = rules.credentials.contains_key(name);
+            let launched = live.launch.credentials.contains_key(name);
+            if !given && !launched {
+                let message = format!("a route needs the credential {name}, which was not given");
+                return Err(Error::new(Kind::CredentialMissing, message).hint(format!("set {name} in this shell")));
+            }
+            let same = |own: &Route| own.host == route.host && own.auth.as_ref().is_some_and(|a| a.credential == *name);
+            if launched && !live.launch.routes.iter().any(same) {
+                let message = format!("the credential {name} was given for other hosts than {}", route.host);
+                return Err(Error::new(Kind::Usage, message).hint("name a credential of its own for this host"));
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Gets the routes of `stays` together with what the others of `before` refuse.
-fn narrowed(before: &[Route], stays: &[Route]) -> Vec<Route> {
-    let refusing =
-        before.iter().filter(|route| !stays.contains(route) && (!route.deny.is_empty() || !route.quiet.is_empty()));
-    let refusing = refusing.map(|route| Route {
-        host: route.host.clone(),
-        ports: route.ports.clone(),
-        api: route.api,
-        // No request has this method, so that nothing is allowed by it.
-        matches: vec![crate::api::Match { methods: vec!["NONE".into()], ..Default::default() }],
-        deny: route.deny.clone(),
-        quiet: route.quiet.clone(),
-        ..Route::default()
-    });
-    stays.iter().cloned().chain(refusing).collect()
+fn in_words(route: &Route) -> String {
+    std::iter::once(route.host.clone()).chain(route.words()).collect::<Vec<_>>().join(", ")
 }
 
 fn no_way_out(slug: &str) -> Error {
@@ -150,18 +153,34 @@ impl Live {
         self.changed_rules().unwrap_or_else(|| Rules { routes: self.launch.routes.clone(), ..Rules::default() })
     }
 
+    /// Gets the ports that `routes` need listeners for. What a gate listens on already counts: listeners stay.
+    fn with_room_for(&self, routes: &[Route]) -> Result<Vec<u16>> {
+        let wanted = ports(routes)?;
+        let new = wanted.iter().filter(|port| !self.listens_on(**port)).count();
+        if self.listeners() + new > MOST_PORTS {
+            let message =
+                format!("with these routes the bottle would listen on more than {MOST_PORTS} ports, past ones counted");
+            return Err(Error::new(Kind::Usage, message).hint("start the agent anew with the routes that it needs"));
+        }
+        Ok(wanted)
+    }
+
     /// Tells whether the keeper can be left a note with `rules`.
     fn can_note(&self, rules: &Rules) -> Result<()> {
-        if serde_json::to_vec(rules).map_or(usize::MAX, |bytes| bytes.len()) > MAX_NOTE {
-            return Err(Error::new(Kind::Usage, "the routes are larger than 48 KiB together")
-                .hint("write fewer rules, or wider ones"));
+        let note = self.note_with(rules);
+        if serde_json::to_vec(&Request::Note { note }).map_or(usize::MAX, |bytes| bytes.len()) > MAX_NOTE {
+            return Err(Error::new(
+                Kind::Usage,
+                "the routes are too many to be kept by the bottle's keeper (some 50 KiB)",
+            )
+            .hint("write fewer rules, or wider ones"));
         }
         Ok(())
     }
 
     async fn put_in_force(self: &Arc<Self>, rules: &Rules) -> Result<()> {
-        let values = secrets([&self.launch.credentials, &rules.credentials]);
-        let done = self.with_egress(|egress| egress.set_routes(&rules.routes, &values));
+        let rules_of_plane = in_force(&self.launch.credentials, rules);
+        let done = self.with_egress(|egress| egress.set_routes(&rules_of_plane));
         done.ok_or_else(|| no_way_out(&self.slug))?.map_err(|e| Error::new(Kind::Usage, e.to_string()))?;
         self.note_rules(rules.clone()).await;
         Ok(())

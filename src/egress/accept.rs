@@ -41,7 +41,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Connections to strangers that are told why at once, and how often one more is.
 const STRANGERS: u32 = 512;
-const STRANGER: Duration = Duration::from_millis(50);
+/// In tests never: how fast this machine shakes hands must not matter there.
+const STRANGER: Duration = if cfg!(test) { Duration::from_secs(3600) } else { Duration::from_millis(50) };
 
 /// Makes the pace at which strangers are told.
 pub fn strangers() -> Mutex<Pace> {
@@ -169,7 +170,7 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: Soc
         let hello = LazyConfigAcceptor::new(Hello::default(), Kept::new(stream)).await?;
         let sni = hello.client_hello().server_name().map(Host::parse);
         if let Some(Ok(host)) = &sni
-            && let Some(route) = door.plane.policy.get().router.passes_through(host, destination.port())
+            && let Some(route) = door.plane.policy.get().passes_through(host, destination.port())
         {
             return Ok(Begun::Unseen(host.clone(), route, hello.io.into_parts()));
         }

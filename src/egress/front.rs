@@ -178,7 +178,7 @@ impl Watch {
             }
             self.said.chunked = true;
         } else if name.eq_ignore_ascii_case(b"upgrade") {
-            self.said.upgrade = value.eq_ignore_ascii_case(b"websocket");
+            self.said.upgrade |= value.eq_ignore_ascii_case(b"websocket");
         }
         Ok(())
     }

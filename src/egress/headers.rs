@@ -91,7 +91,7 @@ pub fn query(query: &str, cleaning: Cleaning) -> Cow<'_, str> {
     let kept = |part: &str| {
         let key = part.split('=').next().unwrap_or(part);
         match cleaning {
-            Cleaning::Plain => !credential_key(key),
+            Cleaning::Plain => !credential_key(&decoded(key)),
             // A coded key could be any key.
             Cleaning::Credential => !key.contains(['%', '+']) && !credential_key(key),
             Cleaning::Model => model_key(key) || READABLE.contains(&part),
@@ -101,6 +101,29 @@ pub fn query(query: &str, cleaning: Cleaning) -> Cow<'_, str> {
         return Cow::Borrowed(query);
     }
     Cow::Owned(query.split('&').filter(|part| kept(part)).collect::<Vec<_>>().join("&"))
+}
+
+/// Gets a query's key with its codes read.
+fn decoded(key: &str) -> Cow<'_, str> {
+    if !key.contains('%') {
+        return Cow::Borrowed(key);
+    }
+    let mut out = Vec::with_capacity(key.len());
+    let mut rest = key.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let code = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        match code.filter(|_| byte == b'%').and_then(|two| u8::from_str_radix(two, 16).ok()) {
+            Some(read) => {
+                out.push(read);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    Cow::Owned(String::from_utf8_lossy(&out).into_owned())
 }
 
 fn connection_names(headers: &HeaderMap) -> Vec<String> {
@@ -293,6 +316,7 @@ mod tests {
         assert_eq!(query("Access_Token=mine&%6bey=mine", Cleaning::Credential), "");
         assert_eq!(query("a=1&key=mine&PRIVATE_TOKEN=x&keys=2", Cleaning::Plain), "a=1&keys=2");
         assert_eq!(query("a=1&q=key%3Dmine", Cleaning::Plain), "a=1&q=key%3Dmine");
+        assert_eq!(query("%6bey=mine&%4bEY=mine&%6=1&b=2", Cleaning::Plain), "%6=1&b=2");
         assert_eq!(query("beta=true&x=1", Cleaning::Model), "beta=true");
         assert_eq!(query("beta=true", Cleaning::Model), "beta=true");
         assert_eq!(query("alt=sse", Cleaning::Model), "alt=sse");

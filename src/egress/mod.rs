@@ -83,6 +83,17 @@ pub struct Sockets {
     pub sentinel: Option<OwnedFd>,
 }
 
+/// What a bottle may reach, and with what.
+#[derive(Default)]
+pub struct Rules {
+    /// The allow-list; empty = nothing.
+    pub routes: Vec<Route>,
+    /// An allow-list that has to allow as well: the one that is to come, while it is not written yet.
+    pub also: Option<Vec<Route>>,
+    /// Resolved credentials by name.
+    pub credentials: BTreeMap<String, SecretString>,
+}
+
 /// What a bottle may do, and what its requests are charged to.
 pub struct Spec {
     /// Its name.
@@ -97,10 +108,8 @@ pub struct Spec {
     pub run: Option<String>,
     /// Nodes that are charged, nearest first.
     pub path: Vec<Node>,
-    /// The allow-list; empty = nothing.
-    pub routes: Vec<Route>,
-    /// Resolved credentials by name.
-    pub credentials: BTreeMap<String, SecretString>,
+    /// What is allowed, and with what.
+    pub rules: Rules,
     /// Names dialled elsewhere: `host` (port 443) or `host:port`.
     pub upstreams: BTreeMap<String, Upstream>,
     /// Its certificate authority.
@@ -148,17 +157,15 @@ pub struct Handle {
 /// The part of a plane that an operator changes while it serves.
 trait Changing: Send + Sync {
     /// Puts another allow-list in force.
-    fn change(&self, routes: &[Route], credentials: &BTreeMap<String, SecretString>) -> Result<(), EgressError>;
+    fn change(&self, rules: &Rules) -> Result<(), EgressError>;
     /// Says what would become of a request.
     fn why(&self, url: &str, method: &str) -> Verdict;
 }
 
 impl<L: Ledger> Changing for Plane<L> {
-    fn change(&self, routes: &[Route], credentials: &BTreeMap<String, SecretString>) -> Result<(), EgressError> {
-        let policy = Policy::new(routes, credentials, &self.towards)?;
-        let router = Arc::clone(&policy.router);
-        self.policy.set(policy);
-        self.streams.withdraw(&router);
+    fn change(&self, rules: &Rules) -> Result<(), EgressError> {
+        self.policy.set(Policy::new(rules, &self.towards)?);
+        self.streams.withdraw(&self.policy.get());
         Ok(())
     }
 
@@ -196,10 +203,11 @@ fn start_with<L: Ledger>(
         streams.set(Some(Cut { scope, deny: spent::cut("before the controller was restarted") }));
     }
     let work = Arc::new(Tally::default());
+    let connections = Arc::new(Tally::default());
     let parks = Arc::new(AtomicBool::new(spec.parks));
     let recorder = Arc::new(Recorder::start(&spec.slug, spec.run.as_deref(), Arc::clone(&work), ledger.clone()));
     let towards = Towards { roots, upstreams: spec.upstreams };
-    let policy = Current::new(Policy::new(&spec.routes, &spec.credentials, &towards)?);
+    let policy = Current::new(Policy::new(&spec.rules, &towards)?);
     let plane = Arc::new(Plane {
         policy,
         towards,
@@ -217,11 +225,11 @@ fn start_with<L: Ledger>(
             runtime: tokio::runtime::Handle::current(),
         },
         recorder: Arc::clone(&recorder),
+        connections: Arc::clone(&connections),
         streams: Arc::clone(&streams),
         room: Arc::new(Semaphore::new(model::ROOM)),
         gate,
     });
-    let connections = Arc::new(Tally::default());
     let door = Arc::new(Door {
         plane: Arc::clone(&plane),
         acceptor: spec.ca.acceptor()?,
@@ -312,12 +320,8 @@ impl Handle {
     ///
     /// # Errors
     /// [`EgressError`]; the list in force stays then.
-    pub fn set_routes(
-        &self,
-        routes: &[Route],
-        credentials: &BTreeMap<String, SecretString>,
-    ) -> Result<(), EgressError> {
-        self.plane.change(routes, credentials)
+    pub fn set_routes(&self, rules: &Rules) -> Result<(), EgressError> {
+        self.plane.change(rules)
     }
 
     /// Serves one more listener: a port that the allow-list has got.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, Uri};
+use http::Uri;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -43,7 +43,7 @@ pub async fn pass<L: Ledger>(
     }
     let entered = plane.streams.enter()?;
     let policy = plane.policy.get();
-    if policy.router.passes_through(host, meant.port()).is_none() {
+    if policy.passes_through(host, meant.port()).is_none() {
         return Err(Deny::new(Denial::RouteMissing, format!("bb: {} is not passed through any more.", named.text)));
     }
     entered.is_about(Subject {
@@ -52,12 +52,12 @@ pub async fn pass<L: Ledger>(
         tls: true,
         method: None,
         uri: Uri::default(),
-        headers: HeaderMap::new(),
+        headers: None,
         websocket: false,
         route,
     });
     if !plane.policy.is(&policy) {
-        plane.streams.withdraw(&plane.policy.get().router);
+        plane.streams.withdraw(&plane.policy.get());
     }
     not_cut(&plane.streams, false)?;
     let began = Instant::now();
@@ -80,7 +80,7 @@ pub async fn pass<L: Ledger>(
     let both = async {
         upstream.write_all(&greeting).await?;
         let ((from_bottle, to_bottle), (from_server, to_server)) = (stream.into_split(), upstream.into_split());
-        tokio::try_join!(copy(from_bottle, to_server, &moved), copy(from_server, to_bottle, &moved),)
+        tokio::try_join!(copy(from_bottle, to_server, &moved, None), copy(from_server, to_bottle, &moved, None),)
     };
     tokio::select! {
         // A side that breaks off is no refusal: the other one hears it by its end.

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::RootCertStore;
-use secrecy::SecretString;
 
-use super::EgressError;
 use super::credential::Credentials;
-use super::route::Router;
+use super::deny::Deny;
+use super::name::Host;
+use super::route::{Allowed, Asked, Router};
 use super::upstream::{self, Connector, Upstreaming};
+use super::{EgressError, Rules};
 use crate::api::{Route, Upstream};
 
 /// What does not change with the allow-list: whom to trust and what is dialled elsewhere.
@@ -25,6 +26,8 @@ pub struct Towards {
 pub struct Policy {
     /// The allow-list.
     pub router: Arc<Router>,
+    /// One that has to allow as well.
+    also: Option<Router>,
     /// What its routes put in.
     pub credentials: Credentials,
     /// Reaches what is passed through.
@@ -35,16 +38,33 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Makes it of `routes` and the values of their credentials.
-    pub fn new(
-        routes: &[Route],
-        credentials: &BTreeMap<String, SecretString>,
-        towards: &Towards,
-    ) -> Result<Policy, EgressError> {
-        let router = Arc::new(Router::new(routes)?);
+    /// Makes it of a list and the values of its credentials.
+    pub fn new(rules: &Rules, towards: &Towards) -> Result<Policy, EgressError> {
+        let router = Arc::new(Router::new(&rules.routes)?);
+        let also = rules.also.as_deref().map(Router::new).transpose()?;
         let connector = Connector::new(&towards.roots, &towards.upstreams, Arc::clone(&router))?;
         let client = upstream::client(connector.clone());
-        Ok(Policy { router, connector, client, credentials: Credentials::new(routes, credentials) })
+        Ok(Policy { router, also, connector, client, credentials: Credentials::new(&rules.routes, &rules.credentials) })
+    }
+
+    /// Gets the route that allows the request, or why none does.
+    pub fn check<'a>(&self, asked: Asked<'a>) -> Result<Allowed<'a>, Deny> {
+        let allowed = self.router.check(asked)?;
+        match &self.also {
+            Some(also) => also.check(asked).map(|_| allowed),
+            None => Ok(allowed),
+        }
+    }
+
+    /// Gets the route by which TLS to `host` and `port` is passed through unseen, if one is.
+    pub fn passes_through(&self, host: &Host, port: u16) -> Option<Arc<Route>> {
+        let route = self.router.passes_through(host, port)?;
+        self.also.as_ref().is_none_or(|also| also.passes_through(host, port).is_some()).then_some(route)
+    }
+
+    /// Tells whether a route asks for headers of requests.
+    pub fn asks_for_headers(&self) -> bool {
+        self.router.asks_for_headers() || self.also.as_ref().is_some_and(Router::asks_for_headers)
     }
 }
 

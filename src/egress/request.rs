@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{Method, Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::sync::Semaphore;
@@ -23,7 +23,7 @@ use super::hold::Keeping;
 use super::link::{Link, Named, destination, name_once};
 use super::model::{class, identity};
 use super::policy::{Current, Policy, Towards};
-use super::record::{Denied, Passed, Recorder};
+use super::record::{Denied, Passed, Recorder, Tally};
 use super::route::Asked;
 use super::spent;
 use super::streams::{Entered, Streams, Subject};
@@ -61,6 +61,8 @@ pub struct Plane<L: Ledger> {
     pub keeping: Keeping,
     /// Where events go.
     pub recorder: Arc<Recorder>,
+    /// Connections of the bottle: a WebSocket stays one when its connection is none of the listener's any more.
+    pub connections: Arc<Tally>,
     /// What is under way, and the cut.
     pub streams: Arc<Streams>,
     /// Room for held bodies.
@@ -71,7 +73,8 @@ pub struct Plane<L: Ledger> {
 
 /// Refuses methods that are not about a resource of the host.
 pub(super) fn method(method: &Method) -> Result<(), Deny> {
-    if *method == Method::CONNECT || *method == Method::TRACE {
+    // NONE stands in routes that allow nothing.
+    if *method == Method::CONNECT || *method == Method::TRACE || method.as_str() == "NONE" {
         return Err(Deny::new(Denial::Method, format!("bb: {method} is not passed."))
             .step("connect directly: no proxy is needed in a bottle"));
     }
@@ -144,13 +147,15 @@ impl<L: Ledger> Plane<L> {
         let entered = self.streams.enter()?;
         let websocket = websocket::asked(&head)?;
         let upgrade = websocket.then(|| hyper::upgrade::on(&mut head));
-        let allowed = policy.router.check(Asked {
+        // As they would be sent on: a header that its sender has dropped on the way (`Connection: NAME`) is none.
+        let sent = policy.asks_for_headers().then(|| headers::request(head.headers(), Cleaning::Plain));
+        let allowed = policy.check(Asked {
             host: &named.host,
             port: link.destination.port(),
             tls: link.tls,
             method: head.method().as_str(),
             path: head.uri().path(),
-            headers: head.headers(),
+            headers: sent.as_ref().unwrap_or(head.headers()),
             websocket,
         })?;
         let route = &allowed.route;
@@ -160,13 +165,13 @@ impl<L: Ledger> Plane<L> {
             tls: link.tls,
             method: Some(head.method().clone()),
             uri: head.uri().clone(),
-            headers: if policy.router.asks_for_headers() { head.headers().clone() } else { HeaderMap::new() },
+            headers: sent.clone(),
             websocket,
             route: Arc::clone(route),
         });
         // The allow-list may have changed since; then whoever changed it did not find this request yet.
         if !self.policy.is(policy) {
-            self.streams.withdraw(&self.policy.get().router);
+            self.streams.withdraw(&self.policy.get());
         }
         facts.api = route.api;
         if route.api.is_some() {

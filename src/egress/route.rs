@@ -81,7 +81,26 @@ impl Router {
             }
             same.push(compiled);
         }
+        router.refuses_nothing_unseen()?;
         Ok(router)
+    }
+
+    /// Refuses to pass through unseen what a rule of a wider route is to refuse.
+    fn refuses_nothing_unseen(&self) -> Result<(), RouteError> {
+        let exact = self.exact.iter().map(|(host, routes)| (host.to_string(), routes));
+        let below = self.below.iter().map(|(suffix, routes)| (suffix.clone(), routes));
+        for (name, routes) in exact.chain(below) {
+            let wider = name.match_indices('.').filter_map(|(at, _)| self.below.get(&name[at + 1..])).flatten();
+            let refusing = |r: &&Compiled| !r.route.deny.is_empty() || !r.route.quiet.is_empty();
+            let wider: Vec<&Compiled> = wider.filter(refusing).collect();
+            for route in routes.iter().filter(|r| r.route.tls == api::Tls::Passthrough) {
+                if wider.iter().any(|wide| compile::share_ports(&wide.route, &route.route)) {
+                    let what = "it is passed through unseen, and a wider route has rules that refuse";
+                    return Err(RouteError::Contradiction { route: route.route.host.clone(), what });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Gets the lists of routes for `host`, the most specific first.
@@ -124,8 +143,10 @@ impl Router {
             return Err(route_missing(asked.host));
         };
         let all = self.lists(asked.host).flatten().filter(|r| port_allowed(&r.route, asked.port));
+        let mut methods_denied = false;
         for route in all {
             denied(route, asked)?;
+            methods_denied |= route.deny.iter().any(Rule::names_methods);
         }
         let mut on_port = routes.iter().filter(|r| port_allowed(&r.route, asked.port)).peekable();
         if on_port.peek().is_none() {
@@ -133,7 +154,7 @@ impl Router {
         }
         let mut reason = None;
         for route in on_port {
-            match allow(route, asked) {
+            match allow(route, asked, methods_denied) {
                 Ok(path) => return Ok(Allowed { route: Arc::clone(&route.route), path }),
                 // A path that fits with the wrong method says more than a path that does not fit at all.
                 Err(deny) if reason.as_ref().is_none_or(|r: &Deny| r.kind == Denial::Path && !r.quiet) => {
@@ -161,11 +182,14 @@ fn denied(compiled: &Compiled, asked: Asked<'_>) -> Result<(), Deny> {
         return Ok(());
     }
     let path = normal_path(asked.path)?;
-    if let Some(prefix) = route.quiet.iter().find(|q| path::below(&path, q)) {
+    let plain = path::without_parameters(&path);
+    if let Some(prefix) = route.quiet.iter().find(|q| path::below(&path, q) || path::below(&plain, q)) {
         return Err(Deny::new(Denial::Path, format!("bb: {}{prefix} is not passed.", asked.host)).quietly());
     }
     let holds = |rule: &Rule| {
-        rule.path_fits(&path) && rule.method_fits(asked.method) && rule.header_missing(asked.headers).is_none()
+        (rule.path_fits(&path) || rule.path_fits(&plain))
+            && rule.method_fits(asked.method)
+            && rule.headers_among(asked.headers)
     };
     match compiled.deny.iter().find(|rule| holds(rule)) {
         Some(rule) => {
@@ -177,7 +201,8 @@ fn denied(compiled: &Compiled, asked: Asked<'_>) -> Result<(), Deny> {
     }
 }
 
-fn allow<'a>(compiled: &Compiled, asked: Asked<'a>) -> Result<Cow<'a, str>, Deny> {
+/// Gets the path to send on, if the route allows the request. `methods_denied`: some rule refuses methods of the host.
+fn allow<'a>(compiled: &Compiled, asked: Asked<'a>, methods_denied: bool) -> Result<Cow<'a, str>, Deny> {
     let route = &compiled.route;
     if !asked.tls && (route.auth.is_some() || route.api.is_some()) {
         return Err(Deny::new(
@@ -198,6 +223,11 @@ fn allow<'a>(compiled: &Compiled, asked: Asked<'a>) -> Result<Cow<'a, str>, Deny
         )
         .rule(json!({"host": asked.host.to_string(), "api": "..."}))
         .step("only the operator can name its `api` in the route"));
+    }
+    // Both ways anything passes on it, unread: neither a credential nor a bound nor a rule about methods holds there.
+    let bounded = route.auth.is_some() || route.max_request.is_some() || route.max_response.is_some();
+    if asked.websocket && !route.websocket && (bounded || methods_denied) {
+        return Err(no_websocket(asked.host, "has a credential, bounds or rules about methods"));
     }
     if route.matches.is_empty() && route.deny.is_empty() && route.api.is_none() && route.quiet.is_empty() {
         return Ok(Cow::Borrowed(asked.path));
@@ -234,11 +264,7 @@ fn allow<'a>(compiled: &Compiled, asked: Asked<'a>) -> Result<Cow<'a, str>, Deny
             Denial::Path,
             format!("bb: the route to {} asks for the header {name} with a value that it names.", asked.host),
         ),
-        Some(Missing::WebSocket) => Deny::new(
-            Denial::Upgrade,
-            format!("bb: the route to {} names methods, so it passes no WebSocket.", asked.host),
-        )
-        .rule(json!({"host": asked.host.to_string(), "websocket": true})),
+        Some(Missing::WebSocket) => no_websocket(asked.host, "names methods"),
     }
     .step("ask the operator to allow it, or do without"))
 }
@@ -248,6 +274,12 @@ enum Missing {
     Method,
     Header(String),
     WebSocket,
+}
+
+fn no_websocket(host: &Host, why: &str) -> Deny {
+    Deny::new(Denial::Upgrade, format!("bb: the route to {host} {why}, so it passes no WebSocket unless it says so."))
+        .rule(json!({"host": host.to_string(), "websocket": true}))
+        .step("use plain HTTP requests, or ask the operator")
 }
 
 fn route_missing(host: &Host) -> Deny {

@@ -7,6 +7,8 @@ use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use http::StatusCode;
+use http::header::{self, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -35,7 +37,15 @@ where
         let (plane, link) = (Arc::clone(&plane), Arc::clone(&link));
         move |request| {
             let (plane, link) = (Arc::clone(&plane), Arc::clone(&link));
-            async move { Ok::<_, Infallible>(plane.answer(&link, request).await) }
+            async move {
+                // The watch in front has stopped reading HTTP on such a connection.
+                let upgrades = request.headers().contains_key(header::UPGRADE);
+                let mut answer = plane.answer(&link, request).await;
+                if upgrades && answer.status() != StatusCode::SWITCHING_PROTOCOLS && !h2 {
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         }
     });
     let refused = Arc::new(OnceLock::new());

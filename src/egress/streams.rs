@@ -14,7 +14,8 @@ use http::{HeaderMap, Method, Uri};
 
 use super::deny::{Denial, Deny};
 use super::link::Named;
-use super::route::{Asked, Router};
+use super::policy::Policy;
+use super::route::Asked;
 use super::spent;
 use crate::api;
 use crate::types::CutScope;
@@ -35,8 +36,8 @@ pub struct Subject {
     pub method: Option<Method>,
     /// Its address.
     pub uri: Uri,
-    /// Its headers, kept where a route asks for some.
-    pub headers: HeaderMap,
+    /// Its headers; `None` where no route asked for any, and they are not known any more.
+    pub headers: Option<HeaderMap>,
     /// Whether it has become a WebSocket.
     pub websocket: bool,
     /// The route that allowed it.
@@ -44,19 +45,26 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Tells whether `router` allows it still, with the same credential or none.
-    fn stands(&self, router: &Router) -> bool {
-        let Some(method) = &self.method else { return router.passes_through(&self.named.host, self.port).is_some() };
+    /// Tells whether `policy` allows it still, with the same credential or none.
+    fn stands(&self, policy: &Policy) -> bool {
+        let Some(method) = &self.method else {
+            let now = policy.passes_through(&self.named.host, self.port);
+            return now.is_some_and(|now| now.allow_private == self.route.allow_private);
+        };
+        if self.headers.is_none() && policy.asks_for_headers() {
+            return false;
+        }
+        let none = HeaderMap::new();
         let asked = Asked {
             host: &self.named.host,
             port: self.port,
             tls: self.tls,
             method: method.as_str(),
             path: self.uri.path(),
-            headers: &self.headers,
+            headers: self.headers.as_ref().unwrap_or(&none),
             websocket: self.websocket,
         };
-        router.check(asked).is_ok_and(|allowed| {
+        policy.check(asked).is_ok_and(|allowed| {
             let (now, then) = (&allowed.route, &self.route);
             now.auth == then.auth && now.api == then.api && now.allow_private == then.allow_private
         })
@@ -169,10 +177,10 @@ impl Streams {
         }
     }
 
-    /// Closes what `router` allows no more. Called after it has taken its place: what is entered later was asked of it.
-    pub fn withdraw(&self, router: &Router) {
+    /// Closes what `policy` allows no more. Called after it has taken its place: what is entered later was asked of it.
+    pub fn withdraw(&self, policy: &Policy) {
         for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            if stream.subject.get().is_some_and(|subject| !subject.stands(router)) {
+            if stream.subject.get().is_some_and(|subject| !subject.stands(policy)) {
                 stream.withdrawn.store(true, Ordering::Release);
                 stream.cancel();
             }

@@ -189,38 +189,41 @@ async fn bench_over(h2: bool, limit: Option<u64>, script: Script) -> Bench {
         agent: "tester".into(),
         run: Some("r1".into()),
         path: vec!["bottle:id-1".into(), GLOBAL.into()],
-        routes: vec![
-            Route {
-                host: MODEL.into(),
-                ports: vec![port],
-                api: Some(Api::Anthropic),
-                auth: Some(Auth {
-                    scheme: AuthScheme::Header,
-                    header: Some("x-api-key".into()),
-                    credential: "claude".into(),
-                }),
-                quiet: vec!["/api/event_logging".into()],
-                ..Route::default()
-            },
-            Route {
-                host: PLAIN.into(),
-                ports: vec![port],
-                matches: vec![Match {
-                    methods: vec!["GET".into(), "PUT".into()],
-                    paths: vec![PathRule { kind: PathKind::Prefix, value: "/open".into() }],
-                    ..Match::default()
-                }],
-                ..Route::default()
-            },
-            Route {
-                host: "nokey.example.com".into(),
-                ports: vec![port],
-                auth: Some(Auth { scheme: AuthScheme::Bearer, header: None, credential: "absent".into() }),
-                ..Route::default()
-            },
-            Route { host: "nowhere.example.com".into(), ports: vec![port], ..Route::default() },
-        ],
-        credentials: [("claude".to_owned(), SecretString::from(SECRET))].into(),
+        rules: Rules {
+            also: None,
+            routes: vec![
+                Route {
+                    host: MODEL.into(),
+                    ports: vec![port],
+                    api: Some(Api::Anthropic),
+                    auth: Some(Auth {
+                        scheme: AuthScheme::Header,
+                        header: Some("x-api-key".into()),
+                        credential: "claude".into(),
+                    }),
+                    quiet: vec!["/api/event_logging".into()],
+                    ..Route::default()
+                },
+                Route {
+                    host: PLAIN.into(),
+                    ports: vec![port],
+                    matches: vec![Match {
+                        methods: vec!["GET".into(), "PUT".into()],
+                        paths: vec![PathRule { kind: PathKind::Prefix, value: "/open".into() }],
+                        ..Match::default()
+                    }],
+                    ..Route::default()
+                },
+                Route {
+                    host: "nokey.example.com".into(),
+                    ports: vec![port],
+                    auth: Some(Auth { scheme: AuthScheme::Bearer, header: None, credential: "absent".into() }),
+                    ..Route::default()
+                },
+                Route { host: "nowhere.example.com".into(), ports: vec![port], ..Route::default() },
+            ],
+            credentials: [("claude".to_owned(), SecretString::from(SECRET))].into(),
+        },
         upstreams: [
             redirected(MODEL),
             redirected(PLAIN),
@@ -233,7 +236,7 @@ async fn bench_over(h2: bool, limit: Option<u64>, script: Script) -> Bench {
         cut: None,
         parks: false,
     };
-    let routes = spec.routes.clone();
+    let routes = spec.rules.routes.clone();
     let sockets = Sockets { tcp: vec![listener], ..Sockets::default() };
     let roots = Arc::new(RootCertStore::empty());
     let handle = start_with(spec, sockets, ledger.clone(), Arc::clone(&told) as _, roots, Gate::Any).unwrap();

@@ -5,7 +5,6 @@
 //! that whoever reads frames later reads plain ones.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,9 +36,13 @@ const VERSION: HeaderName = header::SEC_WEBSOCKET_VERSION;
 /// refused.
 pub(super) fn asked(request: &Request<()>) -> Result<bool, Deny> {
     let refuse = |what: &str| Err(Deny::new(Denial::Upgrade, format!("bb: {what}.")).step("use plain HTTP requests"));
-    let Some(value) = request.headers().get(header::UPGRADE) else {
+    let mut values = request.headers().get_all(header::UPGRADE).iter();
+    let Some(value) = values.next() else {
         return Ok(false);
     };
+    if values.next().is_some() {
+        return refuse("there is more than one upgrade");
+    }
     if value.as_bytes().eq_ignore_ascii_case(b"h2c") {
         return Ok(false);
     }
@@ -147,16 +150,18 @@ impl<L: Ledger> Plane<L> {
         super::forward::clean_head(&mut headers, leaving.injection, &leaving.route.keep_headers);
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        let streams = Arc::clone(&self.streams);
+        // The listener's own count of it ends with the upgrade.
+        let place = self.connections.enter();
+        let most = (leaving.route.max_request, leaving.route.max_response);
         let (entered, named) = (leaving.entered, leaving.named.text.clone());
         tokio::spawn(async move {
             let both = async { tokio::try_join!(bottle, server) };
             match tokio::time::timeout(ANSWER, both).await {
-                Ok(Ok((bottle, server))) => relay(bottle, server, &entered.stream()).await,
+                Ok(Ok((bottle, server))) => relay(bottle, server, most, &entered.stream()).await,
                 // One of them went away in between.
                 _ => tracing::debug!(host = named, "a WebSocket did not come about"),
             }
-            drop((entered, streams));
+            drop((entered, place));
         });
         let mut out = Response::new(Outgoing::full(Bytes::new()));
         *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -166,11 +171,13 @@ impl<L: Ledger> Plane<L> {
 }
 
 /// Passes frames both ways until one side ends, nothing moves or the request is cancelled; both sides are closed then.
-async fn relay(bottle: Upgraded, server: Upgraded, stream: &Stream) {
+async fn relay(bottle: Upgraded, server: Upgraded, most: (Option<u64>, Option<u64>), stream: &Stream) {
     let moved = Moved::new();
     let (from_bottle, to_bottle) = tokio::io::split(TokioIo::new(bottle));
     let (from_server, to_server) = tokio::io::split(TokioIo::new(server));
-    let both = async { tokio::try_join!(copy(from_bottle, to_server, &moved), copy(from_server, to_bottle, &moved)) };
+    let both = async {
+        tokio::try_join!(copy(from_bottle, to_server, &moved, most.0), copy(from_server, to_bottle, &moved, most.1))
+    };
     tokio::select! {
         // Who broke off is seen by the other side as an end.
         _ = both => {}
@@ -183,12 +190,17 @@ pub(super) async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     moved: &Moved,
+    mut left: Option<u64>,
 ) -> io::Result<()> {
     let mut buffer = vec![0u8; CHUNK];
     loop {
         let length = from.read(&mut buffer).await?;
         if length == 0 {
             return to.shutdown().await;
+        }
+        if let Some(left) = &mut left {
+            let length = u64::try_from(length).unwrap_or(u64::MAX);
+            *left = left.checked_sub(length).ok_or(io::ErrorKind::FileTooLarge)?;
         }
         moved.mark();
         to.write_all(buffer.get(..length).unwrap_or_default()).await?;

@@ -77,13 +77,13 @@ fn decide(policy: &Policy, streams: &Streams, asked: &Question, verdict: &mut Ve
     if asked.host.is_ip() {
         return Err(literal(&asked.host.to_string()));
     }
-    if let Some(route) = policy.router.passes_through(&asked.host, asked.port).filter(|_| asked.tls) {
+    if let Some(route) = policy.passes_through(&asked.host, asked.port).filter(|_| asked.tls) {
         not_cut(streams, false)?;
         verdict.route = Some((*route).clone());
         return Ok("its TLS is passed through: nothing but the server name is looked at".to_owned());
     }
     let headers = HeaderMap::new();
-    let allowed = policy.router.check(Asked {
+    let allowed = policy.check(Asked {
         host: &asked.host,
         port: asked.port,
         tls: asked.tls,
@@ -116,6 +116,7 @@ mod tests {
 
     use rustls::RootCertStore;
 
+    use super::super::Rules;
     use super::super::policy::Towards;
     use super::super::spent;
     use super::super::streams::Cut;
@@ -134,7 +135,7 @@ mod tests {
             Route { host: "*.pin.example".into(), tls: Tls::Passthrough, ..Route::default() },
         ];
         let towards = Towards { roots: Arc::new(RootCertStore::empty()), upstreams: BTreeMap::new() };
-        Policy::new(&routes, &BTreeMap::new(), &towards).unwrap()
+        Policy::new(&Rules { routes: routes.to_vec(), ..Rules::default() }, &towards).unwrap()
     }
 
     fn ask(url: &str, method: &str) -> Verdict {

@@ -19,7 +19,7 @@ use crate::controller::compose::Composed;
 use crate::controller::link::{Held, Link};
 use crate::controller::live::{Live, Made};
 use crate::controller::note::Note;
-use crate::controller::routes::secrets;
+use crate::controller::routes::in_force;
 use crate::controller::{Controller, input, keep};
 use crate::egress::{self, Sockets, Spec, ca::Ca};
 use crate::error::{Error, Kind, Result};
@@ -168,8 +168,7 @@ impl Controller {
             agent: live.view().agent,
             run: live.launch.run.clone(),
             path: live.path.clone(),
-            credentials: secrets([&live.launch.credentials, &rules.credentials]),
-            routes: rules.routes,
+            rules: in_force(&live.launch.credentials, &rules),
             upstreams,
             ca: Ca::from_pem(ca.cert_pem(), &ca.key_pem()).map_err(internal)?,
             cut: live.cut_now(),

@@ -164,6 +164,17 @@ impl Rule {
         !self.methods.is_empty()
     }
 
+    /// Tells whether the request has each header that the rule names, with that value among its values: as a rule that refuses
+    /// is read, which a second value must not get around.
+    pub fn headers_among(&self, headers: &http::HeaderMap) -> bool {
+        self.headers.iter().all(|(name, value)| {
+            headers.get_all(name).iter().any(|one| match value {
+                Value::Exact(exact) => one.as_bytes() == exact.as_bytes(),
+                Value::Matching(expression) => expression.is_match(one.as_bytes()),
+            })
+        })
+    }
+
     /// Gets the first header that the rule asks for and the request does not have, once and with that value.
     pub fn header_missing(&self, headers: &http::HeaderMap) -> Option<&HeaderName> {
         let fits = |name: &HeaderName, value: &Value| {
@@ -176,6 +187,13 @@ impl Rule {
         };
         self.headers.iter().find(|(name, value)| !fits(name, value)).map(|(name, _)| name)
     }
+}
+
+/// Tells whether two routes share a port.
+pub(super) fn share_ports(one: &api::Route, other: &api::Route) -> bool {
+    let usual = [443, 80];
+    let ports = |route: &api::Route| if route.ports.is_empty() { usual.to_vec() } else { route.ports.clone() };
+    ports(one).iter().any(|port| ports(other).contains(port))
 }
 
 /// Compiles one route.
@@ -211,9 +229,7 @@ pub(super) fn compile(route: &api::Route) -> Result<(Pattern, Compiled), RouteEr
 /// Refuses a route that contradicts an earlier one of the same hosts.
 pub(super) fn contradiction(earlier: &api::Route, later: &api::Route) -> Result<(), RouteError> {
     let of = |what| Err(RouteError::Contradiction { route: later.host.clone(), what });
-    let usual = [443, 80];
-    let ports = |route: &api::Route| if route.ports.is_empty() { usual.to_vec() } else { route.ports.clone() };
-    if !ports(earlier).iter().any(|port| ports(later).contains(port)) {
+    if !share_ports(earlier, later) {
         return Ok(());
     }
     if earlier.tls != later.tls {
@@ -416,6 +432,10 @@ mod tests {
         assert!(exact.allow[0].header_missing(&sent).is_none() && expression.allow[0].header_missing(&sent).is_none());
         sent.append("x-team", http::HeaderValue::from_static("blue"));
         assert!(exact.allow[0].header_missing(&sent).is_some() && expression.allow[0].header_missing(&sent).is_some());
+        // A rule that refuses holds all the same.
+        assert!(exact.allow[0].headers_among(&sent) && expression.allow[0].headers_among(&sent));
+        sent.insert("x-team", http::HeaderValue::from_static("red"));
+        assert!(!exact.allow[0].headers_among(&sent) && !expression.allow[0].headers_among(&sent));
     }
 
     #[test]

@@ -53,6 +53,15 @@ fn decode_unreserved(raw: &str) -> Result<String, &'static str> {
     Ok(out)
 }
 
+/// Gets a path without the parameters of its segments (`;...`), which some servers drop before they look at it.
+pub fn without_parameters(path: &str) -> Cow<'_, str> {
+    if !path.contains(';') {
+        return Cow::Borrowed(path);
+    }
+    let plain = path.split('/').map(|segment| segment.split(';').next().unwrap_or(segment));
+    Cow::Owned(plain.collect::<Vec<_>>().join("/"))
+}
+
 /// Tells whether `path` is `prefix` or lies below it; `/v1` is not a prefix of `/v10`.
 pub fn below(path: &str, prefix: &str) -> bool {
     match path.strip_prefix(prefix) {
@@ -106,6 +115,12 @@ mod tests {
         ] {
             assert_eq!(normal_path(raw).unwrap_err().kind, Denial::Path, "{raw:?}");
         }
+    }
+
+    #[test]
+    fn parameters_can_be_left_out() {
+        assert_eq!(without_parameters("/a;x=1/b;y"), "/a/b");
+        assert_eq!(without_parameters("/a/b"), "/a/b");
     }
 
     #[test]

@@ -218,6 +218,58 @@ fn a_websocket_is_no_get() {
 }
 
 #[test]
+fn a_rule_that_refuses_cannot_be_walked_around() {
+    let deny = |paths: &str| Match {
+        paths: vec![PathRule { kind: PathKind::Prefix, value: paths.into() }],
+        ..Match::default()
+    };
+    let router = Router::new(&[Route {
+        host: "a.example".into(),
+        deny: vec![deny("/admin")],
+        quiet: vec!["/telemetry".into()],
+        ..Route::default()
+    }])
+    .unwrap();
+    for path in ["/admin;x/secret", "/admin;/x", "/telemetry;a=b/c"] {
+        assert_eq!(kind(&router, "a.example", 443, "GET", path), Err(Denial::Path), "{path}");
+    }
+    assert!(kind(&router, "a.example", 443, "GET", "/adminx;y").is_ok());
+}
+
+#[test]
+fn what_is_passed_through_has_no_wider_rule_that_refuses() {
+    let through = Route { host: "x.corp.example".into(), tls: crate::api::Tls::Passthrough, ..Route::default() };
+    let deny = vec![Match { methods: vec!["POST".into()], ..Match::default() }];
+    let wide = |ports: Vec<u16>| Route { host: "*.corp.example".into(), deny: deny.clone(), ports, ..Route::default() };
+    for routes in [[through.clone(), wide(vec![])], [wide(vec![]), through.clone()]] {
+        assert!(matches!(Router::new(&routes), Err(RouteError::Contradiction { .. })));
+    }
+    assert!(Router::new(&[through, wide(vec![8443])]).is_ok(), "another port is another service");
+}
+
+#[test]
+fn a_websocket_needs_a_word_where_it_would_pass_bounds_by() {
+    let host = Host::parse("a.example").unwrap();
+    let ask = |route: Route| {
+        let router = Router::new(&[Route { host: "a.example".into(), ..route }]).unwrap();
+        let asked = Asked { websocket: true, ..asked(&host, 443, "GET", "/ws") };
+        router.check(asked).map(|_| ()).map_err(|d| d.kind)
+    };
+    let auth = Some(Auth { scheme: AuthScheme::Bearer, header: None, credential: "k".into() });
+    let deny = vec![Match { methods: vec!["POST".into()], ..Match::default() }];
+    assert_eq!(ask(Route::default()), Ok(()));
+    for route in [
+        Route { auth, ..Route::default() },
+        Route { max_request: Some(1), ..Route::default() },
+        Route { max_response: Some(1), ..Route::default() },
+        Route { deny, ..Route::default() },
+    ] {
+        assert_eq!(ask(route.clone()), Err(Denial::Upgrade), "{route:?}");
+        assert_eq!(ask(Route { websocket: true, ..route }), Ok(()));
+    }
+}
+
+#[test]
 fn private_ranges_are_the_routes_own() {
     let net: IpNet = "10.1.0.0/16".parse().unwrap();
     let router = Router::new(&[

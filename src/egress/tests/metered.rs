@@ -143,13 +143,15 @@ async fn nothing_written_upstream_costs_nothing() {
         agent: "tester".into(),
         run: None,
         path: vec!["bottle:id-2".into(), GLOBAL.into()],
-        routes: vec![Route {
-            host: MODEL.into(),
-            ports: vec![address.port()],
-            api: Some(Api::Anthropic),
-            ..Route::default()
-        }],
-        credentials: BTreeMap::new(),
+        rules: Rules {
+            routes: vec![Route {
+                host: MODEL.into(),
+                ports: vec![address.port()],
+                api: Some(Api::Anthropic),
+                ..Route::default()
+            }],
+            ..Rules::default()
+        },
         upstreams: [(format!("{MODEL}:{}", address.port()), to)].into(),
         ca: bench.ca.clone(),
         cut: None,

@@ -50,7 +50,7 @@ async fn open(extension: Option<&'static str>) -> Bench {
     let bench = bench(None, accepts(extension)).await;
     let mut routes = bench.routes.clone();
     routes[1].matches.clear();
-    bench.handle.set_routes(&routes, &BTreeMap::new()).unwrap();
+    bench.handle.set_routes(&Rules { routes, ..Rules::default() }).unwrap();
     bench
 }
 
@@ -108,7 +108,7 @@ async fn neither_a_route_that_names_methods_nor_a_model_api_has_one() {
 
     let mut routes = bench.routes.clone();
     routes[1].websocket = true;
-    bench.handle.set_routes(&routes, &BTreeMap::new()).unwrap();
+    bench.handle.set_routes(&Rules { routes, ..Rules::default() }).unwrap();
     let (_, head) = handshake(&bench, PLAIN, "/open/ws").await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
 }
