@@ -22,6 +22,7 @@ use crate::egress::{self, ca::Ca};
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::ledger::{BottleRow, GLOBAL, Ledger, Node};
+use crate::types::CutScope;
 
 /// Id of the agent's own exec.
 pub const AGENT: &str = "agent";
@@ -142,7 +143,18 @@ impl Controller {
             warnings: Vec::new(),
             account: launch.counted.as_ref().map(|counted| counted.bottle.clone()).filter(|from| *from != launch.id),
         };
+        let row = |view: &Bottle| BottleRow {
+            id: view.id.clone(),
+            slug: view.slug.clone(),
+            body: serde_json::to_string(view).unwrap_or_default(),
+            ended: view.state == State::Ended,
+            cut: view.cut.as_ref().map(|cut| if cut.scope == CutScope::All { "all" } else { "metered" }.to_owned()),
+        };
         let ca = Ca::generate(&slug).map_err(internal)?;
+        if cut.is_some() {
+            // Its session will name this launch from now on: whatever becomes of it, the cut must be found under that name.
+            ledger.put_bottle(row(&view)).await.map_err(|e| ledger_error(&e, &place))?;
+        }
         // Looking at files, and copying a workspace, may take a while.
         let composed = tokio::task::block_in_place(|| {
             let composed = compose::compose_unless(given_up, &self.host, &launch, &slug, ca.cert_pem());
@@ -152,18 +164,15 @@ impl Controller {
             Ok(composed) => composed,
             Err(error) => {
                 clean(&self.host.home, &slug, &[], resumes);
+                if cut.is_some() {
+                    failed(&mut view, &error);
+                    let _ = ledger.put_bottle(row(&view)).await;
+                }
                 return Err(error);
             }
         };
         view.workspace = composed.workspace.display().to_string();
         view.warnings.clone_from(&composed.warnings);
-        let row = |view: &Bottle| BottleRow {
-            id: view.id.clone(),
-            slug: view.slug.clone(),
-            body: serde_json::to_string(view).unwrap_or_default(),
-            ended: view.state == State::Ended,
-            cut: None,
-        };
         let placeholders = composed.placeholders.clone();
         ledger.put_bottle(row(&view)).await.map_err(|e| {
             clean(&self.host.home, &slug, &placeholders, resumes);
@@ -175,10 +184,7 @@ impl Controller {
             Ok(live) => Ok(live.view()),
             Err(error) => {
                 clean(&self.host.home, &slug, &placeholders, resumes);
-                view.state = State::Ended;
-                view.ended = Some(Ended::StartFailed);
-                view.reason = Some(error.to_string());
-                view.stopped = Some(now_ms());
+                failed(&mut view, &error);
                 let _ = ledger.put_bottle(row(&view)).await;
                 Err(error)
             }
@@ -213,6 +219,14 @@ pub fn budget_path(launch: &Launch) -> Vec<Node> {
     path.extend(launch.run.as_ref().map(|run| format!("run:{run}")));
     path.push(GLOBAL.to_owned());
     path
+}
+
+/// Says in a bottle's view that it did not come up.
+fn failed(view: &mut Bottle, error: &Error) {
+    view.state = State::Ended;
+    view.ended = Some(Ended::StartFailed);
+    view.reason = Some(error.to_string());
+    view.stopped = Some(now_ms());
 }
 
 /// Removes what a failed launch has made. What was there before, of a bottle that was to be taken up again, stays.

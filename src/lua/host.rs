@@ -268,7 +268,9 @@ impl Host {
     /// Ends a bottle. One whose session can be taken up again is not lost with whoever interrupted its front end.
     async fn end(&self, client: &Client, bottle: Bottle, deadline: Instant) {
         let act = Act { id: uuid::Uuid::now_v7().to_string(), reason: Some("its recipe ended".into()), scope: None };
-        let session = self.bottles.borrow().get(&bottle.slug).is_some_and(|kept| kept.session);
+        let known = self.bottles.borrow().get(&bottle.slug).map(|kept| kept.session);
+        // One that was being taken up while this was interrupted has its session from before, though its launch was not answered.
+        let session = known.unwrap_or(bottle.account.is_some());
         let asked = match session {
             true => client.freeze(&bottle.slug, &act).await,
             false => client.kill(&bottle.slug, &act).await,

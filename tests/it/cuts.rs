@@ -130,7 +130,7 @@ fn a_spent_budget_acts_on_all_that_it_binds_each_by_its_policy_and_nothing_is_st
             &["paused", "looper", "pause"],
             &["first", "other", "cutoff"],
             &["beside", "other", "kill"],
-            &["own", "other", "kill", "1M"],
+            &["own", "other", "kill", "100M"],
         ] {
             launch(args).expect(0);
         }

@@ -16,8 +16,8 @@ fn version() -> Value {
     json!({"ApiVersion": "1.41", "Version": "27.1", "Components": [{"Name": "Engine"}]})
 }
 
-/// Answers one request, and gets its first line.
-fn answer(stream: UnixStream, info: &Value) -> std::io::Result<String> {
+/// Answers one request, and tells its first line.
+fn answer(stream: UnixStream, info: &Value, told: impl FnOnce(String)) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     let mut first = String::new();
     reader.read_line(&mut first)?;
@@ -32,9 +32,9 @@ fn answer(stream: UnixStream, info: &Value) -> std::io::Result<String> {
         _ => ("500 Internal Server Error", json!({"message": "this one only says what it is"})),
     };
     let body = body.to_string();
+    told(first.trim().to_owned());
     let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-    reader.get_mut().write_all(format!("{head}{body}").as_bytes())?;
-    Ok(first.trim().to_owned())
+    reader.get_mut().write_all(format!("{head}{body}").as_bytes())
 }
 
 /// Plays an engine of which `info` holds, as long as the test runs; gets its address, and what it is asked.
@@ -46,9 +46,8 @@ fn played(world: &World, name: &str, info: Value) -> (String, Arc<Mutex<Vec<Stri
     let heard = Arc::clone(&asked);
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            if let Ok(first) = answer(stream, &info) {
-                heard.lock().unwrap().push(first);
-            }
+            // Noted before it is answered: who has the answer may look.
+            let _ = answer(stream, &info, |first| heard.lock().unwrap().push(first));
         }
     });
     (format!("unix://{}", path.display()), asked)

@@ -32,9 +32,6 @@ impl Controller {
         launch.counted = Some(counted);
         let row = ledger.bottle(&before).await.map_err(|e| ledger_error(&e, &self.host.home.ledger()))?;
         let Some((row, word)) = row.and_then(|row| row.cut.clone().map(|word| (row, word))) else { return Ok(None) };
-        if launch.uncut {
-            return Ok(None);
-        }
         let scope = if word == "metered" { CutScope::Metered } else { CutScope::All };
         let said = serde_json::from_str::<Bottle>(&row.body).ok().and_then(|bottle| bottle.cut);
         // Where nothing says who it was, it stands.
@@ -42,7 +39,9 @@ impl Controller {
             let (reason, by) = ("it was cut".to_owned(), By::Operator.as_str().to_owned());
             Cut { scope, reason, by, node: None, left: None }
         };
-        Ok(Some(said.map_or_else(unsaid, |cut| Cut { scope, ..cut })))
+        let cut = said.map_or_else(unsaid, |cut| Cut { scope, ..cut });
+        // A budget's is no word of somebody's that could be taken back: there has to be more.
+        Ok(Some(cut).filter(|cut| !launch.uncut || cut.by == By::Budget.as_str()))
     }
 }
 

@@ -51,13 +51,12 @@ impl Live {
 
     /// Enters a cut, unless what stands is as wide and of somebody who weighs as much.
     fn enter_cut(&self, cut: &Cut) -> bool {
-        let stands = {
-            let mut note = lock(&self.note);
-            if self.has_ended() || !note.enter(cut) {
-                return false;
-            }
-            note.cut.clone()
-        };
+        // Both under one lock: of two that cut at once, what is shown and saved is what stands.
+        let mut note = lock(&self.note);
+        if self.has_ended() || !note.enter(cut) {
+            return false;
+        }
+        let stands = note.cut.clone();
         self.change(|b| {
             b.egress = Egress::Cut;
             b.reason = stands.as_ref().map(|cut| cut.reason.clone());
