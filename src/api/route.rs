@@ -74,6 +74,18 @@ impl Tls {
 }
 
 impl Route {
+    /// Takes over from another entry for the same host what can only make this one narrower: refusals and bounds.
+    pub fn narrow_by(&mut self, other: &Route) {
+        let least = |one: Option<u64>, two: Option<u64>| one.into_iter().chain(two).min();
+        for rule in &other.deny {
+            if !self.deny.contains(rule) {
+                self.deny.push(rule.clone());
+            }
+        }
+        self.max_request = least(self.max_request, other.max_request);
+        self.max_response = least(self.max_response, other.max_response);
+    }
+
     /// Says in words what of the host is allowed, and with what: one part each, none for a route to all of it.
     pub fn words(&self) -> Vec<String> {
         let mut parts: Vec<String> = self.matches.iter().map(Match::words).collect();
@@ -324,6 +336,25 @@ pub struct Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_entry_only_narrows() {
+        let deny = |path: &str| Match {
+            paths: vec![PathRule { kind: PathKind::Prefix, value: path.into() }],
+            ..Match::default()
+        };
+        let mut own = Route { deny: vec![deny("/a")], max_request: Some(10), ..Route::default() };
+        let other = Route {
+            deny: vec![deny("/a"), deny("/b")],
+            matches: vec![deny("/c")],
+            max_request: Some(20),
+            max_response: Some(5),
+            ..Route::default()
+        };
+        own.narrow_by(&other);
+        assert_eq!((own.deny, own.matches), (vec![deny("/a"), deny("/b")], vec![]));
+        assert_eq!((own.max_request, own.max_response), (Some(10), Some(5)));
+    }
 
     #[test]
     fn what_people_write_for_a_host_name_is_answered_with_what_to_write() {

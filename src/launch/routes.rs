@@ -32,6 +32,8 @@ pub(super) fn allow_list(
     for said in &merged.routes {
         let route = &said.value.allow;
         if plan.routes.iter().any(|own| own.host == route.host) {
+            // What a manifest refuses is refused there as well.
+            routes.iter_mut().filter(|own| own.host == route.host).for_each(|own| own.narrow_by(route));
             continue;
         }
         if let Some(auth) = &route.auth {

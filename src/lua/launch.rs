@@ -270,6 +270,8 @@ fn allow_list(
             if !routes.iter().any(|r| r.host == own.host) {
                 routes.push(own.clone());
             }
+            // What the recipe refuses is refused there as well.
+            routes.iter_mut().filter(|r| r.host == route.host).for_each(|r| r.narrow_by(&route));
             continue;
         }
         host.grants.need(&Grant::Egress(route.host.clone()), CALL)?;
