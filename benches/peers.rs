@@ -181,13 +181,15 @@ fn squid(a: &Authority, port: u16) -> Option<Child> {
          acl first at_step SslBump1\nssl_bump peek first\nssl_bump bump all\n\
          tls_outgoing_options cafile={}\n\
          http_access allow all\ncache deny all\naccess_log none\ncache_log {dir}/squid.log\npid_filename {dir}/squid.pid\n\
-         coredump_dir {dir}\nnetdb_filename none\n",
+         coredump_dir {dir}\nnetdb_filename none\nhosts_file {dir}/hosts\n",
         a.cert.display(),
         a.key.display(),
         a.upstream.display(),
     );
     let file = a.dir.join("squid.conf");
     std::fs::write(&file, config).unwrap();
+    // The server is there and nowhere else, whatever this machine calls `localhost`.
+    std::fs::write(a.dir.join("hosts"), "127.0.0.1 localhost\n").unwrap();
     let mut certs = Command::new("/usr/lib/squid/security_file_certgen");
     certs.arg("-c").arg("-s").arg(a.dir.join("certs")).args(["-M", "4MB"]);
     certs.stdout(Stdio::null()).stderr(Stdio::null()).status().ok()?;
