@@ -126,6 +126,21 @@ impl Sources {
         files.collect()
     }
 
+    /// Gets what the commands run, which no agent may write: their programs where these are paths, and scripts that are named
+    /// by whole paths.
+    pub fn programs(&self) -> Vec<PathBuf> {
+        let words = |argv: &[String]| -> Vec<PathBuf> {
+            let program = argv.first().filter(|program| program.contains('/')).map(|program| self.path(program));
+            let scripts = argv.iter().skip(1).filter(|word| word.starts_with('/')).map(PathBuf::from);
+            program.into_iter().chain(scripts).collect()
+        };
+        let commands = self.named.values().filter_map(|source| match &source.lies {
+            Lies::File(_) => None,
+            Lies::Command(argv) => Some(words(argv)),
+        });
+        commands.flatten().collect()
+    }
+
     fn path(&self, text: &str) -> PathBuf {
         match (text.strip_prefix("~/"), &self.user_home) {
             (Some(rest), Some(home)) => home.join(rest),
@@ -195,6 +210,9 @@ mod tests {
             "credentials:\n  A: {file: ~/a}\n  B: {file: b}\n  C: {file: /c}\n  D: {command: [pass, show, \"x y\"]}\n";
         let sources = read(text).unwrap();
         assert_eq!(sources.files(), ["/home/me/a", "/bb/b", "/c"].map(PathBuf::from));
+        let run = "credentials:\n  A: {command: [~/bin/get, show]}\n  B: {command: [python3, /home/me/x.py, a/b]}\n  C: {command: [pass]}\n";
+        let run = read(run).unwrap().programs();
+        assert_eq!(run, ["/home/me/bin/get", "/home/me/x.py"].map(PathBuf::from));
         let words: Vec<String> = ["A", "B", "D"].iter().map(|name| sources.words(name)).collect();
         assert_eq!(words, ["the file /home/me/a", "the file /bb/b", "the command pass"]);
         assert!(!format!("{sources:?}").contains("x y"), "arguments may be secrets: {sources:?}");

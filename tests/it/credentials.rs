@@ -83,6 +83,16 @@ fn a_file_and_a_command_give_what_requests_have_and_nothing_else_shows_it() {
         let home = world.bb_home().display().to_string();
         let found = world.program("/bin/grep", &["-rl", "s3cret", &home]).run();
         assert_eq!((found.code, found.stdout.as_str()), (1, ""), "nothing of it is on the disk: {found}");
+        // What an agent could write is not run for the next launch.
+        let writable = write(&world, "project/prints", PRINTS, 0o600);
+        world.settings(&format!(
+            "credentials:\n  FILED: {{file: ~/tokens/filed}}\n  PRINTED: {{command: [/bin/sh, {writable}]}}\n"
+        ));
+        write(&world, "tokens/filed", "filed-s3cret\n", 0o600);
+        let before = ran();
+        let refused = start(&world, &["tester", "--headless", "--prompt", "true"]);
+        assert!(refused.code == 5 && refused.stderr.contains("workspace_unsafe"), "{refused}");
+        assert_eq!(ran(), before);
     }
 }
 
