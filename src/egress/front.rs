@@ -133,9 +133,11 @@ impl Watch {
     }
 
     /// Looks at what is answered. What was asked to become a WebSocket is no HTTP any more once that is granted, and not before:
-    /// nobody may send on before (RFC 6455, 4.1), and who is refused goes on with HTTP.
+    /// nobody may send on before (RFC 6455, 4.1), and who is refused goes on with HTTP. The first bytes decide: what stands in a
+    /// body grants nothing.
     pub fn answered(&mut self, bytes: &[u8]) {
-        if self.said.upgrade && self.at == At::Start(0) && self.line.is_empty() && bytes.starts_with(b"HTTP/1.1 101 ") {
+        let granted = bytes.starts_with(b"HTTP/1.1 101 ") && self.at == At::Start(0) && self.line.is_empty();
+        if !bytes.is_empty() && std::mem::take(&mut self.said.upgrade) && granted {
             self.at = At::Raw;
         }
     }
@@ -422,6 +424,12 @@ mod tests {
         for bytes in BAD {
             assert!(after(refused, bytes.as_bytes()).is_err() && after("", bytes.as_bytes()).is_err(), "{bytes:?}");
         }
+        // A body says so.
+        let mut watch = Watch::default();
+        watch.look(ws.as_bytes()).unwrap();
+        watch.answered(b"HTTP/1.1 200 OK\r\n\r\n");
+        watch.answered(granted.as_bytes());
+        assert!(watch.look(b"\x82\x00\n").is_err());
         // Nobody asked for one.
         let mut watch = Watch::default();
         watch.look(GOOD[0].as_bytes()).unwrap();
