@@ -30,6 +30,7 @@ use crate::types::Api;
 
 mod changing;
 mod cuts;
+mod ends;
 mod metered;
 mod passing;
 mod refusals;
