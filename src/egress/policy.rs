@@ -11,6 +11,7 @@ use super::deny::Deny;
 use super::name::Host;
 use super::route::{Allowed, Asked, Router};
 use super::upstream::{self, Connector, Upstreaming};
+use super::upstream_proxy::UpstreamProxy;
 use super::{EgressError, Rules};
 use crate::api::{Route, Upstream};
 
@@ -20,6 +21,8 @@ pub struct Towards {
     pub roots: Arc<RootCertStore>,
     /// Names dialled elsewhere.
     pub upstreams: BTreeMap<String, Upstream>,
+    /// The proxy that is the host's own way out.
+    pub proxy: Option<Arc<UpstreamProxy>>,
 }
 
 /// One state of what is allowed.
@@ -42,7 +45,8 @@ impl Policy {
     pub fn new(rules: &Rules, towards: &Towards) -> Result<Policy, EgressError> {
         let router = Arc::new(Router::new(&rules.routes)?);
         let also = rules.also.as_deref().map(Router::new).transpose()?;
-        let connector = Connector::new(&towards.roots, &towards.upstreams, Arc::clone(&router))?;
+        let proxy = towards.proxy.clone();
+        let connector = Connector::new(&towards.roots, &towards.upstreams, Arc::clone(&router), proxy)?;
         let client = upstream::client(connector.clone());
         Ok(Policy { router, also, connector, client, credentials: Credentials::new(&rules.routes, &rules.credentials) })
     }

@@ -291,7 +291,7 @@ impl<L: Ledger> Plane<L> {
         let host = match (&link.sni, facts.host.is_empty()) {
             (_, false) => facts.host.clone(),
             (Some(Ok(sni)), true) => sni.to_string(),
-            _ => link.destination.ip().to_string(),
+            _ => link.meant(),
         };
         let denied =
             Denied::new(link.scheme(), host, link.destination.port(), deny).request(facts.method.as_str(), &facts.path);

@@ -29,6 +29,7 @@ use super::deny::Denial;
 use super::dial::{self, DialError, Upstreams, UpstreamsError};
 use super::name::Host;
 use super::route::Router;
+use super::upstream_proxy::UpstreamProxy;
 use crate::api::Upstream;
 
 /// How long a connection is kept for the next request.
@@ -49,6 +50,9 @@ pub enum UpstreamError {
     /// The TLS library refused the set-up.
     #[error("TLS towards upstream: {0}")]
     Tls(#[from] rustls::Error),
+    /// The host's proxy is none.
+    #[error("upstream_proxy: {0}")]
+    Proxy(#[from] super::name::NameError),
     /// An upstream's `ca` holds no certificate.
     #[error("upstream {0:?}: no usable certificate in its `ca`")]
     Ca(String),
@@ -86,6 +90,7 @@ pub fn client(connector: Connector) -> Upstreaming {
 
 struct Inner {
     router: Arc<Router>,
+    proxy: Option<Arc<UpstreamProxy>>,
     upstreams: Upstreams,
     public: Arc<ClientConfig>,
     own: BTreeMap<(Host, u16), Arc<ClientConfig>>,
@@ -95,7 +100,7 @@ impl Inner {
     fn new(
         roots: &Arc<RootCertStore>,
         upstreams: &BTreeMap<String, Upstream>,
-        router: Arc<Router>,
+        (router, proxy): (Arc<Router>, Option<Arc<UpstreamProxy>>),
     ) -> Result<Inner, UpstreamError> {
         let mut own = BTreeMap::new();
         for (key, upstream) in upstreams {
@@ -110,11 +115,16 @@ impl Inner {
             }
             own.insert(dial::parse_key(key)?, config(Arc::new(store))?);
         }
-        Ok(Inner { router, upstreams: Upstreams::new(upstreams)?, public: config(Arc::clone(roots))?, own })
+        Ok(Inner { router, proxy, upstreams: Upstreams::new(upstreams)?, public: config(Arc::clone(roots))?, own })
     }
 
     async fn reach(&self, host: &Host, port: u16) -> Result<TcpStream, DialError> {
-        dial::dial(host, port, &self.upstreams, &self.router.private(host, port)).await
+        let private = self.router.private(host, port);
+        match &self.proxy {
+            // What the operator has dialled elsewhere is reached there and not by asking somebody.
+            Some(proxy) if self.upstreams.get(host, port).is_none() => proxy.reach(host, port, &private).await,
+            _ => dial::dial(host, port, &self.upstreams, &private).await,
+        }
     }
 
     async fn connect(&self, uri: &Uri) -> Result<Conn, DialError> {
@@ -167,13 +177,14 @@ fn config(roots: Arc<RootCertStore>) -> Result<Arc<ClientConfig>, rustls::Error>
 pub struct Connector(Arc<Inner>);
 
 impl Connector {
-    /// Makes it; it reaches private addresses only where `router` says so.
+    /// Makes it; it reaches private addresses only where `router` says so, and by way of `proxy` where there is one.
     pub fn new(
         roots: &Arc<RootCertStore>,
         upstreams: &BTreeMap<String, Upstream>,
         router: Arc<Router>,
+        proxy: Option<Arc<UpstreamProxy>>,
     ) -> Result<Connector, UpstreamError> {
-        Ok(Connector(Arc::new(Inner::new(roots, upstreams, router)?)))
+        Ok(Connector(Arc::new(Inner::new(roots, upstreams, (router, proxy))?)))
     }
 
     /// Connects for one request that shall become something else: HTTP/1.1, over TLS where the address says so, never pooled.

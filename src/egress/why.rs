@@ -134,7 +134,7 @@ mod tests {
             Route { host: "api.anthropic.com".into(), api: Some(Api::Anthropic), ..Route::default() },
             Route { host: "*.pin.example".into(), tls: Tls::Passthrough, ..Route::default() },
         ];
-        let towards = Towards { roots: Arc::new(RootCertStore::empty()), upstreams: BTreeMap::new() };
+        let towards = Towards { roots: Arc::new(RootCertStore::empty()), upstreams: BTreeMap::new(), proxy: None };
         Policy::new(&Rules { routes: routes.to_vec(), ..Rules::default() }, &towards).unwrap()
     }
 

@@ -189,7 +189,7 @@ pub fn host(entry: &Entry, text: &str, problems: &mut Problems) -> bool {
 }
 
 /// Tells whether a text is a host name in its canonical form.
-fn is_host(name: &str) -> bool {
+pub fn is_host(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= 253
         && name.split('.').all(|label| {
