@@ -4,7 +4,7 @@
 //! the allow-list, given its credential, metered and forwarded, or refused with a reason that can be read. The parts,
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`hold`]),
-//! [`forward`], [`upstream`], [`dial`] (or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
+//! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
 //! the cut [`streams`].
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
@@ -38,6 +38,7 @@ pub mod headers;
 pub mod hello;
 pub mod hold;
 pub mod link;
+pub mod lookup;
 pub mod model;
 pub mod name;
 mod pace;
@@ -50,6 +51,7 @@ pub mod rewound;
 pub mod route;
 pub mod sentinel;
 pub mod serve;
+pub mod special;
 pub mod spent;
 pub mod streams;
 pub mod tee;
@@ -217,7 +219,8 @@ fn start_with<L: Ledger>(
     let proxy = spec.upstream_proxy.as_ref().map(|(said, credential)| {
         UpstreamProxy::new(said, credential.as_ref()).map(Arc::new).map_err(upstream::UpstreamError::from)
     });
-    let towards = Towards { roots, upstreams: spec.upstreams, proxy: proxy.transpose()? };
+    let (lookups, proxy) = (lookup::Lookups::default(), proxy.transpose()?);
+    let towards = Towards { roots, upstreams: spec.upstreams, lookups, proxy };
     let policy = Current::new(Policy::new(&spec.rules, &towards)?);
     let plane = Arc::new(Plane {
         policy,

@@ -29,8 +29,11 @@ use crate::ledger::{EventQuery, GLOBAL};
 use crate::types::Api;
 
 mod changing;
+mod consumers;
 mod cuts;
+mod fuzz;
 mod metered;
+mod names;
 mod passing;
 
 mod protocols;

@@ -27,10 +27,11 @@ use tokio_rustls::client::TlsStream;
 use super::body::Upload;
 use super::deny::Denial;
 use super::dial::{self, DialError, Upstreams, UpstreamsError};
+use super::lookup::Lookups;
 use super::name::Host;
+use super::policy::Towards;
 use super::route::Router;
 use super::upstream_proxy::UpstreamProxy;
-use crate::api::Upstream;
 
 /// How long a connection is kept for the next request.
 const POOL_IDLE: Duration = Duration::from_secs(30);
@@ -90,6 +91,7 @@ pub fn client(connector: Connector) -> Upstreaming {
 
 struct Inner {
     router: Arc<Router>,
+    lookups: Lookups,
     proxy: Option<Arc<UpstreamProxy>>,
     upstreams: Upstreams,
     public: Arc<ClientConfig>,
@@ -97,13 +99,9 @@ struct Inner {
 }
 
 impl Inner {
-    fn new(
-        roots: &Arc<RootCertStore>,
-        upstreams: &BTreeMap<String, Upstream>,
-        (router, proxy): (Arc<Router>, Option<Arc<UpstreamProxy>>),
-    ) -> Result<Inner, UpstreamError> {
+    fn new(towards: &Towards, router: Arc<Router>) -> Result<Inner, UpstreamError> {
         let mut own = BTreeMap::new();
-        for (key, upstream) in upstreams {
+        for (key, upstream) in &towards.upstreams {
             let Some(pem) = &upstream.ca_pem else { continue };
             let mut store = RootCertStore::empty();
             for cert in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -115,15 +113,19 @@ impl Inner {
             }
             own.insert(dial::parse_key(key)?, config(Arc::new(store))?);
         }
-        Ok(Inner { router, proxy, upstreams: Upstreams::new(upstreams)?, public: config(Arc::clone(roots))?, own })
+        let (lookups, proxy) = (towards.lookups.clone(), towards.proxy.clone());
+        let public = config(Arc::clone(&towards.roots))?;
+        Ok(Inner { router, lookups, proxy, upstreams: Upstreams::new(&towards.upstreams)?, public, own })
     }
 
     async fn reach(&self, host: &Host, port: u16) -> Result<TcpStream, DialError> {
         let private = self.router.private(host, port);
         match &self.proxy {
             // What the operator has dialled elsewhere is reached there and not by asking somebody.
-            Some(proxy) if self.upstreams.get(host, port).is_none() => proxy.reach(host, port, &private).await,
-            _ => dial::dial(host, port, &self.upstreams, &private).await,
+            Some(proxy) if self.upstreams.get(host, port).is_none() => {
+                proxy.reach(host, port, &private, &self.lookups).await
+            }
+            _ => dial::dial(host, port, &self.upstreams, &private, &self.lookups).await,
         }
     }
 
@@ -177,14 +179,9 @@ fn config(roots: Arc<RootCertStore>) -> Result<Arc<ClientConfig>, rustls::Error>
 pub struct Connector(Arc<Inner>);
 
 impl Connector {
-    /// Makes it; it reaches private addresses only where `router` says so, and by way of `proxy` where there is one.
-    pub fn new(
-        roots: &Arc<RootCertStore>,
-        upstreams: &BTreeMap<String, Upstream>,
-        router: Arc<Router>,
-        proxy: Option<Arc<UpstreamProxy>>,
-    ) -> Result<Connector, UpstreamError> {
-        Ok(Connector(Arc::new(Inner::new(roots, upstreams, (router, proxy))?)))
+    /// Makes it; it reaches private addresses only where `router` says so, and by way of the host's proxy where there is one.
+    pub fn new(towards: &Towards, router: Arc<Router>) -> Result<Connector, UpstreamError> {
+        Ok(Connector(Arc::new(Inner::new(towards, router)?)))
     }
 
     /// Connects for one request that shall become something else: HTTP/1.1, over TLS where the address says so, never pooled.

@@ -20,7 +20,8 @@ use tokio::time::timeout;
 
 use super::deny::Denial;
 use super::dial::{self, DialError};
-use super::name::{Host, NameError};
+use super::lookup::Lookups;
+use super::name::{Host, NameError, one_form};
 use crate::api::{self, Direct};
 
 /// Time for a name to be looked up beside the proxy, which does not need it.
@@ -60,21 +61,27 @@ impl UpstreamProxy {
     }
 
     /// Connects to `host` and `port`. Where its address is known, it may lie in one of the `private` ranges, beside public ones.
-    pub async fn reach(&self, host: &Host, port: u16, private: &[IpNet]) -> Result<TcpStream, DialError> {
+    pub async fn reach(
+        &self,
+        host: &Host,
+        port: u16,
+        private: &[IpNet],
+        lookups: &Lookups,
+    ) -> Result<TcpStream, DialError> {
         let Host::Name(name) = host else {
             return Err(DialError::new(Denial::IpLiteral, "bb: addresses are not dialled"));
         };
         if self.is_direct_by_name(name) {
-            let addresses = dial::resolve(host, port, private).await?;
+            let addresses = dial::resolve(host, port, private, lookups).await?;
             return dial::connect_to(host, &addresses).await;
         }
-        match timeout(LOOK_UP, dial::resolve(host, port, private)).await {
+        match timeout(LOOK_UP, dial::resolve(host, port, private, lookups)).await {
             Ok(Ok(addresses)) if self.are_direct(&addresses) => return dial::connect_to(host, &addresses).await,
             Ok(Err(error)) if error.kind == Denial::PrivateAddress => return Err(error),
             // A network with a proxy often knows no other names than its own.
             Ok(Ok(_) | Err(_)) | Err(_) => {}
         }
-        timeout(ANSWER, self.ask(name, port))
+        timeout(ANSWER, self.ask(name, port, lookups))
             .await
             .unwrap_or_else(|_| Err(self.failed(name, "it gave no answer in time")))
     }
@@ -90,7 +97,7 @@ impl UpstreamProxy {
 
     fn are_direct(&self, addresses: &[SocketAddr]) -> bool {
         let within = |address: &SocketAddr| {
-            let ip = address.ip().to_canonical();
+            let ip = one_form(address.ip());
             self.direct.iter().any(|direct| matches!(direct, Direct::Range(range) if range.contains(&ip)))
         };
         !addresses.is_empty() && addresses.iter().all(within)
@@ -105,11 +112,13 @@ impl UpstreamProxy {
     }
 
     /// Has the proxy connect to a name.
-    async fn ask(&self, name: &str, port: u16) -> Result<TcpStream, DialError> {
+    async fn ask(&self, name: &str, port: u16, lookups: &Lookups) -> Result<TcpStream, DialError> {
         let unreachable = |error: DialError| self.failed(name, &format!("it cannot be reached ({})", error.message));
         let addresses = match &self.host {
             // The operator has named it, wherever it is.
-            Host::Name(_) => dial::resolve(&self.host, self.port, &dial::ANYWHERE).await.map_err(unreachable)?,
+            Host::Name(_) => {
+                dial::resolve(&self.host, self.port, &dial::ANYWHERE, lookups).await.map_err(unreachable)?
+            }
             Host::Ip(ip) => vec![SocketAddr::new(*ip, self.port)],
         };
         let stream = dial::connect_to(&self.host, &addresses).await.map_err(unreachable)?;
@@ -172,11 +181,14 @@ mod tests {
     #[tokio::test]
     async fn a_proxy_that_is_not_there_is_named_and_no_address_is_asked_of_it() {
         let host = Host::parse("a.invalid").unwrap();
-        let error = proxy(&[]).reach(&host, 443, &[]).await.unwrap_err();
+        let error = proxy(&[]).reach(&host, 443, &[], &Lookups::default()).await.unwrap_err();
         assert_eq!(error.kind, Denial::UpstreamUnreachable);
         assert!(error.message.contains("a.invalid") && error.message.contains("127.0.0.1:1"), "{error}");
         let literal = Host::parse("1.1.1.1").unwrap();
-        assert_eq!(proxy(&[]).reach(&literal, 443, &[]).await.unwrap_err().kind, Denial::IpLiteral);
+        assert_eq!(
+            proxy(&[]).reach(&literal, 443, &[], &Lookups::default()).await.unwrap_err().kind,
+            Denial::IpLiteral
+        );
     }
 
     #[test]
