@@ -277,6 +277,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         mounts: mounts.collect(),
         routes: allow.routes,
         proxy: merged.proxy.as_ref().is_some_and(|said| said.value),
+        origins: allow.origins,
         credentials: allow.credentials.values.clone(),
         budget: choice.budget.clone(),
         nodes: nodes.collect(),

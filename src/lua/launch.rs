@@ -19,7 +19,7 @@ use super::limits::LimitOptions;
 use super::rehearse::stage;
 use super::values::{Budget, Span, options};
 use super::vm::Plain;
-use crate::api::{self, File, Route, WorkspaceMode};
+use crate::api::{self, File, Origin, OriginKind, Route, WorkspaceMode};
 use crate::bottle::backend::{Choice, found};
 use crate::egress::route::{RouteError, canonical};
 use crate::error::{Error, Kind, Result};
@@ -159,6 +159,7 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         workspace: workspace.map(|p| p.display().to_string()),
         workspace_mode: options.workspace_mode,
         limits: options.limits.map(api::Limits::from),
+        origins: origins(&routes, &plan.routes, &plan.quiet, &plan.provider),
         routes,
         proxy: options.proxy,
         credentials,
@@ -299,6 +300,18 @@ fn allow_list(
     let proxy = Settings::load(&host.home).unwrap_or_default().upstream_proxy;
     search.put_upstream_proxy(proxy.as_ref(), &mut credentials)?;
     Ok((routes, credentials))
+}
+
+/// Gets where each entry comes from: the provider, which the recipe may have narrowed, or the recipe.
+fn origins(routes: &[Route], own: &[Route], quiet: &[Route], provider: &str) -> Vec<Origin> {
+    let of = |route: &Route| match own.iter().chain(quiet).find(|own| own.host == route.host) {
+        Some(own) => {
+            let narrowed_by = if own == route { vec![] } else { vec!["the launch".to_owned()] };
+            Origin { narrowed_by, ..Origin::new(OriginKind::Provider, Some(provider.to_owned())) }
+        }
+        None => Origin::default(),
+    };
+    routes.iter().map(of).collect()
 }
 
 /// Gets where the settings say that credentials lie. What is wrong with the settings is said by the controller.
