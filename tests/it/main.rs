@@ -1,6 +1,7 @@
 //! The integration tests, one module per capability. Real components only: real bottles, real sockets, real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::needless_lifetimes, missing_docs)]
 
+mod accounts;
 mod agents;
 mod asked;
 mod backend;
@@ -41,6 +42,7 @@ mod only_docker;
 mod quickstart;
 mod rehearsal;
 mod routes;
+mod sdks;
 mod session;
 mod setup;
 mod start;
@@ -48,7 +50,9 @@ mod support;
 mod terminal;
 mod tmux;
 mod toolchain;
+mod trust;
 mod verbs;
 mod ways_in;
 mod workspace;
 mod world;
+mod wrong_routes;
