@@ -137,6 +137,9 @@ pub struct Cut {
     pub by: String,
     /// The node whose budget is spent, where it was a budget.
     pub node: Option<String>,
+    /// Which budget of that node: its provider, or `*`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<String>,
     /// What that budget had left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<u64>,

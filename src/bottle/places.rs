@@ -139,7 +139,7 @@ pub struct Forbidden {
     whole: Vec<Place>,
     /// `$BB_HOME`, the runtime directory, credentials: nor anything inside them.
     sealed: Vec<Place>,
-    /// The system's own: may not be written, nor anything inside them.
+    /// The system's own, and what the host runs by itself: may not be written, nor anything inside them.
     system: Vec<Place>,
 }
 
@@ -163,6 +163,12 @@ impl Forbidden {
     /// Adds places that hold credentials.
     pub fn and(mut self, credentials: Vec<PathBuf>) -> Forbidden {
         self.sealed.extend(credentials.into_iter().filter_map(Place::of));
+        self
+    }
+
+    /// Adds what the host runs by itself, which no agent may write (decision 19).
+    pub fn and_run(mut self, programs: Vec<PathBuf>) -> Forbidden {
+        self.system.extend(programs.into_iter().filter_map(Place::of));
         self
     }
 

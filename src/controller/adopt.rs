@@ -173,7 +173,7 @@ impl Controller {
             let scope = if c == "all" { CutScope::All } else { CutScope::Metered };
             let unsaid = || {
                 let (reason, by) = ("cut before this controller's time".to_owned(), By::Operator.as_str().to_owned());
-                Cut { scope, reason, by, node: None, left: None }
+                Cut { scope, reason, by, node: None, provider: None, left: None }
             };
             let said = known.as_ref().and_then(|known| known.cut.clone()).or_else(|| note.cut.clone());
             said.map_or_else(unsaid, |cut| Cut { scope, ..cut })

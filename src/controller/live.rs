@@ -162,12 +162,23 @@ impl Live {
         self.view.send_modify(f);
     }
 
-    /// Gives it its way out.
+    /// Gives it its way out; with what was decided about it while that was made.
     pub fn open_egress(&self, handle: egress::Handle) {
-        let cut = self.cut_now().is_some();
-        self.change(|b| b.egress = if cut { Egress::Cut } else { Egress::Open });
+        // Who decides enters it first and then looks for the way out: under this lock nothing slips through.
+        let mut egress = lock(&self.egress);
         handle.set_parks(self.binds().policy == CutoffPolicy::Pause);
-        *lock(&self.egress) = Some(handle);
+        let (cut, end) = {
+            let note = lock(&self.note);
+            (note.cut.clone(), note.end.clone())
+        };
+        if let Some(cut) = &cut {
+            handle.cut(cut.scope, &cut.reason, false);
+        }
+        if let Some(end) = &end {
+            handle.cut(CutScope::All, &end.reason, false);
+        }
+        self.change(|b| b.egress = if cut.is_some() { Egress::Cut } else { Egress::Open });
+        *egress = Some(handle);
     }
 
     /// Does something with its way out, if it has one.

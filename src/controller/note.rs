@@ -91,7 +91,14 @@ mod tests {
 
     #[test]
     fn a_note_comes_back_and_none_says_nothing() {
-        let cut = Cut { scope: CutScope::All, reason: "cut".into(), by: "operator".into(), node: None, left: None };
+        let cut = Cut {
+            scope: CutScope::All,
+            reason: "cut".into(),
+            by: "operator".into(),
+            node: None,
+            provider: None,
+            left: None,
+        };
         let routes = Rules { routes: vec![Route { host: "a.example".into(), ..Route::default() }], ..Rules::default() };
         let note = Note { cut: Some(cut), routes: Some(routes), end: None };
         assert_eq!(Note::read(Some(&note.text())), note);
@@ -100,7 +107,14 @@ mod tests {
     }
     #[test]
     fn of_two_cuts_the_wider_scope_stands_and_the_word_of_whoever_weighs_more() {
-        let cut = |scope, by: &str| Cut { scope, reason: format!("of {by}"), by: by.into(), node: None, left: None };
+        let cut = |scope, by: &str| Cut {
+            scope,
+            reason: format!("of {by}"),
+            by: by.into(),
+            node: None,
+            provider: None,
+            left: None,
+        };
         let (all, metered) = (CutScope::All, CutScope::Metered);
         for (first, second, changes, scope, by) in [
             ((all, "budget"), (all, "operator"), true, all, "operator"),

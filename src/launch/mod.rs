@@ -232,16 +232,14 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     if backend == Backend::Linux {
         machine::missing_tools(&merged, desk)?;
     }
-    let places = Forbidden::of(desk.home, desk.user_home.map(Path::to_owned)).and(wish.sources.files());
-    // What the host runs by itself must not be an agent's to write (decision 19).
-    let mut run = wish.sources.files();
-    run.extend(wish.sources.programs());
-    let writable = Forbidden::of(desk.home, desk.user_home.map(Path::to_owned)).and(run);
-    check_target(&writable.check_writable(desk.cwd)?)?;
+    let places = Forbidden::of(desk.home, desk.user_home.map(Path::to_owned))
+        .and(wish.sources.files())
+        .and_run(wish.sources.programs());
+    check_target(&places.check_writable(desk.cwd)?)?;
     for mount in &merged.mounts {
         let source = at_home(&mount.value.source, desk.user_home);
         let path = Path::new(&source);
-        let shown = if mount.value.rw { writable.check_writable(path) } else { places.check(path) };
+        let shown = if mount.value.rw { places.check_writable(path) } else { places.check(path) };
         let target = mount.value.target.as_ref().map(|target| at_home(target, Some(Path::new(AGENT_HOME))));
         shown
             .and_then(|_| check_target(Path::new(target.as_ref().unwrap_or(&source))))

@@ -92,6 +92,12 @@ fn a_file_and_a_command_give_what_requests_have_and_nothing_else_shows_it() {
         let before = ran();
         let refused = start(&world, &["tester", "--headless", "--prompt", "true"]);
         assert!(refused.code == 5 && refused.stderr.contains("workspace_unsafe"), "{refused}");
+        let recipe = "--- @bb needs launch, write:args\n\
+            bb.launch{ command = { \"true\" }, workspace = bb.args[1], budget = \"unlimited\" }\n";
+        let recipe = world.recipe("writes.lua", recipe);
+        let project = world.home().join("project").display().to_string();
+        let refused = world.bb(&["run", "--grant", "all", &recipe, "--", &project]);
+        assert!(refused.code == 5 && refused.stderr.contains("workspace_unsafe"), "{refused}");
         assert_eq!(ran(), before);
     }
 }

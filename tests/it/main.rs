@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::needless_lifetimes, missing_docs)]
 
 mod accounts;
+mod addresses;
 mod agents;
 mod asked;
 mod backend;

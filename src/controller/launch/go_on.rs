@@ -37,7 +37,7 @@ impl Controller {
         // Where nothing says who it was, it stands.
         let unsaid = || {
             let (reason, by) = ("it was cut".to_owned(), By::Operator.as_str().to_owned());
-            Cut { scope, reason, by, node: None, left: None }
+            Cut { scope, reason, by, node: None, provider: None, left: None }
         };
         let cut = said.map_or_else(unsaid, |cut| Cut { scope, ..cut });
         // A budget's is no word of somebody's that could be taken back: there has to be more.
@@ -65,12 +65,44 @@ pub(super) async fn lifted(
         let all = ledger.accounts(Some(node)).await?;
         accounts.extend(all.into_iter().filter(|account| account.provider == provider || account.provider == "*"));
     }
-    let had = cut.left.unwrap_or(0);
-    let same = |standing: &budget::Standing| {
-        cut.node.as_ref() == Some(&standing.node) && standing.limit.saturating_sub(standing.used) <= had
-    };
-    Ok(match budget::binding(&accounts).iter().any(same) {
+    Ok(match budget::binding(&accounts).iter().any(|standing| still_cuts(&cut, standing)) {
         true => Err(Error::new(Kind::Budget, cut.reason).at(cut.node.unwrap_or_default()).hint(GIVE_MORE)),
         false => Ok(None),
     })
+}
+
+/// Tells whether this is the budget that cut, with no more than it had then. A cut by an older bb says the node only.
+fn still_cuts(cut: &Cut, standing: &budget::Standing) -> bool {
+    cut.node.as_ref() == Some(&standing.node)
+        && cut.provider.as_ref().is_none_or(|provider| *provider == standing.provider)
+        && standing.limit.saturating_sub(standing.used) <= cut.left.unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_budgets_of_one_node_the_one_that_cut_decides() {
+        let standing = |provider: &str, limit: u64| budget::Standing {
+            node: "global".into(),
+            provider: provider.into(),
+            used: 90,
+            held: 0,
+            limit,
+            wanted: 0,
+        };
+        let cut = |provider: Option<&str>| Cut {
+            scope: CutScope::All,
+            reason: "spent".into(),
+            by: "budget".into(),
+            node: Some("global".into()),
+            provider: provider.map(Into::into),
+            left: Some(10),
+        };
+        assert!(still_cuts(&cut(Some("*")), &standing("*", 100)));
+        assert!(!still_cuts(&cut(Some("*")), &standing("*", 101)), "it has more");
+        assert!(!still_cuts(&cut(Some("*")), &standing("claude", 100)), "another one of the node's");
+        assert!(still_cuts(&cut(None), &standing("claude", 100)), "nobody said which");
+    }
 }

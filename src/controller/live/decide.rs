@@ -32,7 +32,14 @@ impl Live {
     /// # Errors
     /// The ledger's kinds, where the cut stands but could not be written yet; it is written when that can be done.
     pub async fn cut_off(self: &Arc<Self>, scope: CutScope, reason: &str, by: By) -> Result<()> {
-        let cut = Cut { scope, reason: reason.to_owned(), by: by.as_str().to_owned(), node: None, left: None };
+        let cut = Cut {
+            scope,
+            reason: reason.to_owned(),
+            by: by.as_str().to_owned(),
+            node: None,
+            provider: None,
+            left: None,
+        };
         if !self.enter_cut(&cut) {
             return Ok(());
         }
@@ -153,9 +160,6 @@ impl Live {
     }
 
     async fn freeze_now(self: &Arc<Self>, reason: &str, by: By, node: Option<Node>) {
-        if let Some(handle) = &*lock(&self.egress) {
-            handle.cut(CutScope::All, reason, false);
-        }
         // Decided before anything ends: whatever does, it was frozen.
         let end =
             End { ended: Ended::Frozen, reason: reason.to_owned(), by: by.as_str().to_owned(), node: node.clone() };
@@ -167,6 +171,9 @@ impl Live {
             }
             free
         };
+        if let Some(handle) = &*lock(&self.egress) {
+            handle.cut(CutScope::All, reason, false);
+        }
         self.change(|b| b.reason = Some(reason.to_owned()));
         self.leave_note().await;
         self.carry_out_freeze(self.view().state == State::Paused).await;
@@ -356,7 +363,7 @@ impl Subject for Live {
         let reason = egress::spent::sentence(standing);
         let (by, node) = (By::Budget.as_str().to_owned(), Some(standing.node.clone()));
         let left = Some(standing.limit.saturating_sub(standing.used));
-        let cut = Cut { scope, reason, by, node, left };
+        let cut = Cut { scope, reason, by, node, provider: Some(standing.provider.clone()), left };
         if self.enter_cut(&cut) {
             if let Some(handle) = &*lock(&self.egress) {
                 handle.cut_by_budget(scope, standing);
