@@ -33,6 +33,7 @@ mod consumers;
 mod cuts;
 mod ends;
 mod fuzz;
+mod hygiene;
 mod metered;
 mod names;
 mod passing;
