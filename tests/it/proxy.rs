@@ -219,13 +219,17 @@ fn a_manifest_asks_for_it_and_the_preflight_says_so() {
 fn is_there_on(desk: &Desk<'_>) {
     desk.launch("proxied", "{'sleep', '600'}", "proxy = true");
     desk.launch("bare", "{'sleep', '600'}", "");
-    // Not by `nc`: it ends its side with its input, and whoever hangs up is not answered.
-    let ask = "http_proxy=http://198.18.0.3:3128 wget -T 60 -O - http://evil.example/ 2>&1";
-    let script = format!("echo $https_proxy; {ask}");
+    // Its input stays open: `nc` ends its side with it, and whoever hangs up is not answered.
+    let request = "GET http://evil.example/ HTTP/1.1\\r\\nHost: evil.example\\r\\nConnection: close\\r\\n\\r\\n";
+    let script = format!(
+        "echo $https_proxy; trap '' PIPE; mkfifo /tmp/say; timeout 60 nc 198.18.0.3 3128 < /tmp/say & \
+         exec 3> /tmp/say; printf '{request}' >&3; wait"
+    );
     let with = desk.bb(&["exec", "proxied", "--", "sh", "-c", &script]);
-    assert!(with.stdout.starts_with("http://198.18.0.3:3128\n") && with.stdout.contains("403"), "{with}");
+    assert!(with.stdout.starts_with("http://198.18.0.3:3128\n"), "{with}");
+    assert!(with.stdout.contains("x-bb-deny: route_missing"), "{with}");
     let without = desk.bb(&["exec", "bare", "--", "sh", "-c", &script]);
-    assert!(without.stdout.starts_with('\n') && without.stdout.contains("refused"), "{without}");
+    assert!(without.stdout.starts_with('\n') && !without.stdout.contains("x-bb-deny"), "{without}");
     desk.bb(&["kill", "proxied", "bare"]).expect(0);
     desk.world.assert_silent(&[]);
 }
