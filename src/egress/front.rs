@@ -464,21 +464,6 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_ends_http_at_a_proxy_only_and_has_no_body() {
-        let connect = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n";
-        let follow = |text: &str| {
-            let mut watch = Watch::of_proxy();
-            watch.look(text.as_bytes()).map(|()| watch.at).map_err(|refused| refused.head)
-        };
-        assert_eq!(follow(&format!("{connect}\0\r any bytes")), Ok(At::Raw));
-        assert_eq!(follow(GOOD[2]), Ok(At::Start(0)));
-        assert_eq!(all(connect, 9), Ok(At::Start(0)), "elsewhere it is a request like any other");
-        for body in ["Content-Length: 0", "Content-Length: 5", "Transfer-Encoding: chunked"] {
-            assert_eq!(follow(&format!("CONNECT a.example:443 HTTP/1.1\r\n{body}\r\n\r\n")), Err(true), "{body}");
-        }
-    }
-
-    #[test]
     fn a_line_without_an_end_is_bounded() {
         let mut watch = Watch::default();
         let piece = [b'a'; 8192];

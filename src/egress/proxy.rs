@@ -180,6 +180,20 @@ mod tests {
     }
 
     #[test]
+    fn a_connect_ends_http_at_a_proxy_only_and_has_no_body() {
+        let connect = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n";
+        let follow = |mut watch: Watch, text: &str| watch.look(text.as_bytes()).map_err(|refused| refused.why);
+        let raw = format!("{connect}\0\r any bytes");
+        assert_eq!(follow(Watch::of_proxy(), &raw), Ok(()));
+        assert!(follow(Watch::default(), &format!("{raw}\n")).is_err(), "elsewhere it is a request like any other");
+        assert!(follow(Watch::of_proxy(), "GET / HTTP/1.1\r\n\r\n\0\n").is_err(), "and HTTP goes on after others");
+        for body in ["Content-Length: 0", "Content-Length: 5", "Transfer-Encoding: chunked"] {
+            let text = format!("CONNECT a.example:443 HTTP/1.1\r\n{body}\r\n\r\n");
+            assert!(follow(Watch::of_proxy(), &text).is_err(), "{body}");
+        }
+    }
+
+    #[test]
     fn clients_are_told_of_it_in_both_spellings_and_kept_from_it_on_loopback() {
         let all = variables("198.18.0.3".parse().unwrap());
         let get = |name| all.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str());

@@ -219,8 +219,12 @@ fn a_manifest_asks_for_it_and_the_preflight_says_so() {
 fn is_there_on(desk: &Desk<'_>) {
     desk.launch("proxied", "{'sleep', '600'}", "proxy = true");
     desk.launch("bare", "{'sleep', '600'}", "");
-    let ask = "printf 'GET http://evil.example/ HTTP/1.1\\r\\nHost: evil.example\\r\\nConnection: close\\r\\n\\r\\n'";
-    let script = format!("echo $https_proxy; {ask} | timeout 60 nc 198.18.0.3 3128 2>&1");
+    // Its input stays open: `nc` ends its side with it, and whoever hangs up is not answered.
+    let request = "GET http://evil.example/ HTTP/1.1\\r\\nHost: evil.example\\r\\nConnection: close\\r\\n\\r\\n";
+    let script = format!(
+        "echo $https_proxy; trap '' PIPE; mkfifo /tmp/say; timeout 60 nc 198.18.0.3 3128 < /tmp/say & \
+         exec 3> /tmp/say; printf '{request}' >&3; wait"
+    );
     let with = desk.bb(&["exec", "proxied", "--", "sh", "-c", &script]);
     assert!(with.stdout.starts_with("http://198.18.0.3:3128\n"), "{with}");
     assert!(with.stdout.contains("x-bb-deny: route_missing"), "{with}");
