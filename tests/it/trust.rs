@@ -205,3 +205,8 @@ fn kind(path: &str) -> Vec<(&'static str, String)> {
 fn every_toolchain_fetches_what_is_listed_and_is_told_why_the_rest_is_refused() {
     every_toolchain("");
 }
+
+#[test]
+fn every_toolchain_does_so_by_an_explicit_proxy_as_well() {
+    every_toolchain(", proxy = true");
+}
