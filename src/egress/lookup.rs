@@ -181,8 +181,9 @@ mod tests {
             .into();
         slow.begun(2).await;
         assert!(matches!(one.ask(Duration::from_millis(20), || Ok(())).await, Err(LookupError::Full)));
+        // Whichever takes an answer: all have theirs before any is waited for.
+        asked.iter().for_each(|_| slow.answer.send(()).unwrap());
         for one in asked {
-            slow.answer.send(()).unwrap();
             one.await.unwrap().unwrap();
         }
     }
