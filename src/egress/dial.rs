@@ -18,9 +18,9 @@ use super::name::{Host, NameError};
 use crate::api::Upstream;
 
 /// Time for a look-up.
-const LOOKUP: Duration = Duration::from_secs(10);
+pub(super) const LOOKUP: Duration = Duration::from_secs(10);
 /// Time for a whole dial.
-const DIAL: Duration = Duration::from_secs(15);
+pub(super) const DIAL: Duration = Duration::from_secs(15);
 /// Head start of one address before the next is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses tried.

@@ -25,11 +25,11 @@ use crate::os::datagram;
 /// Seconds that a client may keep an answer. Answers never change.
 const TTL: u32 = 300;
 /// Largest query taken; ours to answer are far below.
-const MAX_QUERY: usize = 4096;
+pub(super) const MAX_QUERY: usize = 4096;
 /// TCP connections at once.
-const TCP_AT_ONCE: usize = 64;
+pub(super) const TCP_AT_ONCE: usize = 64;
 /// How long a TCP client may take for its next query.
-const TCP_IDLE: Duration = Duration::from_secs(10);
+pub(super) const TCP_IDLE: Duration = Duration::from_secs(10);
 
 /// What came of one query.
 struct Reply {

@@ -30,6 +30,7 @@ use crate::types::Api;
 
 mod changing;
 mod cuts;
+mod limits;
 mod metered;
 mod passing;
 mod refusals;

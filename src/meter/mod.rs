@@ -9,7 +9,7 @@
 //! direction: what a request asks for, before it leaves.
 
 mod anthropic;
-mod coding;
+pub(crate) mod coding;
 mod gemini;
 pub mod hosts;
 mod json;
