@@ -29,9 +29,12 @@ use crate::ledger::{EventQuery, GLOBAL};
 use crate::types::Api;
 
 mod changing;
+mod consumers;
 mod cuts;
+mod fuzz;
 mod limits;
 mod metered;
+mod names;
 mod passing;
 mod refusals;
 mod websocket;

@@ -62,6 +62,11 @@ impl Coding {
         Coding { stage: Stage::Closed(pipe) }
     }
 
+    /// Makes one for bytes that are known not to be coded.
+    pub(super) fn plain(pipe: Pipe) -> Coding {
+        Coding { stage: Stage::Identity(pipe) }
+    }
+
     /// Gets the pipe that the decoded bytes go into.
     pub(super) fn pipe(&self) -> &Pipe {
         match &self.stage {

@@ -6,10 +6,12 @@
 //!
 //! The way of a byte: [`coding`] (gzip) -> framing ([`sse`] or [`json`]) -> one normaliser per API
 //! ([`anthropic`], [`openai_responses`], [`gemini`]), all with the face of [`usage::Normaliser`]. [`request`] looks at the other
-//! direction: what a request asks for, before it leaves.
+//! direction: what a request asks for, before it leaves. On a WebSocket [`websocket`] takes the place of coding and framing, and
+//! [`events`] says which of the responses under way an event is about.
 
 mod anthropic;
 pub(crate) mod coding;
+pub mod events;
 mod gemini;
 pub mod hosts;
 mod json;
@@ -19,6 +21,7 @@ pub mod request;
 mod shape;
 pub(crate) mod sse;
 pub(crate) mod usage;
+pub mod websocket;
 
 #[cfg(test)]
 mod tests;
@@ -64,12 +67,12 @@ impl Meter {
         let event_stream = content_type
             .and_then(|t| t.split(';').next())
             .is_some_and(|t| t.trim().eq_ignore_ascii_case("text/event-stream"));
-        let normaliser: Box<dyn usage::Normaliser> = match api {
-            Api::Anthropic => Box::<anthropic::Anthropic>::default(),
-            Api::OpenaiResponses => Box::<openai_responses::OpenaiResponses>::default(),
-            Api::Gemini => Box::<gemini::Gemini>::default(),
-        };
-        Meter { coding: Coding::new(content_encoding, Pipe::new(normaliser, event_stream)) }
+        Meter { coding: Coding::new(content_encoding, Pipe::new(normaliser(api), event_stream)) }
+    }
+
+    /// Makes a meter for one response whose events come as messages: what is fed at once is one event.
+    pub fn of_messages(api: Api) -> Meter {
+        Meter { coding: Coding::plain(Pipe::of_messages(normaliser(api))) }
     }
 
     /// Takes the next bytes of the body, as they came over the wire.
@@ -105,6 +108,14 @@ impl Meter {
     /// Gets the output estimated from what was delivered ([`Reading::streamed`]). Unit: tokens.
     pub fn streamed(&self) -> u64 {
         self.coding.pipe().facts().streamed()
+    }
+}
+
+fn normaliser(api: Api) -> Box<dyn usage::Normaliser> {
+    match api {
+        Api::Anthropic => Box::<anthropic::Anthropic>::default(),
+        Api::OpenaiResponses => Box::<openai_responses::OpenaiResponses>::default(),
+        Api::Gemini => Box::<gemini::Gemini>::default(),
     }
 }
 

@@ -29,6 +29,8 @@ enum Framing {
     Sniff(Vec<u8>),
     Sse(Sse),
     Json(Json),
+    /// Each piece is one event, taken out of its message by others.
+    Messages,
 }
 
 impl Pipe {
@@ -36,6 +38,11 @@ impl Pipe {
     pub(super) fn new(normaliser: Box<dyn Normaliser>, event_stream: bool) -> Pipe {
         let framing = if event_stream { Framing::Sse(Sse::default()) } else { Framing::Sniff(Vec::new()) };
         Pipe { framing, normaliser: Some(normaliser), ..Pipe::default() }
+    }
+
+    /// Makes a pipe whose every piece is one event.
+    pub(super) fn of_messages(normaliser: Box<dyn Normaliser>) -> Pipe {
+        Pipe { framing: Framing::Messages, normaliser: Some(normaliser), ..Pipe::default() }
     }
 
     /// Moves the pipe out of its place.
@@ -67,6 +74,7 @@ impl Pipe {
             Framing::Closed => Ok(()),
             Framing::Sse(sse) => sse.feed(bytes, &mut |data| event(normaliser.as_mut(), data)),
             Framing::Json(json) => json.feed(bytes, &mut |body| normaliser.body(body)),
+            Framing::Messages => event(normaliser.as_mut(), bytes),
             Framing::Sniff(head) => {
                 head.extend_from_slice(bytes);
                 let Some(framing) = sniff(head) else { return };
@@ -85,7 +93,7 @@ impl Pipe {
         let Some(normaliser) = self.normaliser.as_mut().filter(|_| !self.dead) else { return };
         let done = match &mut self.framing {
             Framing::Sse(sse) => sse.finish(&mut |data| last_event(normaliser.as_mut(), data)),
-            Framing::Closed | Framing::Json(_) | Framing::Sniff(_) => Ok(()),
+            Framing::Closed | Framing::Json(_) | Framing::Messages | Framing::Sniff(_) => Ok(()),
         };
         if done.is_err() {
             self.fail();

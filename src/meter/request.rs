@@ -5,6 +5,7 @@
 //! objects stored earlier. Such a feature is a way out of the bottle that no allow-list of hosts sees.
 
 mod gemini;
+pub mod socket;
 
 use super::shape::{KEPT, NoShape, Shape};
 use crate::types::Api;
@@ -39,6 +40,11 @@ pub fn classify(api: Api, method: &str, path: &str) -> PathClass {
         (Api::Gemini, method, path) => gemini::classify(method, path),
         _ => Unknown,
     }
+}
+
+/// Tells whether a WebSocket on `path` (without its query, in normal form) speaks what the meter can read.
+pub fn speaks_socket(api: Api, path: &str) -> bool {
+    api == Api::OpenaiResponses && matches!(path, "/v1/responses" | "/backend-api/codex/responses")
 }
 
 /// Estimates the input tokens of a request body of `body_len` bytes: a quarter, rounded up.
@@ -82,6 +88,12 @@ pub enum RequestError {
     /// A key stands twice in one object, so that nobody can say which value counts.
     #[error("the key {0:?} stands twice in one object of the body")]
     DuplicateKey(String),
+    /// A message of a WebSocket of a type that is not known.
+    #[error("a message of the type {0:?} is not known")]
+    Message(String),
+    /// A message of a WebSocket with a key that it must not have, lacks, or has with a value that cannot be.
+    #[error("the key {0:?} is missing, not known or has no usable value in a message of this type")]
+    Key(&'static str),
 }
 
 /// First bytes of gzip and of Zstandard (RFC 1952, RFC 8878).

@@ -1,6 +1,7 @@
 //! The integration tests, one module per capability. Real components only: real bottles, real sockets, real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::needless_lifetimes, missing_docs)]
 
+mod addresses;
 mod agents;
 mod asked;
 mod backend;

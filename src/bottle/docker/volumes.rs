@@ -14,8 +14,11 @@ use crate::error::Result;
 const MOST: usize = 32;
 
 /// Gets the places that `said`, what the engine says of an image, calls volumes and where the container of `spec` has nothing of its
-/// own, nor anything below.
-fn of_image(spec: &Value, said: &Value) -> Vec<String> {
+/// own.
+///
+/// # Errors
+/// One that something of the bottle's own lies in: it cannot be held read-only, since a place has to be made in it.
+fn of_image(spec: &Value, said: &Value) -> std::result::Result<Vec<String>, String> {
     let texts = |value: &Value| -> Vec<String> {
         let table = value.as_object().into_iter().flatten();
         table.map(|(path, _)| path.trim_end_matches('/').to_owned()).collect()
@@ -26,17 +29,27 @@ fn of_image(spec: &Value, said: &Value) -> Vec<String> {
     // Of `SOURCE:TARGET:OPTIONS`.
     let binds = host["Binds"].as_array().into_iter().flatten();
     own.extend(binds.filter_map(|bind| Some(bind.as_str()?.split(':').nth(1)?.to_owned())));
-    let free = |path: &String| path.starts_with('/') && !own.iter().any(|own| Path::new(own).starts_with(path));
-    texts(&said["Config"]["Volumes"]).into_iter().filter(free).collect()
+    let mut free = texts(&said["Config"]["Volumes"]);
+    free.retain(|path| path.starts_with('/') && !own.contains(path));
+    match free.iter().find(|path| own.iter().any(|own| Path::new(own).starts_with(path))) {
+        Some(above) => Err(above.clone()),
+        None => Ok(free),
+    }
 }
 
 /// Has the container of `spec` show them read-only. The volumes are known as the bottle's by their labels, and go with what is left of
 /// it; their names begin with `name`.
 ///
 /// # Errors
-/// The engine's, and `backend_unavailable` for an image that has too many.
+/// The engine's, and `backend_unavailable` for an image that has too many, or one around what the bottle has of its own.
 pub fn hold(engine: &Engine, plan: &Plan, image: &Image, said: &Value, name: &str, spec: &mut Value) -> Result<()> {
-    let places = of_image(spec, said);
+    let places = of_image(spec, said).map_err(|path| {
+        super::failed(
+            "volumes",
+            format!("the image {} makes {path} a volume, in which this bottle has a place", image.name),
+        )
+        .hint(format!("take `VOLUME {path}` out of the image, or name the places in it one by one"))
+    })?;
     if places.len() > MOST {
         return Err(super::failed("volumes", format!("the image {} has more than {MOST}", image.name)));
     }
@@ -65,10 +78,11 @@ mod tests {
         let spec = spec::agent(&engine(false), &plan, &image, &[], "v");
         let of = |volumes: Value| of_image(&spec, &json!({"Config": {"Volumes": volumes}}));
         for none in [json!(null), json!({}), json!({"": {}, "/": {}, "rel": {}}), json!(["/data"])] {
-            assert!(of(none.clone()).is_empty(), "{none}");
+            assert!(of(none.clone()).unwrap().is_empty(), "{none}");
         }
-        // The workspace, what contains the home, and what is memory already stay what they are.
-        let said = json!({"/data/": {}, "/w": {}, "/home": {}, "/tmp": {}, "/run": {}, "/w2": {}});
-        assert_eq!(of(said), ["/data", "/w2"]);
+        // The workspace, and what is memory already, stay what they are.
+        let said = json!({"/data/": {}, "/w": {}, "/tmp": {}, "/run": {}, "/w2": {}});
+        assert_eq!(of(said).unwrap(), ["/data", "/w2"]);
+        assert_eq!(of(json!({"/data": {}, "/home": {}})).unwrap_err(), "/home", "the agent's home lies in it");
     }
 }

@@ -209,13 +209,14 @@ async fn work(args: Args) -> Result<u8> {
         sheet.add(check)?;
     }
     if let Ok(home) = Home::from_env() {
-        sheet.add(&backend(&home, embedded, engine))?;
+        let named = Settings::load(&home).ok().and_then(|settings| settings.backend);
+        sheet.add(&backend(&home, named.as_deref(), embedded, engine))?;
     }
     sheet.close()
 }
 
-/// Says which backend bottles get where nothing else says so, and remembers it.
-fn backend(home: &Home, embedded: bool, engine: bool) -> Check {
+/// Says which backend bottles get where nothing else says so, and remembers it. `named` is what the settings say.
+fn backend(home: &Home, named: Option<&str>, embedded: bool, engine: bool) -> Check {
     let best = match (embedded, engine) {
         (true, _) => Choice::Linux,
         (false, true) => Choice::Docker,
@@ -225,6 +226,19 @@ fn backend(home: &Home, embedded: bool, engine: bool) -> Check {
         }
     };
     match std::fs::write(home.best_backend(), format!("{}\n", best.as_str())) {
+        Ok(()) if named.is_some_and(|named| Choice::parse(named).is_ok_and(|named| named != best)) => {
+            let (named, best) = (named.unwrap_or_default(), best.as_str());
+            let works = if named == Choice::Linux.as_str() { embedded } else { engine };
+            let message = format!("{named}, as the settings say");
+            if works {
+                return Check::ok("backend", message);
+            }
+            let error = Error::new(Kind::BackendUnavailable, format!("{message}; it does not work here, {best} does"));
+            Check::failed(
+                "backend",
+                &error.hint(format!("write `backend: {best}` in settings.yml, or take the line out")),
+            )
+        }
         Ok(()) => Check::ok("backend", format!("{}: for bottles of which nothing says another", best.as_str())),
         Err(e) => {
             Check::failed("backend", &Error::internal(e.to_string()).at(home.best_backend().display().to_string()))
@@ -391,6 +405,23 @@ mod tests {
         let sheet = |errors| Sheet { json: false, fix: false, colour: false, errors, warnings: 3 };
         assert_eq!(sheet(0).code(), 0);
         assert_eq!(sheet(1).code(), 5);
+    }
+
+    #[test]
+    fn settings_that_name_a_backend_which_does_not_work_are_an_error() {
+        let dir = std::env::temp_dir().join(format!("bb-doctor-backend-{}", std::process::id()));
+        let home = Home::open(&dir, None).unwrap();
+        let said = |named, embedded, engine| {
+            let check = backend(&home, named, embedded, engine);
+            (check.level, check.message)
+        };
+        assert_eq!(said(Some("linux"), true, true).0, Level::Ok);
+        assert_eq!(said(None, false, true).1, "docker: for bottles of which nothing says another");
+        assert_eq!(said(Some("docker"), true, true), (Level::Ok, "docker, as the settings say".to_owned()));
+        let wrong = (Level::Error, "linux, as the settings say; it does not work here, docker does".to_owned());
+        assert_eq!(said(Some("linux"), false, true), wrong);
+        assert_eq!(said(Some("docker"), true, false).0, Level::Error);
+        std::fs::remove_dir_all(dir).unwrap();
     }
 
     #[tokio::test]

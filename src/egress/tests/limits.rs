@@ -50,6 +50,7 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ("time for which a held body may stand still", seconds(model::BODY_IDLE)),
         (idle, seconds(tee::SILENCE)),
         ("time for the server's answer to a WebSocket's handshake", seconds(super::super::websocket::ANSWER)),
+        ("look-ups at once (of all bottles: 256)", lookup::OF_ONE.to_string()),
         ("time in which a name has to resolve", seconds(dial::LOOKUP)),
         ("time in which a server has to accept", seconds(dial::DIAL)),
         ("time for which a request waits for tokens that others hold", seconds(hold::PATIENCE)),
@@ -68,6 +69,7 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
     assert_eq!(rows, limits.len(), "a row that nothing compares");
     let wait = format!("`limit_handshakes`, after {}", seconds(accept::HANDSHAKE_PLACE));
     assert!(table.contains(&wait), "{wait}");
+    assert_eq!(lookup::OF_ALL, 256, "as the page says");
     assert_eq!(serve::H2_HEAD as usize, request::MAX_HEAD, "one bound for both");
     // Every word of a limit is one of the refusals.
     for word in table.split('`').filter(|word| word.starts_with("limit_")) {

@@ -11,6 +11,7 @@ pub mod dockerd;
 pub mod engine;
 mod left;
 mod leftovers;
+pub mod nameserver;
 mod odd;
 pub mod packages;
 pub mod person;
