@@ -5,7 +5,7 @@
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`], [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`hold`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
-//! the cut [`streams`].
+//! what became of an allowed request [`exchange`], the cut [`streams`].
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
 
@@ -32,6 +32,7 @@ pub mod credential;
 pub mod deny;
 pub mod dial;
 pub mod dns;
+pub mod exchange;
 pub mod forward;
 pub mod front;
 pub mod headers;
@@ -52,6 +53,7 @@ pub mod serve;
 pub mod special;
 pub mod spent;
 pub mod streams;
+pub mod suggest;
 pub mod tee;
 pub mod upstream;
 mod websocket;

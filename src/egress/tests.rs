@@ -31,6 +31,7 @@ use crate::types::Api;
 mod changing;
 mod consumers;
 mod cuts;
+mod ends;
 mod fuzz;
 mod limits;
 mod metered;

@@ -16,8 +16,9 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::body::{Moved, Outgoing};
+use super::body::{Moved, Outgoing, Way};
 use super::deny::{Denial, Deny};
+use super::exchange::Over;
 use super::request::{Leaving, Plane};
 use super::streams::Stream;
 use super::tee::SILENCE;
@@ -123,7 +124,7 @@ impl<L: Ledger> Plane<L> {
         };
         self.note(&leaving, &method, answer.status().as_u16()).await;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(leaving.wrap::<L>(answer, None, Moved::new()));
+            return Ok(leaving.wrap::<L>(answer, None));
         }
         self.switched(leaving, answer, bottle)
     }
@@ -153,15 +154,20 @@ impl<L: Ledger> Plane<L> {
         // The listener's own count of it ends with the upgrade.
         let place = self.connections.enter();
         let most = (leaving.route.max_request, leaving.route.max_response);
-        let (entered, named) = (leaving.entered, leaving.named.text.clone());
+        let (entered, exchange, named) = (leaving.entered, leaving.exchange, leaving.named.text.clone());
         tokio::spawn(async move {
             let both = async { tokio::try_join!(bottle, server) };
             match tokio::time::timeout(ANSWER, both).await {
-                Ok(Ok((bottle, server))) => relay(bottle, server, most, &entered.stream()).await,
+                Ok(Ok((bottle, server))) => {
+                    exchange.over(relay(bottle, server, most, &entered.stream(), exchange.moved()).await);
+                }
                 // One of them went away in between.
-                _ => tracing::debug!(host = named, "a WebSocket did not come about"),
+                _ => {
+                    exchange.over(Over::Broken);
+                    tracing::debug!(host = named, "a WebSocket did not come about");
+                }
             }
-            drop((entered, place));
+            drop((exchange, entered, place));
         });
         let mut out = Response::new(Outgoing::full(Bytes::new()));
         *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -171,25 +177,43 @@ impl<L: Ledger> Plane<L> {
 }
 
 /// Passes frames both ways until one side ends, nothing moves or the request is cancelled; both sides are closed then.
-async fn relay(bottle: Upgraded, server: Upgraded, most: (Option<u64>, Option<u64>), stream: &Stream) {
-    let moved = Moved::new();
+async fn relay(
+    bottle: Upgraded,
+    server: Upgraded,
+    most: (Option<u64>, Option<u64>),
+    stream: &Stream,
+    moved: &Moved,
+) -> Over {
+    moved.mark();
     let (from_bottle, to_bottle) = tokio::io::split(TokioIo::new(bottle));
     let (from_server, to_server) = tokio::io::split(TokioIo::new(server));
     let both = async {
-        tokio::try_join!(copy(from_bottle, to_server, &moved, most.0), copy(from_server, to_bottle, &moved, most.1))
+        tokio::try_join!(
+            copy(from_bottle, to_server, (moved, Way::Up), most.0),
+            copy(from_server, to_bottle, (moved, Way::Down), most.1)
+        )
     };
     tokio::select! {
         // Who broke off is seen by the other side as an end.
-        _ = both => {}
-        () = stream.wait_cancelled() => {}
-        () = idle(&moved) => {}
+        ended = both => how(&ended.map(|_| ())),
+        () = stream.wait_cancelled() => Over::Cut,
+        () = idle(moved) => Over::Idle,
+    }
+}
+
+/// Gets how two copies ended.
+pub(super) fn how(ended: &io::Result<()>) -> Over {
+    match ended {
+        Ok(()) => Over::Whole,
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Over::TooLarge,
+        Err(_) => Over::Broken,
     }
 }
 
 pub(super) async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    moved: &Moved,
+    (moved, way): (&Moved, Way),
     mut left: Option<u64>,
 ) -> io::Result<()> {
     let mut buffer = vec![0u8; CHUNK];
@@ -204,6 +228,7 @@ pub(super) async fn copy(
         }
         moved.mark();
         to.write_all(buffer.get(..length).unwrap_or_default()).await?;
+        moved.count(way, length);
         to.flush().await?;
         moved.mark();
     }

@@ -21,6 +21,7 @@ mod docker;
 mod docker_endings;
 mod docker_state;
 mod doctor;
+mod egress_log;
 mod engines;
 mod flow;
 mod guards;
