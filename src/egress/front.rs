@@ -52,6 +52,7 @@ struct Said {
     length: Option<u64>,
     chunked: bool,
     upgrade: bool,
+    connect: bool,
 }
 
 /// Follows the bytes of one connection. Sans-IO.
@@ -59,6 +60,8 @@ struct Said {
 pub struct Watch {
     at: At,
     said: Said,
+    /// Whether a CONNECT ends HTTP.
+    proxy: bool,
     /// The beginning of a line that came in pieces.
     line: Vec<u8>,
 }
@@ -76,11 +79,16 @@ pub struct Refused {
 
 impl Default for Watch {
     fn default() -> Self {
-        Watch { at: At::Start(0), said: Said::default(), line: Vec::new() }
+        Watch { at: At::Start(0), said: Said::default(), proxy: false, line: Vec::new() }
     }
 }
 
 impl Watch {
+    /// Follows a connection to a proxy: what comes after a CONNECT is no HTTP, or not this one's.
+    pub fn of_proxy() -> Watch {
+        Watch { proxy: true, ..Watch::default() }
+    }
+
     /// Looks at the next bytes.
     pub fn look(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         let mut from = 0;
@@ -138,12 +146,23 @@ impl Watch {
         self.at == At::Head || matches!(self.at, At::Start(_)) && !self.line.is_empty()
     }
 
+    /// Looks at what is answered. What was asked to become a WebSocket is no HTTP any more once that is granted, and not before:
+    /// nobody may send on before (RFC 6455, 4.1), and who is refused goes on with HTTP. The first bytes decide: what stands in a
+    /// body grants nothing.
+    pub fn answered(&mut self, bytes: &[u8]) {
+        let granted = bytes.starts_with(b"HTTP/1.1 101 ") && self.at == At::Start(0) && self.line.is_empty();
+        if !bytes.is_empty() && std::mem::take(&mut self.said.upgrade) && granted {
+            self.at = At::Raw;
+        }
+    }
+
     /// Reads a whole line; gets what comes after it.
     fn line(&mut self, line: &[u8]) -> Result<At, Reason> {
         match self.at {
             At::Start(seen) if line.is_empty() && seen < EMPTY_LINES => Ok(At::Start(seen + 1)),
             At::Start(_) => {
-                self.said = Said { old: request_line(line)?, ..Said::default() };
+                let connect = self.proxy && line.starts_with(b"CONNECT ");
+                self.said = Said { old: request_line(line)?, connect, ..Said::default() };
                 Ok(At::Head)
             }
             At::Head if line.is_empty() => self.body(),
@@ -194,8 +213,8 @@ impl Watch {
         match self.said {
             Said { chunked: true, length: Some(_), .. } => Err("there are both Content-Length and Transfer-Encoding"),
             Said { chunked: true, old: true, .. } => Err("HTTP/1.0 has no Transfer-Encoding"),
-            // What answers it decides whether HTTP goes on; where it does, the parser's own rules hold.
-            Said { upgrade: true, .. } => Ok(At::Raw),
+            Said { connect: true, chunked: false, length: None, .. } => Ok(At::Raw),
+            Said { connect: true, .. } => Err("a CONNECT has no body"),
             Said { chunked: true, .. } => Ok(At::Size),
             Said { length: None | Some(0), .. } => Ok(At::Start(0)),
             Said { length: Some(length), .. } => Ok(At::Body(length)),
@@ -263,9 +282,14 @@ pub struct Noted {
 }
 
 impl<IO> Front<IO> {
-    /// Watches `io`.
-    pub fn new(io: IO, noted: Arc<Noted>) -> Self {
-        Front { io, watch: Watch::default(), noted, poison: &[] }
+    /// Watches `io`; `noted` gets what is to be told of it.
+    pub fn new(io: IO, watch: Watch, noted: Arc<Noted>) -> Self {
+        Front { io, watch, noted, poison: &[] }
+    }
+
+    /// Gets what was watched.
+    pub fn into_inner(self) -> IO {
+        self.io
     }
 }
 
@@ -308,6 +332,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Front<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Front<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.watch.answered(buf);
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -328,6 +353,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Front<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.watch.answered(bufs.iter().find(|buf| !buf.is_empty()).map_or(&[], |buf| buf));
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 }
@@ -418,6 +444,34 @@ mod tests {
     }
 
     #[test]
+    fn http_ends_with_the_answer_that_grants_a_websocket_and_not_before() {
+        let ws = GOOD[5];
+        let after = |answer: &str, bytes: &[u8]| {
+            let mut watch = Watch::default();
+            watch.look(ws.as_bytes()).unwrap();
+            watch.answered(answer.as_bytes());
+            watch.look(bytes).map_err(|refused| refused.why)
+        };
+        let (granted, refused) = ("HTTP/1.1 101 Switching Protocols\r\n", "HTTP/1.1 426 Upgrade Required\r\n");
+        assert_eq!(after(granted, b"\x82\x00\n\0\r"), Ok(()));
+        assert_eq!(after(refused, GOOD[0].as_bytes()), Ok(()), "HTTP goes on");
+        for bytes in BAD {
+            assert!(after(refused, bytes.as_bytes()).is_err() && after("", bytes.as_bytes()).is_err(), "{bytes:?}");
+        }
+        // A body says so.
+        let mut watch = Watch::default();
+        watch.look(ws.as_bytes()).unwrap();
+        watch.answered(b"HTTP/1.1 200 OK\r\n\r\n");
+        watch.answered(granted.as_bytes());
+        assert!(watch.look(b"\x82\x00\n").is_err());
+        // Nobody asked for one.
+        let mut watch = Watch::default();
+        watch.look(GOOD[0].as_bytes()).unwrap();
+        watch.answered(granted.as_bytes());
+        assert!(watch.look(b"\x82\x00\n").is_err());
+    }
+
+    #[test]
     fn what_came_before_the_refused_message_stays() {
         let text = format!("{}{}", GOOD[2], BAD[0]);
         let mut watch = Watch::default();
@@ -425,6 +479,21 @@ mod tests {
         let mut watch = Watch::default();
         watch.look(&text.as_bytes()[..GOOD[2].len() + 10]).unwrap();
         assert_eq!(watch.look(&text.as_bytes()[GOOD[2].len() + 10..]).unwrap_err().from, 0);
+    }
+
+    #[test]
+    fn a_connect_ends_http_at_a_proxy_only_and_has_no_body() {
+        let connect = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n";
+        let follow = |text: &str| {
+            let mut watch = Watch::of_proxy();
+            watch.look(text.as_bytes()).map(|()| watch.at).map_err(|refused| refused.head)
+        };
+        assert_eq!(follow(&format!("{connect}\0\r any bytes")), Ok(At::Raw));
+        assert_eq!(follow(GOOD[2]), Ok(At::Start(0)));
+        assert_eq!(all(connect, 9), Ok(At::Start(0)), "elsewhere it is a request like any other");
+        for body in ["Content-Length: 0", "Content-Length: 5", "Transfer-Encoding: chunked"] {
+            assert_eq!(follow(&format!("CONNECT a.example:443 HTTP/1.1\r\n{body}\r\n\r\n")), Err(true), "{body}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::body::{Moved, Outgoing, Way};
 use super::deny::{Denial, Deny};
 use super::exchange::Over;
+use super::headers;
 use super::request::{Leaving, Plane};
 use super::streams::Stream;
 use super::tee::SILENCE;
@@ -74,7 +75,10 @@ pub(super) fn offer(clean: &mut HeaderMap, from: &HeaderMap) {
     for name in [header::SEC_WEBSOCKET_KEY, VERSION, header::SEC_WEBSOCKET_PROTOCOL] {
         clean.remove(&name);
         for value in from.get_all(&name) {
-            clean.append(&name, value.clone());
+            let own = name == header::SEC_WEBSOCKET_PROTOCOL;
+            if let Some(value) = if own { headers::subprotocols(value) } else { Some(value.clone()) } {
+                clean.append(&name, value);
+            }
         }
     }
     clean.remove(header::SEC_WEBSOCKET_EXTENSIONS);

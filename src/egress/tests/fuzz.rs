@@ -14,6 +14,7 @@ mod dns;
 mod front;
 mod hello;
 mod names;
+mod websocket;
 
 /// Inputs of a run without a time.
 const INPUTS: usize = 3000;

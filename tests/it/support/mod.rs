@@ -19,6 +19,7 @@ pub mod raw;
 pub mod rehearsed;
 mod site;
 pub mod tmux;
+pub mod toolchains;
 mod warden;
 mod world;
 

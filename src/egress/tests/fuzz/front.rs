@@ -50,6 +50,8 @@ const TRICKS: &[&str] = &[
     "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n3\r\nabc\r\n0\r\nX: y\r\n\r\n",
     "GET / HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABk\r\n\r\n",
     "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    // Found: after a request that asked to become a WebSocket nobody looked on.
+    "GET /ws HTTP/1.1\r\nUpgrade: websocket\r\n\r\nGET /two HTTP/1.1\n\n",
     "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
 ];
 
@@ -148,7 +150,6 @@ fn plainly(bytes: &[u8]) -> Vec<Asked> {
             .collect();
         let header = |name: &str| headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone());
         let (length, chunked) = (header("content-length"), header("transfer-encoding").is_some());
-        let upgraded = headers.iter().any(|(n, v)| n == "upgrade" && v.eq_ignore_ascii_case(b"websocket"));
         let mut asked = Asked::new(method, target, headers);
         let length = length.and_then(|value| std::str::from_utf8(&value).ok()?.trim().parse::<usize>().ok());
         let body = if chunked {
@@ -162,8 +163,8 @@ fn plainly(bytes: &[u8]) -> Vec<Asked> {
         });
         all.push(asked);
         match after {
-            Some(after) if !upgraded => rest = after,
-            _ => return all,
+            Some(after) => rest = after,
+            None => return all,
         }
     }
 }

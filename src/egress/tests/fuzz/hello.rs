@@ -79,7 +79,10 @@ fn plainly(bytes: &[u8]) -> Option<(Vec<u16>, Vec<Vec<u8>>)> {
     let mut message = Vec::new();
     let mut records = bytes;
     while !records.is_empty() && records[0] == 0x16 {
-        take(&mut records, 3)?;
+        // What is no whole record follows the greeting, or cuts it short.
+        if take(&mut records, 3).is_none() {
+            break;
+        }
         let Some(record) = vector(&mut records, 2) else { break };
         message.extend_from_slice(record);
     }
@@ -140,5 +143,10 @@ fn no_greeting_breaks_the_peek() {
         assert!(hides_nothing(&seed), "a real greeting is not believed");
         assert_eq!(rustls_reads(&seed), Seen::Greeting(Some("docs.example".to_owned())));
     }
-    Target { seeds: seeds(), words: WORDS, longest: 4096 }.run(check);
+    // Found: a second entry, of a kind that nobody knows, behind a name that is one byte short.
+    let mut short = seeds().remove(0);
+    let at = short.windows(12).position(|w| w == b"docs.example").unwrap();
+    short[at - 1] -= 1;
+    assert!(!hides_nothing(&short));
+    Target { seeds: [seeds(), vec![short]].concat(), words: WORDS, longest: 4096 }.run(check);
 }
