@@ -104,7 +104,7 @@ fn daemon(home: &Home, tell: File) -> u8 {
         }
         Err(e) => return fail(&at(home.lock(), e)),
     };
-    raise_descriptors();
+    set_bounds();
     let _ = fs::remove_file(home.stopped());
     let filter = std::env::var("BB_LOG").unwrap_or_else(|_| "info".to_owned());
     tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(log).init();
@@ -127,9 +127,11 @@ fn daemon(home: &Home, tell: File) -> u8 {
     }
 }
 
-/// Takes as many descriptors as there may be: bottles need a dozen each, and one for every connection.
-fn raise_descriptors() {
+/// Takes as many descriptors as there may be: bottles need a dozen each, and one for every connection. Leaves no core, in which
+/// credentials would lie; the keepers inherit that.
+fn set_bounds() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
         let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
     }

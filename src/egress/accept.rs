@@ -32,17 +32,17 @@ use crate::api;
 use crate::ledger::Ledger;
 
 /// Connections of one bottle at once.
-const CONNECTIONS: usize = 256;
+pub(super) const CONNECTIONS: usize = 256;
 /// TLS handshakes of one bottle at once.
 pub const HANDSHAKES: usize = 64;
 /// Time for the first byte: clients open connections ahead.
-const FIRST_BYTE: Duration = Duration::from_secs(60);
+pub(super) const FIRST_BYTE: Duration = Duration::from_secs(60);
 /// Time to wait for a place among the handshakes, and for a handshake.
-const HANDSHAKE_PLACE: Duration = Duration::from_secs(5);
-const HANDSHAKE: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE_PLACE: Duration = Duration::from_secs(5);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Connections to strangers that are told why at once, and how often one more is.
-const STRANGERS: u32 = 512;
+pub(super) const STRANGERS: u32 = 512;
 /// In tests never: how fast this machine shakes hands must not matter there.
 const STRANGER: Duration = if cfg!(test) { Duration::from_secs(3600) } else { Duration::from_millis(50) };
 
@@ -257,7 +257,10 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: Rewound, meant: Meant) -> i
         }
         Err(error) => {
             // A client that closes its connection during the handshake says nothing; one that objects does.
-            if error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::TimedOut {
+            if error.kind() == io::ErrorKind::TimedOut {
+                let reason = format!("bb: a TLS handshake took longer than {} seconds.", HANDSHAKE.as_secs());
+                tell(door, "tls", &meant, &Deny::new(Denial::LimitIdle, reason));
+            } else if error.kind() == io::ErrorKind::InvalidData {
                 let reason =
                     format!("bb: the TLS handshake failed: {error} (does the client trust the bottle's authority?)");
                 tell(door, "tls", &meant, &Deny::new(Denial::ProtocolUnknown, reason));

@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 use super::name::Host;
 
 /// Leaves kept; more are made again.
-const LEAVES: u64 = 1024;
+pub(super) const LEAVES: u64 = 1024;
 /// How long a leaf is given out. It is valid much longer.
 const LEAF_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Days that a leaf is valid.

@@ -26,11 +26,11 @@ use crate::os::datagram;
 /// Seconds that a client may keep an answer. Answers never change.
 const TTL: u32 = 300;
 /// Largest query taken; ours to answer are far below.
-const MAX_QUERY: usize = 4096;
+pub(super) const MAX_QUERY: usize = 4096;
 /// TCP connections at once.
-const TCP_AT_ONCE: usize = 64;
+pub(super) const TCP_AT_ONCE: usize = 64;
 /// How long a TCP client may take for its next query.
-const TCP_IDLE: Duration = Duration::from_secs(10);
+pub(super) const TCP_IDLE: Duration = Duration::from_secs(10);
 
 /// Largest answer over UDP that we say to take and could give (DNS Flag Day 2020); ours fit into 512 bytes.
 const PAYLOAD: u16 = 1232;

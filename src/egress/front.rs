@@ -6,13 +6,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Longest line of a head. The parser's own bound for a whole head is far smaller, and has an answer of its own (431).
-const LINE: usize = 256 * 1024;
+pub(super) const LINE: usize = 256 * 1024;
 /// Longest chunk size in hexadecimal digits: 16 TiB is more than anybody sends.
 const CHUNK_DIGITS: usize = 11;
 /// Empty lines passed over before a request (RFC 9112, 2.2).
@@ -140,6 +141,11 @@ impl Watch {
         Ok(())
     }
 
+    /// Tells whether a head has begun and not ended.
+    fn in_head(&self) -> bool {
+        self.at == At::Head || matches!(self.at, At::Start(_)) && !self.line.is_empty()
+    }
+
     /// Looks at what is answered. What was asked to become a WebSocket is no HTTP any more once that is granted, and not before:
     /// nobody may send on before (RFC 6455, 4.1), and who is refused goes on with HTTP. The first bytes decide: what stands in a
     /// body grants nothing.
@@ -262,14 +268,23 @@ fn chunk_size(line: &[u8]) -> Result<u64, Reason> {
 pub struct Front<IO> {
     io: IO,
     watch: Watch,
-    refused: Arc<OnceLock<Reason>>,
+    noted: Arc<Noted>,
     poison: &'static [u8],
 }
 
+/// What a watch tells whoever serves the connection.
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// The reason, if something is refused.
+    pub refused: OnceLock<Reason>,
+    /// Whether a head has begun and not ended.
+    pub in_head: AtomicBool,
+}
+
 impl<IO> Front<IO> {
-    /// Watches `io`; `refused` gets the reason if something is refused.
-    pub fn new(io: IO, watch: Watch, refused: Arc<OnceLock<Reason>>) -> Self {
-        Front { io, watch, refused, poison: &[] }
+    /// Watches `io`; `noted` gets what is to be told of it.
+    pub fn new(io: IO, watch: Watch, noted: Arc<Noted>) -> Self {
+        Front { io, watch, noted, poison: &[] }
     }
 
     /// Gets what was watched.
@@ -281,7 +296,7 @@ impl<IO> Front<IO> {
 impl<IO: AsyncRead + Unpin> AsyncRead for Front<IO> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.refused.get().is_some() {
+        if this.noted.refused.get().is_some() {
             // The rest of the poison, then an end.
             let taken = this.poison.len().min(buf.remaining());
             let (now, later) = this.poison.split_at(taken);
@@ -292,9 +307,12 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Front<IO> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
         let new = buf.filled().get(before..).unwrap_or_default();
-        let Err(refused) = this.watch.look(new) else { return Poll::Ready(Ok(())) };
+        let Err(refused) = this.watch.look(new) else {
+            this.noted.in_head.store(this.watch.in_head(), Ordering::Relaxed);
+            return Poll::Ready(Ok(()));
+        };
         // Set once: a connection is refused once.
-        let _ = this.refused.set(refused.why);
+        let _ = this.noted.refused.set(refused.why);
         if !refused.head {
             buf.set_filled(before);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, refused.why)));

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Most that is kept. A greeting is far below; rustls gives up at 64 KiB.
-const MOST: usize = 80 * 1024;
+pub(super) const MOST: usize = 80 * 1024;
 /// Encrypted Client Hello (RFC 9849): the name that is shown is not the name that is meant.
 const ECH: u16 = 0xfe0d;
 /// The server name (RFC 6066, 3).

@@ -18,7 +18,7 @@ use crate::types::Tokens;
 use serde_json::{Value, json};
 
 /// How long a request waits for others to give back what they hold.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 /// Longest time between two askings.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// Tries to settle in the background before it is left to the ledger's sweep.

@@ -13,9 +13,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
 /// Look-ups of one bottle under way at once.
-const OF_ONE: usize = 16;
+pub(super) const OF_ONE: usize = 16;
 /// Look-ups of all bottles: half of the threads that the runtime blocks at most, so that there are some for everything else.
-const OF_ALL: usize = 256;
+pub(super) const OF_ALL: usize = 256;
 
 static ALL: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(OF_ALL)));
 

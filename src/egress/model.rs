@@ -23,16 +23,16 @@ use crate::meter::request::{PathClass, RequestFacts, classify, estimate_input, i
 use crate::types::Api;
 
 /// Largest request body on a model route. Unit: bytes.
-const MAX_BODY: usize = 32 << 20;
+pub(super) const MAX_BODY: usize = 32 << 20;
 /// Bodies held at once in one bottle, in units of [`ROOM_UNIT`]: 256 MiB.
 pub const ROOM: usize = 4096;
-const ROOM_UNIT: usize = 64 * 1024;
+pub(super) const ROOM_UNIT: usize = 64 * 1024;
 /// Output reserved where a request does not say how much it allows itself. Unit: tokens.
 const DEFAULT_OUTPUT: u64 = 4096;
 /// More than any model gives: a request that says more is believed so far.
 const MOST_OUTPUT: u64 = 1 << 30;
 /// How long a held body may stand still.
-const BODY_IDLE: Duration = Duration::from_secs(60);
+pub(super) const BODY_IDLE: Duration = Duration::from_secs(60);
 /// Refuses a coded body on a model route: what cannot be read cannot be checked.
 pub(super) fn identity(headers: &HeaderMap) -> Result<(), Deny> {
     match headers.get(header::CONTENT_ENCODING) {

@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -21,7 +21,7 @@ use super::accept::{self, Door, Meant};
 use super::address;
 use super::body::Outgoing;
 use super::deny::{Denial, Deny};
-use super::front::{Front, Watch};
+use super::front::{Front, Noted, Watch};
 use super::link::Link;
 use super::name::Host;
 use super::record::Denied;
@@ -59,10 +59,10 @@ pub(super) async fn connection<L: Ledger>(door: &Arc<Door<L>>, stream: Rewound, 
             async move { Ok::<_, Infallible>(answer(&plane, &asked, request, proxy).await) }
         }
     });
-    let refused = Arc::new(OnceLock::new());
-    let front = Front::new(stream, Watch::of_proxy(), Arc::clone(&refused));
+    let noted = Arc::new(Noted::default());
+    let front = Front::new(stream, Watch::of_proxy(), Arc::clone(&noted));
     let result = serve::http1().serve_connection(TokioIo::new(front), service).with_upgrades().await;
-    serve::tell_unread(&door.plane, &Link::new(proxy, false, None), &refused, result.err().as_ref());
+    serve::tell_unread(&door.plane, &Link::new(proxy, false, None), &noted, result.err().as_ref());
     let begun = asked.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some((upgrade, meant)) = begun else { return Ok(()) };
     let upgraded = upgrade.await.map_err(io::Error::other)?;

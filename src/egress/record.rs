@@ -21,7 +21,7 @@ const QUEUE: usize = 1024;
 /// How long a refusal waits for its event.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Unanswered refusals (raw connections, DNS) written in one second; the others are counted.
-const LIMIT: u32 = 20;
+pub(super) const LIMIT: u32 = 20;
 /// Refusals of a bottle that are answered at once; after these each waits [`PACE`] for its turn, so that an agent that
 /// asks in a loop fills neither the ledger nor its disk.
 const BURST: u32 = 1000;

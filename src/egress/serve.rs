@@ -4,7 +4,8 @@
 //! WebSocket ([`super::websocket`]). Limits are here.
 
 use std::convert::Infallible;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
@@ -17,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::Outgoing;
 use super::deny::{Denial, Deny};
-use super::front::{Front, Reason, Watch};
+use super::front::{Front, Noted, Watch};
 use super::link::Link;
 use super::record::Denied;
 use super::request::{MAX_HEAD, Plane};
@@ -25,9 +26,16 @@ use crate::ledger::Ledger;
 
 /// Time for a head, which is also how long a kept connection may idle: longer than the clients' pools keep theirs, so
 /// that they close first and no request meets a closing connection.
-const HEAD_TIME: Duration = Duration::from_secs(120);
+pub(super) const HEAD_TIME: Duration = Duration::from_secs(120);
 /// HTTP/2 streams at once on one connection.
-const MAX_STREAMS: u32 = 128;
+pub(super) const MAX_STREAMS: u32 = 128;
+/// Largest head of an HTTP/2 request, as RFC 9113, 6.5.2 counts. Unit: bytes.
+pub(super) const H2_HEAD: u32 = 64 << 10;
+/// What may come of a body before it is read on, of one HTTP/2 stream and of all of a connection. Unit: bytes.
+const STREAM_WINDOW: u32 = 512 << 10;
+pub(super) const CONNECTION_WINDOW: u32 = 1 << 20;
+/// What of an answer may wait for an HTTP/2 client that does not read. Unit: bytes.
+pub(super) const SEND_BUFFER: usize = 256 << 10;
 
 /// Serves one connection to its end.
 pub async fn connection<L: Ledger, IO>(plane: Arc<Plane<L>>, link: Link, io: IO, h2: bool)
@@ -42,24 +50,24 @@ where
             async move { Ok::<_, Infallible>(answer(&plane, &link, request, h2).await) }
         }
     });
-    let refused = Arc::new(OnceLock::new());
+    let noted = Arc::new(Noted::default());
     let result = if h2 {
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(64 << 10)
-            .initial_stream_window_size(512 << 10)
-            .initial_connection_window_size(1 << 20)
-            .max_send_buf_size(256 * 1024)
+            .max_header_list_size(H2_HEAD)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20))
             .serve_connection(TokioIo::new(io), service)
             .await
     } else {
-        let front = Front::new(io, Watch::default(), Arc::clone(&refused));
+        let front = Front::new(io, Watch::default(), Arc::clone(&noted));
         http1().serve_connection(TokioIo::new(front), service).with_upgrades().await
     };
-    tell_unread(&plane, &link, &refused, result.err().as_ref());
+    tell_unread(&plane, &link, &noted, result.err().as_ref());
 }
 
 /// Gets what serves HTTP/1 for bottles.
@@ -86,15 +94,13 @@ pub(super) async fn answer<L: Ledger>(
 }
 
 /// Writes that what came on a connection was no request, where it was so.
-pub(super) fn tell_unread<L: Ledger>(
-    plane: &Plane<L>,
-    link: &Link,
-    refused: &OnceLock<Reason>,
-    error: Option<&hyper::Error>,
-) {
-    let seen =
-        refused.get().map(|why| Deny::new(Denial::ProtocolUnknown, format!("bb: not a valid HTTP request: {why}.")));
-    if let Some(deny) = seen.or_else(|| error.and_then(refused_by_hyper)) {
+pub(super) fn tell_unread<L: Ledger>(plane: &Plane<L>, link: &Link, noted: &Noted, error: Option<&hyper::Error>) {
+    let seen = noted
+        .refused
+        .get()
+        .map(|why| Deny::new(Denial::ProtocolUnknown, format!("bb: not a valid HTTP request: {why}.")));
+    let in_head = noted.in_head.load(Ordering::Relaxed);
+    if let Some(deny) = seen.or_else(|| error.and_then(|error| refused_by_hyper(error, in_head))) {
         let host = match &link.sni {
             Some(Ok(host)) => host.to_string(),
             _ => link.meant(),
@@ -104,9 +110,13 @@ pub(super) fn tell_unread<L: Ledger>(
     }
 }
 
-/// Gets the refusal where hyper itself answered a request (431 or 400). Everything else is a client that went away.
-fn refused_by_hyper(error: &hyper::Error) -> Option<Deny> {
-    if error.is_parse_too_large() {
+/// Gets the refusal where hyper itself answered a request (431 or 400), or waited too long for the rest of a head. Everything else
+/// is a client that went away, or left a connection idle.
+fn refused_by_hyper(error: &hyper::Error, in_head: bool) -> Option<Deny> {
+    if error.is_timeout() && in_head {
+        let reason = format!("bb: the head of a request took longer than {} seconds.", HEAD_TIME.as_secs());
+        Some(Deny::new(Denial::LimitIdle, reason))
+    } else if error.is_parse_too_large() {
         Some(Deny::new(Denial::LimitHeaders, "bb: the request's headers are too large."))
     } else if error.is_parse() {
         Some(Deny::new(Denial::ProtocolUnknown, "bb: not a valid HTTP request."))

@@ -34,6 +34,7 @@ mod cuts;
 mod ends;
 mod fuzz;
 mod hygiene;
+mod limits;
 mod metered;
 mod names;
 mod passing;

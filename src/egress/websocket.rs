@@ -26,7 +26,7 @@ use super::tee::SILENCE;
 use crate::ledger::Ledger;
 
 /// Time for the server's answer to the handshake.
-const ANSWER: Duration = Duration::from_secs(30);
+pub(super) const ANSWER: Duration = Duration::from_secs(30);
 /// Read at once.
 const CHUNK: usize = 64 * 1024;
 /// How often it is looked whether something moved.

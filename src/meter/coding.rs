@@ -13,7 +13,7 @@ use super::pipe::Pipe;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
 /// Most bytes that one gzip body may swell to. A whole answer of a model is far below; a bomb is not.
-const MAX_DECODED: u64 = 256 << 20;
+pub(crate) const MAX_DECODED: u64 = 256 << 20;
 
 /// Decodes one body.
 pub(super) struct Coding {

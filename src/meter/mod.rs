@@ -10,7 +10,7 @@
 //! [`events`] says which of the responses under way an event is about.
 
 mod anthropic;
-mod coding;
+pub(crate) mod coding;
 pub mod events;
 mod gemini;
 pub mod hosts;

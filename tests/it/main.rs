@@ -27,6 +27,7 @@ mod engines;
 mod flow;
 mod guards;
 mod headless;
+mod hostile;
 mod image;
 mod input;
 mod keeper;

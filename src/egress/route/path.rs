@@ -26,10 +26,49 @@ pub fn normal_path(raw: &str) -> Result<Cow<'_, str>, Deny> {
         match segment.split(';').next().unwrap_or(segment) {
             "." | ".." => return Err(refuse("a dot segment")),
             "" if i < last => return Err(refuse("an empty segment")),
+            _ if hides_dots(segment) => return Err(refuse("a dot segment, coded more than once,")),
             _ => {}
         }
     }
     Ok(path)
+}
+
+/// Tells whether a segment has dot segments in it for a server that decodes more than once, or before it looks for parameters.
+fn hides_dots(segment: &str) -> bool {
+    if !segment.contains('%') {
+        return false;
+    }
+    let mut text = segment.as_bytes().to_vec();
+    // Each round is shorter, so it ends.
+    loop {
+        let decoded = decode_once(&text);
+        if decoded.len() == text.len() {
+            break;
+        }
+        text = decoded;
+    }
+    text.split(|b| matches!(b, b'/' | b'\\' | b';')).any(|part| part == b"." || part == b"..")
+}
+
+fn decode_once(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        let code = after.get(..2).filter(|_| first == b'%').and_then(|code| std::str::from_utf8(code).ok());
+        // `from_str_radix` takes a sign, which is no digit.
+        let code = code.filter(|code| code.bytes().all(|b| b.is_ascii_hexdigit()));
+        match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
+            Some(byte) => {
+                out.push(byte);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                out.push(first);
+                rest = after;
+            }
+        }
+    }
+    out
 }
 
 fn decode_unreserved(raw: &str) -> Result<String, &'static str> {
@@ -83,6 +122,7 @@ mod tests {
             ("/%c3%a4", "/%C3%A4"),
             // Double coding stays what it is: one decoding of a code is not a slash.
             ("/%252F", "/%252F"),
+            ("/100%25/%25%25/v1.%252e2", "/100%25/%25%25/v1.%252e2"),
             ("/a;b=1/c", "/a;b=1/c"),
         ] {
             assert_eq!(normal_path(raw).as_deref(), Ok(normal), "{raw}");
@@ -101,6 +141,11 @@ mod tests {
             "/a/%2e%2e/b",
             "/a/.%2E/b",
             "/a/..;x/b",
+            "/a/..%3Bx/b",
+            "/a/%252e%252e/b",
+            "/a/.%25252E/b",
+            "/a/%252e%252e%252fb",
+            "/a/x%255C..",
             "/a%2fb",
             "/a%5Cb",
             "/a\\b",

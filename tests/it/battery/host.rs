@@ -3,33 +3,54 @@
 use super::{Bottle, Row, lua, play};
 use crate::support::{World, have_tools, within};
 
+/// Played with `<<SOCKET>>`, `<<KEEPERS>>`, `<<HOME>>` of the world's bb, and with `<<ENGINE>>`, the socket of a container engine.
+pub const ROWS: &[Row] = &[
+    Row::new("the controller's socket, the keepers', and where they keep what they know", "try unix <<SOCKET>>; ls <<KEEPERS>>; ls <<HOME>>; cat <<HOME>>/bot-bottle.db", &["ENOENT"])
+        .each(&[("No such file", 3)])
+        .twin("ls ~ && python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.bind(\"own.sock\"); s.listen()'")
+        .covers(&[65]),
+    Row::new("sockets of the host, by path and by abstract name", "for s in <<ENGINE>> /var/run/docker.sock /run/dbus/system_bus_socket /tmp/.X11-unix/X0; do try unix $s; done; try unix @/tmp/.X11-unix/X0; try unix @/org/freedesktop/systemd1/notify", &[
+        "ENOENT\nENOENT\nENOENT\nENOENT\nECONNREFUSED\nECONNREFUSED",
+    ])
+    .twin("python3 -c 'import socket; a, b = socket.socketpair(); a.send(b\"x\"); b.recv(1)'")
+    .covers(&[45]),
+    Row::new("the agents of keys that the host's environment names", "echo \"<${SSH_AUTH_SOCK-}${GPG_AGENT_INFO-}${DBUS_SESSION_BUS_ADDRESS-}${DISPLAY-}${XAUTHORITY-}>\"; env | grep -c -i -E 'token|secret|password' || true", &["<>\n0"])
+        .comes("nothing: none of them is set")
+        .covers(&[45]),
+    Row::new("bb itself", "bb ps; bb kill battery; bb routes battery --allow evil.example; true", &[])
+        .each(&[("bb: command not found", 3)])
+        .twin("command -v ps")
+        .covers(&[65]),
+    Row::new("an allow-list with nothing on it", "req https://good.example/s3cr3t; req http://good.example/s3cr3t; try tcp good.example 22 s3cr3t", &["ECONNREFUSED"])
+        .each(&[("x-bb-deny: route_missing", 2)])
+        .denied("route_missing", "good.example")
+        .covers(&[68]),
+];
+
 #[test]
 fn the_controller_cannot_be_spoken_to() {
-    if !have_tools(&["python3"]) {
+    if !have_tools(&["curl", "python3"]) {
         return;
     }
     for world in World::each() {
         the_controller_cannot_be_spoken_to_from(&world, &Bottle::default(), "/run/docker.sock");
+        world.assert_silent(&[]);
     }
 }
 
 /// Plays the rows about what could be spoken to. `engine` is the socket of one.
 #[track_caller]
 pub fn the_controller_cannot_be_spoken_to_from(world: &World, bottle: &Bottle<'_>, engine: &str) {
-    let socket = world.bb_home().join("run/controller.sock").display().to_string();
-    let keepers = world.bb_home().join("run/k").display().to_string();
-    let leak = |s: String| -> &'static str { Box::leak(s.into_boxed_str()) };
-    let rows = [
-            Row::new("its socket", leak(format!("try unix {socket}; ls {keepers}; ls {}", world.bb_home().display())), &["ENOENT"])
-                .each(&[("No such file", 2)])
-                .twin("ls ~ && python3 -c 'import socket; s = socket.socket(socket.AF_UNIX); s.bind(\"own.sock\"); s.listen()'"),
-            Row::new("sockets of the host", leak(format!("for s in {engine} /var/run/docker.sock /run/dbus/system_bus_socket /tmp/.X11-unix/X0; do try unix $s; done; try unix @/tmp/.X11-unix/X0; try unix @/org/freedesktop/systemd1/notify")), &[
-                "ENOENT\nENOENT\nENOENT\nENOENT\nECONNREFUSED\nECONNREFUSED",
-            ])
-            .twin("python3 -c 'import socket; a, b = socket.socketpair(); a.send(b\"x\"); b.recv(1)'"),
-            Row::new("bb itself", "bb ps; bb kill battery; true", &[]).each(&[("bb: command not found", 2)]).twin("command -v ps"),
-        ];
-    play(world, bottle, &rows);
+    let at = |path: &str| world.bb_home().join(path).display().to_string();
+    let words = [
+        ("SOCKET", at("run/controller.sock")),
+        ("KEEPERS", at("run/k")),
+        ("HOME", world.bb_home().display().to_string()),
+        ("ENGINE", engine.to_owned()),
+    ];
+    let env = [bottle.env, &[("SSH_AUTH_SOCK", "/tmp/agent.1"), ("MY_TOKEN", "s3cr3t")]].concat();
+    play(world, &Bottle { words: &words, env: &env, ..*bottle }, ROWS);
+    assert!(world.bb_home().join("bot-bottle.db").exists() && world.bb_home().join("run/controller.sock").exists());
 }
 
 #[test]
@@ -53,6 +74,25 @@ fn a_peer_from_a_bottle_is_turned_away_even_with_the_socket_in_hand() {
             let inside = world.program("/usr/bin/unshare", &args).run();
             assert!(!inside.stdout.contains("200"), "{flags:?}: {inside}");
         }
+    }
+}
+
+#[test]
+fn who_holds_credentials_leaves_no_core() {
+    for world in World::each() {
+        let recipe = "--- @bb needs launch\nbb.launch{command = {'sleep', '600'}, label = 'held', detach = true}\n";
+        world.bb(&["run", "--grant", "all", &world.recipe("held.lua", recipe)]).expect(0);
+        let core = |pid: i32| -> Vec<String> {
+            let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+            let line = limits.lines().find_map(|line| line.strip_prefix("Max core file size")).unwrap();
+            line.split_whitespace().take(2).map(str::to_owned).collect()
+        };
+        let (keepers, controller) = (world.keepers(), world.controller_pid().unwrap());
+        assert_eq!(keepers.len(), 1);
+        for pid in keepers.into_iter().chain([controller]) {
+            assert_eq!(core(pid), ["0", "0"], "{pid} of {:?}", world.processes());
+        }
+        world.bb(&["kill", "held"]).expect(0);
     }
 }
 
@@ -107,8 +147,23 @@ pub fn a_workspace_that_would_give_the_host_away_is_refused(world: &World, bottl
         assert!(output.stderr.contains("workspace_unsafe"), "{what}: {output}");
         assert!(output.elapsed < within(super::QUICK), "{what}: {output}");
     }
-    run(&home.join("fine").display().to_string()).expect(0);
+    // The twins: also where a name only begins like one of them.
+    for fine in [home.join("fine"), world.make_dir(".ssh-notes")] {
+        bottle.give(&fine);
+        run(&fine.display().to_string()).expect(0);
+    }
 }
+
+pub const GUARDED: &[Row] = &[Row::new(
+    "files in a workspace that host tools run by themselves",
+    "for f in .git/hooks/pre-commit .git/config .mcp.json .claude/settings.json .claude/settings.local.json .vscode/tasks.json .envrc; do \
+         echo evil > $f && echo \"wrote $f\"; [ -e $f ] && rm -rf $f && [ ! -e $f ] && echo \"removed $f\"; done; \
+     mv .git .git2 && echo moved .git; mv .vscode v && echo moved .vscode; ln -sf /tmp/x .envrc && echo linked; \
+     rm -rf .claude .vscode; mv .git/hooks .git/h && echo moved hooks; true",
+    &["Read-only file system"],
+)
+.twin("echo x > .git/objects/x && echo y > README.md && mkdir -p src && echo z > src/main.rs")
+.covers(&[56, 60, 64])];
 
 #[test]
 fn what_the_hosts_own_tools_would_run_stays_as_it_was() {
@@ -124,20 +179,11 @@ pub fn what_the_hosts_own_tools_would_run_stays(world: &World, bottle: &Bottle<'
     world.write("repo/.git/HEAD", "ref: refs/heads/main\n");
     world.make_dir("repo/.git/hooks");
     world.make_dir("repo/.git/objects");
-    let script = "for f in .git/hooks/pre-commit .git/config .mcp.json .claude/settings.json .claude/settings.local.json .vscode/tasks.json .envrc; do \
-                 echo evil > $f && echo \"wrote $f\"; [ -e $f ] && rm -rf $f && [ ! -e $f ] && echo \"removed $f\"; done; \
-             mv .git .git2 && echo moved .git; mv .vscode v && echo moved .vscode; ln -sf /tmp/x .envrc && echo linked; \
-             rm -rf .claude .vscode; mv .git/hooks .git/h && echo moved hooks; true";
-    let rows = [Row {
-        says: &["Read-only file system"],
-        ..Row::new("guarded files", Box::leak(script.to_owned().into_boxed_str()), &[])
-    }
-    .twin("echo x > .git/objects/x && echo y > README.md && mkdir -p src && echo z > src/main.rs")];
     bottle.give(&repo);
     let path = repo.display().to_string();
     let options = bottle.with(&format!("workspace = {}", lua(&path)));
     let needs = format!(", write:{path}");
-    let played = play(world, &Bottle { options: &options, needs: &needs, ..*bottle }, &rows);
+    let played = play(world, &Bottle { options: &options, needs: &needs, ..*bottle }, GUARDED);
     for word in ["wrote ", "removed ", "moved ", "linked"] {
         played.never_said(word);
     }

@@ -4,12 +4,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use std::time::Duration;
 
-use super::{Bottle, Row, play};
+use super::{Bottle, Row, play, processes};
 use crate::support::{Process, World, have_tools, status, tool};
 
 const LONG: Duration = Duration::from_secs(60);
 
-const ROWS: &[Row] = &[
+pub const ROWS: &[Row] = &[
     Row::new("who one is", "id -u; grep -E '^(CapEff|CapPrm|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status", &[
         "1000",
         "CapEff:\t0000000000000000",
@@ -17,107 +17,82 @@ const ROWS: &[Row] = &[
         "CapBnd:\t0000000000000000",
         "NoNewPrivs:\t1",
         "Seccomp:\t2",
-    ]),
+    ])
+    .comes("uid 1000, no capability, `no_new_privs`, a seccomp filter")
+    .covers(&[52]),
     Row::new("what one inherits", "grep ^SigBlk /proc/self/status; i=$(grep ^SigIgn /proc/self/status | cut -f2); echo ignored $((0x$i & 0x7fffffff)); ls /proc/self/fd; ulimit -c", &[
         "SigBlk:\t0000000000000000",
         "ignored 0",
         "0\n1\n2\n3\n0",
     ])
-    .twin("yes | head -1 | fine y"),
-    Row::new("core_pattern", "echo '|/tmp/x' > /proc/sys/kernel/core_pattern; echo code $?", &["code 1"])
-        .twin("cat /proc/sys/kernel/ostype | fine Linux"),
-    Row::new("modprobe", "echo /tmp/x > /proc/sys/kernel/modprobe; echo code $?", &["code 1"])
-        .twin("cat /proc/sys/kernel/pid_max | fine [0-9]"),
-    Row::new("sysrq", "echo c > /proc/sysrq-trigger; echo code $?", &["code 1"]).twin("cat /proc/uptime | fine [0-9]"),
-    Row::new("sysfs", "ls /sys/kernel /sys/class/net /sys/fs/cgroup; echo > /sys/kernel/uevent_helper", &[])
+    .twin("yes | head -1 | fine y")
+    .comes("no blocked or ignored signal, no descriptor beside the three, no core")
+    .covers(&[54]),
+    Row::new("writing the host's core_pattern", "echo '|/tmp/x' > /proc/sys/kernel/core_pattern; echo code $?", &["code 1"])
+        .twin("cat /proc/sys/kernel/ostype | fine Linux")
+    .comes("it cannot be written")
+    .covers(&[54]),
+    Row::new("writing the host's path of modprobe", "echo /tmp/x > /proc/sys/kernel/modprobe; echo code $?", &["code 1"])
+        .twin("cat /proc/sys/kernel/pid_max | fine [0-9]")
+    .comes("it cannot be written"),
+    Row::new("writing sysrq-trigger", "echo c > /proc/sysrq-trigger; echo code $?", &["code 1"]).twin("cat /proc/uptime | fine [0-9]")
+    .comes("it cannot be written"),
+    Row::new("looking into sysfs, and writing to it", "ls /sys/kernel /sys/class/net /sys/fs/cgroup; echo > /sys/kernel/uevent_helper", &[])
         .each(&[("No such file", 4)])
         .twin("nproc | fine [1-9]; python3 -c 'import os; print(os.cpu_count())' | fine [1-9]"),
     Row::new("the machine's memory", "head -c 1 /dev/mem; head -c 1 /proc/kcore; head -c 1 /dev/kmsg; ls /dev/kvm /dev/sda /dev/vda", &[])
         .each(&[("cannot ", 6)])
-        .twin("grep MemTotal: /proc/meminfo | fine kB; head -c 4 /dev/urandom | wc -c | fine 4; head -c 1 /dev/zero; echo > /dev/null"),
+        .twin("grep MemTotal: /proc/meminfo | fine kB; head -c 4 /dev/urandom | wc -c | fine 4; head -c 1 /dev/zero; echo > /dev/null")
+    .comes("none of them can be opened")
+    .covers(&[43]),
     Row::new("setuid bit by chmod", "cp /bin/true s1; chmod 4755 s1", &["Operation not permitted"])
-        .twin("cp /bin/true t1 && chmod 755 t1 && ./t1"),
+        .twin("cp /bin/true t1 && chmod 755 t1 && ./t1")
+    .covers(&[52]),
     Row::new("setgid bit by chmod", "cp /bin/true s2; chmod 2755 s2; chmod g+s .", &[])
         .each(&[("Operation not permitted", 2)])
-        .twin("cp /bin/true t2 && chmod 750 t2 && chmod g-w . && chmod +t ."),
+        .twin("cp /bin/true t2 && chmod 750 t2 && chmod g-w . && chmod +t .")
+    .covers(&[52]),
     Row::new("setuid bit at creation", "try call open s3 0o101 0o4755; try call mkdir s4 0o2755; install -m 4755 /bin/true s5", &[])
         .each(&[("EPERM", 2), ("Operation not permitted", 1)])
-        .twin("try call open t3 0o101 0o755 | fine done; try call mkdir t4 0o755 | fine done; install -m 755 /bin/true t5; ./t5"),
+        .twin("try call open t3 0o101 0o755 | fine done; try call mkdir t4 0o755 | fine done; install -m 755 /bin/true t5; ./t5")
+    .covers(&[52]),
     Row::new(
         "setuid bit by every call there is",
         "cp /bin/true s6; chmod 755 s6; try call chmod s6 0o4755; try syscall 90 s6 0o4755; try syscall 268 -100 s6 0o4755; try syscall 452 -100 s6 0o4755 0; try syscall 85 s7 0o4755; try syscall 437 -100 s8 0 24",
         &["EPERM\nEPERM\nEPERM\nENOSYS\nEPERM\nENOSYS"],
     )
-    .twin("cp /bin/true t6; try call chmod t6 0o755 | fine done; try syscall 90 t6 0o700 | fine done; try syscall 268 -100 t6 0o755 | fine done; try syscall 85 t7 0o600 | fine done"),
+    .twin("cp /bin/true t6; try call chmod t6 0o755 | fine done; try syscall 90 t6 0o700 | fine done; try syscall 268 -100 t6 0o755 | fine done; try syscall 85 t7 0o600 | fine done")
+    .covers(&[52]),
     Row::new("a device node", "mknod dev c 1 3; mknod blk b 8 0", &[])
         .each(&[("Operation not permitted", 2)])
-        .twin("python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"t8\")'; test -S t8; ln -s t8 t9; mkfifo t10; test -p t10"),
+        .twin("python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"t8\")'; test -S t8; ln -s t8 t9; mkfifo t10; test -p t10")
+    .covers(&[59]),
     Row::new("more than there is room for", "fallocate -l 1T ~/big; fallocate -l 1T /tmp/big; fallocate -l 1T /run/big", &[])
         .each(&[("No space left", 3)])
         .twin("fallocate -l 1M ~/small; fallocate -l 1M /tmp/small"),
     Row::new(
-        "the second layer of its file system",
+        "writing past the mounts' own read-only flags",
         // The kernel stacks sixteen layers; where one is bb's, fifteen are left.
         "python3 -c 'import ctypes as c\nk = c.CDLL(None).syscall\nn = 0\nwrites = c.c_uint64(2)\nwhile n < 20 and k(446, k(444, c.byref(writes), 8, 0), 0) == 0: n += 1\nprint(\"layers left\", n if k(444, 0, 0, 1) > 1 else 15)'",
         &["layers left 15"],
     )
-    .twin("echo x > ~/w && echo x > /tmp/w && echo x > /run/w && echo x > w && mv w v && echo x > /dev/shm/w && echo x > /dev/null && ln v u"),
+    .twin("echo x > ~/w && echo x > /tmp/w && echo x > /run/w && echo x > w && mv w v && echo x > /dev/shm/w && echo x > /dev/null && ln v u")
+    .comes("the bottle's Landlock rules hold already (where the kernel has Landlock)"),
     Row::new(
         "the key of its authority",
         "grep -rlaE 'BEGIN [A-Z ]*PRIVATE KEY' /etc/bb /run /tmp ~ /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null; echo searched",
         &["searched"],
     )
     .each(&[("/", 0)])
-    .twin("grep -rlaF 'BEGIN CERTIFICATE' /etc/bb | fine ca.pem"),
+    .twin("grep -rlaF 'BEGIN CERTIFICATE' /etc/bb | fine ca.pem")
+    .comes("it is nowhere; the certificate is there")
+    .covers(&[66]),
     Row::new("becoming root", "try call setuid 0; try call setresuid 0 0 0; try call setgid 0", &["EINVAL\nEINVAL\nEINVAL"])
-        .twin("try call setuid 1000 | fine done; try call setresuid 1000 1000 1000 | fine done; try call setgid 1000 | fine done"),
+        .twin("try call setuid 1000 | fine done; try call setresuid 1000 1000 1000 | fine done; try call setgid 1000 | fine done")
+    .covers(&[52]),
     Row::new("a setuid program", "p=$(command -v mount); [ -u $p ] && echo it is; mount --bind /tmp /mnt", &["it is", "must be superuser"])
-        .twin("mount | fine ' on / '"),
-    Row::new("a new user namespace", "try syscall 272 0x10000000; try syscall 272 0x00020000; try syscall 435 0 0; unshare -Ur id", &[
-        "EPERM\nEPERM\nENOSYS",
-        "Operation not permitted",
-    ])
-    .twin("bash -c 'exit 0' & wait $!"),
-    Row::new("another namespace", "for n in user net mount pid; do nsenter --$n=/proc/1/ns/${n/mount/mnt} true; done", &[])
-        .each(&[("Permission denied", 4)])
-        .twin("readlink /proc/self/ns/net | fine 'net:\\[[0-9]'"),
-    Row::new("a mount", "mount -t tmpfs none /mnt; mount --bind / /tmp; try syscall 166 /proc 0; try syscall 428 -100 / 1; try syscall 430 tmpfs 0", &[
-        "EPERM\nEPERM\nEPERM",
-    ])
-    .each(&[("must be superuser", 2)])
-    .twin("df / | fine /; cat /etc/hosts | fine localhost"),
-    Row::new("chroot and pivot_root", "try call chroot /tmp; try syscall 155 / /", &["EPERM\nEPERM"])
-        .twin("try call chdir /tmp | fine done"),
-    Row::new("ptrace", "sleep 5 & try syscall 101 16 $! 0 0; try syscall 310 $! 0 0 0 0 0; try syscall 438 3 0 0; kill $!", &[
-        "EPERM\nEPERM\nEPERM",
-    ])
-    .twin("sleep 5 & kill -9 $!"),
-    Row::new("pid 1: its environment, root, memory and descriptors", "cat /proc/1/environ; ls /proc/1/root/ /proc/1/fd /proc/1/cwd/; head -c 1 /proc/1/mem; true", &[
-        "/proc/1/environ: Permission denied",
-        "/proc/1/fd': Permission denied",
-        "/proc/1/mem' for reading: Permission denied",
-    ])
-    .each(&[("Permission denied", 5)])
-    .twin("cat /proc/self/environ | fine BB_BOTTLE"),
-    Row::new("killing pid 1", "kill -9 1; kill -STOP 1; kill -TERM 1; sleep 0.1; echo alive", &["alive"])
-        .twin("ps -e; ps -e | fine sleep"),
-    // Its first process, the agent, in a container the parent of each command, and what the row itself starts. (No pattern here may find its own command line.)
-    Row::new("other processes", "[ $(ps -e --no-headers | wc -l) -le 9 ] && echo on''ly its own; cat /proc/[0-9]*/cmdline | tr '\\0' ' '; echo; pgrep -f '[_]_controller' || echo no''ne seen", &[
-        "only its own",
-        "none seen",
-        "sleep 600",
-    ])
-        .twin("pgrep -f 'sleep 600' | fine [0-9]"),
-    Row::new("the kernel's riskier corners", "try syscall 425 8 0; try syscall 321 0 0 0; try syscall 298 0 0 0 0 0; try syscall 323 0; try syscall 250 0 0 0; try syscall 248 user a b 1 -2; try syscall 169 0xfee1dead 672274793 0; try syscall 304 0 0 0", &[
-        "ENOSYS\nEPERM\nEPERM\nEPERM\nEPERM\nEPERM\nEPERM\nEPERM",
-    ])
-    // epoll, eventfd, timerfd, inotify, memfd: what programs use in their place.
-    .twin("for call in '291 0' '290 0 0' '283 0 0' '294 0' '319 name 0'; do try syscall $call | fine done; done"),
-    Row::new("odd socket families", "try families 38:1:0 38:3:0 40:1:0 40:3:0 31:1:0 31:3:0 17:1:0 17:3:0 15:1:0 15:3:0 29:1:0 29:3:0 16:3:15 16:3:12", &[])
-    .each(&[("EAFNOSUPPORT", 14)])
-    .twin("try family 16 3 0 | fine made; try family 1 | fine made; try family 2 | fine made"),
-    Row::new("typing into a terminal", "python3 -c 'import fcntl,os,pty; m,s=pty.openpty(); fcntl.ioctl(s,0x5412,b\"x\")' 2>&1", &["Operation not permitted"])
-        .twin("python3 -c 'import fcntl,os,pty,termios; m,s=pty.openpty(); os.write(m, b\"typed\\n\"); print(os.read(s, 9)); fcntl.ioctl(s, termios.TIOCGWINSZ, bytes(8))' | fine typed"),
+        .twin("mount | fine ' on / '")
+    .covers(&[52]),
     Row::new("the system's files", "touch /usr/bin/x /etc/x /bin/x; rm -f /usr/bin/env; echo x >> /etc/hosts; echo 'nameserver 1.1.1.1' > /etc/resolv.conf; true", &[
         "/usr/bin/x': Read-only file system",
         "/etc/x': ",
@@ -125,9 +100,22 @@ const ROWS: &[Row] = &[
     ])
     .each(&[("Read-only file system", 6)])
     .twin("echo x > ~/x && echo x > /tmp/x && echo x > x"),
-    Row::new("a program made larger than allowed by limits", "ulimit -c; ulimit -c unlimited; ulimit -c", &["0\n0\n", "cannot modify limit"])
-        .twin("ulimit -n 64; ulimit -n | fine 64"),
+    Row::new("a core file", "ulimit -c; ulimit -c unlimited; ulimit -c", &["0\n0\n", "cannot modify limit"])
+        .twin("ulimit -n 64; ulimit -n | fine 64")
+    .comes("the bound of core files, 0, cannot be raised")
+    .covers(&[54]),
 ];
+
+fn rows() -> Vec<Row> {
+    [ROWS, processes::ROWS].concat()
+}
+
+/// Waits until nothing is left of what has left its session in a bottle that was killed.
+#[track_caller]
+fn the_daemon_is_gone(world: &World) {
+    let runs = || world.processes().iter().any(|p| p.command.contains("7301"));
+    assert!(world.until(LONG, || !runs()), "{:?}: {:?}", world.who, world.processes());
+}
 
 #[test]
 fn nobody_gets_more_than_they_have() {
@@ -141,7 +129,8 @@ fn nobody_gets_more_than_they_have() {
         let needs = format!(", write:{}", workspace.display());
         let bottle = Bottle { options: &options, needs: &needs, ..Bottle::default() };
         nobody_is_root_on_the_host(&world, &bottle);
-        let played = play(&world, &bottle, ROWS);
+        let played = play(&world, &bottle, &rows());
+        the_daemon_is_gone(&world);
         // On the host: no bit, no device, and nothing that belongs to root.
         for entry in std::fs::read_dir(&workspace).unwrap().flatten() {
             let meta = entry.path().symlink_metadata().unwrap();
@@ -195,13 +184,15 @@ fn nobody_is_root_on_the_host(world: &World, bottle: &Bottle<'_>) {
     command.wait();
 }
 
-/// Rows about what a container has otherwise: no user namespace of its own, a `/sys` of the engine's, a `/run` that is not
+/// Rows about what a container has otherwise, each in place of one of the same name: no user namespace of its own, a `/sys` of the engine's, a `/run` that is not
 /// the agent's.
-const OTHERWISE: &[Row] = &[
+pub const OTHERWISE: &[Row] = &[
     // Containers have the engine's root, which is read-only, and no second layer of bb's yet.
-    Row::new("the second layer of its file system", "touch /usr/x /etc/x /x", &[]).each(&[("Read-only", 3)]),
-    Row::new("sysfs", "echo > /sys/kernel/uevent_helper || echo refused; mkdir /sys/fs/cgroup/x || echo refused; ls /sys/class/net", &["lo"])
+    Row::new("writing past the mounts' own read-only flags", "touch /usr/x /etc/x /x", &[]).each(&[("Read-only", 3)])
+        .comes("the root is read-only"),
+    Row::new("looking into sysfs, and writing to it", "echo > /sys/kernel/uevent_helper || echo refused; mkdir /sys/fs/cgroup/x || echo refused; ls /sys/class/net", &["lo"])
     .each(&[("refused", 2), ("eth", 0)])
+        .comes("it cannot be written; no link but loopback is shown")
         .twin("nproc | fine [1-9]; python3 -c 'import os; print(os.cpu_count())' | fine [1-9]"),
     Row::new("more than there is room for", "fallocate -l 1T ~/big; fallocate -l 1T /tmp/big; touch /run/big", &[
         "Permission denied",
@@ -219,11 +210,12 @@ pub fn nobody_gets_more_than_they_have_in_a_container(world: &World, bottle: &Bo
     bottle.give(&workspace);
     let options = bottle.with(&format!("workspace = {:?}", workspace.display().to_string()));
     let needs = format!(", write:{}", workspace.display());
-    let same = ROWS.iter().filter(|row| OTHERWISE.iter().all(|other| other.name != row.name));
-    let rows: Vec<Row> = same.chain(OTHERWISE).cloned().collect();
+    let same = rows().into_iter().filter(|row| OTHERWISE.iter().all(|other| other.name != row.name));
+    let rows: Vec<Row> = same.chain(OTHERWISE.iter().cloned()).collect();
     let bottle = Bottle { options: &options, needs: &needs, ..*bottle };
     nobody_is_root_on_the_host(world, &bottle);
     let played = play(world, &bottle, &rows);
+    the_daemon_is_gone(world);
     for entry in std::fs::read_dir(&workspace).unwrap().flatten() {
         let meta = entry.path().symlink_metadata().unwrap();
         assert_eq!((meta.permissions().mode() & 0o6000, meta.uid()), (0, 1000), "{:?}", entry.path());
@@ -233,6 +225,42 @@ pub fn nobody_gets_more_than_they_have_in_a_container(world: &World, bottle: &Bo
         played.never_said(word);
     }
 }
+
+/// Where tools keep credentials in a home.
+const CREDENTIALS: [&str; 16] = [
+    ".ssh/id_ed25519",
+    ".aws/credentials",
+    ".npmrc",
+    ".netrc",
+    ".pypirc",
+    ".git-credentials",
+    ".docker/config.json",
+    ".kube/config",
+    ".gnupg/secring.gpg",
+    ".cargo/credentials.toml",
+    ".config/gh/hosts.yml",
+    ".config/gcloud/application_default_credentials.json",
+    ".azure/msal_token_cache.json",
+    ".claude/.credentials.json",
+    ".codex/auth.json",
+    ".gemini/oauth_creds.json",
+];
+
+/// Played with `<<PATHS>>` that must not be there, `<<HOME>>`, and `<<HEAD>>` and `<<TAIL>>` of a word that must not be found.
+pub const HIDDEN: &[Row] = &[
+    Row::new("the host's files and credentials, of which one knows the path", "for p in <<PATHS>> /etc/shadow /etc/gshadow /root/.bashrc; do cat $p; cat /proc/self/root$p; done", &[])
+        .each(&[("No such file or directory", 46)])
+        .twin("cat found.txt | fine canary; cat /etc/passwd | fine 1000")
+        .covers(&[43, 47]),
+    // The word comes in pieces, so that the search does not find its own command line.
+    Row::new("the host's files, by searching", "grep -rlaF \"$(printf %s%s <<HEAD>> <<TAIL>>)\" /home /root /var /tmp /run /mnt /srv /etc /boot /media 2>/dev/null; \
+             ls -a <<HOME>> /home /root /var /run /boot; find / \\( -path /usr -o -path /proc -o -path /opt \\) -prune -o \\( -name 'bot-bottle*' -o -name '*.sock' \\) -print 2>/dev/null; true", &[
+        "/project/found.txt",
+        "project",
+    ])
+    .comes("the workspace, and nothing else")
+    .covers(&[43]),
+];
 
 #[test]
 fn the_hosts_files_are_not_there() {
@@ -246,7 +274,7 @@ pub fn the_hosts_files_are_not_there_in(world: &World, bottle: &Bottle<'_>) {
     // In each place where somebody might look for it a file that must not be found; in the workspace one that must.
     let canary = format!("canary-{}", world.dir().file_name().unwrap().to_string_lossy());
     let (home, mut hidden) = (world.home(), Vec::new());
-    for place in [".ssh/id_ed25519", ".aws/credentials", "Documents/notes.txt", "project-of-somebody-else/x"] {
+    for place in CREDENTIALS.iter().chain(&["Documents/notes.txt", "project-of-somebody-else/x"]) {
         hidden.push(world.write(home.join(place), format!("{canary}\n")));
     }
     hidden.push(world.write(world.bb_home().join("recipes/own.lua"), format!("-- {canary}\n")));
@@ -256,26 +284,17 @@ pub fn the_hosts_files_are_not_there_in(world: &World, bottle: &Bottle<'_>) {
     let workspace = world.make_dir("project");
     world.write("project/found.txt", format!("{canary} in the workspace\n"));
     bottle.give(&workspace);
-    let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
     let paths = hidden.iter().map(|p| p.display().to_string()).collect::<Vec<_>>();
-    let looked = leak(format!("cat {} /etc/shadow /etc/gshadow /root/.bashrc", paths.join(" ")));
-    let refused: &[(&str, usize)] = Box::leak(Box::new([("No such file or directory", paths.len() + 3)]));
-    // The word comes in pieces, so that the search does not find its own command line.
     let (head, tail) = canary.split_at(4);
-    let search = leak(format!(
-        "grep -rlaF \"$(printf %s%s {head} {tail})\" /home /root /var /tmp /run /mnt /srv /etc /boot /media 2>/dev/null; \
-             ls -a {} /home /root /var /run /boot; find / \\( -path /usr -o -path /proc -o -path /opt \\) -prune -o \\( -name 'bot-bottle*' -o -name '*.sock' \\) -print 2>/dev/null; true",
-        home.display()
-    ));
-    let rows = [
-        Row::new("files of which one knows the path", looked, &[])
-            .each(refused)
-            .twin("cat found.txt | fine canary; cat /etc/passwd | fine 1000"),
-        Row::new("what can be found by searching", search, &["/project/found.txt", "project"]),
+    let words = [
+        ("PATHS", paths.join(" ")),
+        ("HOME", home.display().to_string()),
+        ("HEAD", head.to_owned()),
+        ("TAIL", tail.to_owned()),
     ];
     let options = bottle.with(&format!("workspace = {:?}", workspace.display().to_string()));
     let needs = format!(", write:{}", workspace.display());
-    let played = play(world, &Bottle { options: &options, needs: &needs, ..*bottle }, &rows);
+    let played = play(world, &Bottle { options: &options, needs: &needs, words: &words, ..*bottle }, HIDDEN);
     let found = &played.texts[2];
     assert_eq!(found.matches("found.txt").count(), 1, "{found}");
     for word in ["bot-bottle", ".sock", ".ssh", ".aws", "Documents", "somebody-else"] {

@@ -4,11 +4,20 @@
 //! Each row is refused with its kind and in under two seconds, so that a time-out cannot pass for a block; its allowed
 //! twin works, so that a broken network cannot pass for one either; and the world's canaries saw not a byte.
 
+mod addresses;
+mod credentials;
+mod elsewhere;
 mod engines;
+mod framing;
 mod host;
 mod kernel;
+mod kinds;
 mod model;
+mod names;
 mod network;
+mod page;
+mod processes;
+mod table;
 
 use std::time::Duration;
 
@@ -34,11 +43,32 @@ struct Row {
     denied: Option<(&'static str, &'static str)>,
     /// The allowed thing that is most like it; must end with 0.
     twin: &'static str,
+    /// The kinds of attack that it is one of ([`kinds`]); none where it is one of ours.
+    covers: &'static [u8],
+    /// What comes back, for people, where that cannot be told from what its output must say.
+    comes: &'static str,
+    /// Why it is not played in containers; empty where it is.
+    embedded_only: &'static str,
 }
 
 impl Row {
     const fn new(name: &'static str, run: &'static str, says: &'static [&'static str]) -> Row {
-        Row { name, run, says, each: &[], denied: None, twin: "" }
+        Row { name, run, says, each: &[], denied: None, twin: "", covers: &[], comes: "", embedded_only: "" }
+    }
+
+    const fn covers(mut self, kinds: &'static [u8]) -> Row {
+        self.covers = kinds;
+        self
+    }
+
+    const fn comes(mut self, back: &'static str) -> Row {
+        self.comes = back;
+        self
+    }
+
+    const fn embedded_only(mut self, why: &'static str) -> Row {
+        self.embedded_only = why;
+        self
     }
 
     const fn each(mut self, said: &'static [(&'static str, usize)]) -> Row {
@@ -70,6 +100,8 @@ struct Bottle<'a> {
     env: &'a [(&'a str, &'a str)],
     /// Who has to own a workspace.
     owner: Option<u32>,
+    /// What stands in rows for what only the world knows: `<<WORD>>`.
+    words: &'a [(&'a str, String)],
 }
 
 impl Bottle<'_> {
@@ -150,7 +182,11 @@ trap 'echo; echo "TOOK $(( (${EPOCHREALTIME/./} - t0) / 1000 ))"' EXIT
 #[track_caller]
 fn play(world: &World, bottle: &Bottle<'_>, rows: &[Row]) -> Played {
     // Each command of a twin has to work, not only its last one.
-    let scripts: Vec<_> = rows.iter().flat_map(|r| [lua(r.run), lua(&format!("set -e\n{}", r.twin))]).collect();
+    let known = |text: &str| {
+        bottle.words.iter().fold(text.to_owned(), |text, (word, meant)| text.replace(&format!("<<{word}>>"), meant))
+    };
+    let scripts: Vec<_> =
+        rows.iter().flat_map(|r| [lua(&known(r.run)), lua(&known(&format!("set -e\n{}", r.twin)))]).collect();
     let recipe = RECIPE
         .replace("NEEDS", bottle.needs)
         .replace("BEFORE", bottle.before)

@@ -40,6 +40,26 @@ pub struct Log {
     pub asked: Mutex<Vec<String>>,
     /// Names that there are.
     pub zone: Mutex<HashMap<String, Vec<IpAddr>>>,
+    /// Names that are other names.
+    pub aliases: Mutex<HashMap<String, String>>,
+    /// The address that a name has once its first one was given out.
+    pub turns: Mutex<HashMap<String, IpAddr>>,
+}
+
+impl Log {
+    /// Gets the names that a name leads to, and the addresses of the last one.
+    fn found(&self, name: String, kind: u16) -> (Vec<String>, Option<Vec<IpAddr>>) {
+        let aliases = self.aliases.lock().unwrap();
+        let names: Vec<_> = std::iter::successors(Some(name), |name| aliases.get(name).cloned()).collect();
+        let last = names.last().cloned().unwrap_or_default();
+        let addresses = self.zone.lock().unwrap().get(&last).cloned();
+        if kind == 1
+            && let Some(next) = self.turns.lock().unwrap().remove(&last)
+        {
+            self.zone.lock().unwrap().insert(last, vec![next]);
+        }
+        (names, addresses)
+    }
 }
 
 /// Puts the canaries up.
@@ -95,8 +115,8 @@ async fn udp(socket: tokio::net::UdpSocket, port: u16, log: Arc<Log>) {
         match (port, question(packet)) {
             (53, Some((name, kind, end))) => {
                 log.asked.lock().unwrap().push(name.clone());
-                let addresses = log.zone.lock().unwrap().get(&name).cloned();
-                let _ = socket.send_to(&answer(packet, end, kind, addresses.as_deref()), from).await;
+                let (names, addresses) = log.found(name, kind);
+                let _ = socket.send_to(&answer(packet, end, kind, &names, addresses.as_deref()), from).await;
             }
             _ => {
                 let to = SocketAddr::new(any(from.is_ipv6()), port);
@@ -123,8 +143,13 @@ pub(super) fn question(packet: &[u8]) -> Option<(String, u16, usize)> {
     Some((labels.join("."), kind, at + 4))
 }
 
-/// Makes the answer: the addresses of the type asked for, or that there is no such name.
-fn answer(query: &[u8], end: usize, kind: u16, addresses: Option<&[IpAddr]>) -> Vec<u8> {
+/// Makes the answer: the names that the first of `names` leads to, and the addresses of the type asked for; or that there is no
+/// such name.
+fn answer(query: &[u8], end: usize, kind: u16, names: &[String], addresses: Option<&[IpAddr]>) -> Vec<u8> {
+    let labels = |name: &str| -> Vec<u8> {
+        let labels = name.split('.').flat_map(|label| [&[label.len() as u8], label.as_bytes()].concat());
+        labels.chain([0]).collect()
+    };
     let data: Vec<Vec<u8>> = addresses
         .unwrap_or_default()
         .iter()
@@ -135,14 +160,22 @@ fn answer(query: &[u8], end: usize, kind: u16, addresses: Option<&[IpAddr]>) -> 
         })
         .collect();
     let code = if addresses.is_some() { 0u8 } else { 3 };
+    let hops = names.windows(2);
     let mut out = query[..2].to_vec();
-    out.extend([0x81, 0x80 | code, 0, 1, 0, data.len() as u8, 0, 0, 0, 0]);
+    out.extend([0x81, 0x80 | code, 0, 1, 0, (data.len() + hops.len()) as u8, 0, 0, 0, 0]);
     out.extend_from_slice(query.get(12..end).unwrap_or_default());
-    for data in data {
-        out.extend([0xc0, 12]);
+    let mut record = |owner: &[u8], kind: u16, data: &[u8]| {
+        out.extend(owner);
         out.extend(kind.to_be_bytes());
         out.extend([0, 1, 0, 0, 0, 60, 0, data.len() as u8]);
         out.extend(data);
+    };
+    for hop in hops {
+        record(&labels(&hop[0]), 5, &labels(&hop[1]));
+    }
+    let owner = names.last().map(|name| labels(name)).unwrap_or_default();
+    for data in data {
+        record(&owner, kind, &data);
     }
     out
 }

@@ -21,7 +21,7 @@ pub const IMAGE: &str = "bottle-test";
 const IMAGE_WITH_TOOLS: &str = "bottle-tools";
 
 /// Programs of that image, beside Python.
-const PROGRAMS: [&str; 45] = [
+const PROGRAMS: [&str; 46] = [
     "bash",
     "cat",
     "chmod",
@@ -56,6 +56,7 @@ const PROGRAMS: [&str; 45] = [
     "sort",
     "sed",
     "seq",
+    "setsid",
     "tail",
     "test",
     "timeout",

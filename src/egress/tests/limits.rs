@@ -1,0 +1,128 @@
+//! The limits of one bottle's way out, as they are published: each number of docs/limits.md is the code's.
+
+use super::*;
+use crate::meter;
+
+const PAGE: &str = include_str!("../../../docs/limits.md");
+
+/// Header lines of an HTTP/1.1 request: hyper's own bound, and [`header_lines_beyond_the_limit_are_refused`] holds it.
+const HEADER_LINES: usize = 100;
+
+/// Gets the second cell of a row by its first.
+fn published(limit: &str) -> &'static str {
+    let begins = format!("| {limit} | ");
+    let row = PAGE.lines().find_map(|line| line.strip_prefix(&begins));
+    row.unwrap_or_else(|| panic!("docs/limits.md has no row {limit:?}")).split(" | ").next().unwrap()
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs())
+}
+
+fn bytes(count: usize) -> String {
+    if count >= 1 << 20 { format!("{} MiB", count >> 20) } else { format!("{} KiB", count >> 10) }
+}
+
+#[test]
+fn the_page_about_limits_has_every_limit_with_its_number() {
+    let strangers = format!("{}, then one each 50 ms", accept::STRANGERS);
+    let idle = "time for which nothing moves in a request, an answer, a WebSocket or what is passed through";
+    let limits = [
+        ("open connections", accept::CONNECTIONS.to_string()),
+        ("TLS handshakes at once", accept::HANDSHAKES.to_string()),
+        ("time for a TLS handshake", seconds(accept::HANDSHAKE)),
+        ("a TLS greeting", bytes(hello::MOST)),
+        ("names off the list whose TLS is ended to say so", strangers),
+        ("certificates kept", ca::LEAVES.to_string()),
+        ("time for the first byte of a connection", seconds(accept::FIRST_BYTE)),
+        ("time for the head of a request, and of a connection between two", seconds(serve::HEAD_TIME)),
+        ("head of a request", bytes(request::MAX_HEAD)),
+        ("header lines of an HTTP/1.1 request", HEADER_LINES.to_string()),
+        ("requests at once, WebSockets and what is passed through among them", streams::AT_ONCE.to_string()),
+        ("HTTP/2 streams at once on one connection", serve::MAX_STREAMS.to_string()),
+        (
+            "bytes that one HTTP/2 connection may send ahead of their being read",
+            bytes(serve::CONNECTION_WINDOW.try_into().unwrap()),
+        ),
+        ("bytes of an answer that wait for an HTTP/2 client that does not read", bytes(serve::SEND_BUFFER)),
+        ("body of a request to a model API, which is held whole", bytes(model::MAX_BODY)),
+        ("bodies held at once", bytes(model::ROOM * model::ROOM_UNIT)),
+        ("time for which a held body may stand still", seconds(model::BODY_IDLE)),
+        (idle, seconds(tee::SILENCE)),
+        ("time for the server's answer to a WebSocket's handshake", seconds(super::super::websocket::ANSWER)),
+        ("look-ups at once (of all bottles: 256)", lookup::OF_ONE.to_string()),
+        ("time in which a name has to resolve", seconds(dial::LOOKUP)),
+        ("time in which a server has to accept", seconds(dial::DIAL)),
+        ("time for which a request waits for tokens that others hold", seconds(hold::PATIENCE)),
+        ("one line or event of a metered stream", bytes(meter::sse::MAX_EVENT)),
+        ("what a coded, metered answer may become", bytes(meter::coding::MAX_DECODED.try_into().unwrap())),
+        ("a DNS query", bytes(dns::MAX_QUERY)),
+        ("DNS connections at once", dns::TCP_AT_ONCE.to_string()),
+        ("time between two DNS queries of a connection", seconds(dns::TCP_IDLE)),
+        ("refusals a second that are written one by one, of those without an answer", record::LIMIT.to_string()),
+    ];
+    for (limit, number) in &limits {
+        assert_eq!(published(limit), number, "{limit}");
+    }
+    let table = PAGE.split("## Limits of the way out").nth(1).unwrap().split("\n## ").next().unwrap();
+    let rows = table.lines().filter(|line| line.starts_with("| ")).count() - 2;
+    assert_eq!(rows, limits.len(), "a row that nothing compares");
+    let wait = format!("`limit_handshakes`, after {}", seconds(accept::HANDSHAKE_PLACE));
+    assert!(table.contains(&wait), "{wait}");
+    assert_eq!(lookup::OF_ALL, 256, "as the page says");
+    assert_eq!(serve::H2_HEAD as usize, request::MAX_HEAD, "one bound for both");
+    // Every word of a limit is one of the refusals.
+    for word in table.split('`').filter(|word| word.starts_with("limit_")) {
+        assert!(Denial::ALL.iter().any(|denial| denial.as_str() == word), "{word}");
+    }
+}
+
+#[tokio::test]
+async fn header_lines_beyond_the_limit_are_refused() {
+    let bench = bench(None, answers("{}".into())).await;
+    for (lines, status) in [(HEADER_LINES, "200"), (HEADER_LINES + 1, "431")] {
+        let mut stream = bench.tls(PLAIN, false).await;
+        // Two are said anyway.
+        let more: String = (2..lines).map(|n| format!("x-{n}: y\r\n")).collect();
+        let host = format!("{PLAIN}:{}", bench.address.port());
+        let head = format!("GET /open HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{more}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{lines}: {answer}");
+    }
+    assert_eq!(bench.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn bodies_that_are_held_have_one_bound_for_all_of_a_bottle() {
+    let bench = bench(None, answers(message_json(1, 1))).await;
+    let host = format!("{MODEL}:{}", bench.address.port());
+    let mut waiting = Vec::new();
+    // Declared, and never sent: room is taken when a body is announced.
+    for _ in 0..model::ROOM * model::ROOM_UNIT / model::MAX_BODY {
+        let mut stream = bench.tls(MODEL, false).await;
+        let head = format!(
+            "POST /v1/messages HTTP/1.1\r\nhost: {host}\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+            model::MAX_BODY
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut told = [0; 12];
+        stream.read_exact(&mut told).await.unwrap();
+        assert_eq!(&told, b"HTTP/1.1 100", "its body is waited for");
+        waiting.push(stream);
+    }
+    let (status, headers, _) = bench.message().await;
+    assert_eq!((status.as_u16(), headers[deny::HEADER].to_str().unwrap()), (429, "limit_bodies"));
+    assert!(bench.seen().is_empty());
+    // The twin: what goes away gives its room back.
+    drop(waiting.pop());
+    for _ in 0..500 {
+        if bench.message().await.0 == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("no room came back");
+}

@@ -1,0 +1,208 @@
+"""Hostile clients of one bottle, and the pulse of another. Each prints what it has reached, one line."""
+import resource, socket, ssl, struct, sys, time
+
+HOST = "sink.example"
+
+
+def tls(host):
+    return ssl.create_default_context().wrap_socket(socket.create_connection((host, 443), 30), server_hostname=host)
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def gone(s):
+    """Tells whether the other side has closed."""
+    try:
+        s.settimeout(0)
+        return s.recv(4096) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def slow(kind, count, seconds):
+    """Many connections that say one byte at a time. Prints how many are open in the end."""
+    if kind == "head":
+        text = f"GET /hello HTTP/1.1\r\nHost: {HOST}\r\nX: ".encode() + b"x" * 10000
+        start, port = 10, 80
+    elif kind == "body":
+        text = f"POST /sink HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 1000000\r\n\r\n".encode() + b"x" * 10000
+        start, port = text.index(b"\r\n\r\n") + 4, 80
+    else:
+        client, out = ssl.create_default_context(), ssl.MemoryBIO()
+        hello = client.wrap_bio(ssl.MemoryBIO(), out, server_hostname=HOST)
+        try:
+            hello.do_handshake()
+        except ssl.SSLWantReadError:
+            text = out.read()
+        start, port = 1, 443
+    open_ = []
+    for _ in range(int(count)):
+        s = socket.create_connection((HOST, port), 30)
+        s.sendall(text[:start])
+        open_.append(s)
+    say("begun", len(open_))
+    end, at = time.time() + float(seconds), start
+    while time.time() < end:
+        for s in list(open_):
+            try:
+                s.sendall(text[at : at + 1])
+            except OSError:
+                pass
+            if gone(s):
+                open_.remove(s)
+        at += 1
+        time.sleep(0.1)
+    say("open", len(open_))
+
+
+def many(count):
+    """Connections one after the other, none of which is let go. Prints the most that were open at once."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    open_, most, tried = [], 0, 0
+    while tried < int(count):
+        for _ in range(250):
+            try:
+                s = socket.create_connection((HOST, 80), 30)
+                s.sendall(b"G")
+                open_.append(s)
+            except OSError:
+                pass
+            tried += 1
+        time.sleep(0.05)
+        open_ = [s for s in open_ if not gone(s)]
+        most = max(most, len(open_))
+    say("tried", tried, "open", len(open_), "most", most)
+
+
+def heads():
+    """A head that is far too large, and one of far too many lines. Prints the statuses."""
+    for more in (b"X: " + b"x" * 1_000_000, b"".join(b"X-%d: y\r\n" % n for n in range(5000))):
+        s = socket.create_connection((HOST, 80), 30)
+        try:
+            s.sendall(f"GET /hello HTTP/1.1\r\nHost: {HOST}\r\n".encode() + more + b"\r\n\r\n")
+        except OSError:
+            pass
+        try:
+            say("status", s.recv(12).decode()[9:] or "closed")
+        except OSError:
+            say("status closed")
+
+
+def fetch(path, host=HOST, body=None):
+    """Reads an answer to its end. Prints how much it was."""
+    s = tls(host)
+    body = body or b""
+    method = "POST" if body else "GET"
+    s.sendall(
+        f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nanthropic-version: 2023-06-01\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+    )
+    read, first = 0, b""
+    try:
+        while more := s.recv(1 << 18):
+            read += len(more)
+            first = first or more[:12]
+    except OSError as e:
+        say("broke", e)
+    say("status", first.decode("latin-1")[9:], "read", read)
+
+
+def frame(kind, flags, stream, payload=b""):
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def h2(flood, count):
+    """A flood of HTTP/2: requests that are reset at once, or one head that does not end. Prints how the connection ends."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["h2"])
+    s = context.wrap_socket(socket.create_connection((HOST, 443), 30), server_hostname=HOST)
+    s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0))
+    # GET, https, /, and the name, none of them indexed.
+    head = b"\x82\x87\x84\x01" + bytes([len(HOST)]) + HOST.encode()
+    sent, ended = 0, ""
+    try:
+        if flood == "head":
+            s.sendall(frame(1, 1, 1, head))
+        for n in range(int(count)):
+            stream = 2 * n + 1
+            if flood == "resets":
+                s.sendall(frame(1, 5, stream, head) + frame(3, 0, stream, struct.pack(">I", 8)))
+            else:
+                s.sendall(frame(9, 0, 1, b"\x00\x04name" + b"\x7f\x81\x7f" + b"v" * 16000))
+            sent += 1
+    except OSError as e:
+        ended = type(e).__name__
+    said = b""
+    s.settimeout(5)
+    try:
+        while more := s.recv(65536):
+            said += more
+    except OSError:
+        pass
+    # A frame of type 7 says goodbye.
+    at, goodbye = 0, False
+    while at + 9 <= len(said):
+        length = int.from_bytes(said[at : at + 3], "big")
+        goodbye |= said[at + 3] == 7
+        at += 9 + length
+    say("sent", sent, "ended" if ended or goodbye else "open")
+
+
+def stall(count, seconds):
+    """Many answers without an end, none of which is read. Prints how many were asked for."""
+    asked = []
+    for _ in range(int(count)):
+        s = socket.create_connection((HOST, 80), 30)
+        s.sendall(f"GET /endless HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        asked.append(s)
+    say("begun", len(asked))
+    time.sleep(float(seconds))
+    say("open", sum(not s.recv(1) == b"" for s in asked))
+
+
+def model(word):
+    body = '{"model":"m","max_tokens":9,"stream":true,"messages":[{"role":"user","content":"%s"}]}' % word
+    fetch("/v1/messages", "api.anthropic.com", body.encode())
+
+
+def upload(size):
+    """Sends a body of a size. Prints what the server says that it was."""
+    s, left, piece = tls(HOST), int(size), b"u" * (1 << 18)
+    s.sendall(f"POST /sink HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {left}\r\nConnection: close\r\n\r\n".encode())
+    while left:
+        left -= s.send(piece[: min(left, len(piece))])
+    answer = b""
+    while more := s.recv(65536):
+        answer += more
+    # In a chunk, or as it is.
+    say("sunk", *[line for line in answer.decode().split("\r\n")[1:] if line == size])
+
+
+def pulse(count):
+    """One request after the other, as a well-behaved bottle would. Prints how long they take, and how many failed."""
+    took, failed = [], 0
+    s = tls("good.example")
+    for _ in range(int(count)):
+        began = time.perf_counter()
+        try:
+            s.sendall(b"GET /pulse HTTP/1.1\r\nHost: good.example\r\n\r\n")
+            answer = s.recv(65536)
+            while b"pulse!" not in answer:
+                more = s.recv(65536)
+                assert more, answer
+                answer += more
+        except (OSError, AssertionError):
+            failed += 1
+            s = tls("good.example")
+        took.append(time.perf_counter() - began)
+        time.sleep(0.002)
+    took.sort()
+    say("p50", int(took[len(took) // 2] * 1e6), "p99", int(took[len(took) * 99 // 100] * 1e6), "failed", failed)
+
+
+globals()[sys.argv[1]](*sys.argv[2:])
