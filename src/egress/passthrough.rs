@@ -19,7 +19,7 @@ use super::name::Host;
 use super::record::Passed;
 use super::request::{Plane, not_cut};
 use super::streams::Subject;
-use super::websocket::{copy, idle};
+use super::websocket::relay::{copy, idle};
 use crate::api;
 use crate::ledger::Ledger;
 
@@ -80,7 +80,10 @@ pub async fn pass<L: Ledger>(
     let both = async {
         upstream.write_all(&greeting).await?;
         let ((from_bottle, to_bottle), (from_server, to_server)) = (stream.into_split(), upstream.into_split());
-        tokio::try_join!(copy(from_bottle, to_server, &moved, None), copy(from_server, to_bottle, &moved, None),)
+        tokio::try_join!(
+            copy(from_bottle, to_server, &moved, None, None),
+            copy(from_server, to_bottle, &moved, None, None)
+        )
     };
     tokio::select! {
         // A side that breaks off is no refusal: the other one hears it by its end.

@@ -2,9 +2,12 @@
 //! both ways untouched, until one side ends it, nothing moves, the bottle is cut or its route is taken back.
 //!
 //! Only over HTTP/1.1, on a connection of its own that nothing else was or will be sent on. Extensions are not offered on, so
-//! that whoever reads frames later reads plain ones.
+//! that frames are plain ones: [`relay`] follows them, [`metered`] has those of a model API understood before they go on.
 
-use std::io;
+mod metered;
+pub(super) mod relay;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,23 +15,17 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::Empty;
 use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use hyper::upgrade::OnUpgrade;
 
 use super::body::{Moved, Outgoing};
+use super::credential::Injection;
 use super::deny::{Denial, Deny};
+use super::headers::Cleaning;
 use super::request::{Leaving, Plane};
-use super::streams::Stream;
-use super::tee::SILENCE;
 use crate::ledger::Ledger;
 
 /// Time for the server's answer to the handshake.
 const ANSWER: Duration = Duration::from_secs(30);
-/// Read at once.
-const CHUNK: usize = 64 * 1024;
-/// How often it is looked whether something moved.
-const LOOK: Duration = Duration::from_secs(15);
 
 const VERSION: HeaderName = header::SEC_WEBSOCKET_VERSION;
 
@@ -69,9 +66,13 @@ pub(super) fn asked(request: &Request<()>) -> Result<bool, Deny> {
 }
 
 /// Gets the headers of the handshake that is sent on, from those that were cleaned.
-pub(super) fn offer(clean: &mut HeaderMap, from: &HeaderMap) {
+pub(super) fn offer(clean: &mut HeaderMap, from: &HeaderMap, cleaning: Cleaning) {
     for name in [header::SEC_WEBSOCKET_KEY, VERSION, header::SEC_WEBSOCKET_PROTOCOL] {
         clean.remove(&name);
+        // Model APIs take keys in the names of protocols, and speak the same with none.
+        if name == header::SEC_WEBSOCKET_PROTOCOL && cleaning == Cleaning::Model {
+            continue;
+        }
         for value in from.get_all(&name) {
             clean.append(&name, value.clone());
         }
@@ -85,7 +86,7 @@ pub(super) fn offer(clean: &mut HeaderMap, from: &HeaderMap) {
 impl<L: Ledger> Plane<L> {
     /// Relays a handshake, and what comes after it. A server that does not upgrade is heard like any other.
     pub(super) async fn websocket(
-        &self,
+        self: &Arc<Self>,
         leaving: Leaving<'_>,
         connector: &super::upstream::Connector,
         request: Request<()>,
@@ -129,7 +130,7 @@ impl<L: Ledger> Plane<L> {
     }
 
     fn switched(
-        &self,
+        self: &Arc<Self>,
         leaving: Leaving<'_>,
         mut answer: Response<Incoming>,
         bottle: OnUpgrade,
@@ -138,8 +139,10 @@ impl<L: Ledger> Plane<L> {
             let value = answer.headers().get(name).map(HeaderValue::as_bytes);
             value.is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
         };
+        let agreed = |name: &HeaderName| answer.headers().contains_key(name);
+        let spoken = leaving.route.api.is_some() && agreed(&header::SEC_WEBSOCKET_PROTOCOL);
         // What was not offered cannot have been agreed on: frames would not be what they look like.
-        if !upgrades(&header::UPGRADE) || answer.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+        if !upgrades(&header::UPGRADE) || agreed(&header::SEC_WEBSOCKET_EXTENSIONS) || spoken {
             return Err(Deny::new(
                 Denial::ProtocolUnknown,
                 "bb: the server switched to something that was not asked for.",
@@ -153,65 +156,28 @@ impl<L: Ledger> Plane<L> {
         // The listener's own count of it ends with the upgrade.
         let place = self.connections.enter();
         let most = (leaving.route.max_request, leaving.route.max_response);
-        let (entered, named) = (leaving.entered, leaving.named.text.clone());
+        let redactor = leaving.injection.and_then(Injection::redactor);
+        let host = leaving.named.text.clone();
+        let socket = leaving.route.api.map(|api| metered::Of::new(api, &leaving));
+        let (entered, plane) = (leaving.entered, Arc::clone(self));
         tokio::spawn(async move {
             let both = async { tokio::try_join!(bottle, server) };
-            match tokio::time::timeout(ANSWER, both).await {
-                Ok(Ok((bottle, server))) => relay(bottle, server, most, &entered.stream()).await,
+            match (tokio::time::timeout(ANSWER, both).await, socket) {
+                (Ok(Ok((bottle, server))), Some(of)) => {
+                    metered::Socket::new(plane, of, redactor, entered).relay(bottle, server).await;
+                }
+                (Ok(Ok((bottle, server))), None) => {
+                    relay::relay(bottle, server, most, redactor, &entered.stream()).await;
+                }
                 // One of them went away in between.
-                _ => tracing::debug!(host = named, "a WebSocket did not come about"),
+                _ => tracing::debug!(host, "a WebSocket did not come about"),
             }
-            drop((entered, place));
+            drop(place);
         });
         let mut out = Response::new(Outgoing::full(Bytes::new()));
         *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *out.headers_mut() = headers;
         Ok(out)
-    }
-}
-
-/// Passes frames both ways until one side ends, nothing moves or the request is cancelled; both sides are closed then.
-async fn relay(bottle: Upgraded, server: Upgraded, most: (Option<u64>, Option<u64>), stream: &Stream) {
-    let moved = Moved::new();
-    let (from_bottle, to_bottle) = tokio::io::split(TokioIo::new(bottle));
-    let (from_server, to_server) = tokio::io::split(TokioIo::new(server));
-    let both = async {
-        tokio::try_join!(copy(from_bottle, to_server, &moved, most.0), copy(from_server, to_bottle, &moved, most.1))
-    };
-    tokio::select! {
-        // Who broke off is seen by the other side as an end.
-        _ = both => {}
-        () = stream.wait_cancelled() => {}
-        () = idle(&moved) => {}
-    }
-}
-
-pub(super) async fn copy(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    moved: &Moved,
-    mut left: Option<u64>,
-) -> io::Result<()> {
-    let mut buffer = vec![0u8; CHUNK];
-    loop {
-        let length = from.read(&mut buffer).await?;
-        if length == 0 {
-            return to.shutdown().await;
-        }
-        if let Some(left) = &mut left {
-            let length = u64::try_from(length).unwrap_or(u64::MAX);
-            *left = left.checked_sub(length).ok_or(io::ErrorKind::FileTooLarge)?;
-        }
-        moved.mark();
-        to.write_all(buffer.get(..length).unwrap_or_default()).await?;
-        to.flush().await?;
-        moved.mark();
-    }
-}
-
-pub(super) async fn idle(moved: &Moved) {
-    while moved.since() < SILENCE {
-        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -264,9 +230,11 @@ mod tests {
             .body(())
             .unwrap();
         let mut clean = super::super::headers::request(from.headers(), super::super::headers::Cleaning::Plain);
-        offer(&mut clean, from.headers());
+        offer(&mut clean, from.headers(), Cleaning::Plain);
         assert!(!clean.contains_key("sec-websocket-extensions"));
         assert_eq!([&clean["sec-websocket-protocol"], &clean["upgrade"]], ["chat", "websocket"]);
         assert_eq!(clean.get_all("sec-websocket-key").iter().count(), 1);
+        offer(&mut clean, from.headers(), Cleaning::Model);
+        assert!(!clean.contains_key("sec-websocket-protocol"), "it may hold a key");
     }
 }

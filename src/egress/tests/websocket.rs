@@ -28,7 +28,11 @@ fn accepts(extension: Option<&'static str>) -> Script {
 }
 
 /// Begins a handshake and reads the head of its answer.
-async fn handshake(bench: &Bench, host: &str, path: &str) -> (tokio_rustls::client::TlsStream<TcpStream>, String) {
+pub(super) async fn handshake(
+    bench: &Bench,
+    host: &str,
+    path: &str,
+) -> (tokio_rustls::client::TlsStream<TcpStream>, String) {
     let mut stream = bench.tls(host, false).await;
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: {host}:{}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\

@@ -1,0 +1,54 @@
+//! The metered part of a response whose events come as messages of a WebSocket: the same promises, kept event by event.
+
+use http::StatusCode;
+
+use super::{End, Metering, OpenHold};
+use crate::ledger::{Ledger, LedgerError};
+use crate::meter::Meter;
+use crate::types::{Api, Tokens};
+
+impl<L: Ledger> Metering<L> {
+    /// Makes it for a response that is about to be asked for.
+    pub fn of_messages(api: Api, hold: OpenHold<L>, input: u64) -> Self {
+        Metering::new(Meter::of_messages(api), hold, StatusCode::OK, false, input)
+    }
+
+    /// Reads one event. Returns when the ledger has what it has to have before the event goes on.
+    pub async fn pass(&mut self, event: &[u8]) -> Result<(), LedgerError> {
+        if self.look(event) { self.worked().await } else { Ok(()) }
+    }
+
+    /// Settles by what was read, where that is not done yet. What comes later may only raise it.
+    pub async fn end(&mut self, end: End) -> Result<(), LedgerError> {
+        self.begin_settling(end);
+        self.worked().await
+    }
+
+    /// Notes that it was refused with `status`: without usage it costs nothing.
+    pub fn refused(&mut self, status: u16) {
+        self.status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        if let Some(hold) = &mut self.hold {
+            hold.answered(self.status.as_u16());
+        }
+    }
+
+    /// Gets what whoever goes on from this response takes along: all that went in and came out. Unit: tokens.
+    pub fn context(&self) -> u64 {
+        let reading = self.meter.reading();
+        let all = |t: Tokens| {
+            let input = t.input.saturating_add(t.cache_write).saturating_add(t.cache_write_long);
+            input.saturating_add(t.cache_read).saturating_add(t.output)
+        };
+        // One that only had its input made ready may say that it used nothing.
+        let said = reading.tokens.map(all).filter(|tokens| *tokens > 0);
+        said.unwrap_or_else(|| self.input.saturating_add(reading.streamed))
+    }
+
+    /// Waits for the ledger. Dropped meanwhile, what is asked of it goes on by itself.
+    async fn worked(&mut self) -> Result<(), LedgerError> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        let (hold, result) = work.await;
+        self.hold = Some(hold);
+        result
+    }
+}
