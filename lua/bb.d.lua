@@ -343,6 +343,7 @@ function Bottle:logs(options) end
 ---| "bottle.ended"
 ---| "bottle.adopted"
 ---| "request"
+---| "request.ended"
 ---| "usage"
 ---| "denied"
 ---| "crossed"

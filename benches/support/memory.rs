@@ -1,4 +1,5 @@
 //! What processes of bottles take of memory, as the kernel accounts for it (proc(5), `smaps_rollup`).
+#![allow(dead_code)]
 
 use std::collections::BTreeSet;
 

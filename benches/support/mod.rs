@@ -19,6 +19,9 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, Server
 /// The server's name.
 pub const HOST: &str = "api.anthropic.com";
 
+/// Another name of the server's, which no API has.
+pub const FILES: &str = "files.example";
+
 /// Events of a streamed answer between its first and its last ones.
 pub const CHUNKS: usize = 300;
 
@@ -43,9 +46,14 @@ pub fn trusting(ca: &str) -> Arc<ClientConfig> {
 
 /// Connects to the server, or to what catches connections to it.
 pub fn connect(address: &str, config: &Arc<ClientConfig>) -> Stream {
+    connect_as(HOST, address, config)
+}
+
+/// The same by one of its names.
+pub fn connect_as(name: &str, address: &str, config: &Arc<ClientConfig>) -> Stream {
     let tcp = TcpStream::connect(address).unwrap();
     tcp.set_nodelay(true).unwrap();
-    secure(tcp, HOST, config)
+    secure(tcp, name, config)
 }
 
 /// Connects to the server through a proxy that is asked to.
@@ -113,7 +121,7 @@ pub fn exchange(stream: &mut Stream, host: &str) {
 
 /// Starts the server; gets its address and the authority that its certificate needs.
 pub fn server() -> (String, String) {
-    let issued = rcgen::generate_simple_self_signed([HOST, "localhost"].map(str::to_owned)).unwrap();
+    let issued = rcgen::generate_simple_self_signed([HOST, FILES, "localhost"].map(str::to_owned)).unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(issued.signing_key.serialize_der()));
     let config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
@@ -133,17 +141,23 @@ pub fn server() -> (String, String) {
     (address, issued.cert.pem())
 }
 
+/// A connection of the server's.
+type Served = BufReader<StreamOwned<ServerConnection, TcpStream>>;
+
 fn serve(tcp: TcpStream, config: &Arc<ServerConfig>) {
     tcp.set_nodelay(true).unwrap();
     let tls = ServerConnection::new(Arc::clone(config)).unwrap();
     let mut stream = BufReader::new(StreamOwned::new(tls, tcp));
     loop {
-        let mut length = 0;
+        let (mut length, mut first) = (0, String::new());
         loop {
             let mut line = String::new();
             match stream.read_line(&mut line) {
                 Ok(n) if n > 0 => {}
                 _ => return,
+            }
+            if first.is_empty() {
+                first.clone_from(&line);
             }
             if line == "\r\n" {
                 break;
@@ -151,6 +165,12 @@ fn serve(tcp: TcpStream, config: &Arc<ServerConfig>) {
             if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                 length = value.trim().parse().unwrap();
             }
+        }
+        if first.contains(" /bulk") {
+            if bulk(&mut stream, &first, length).is_err() {
+                return;
+            }
+            continue;
         }
         let mut body = vec![0; length];
         if stream.read_exact(&mut body).is_err() {
@@ -162,6 +182,22 @@ fn serve(tcp: TcpStream, config: &Arc<ServerConfig>) {
             return;
         }
     }
+}
+
+/// Takes an upload, or answers `GET /bulk/BYTES` with so many.
+fn bulk(stream: &mut Served, first: &str, length: usize) -> std::io::Result<()> {
+    std::io::copy(&mut stream.by_ref().take(length as u64), &mut std::io::sink())?;
+    let wanted = first.split_whitespace().nth(1).and_then(|path| path.strip_prefix("/bulk/"));
+    let mut left: usize = wanted.and_then(|n| n.parse().ok()).unwrap_or(0);
+    let out = stream.get_mut();
+    write!(out, "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: {left}\r\n\r\n")?;
+    let block = vec![b'x'; 256 << 10];
+    while left > 0 {
+        let n = left.min(block.len());
+        out.write_all(&block[..n])?;
+        left -= n;
+    }
+    out.flush()
 }
 
 fn answer(out: &mut impl Write, pace: Option<u64>) -> std::io::Result<()> {
@@ -224,6 +260,13 @@ pub fn controller_at(dir: PathBuf, helper: Option<PathBuf>) -> (Home, PathBuf) {
 /// it prints.
 pub fn in_bottle(address: &str, ca: &str, args: &[&str]) -> String {
     let (home, dir) = controller("plane");
+    let text = run_in_bottle(&home, &launch_of(address, ca, args), |_| ()).0;
+    let _ = std::fs::remove_dir_all(dir);
+    text
+}
+
+/// What runs this executable in a bottle, with `args` and what [`in_bottle`] adds to them.
+pub fn launch_of(address: &str, ca: &str, args: &[&str]) -> Launch {
     let exe = std::env::current_exe().unwrap().display().to_string();
     let inside = "/bench";
     let there = format!("{HOST}:443");
@@ -234,23 +277,33 @@ pub fn in_bottle(address: &str, ca: &str, args: &[&str]) -> String {
         api: Some(Api::Anthropic),
         ..Route::default()
     };
-    let launch = Launch {
+    let files = Route { host: FILES.into(), ..Route::default() };
+    let upstream = Upstream { address: address.into(), ca_pem: Some(ca.into()) };
+    Launch {
         id: format!("bench-{}", std::process::id()),
         label: "bench".into(),
         provider: "bench".into(),
         argv,
         mounts: vec![Mount { source: exe, target: Some(inside.into()), rw: false }],
-        routes: vec![route],
+        routes: vec![route, files],
         credentials: [("key".to_owned(), "k".to_owned())].into(),
         budget: vec![Limit { provider: "*".into(), tokens: Some(1 << 50), hard: true }],
-        upstreams: [(HOST.to_owned(), Upstream { address: address.into(), ca_pem: Some(ca.into()) })].into(),
+        upstreams: [HOST, FILES].map(|host| (host.to_owned(), upstream.clone())).into(),
         ..Launch::default()
-    };
+    }
+}
+
+/// Runs a launch to its end and the controller with it; gets what was printed, and what `look` saw of the controller's process
+/// right before the launch and after its end.
+pub fn run_in_bottle<T>(home: &Home, launch: &Launch, look: impl Fn(u32) -> T) -> (String, T, T) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let text = runtime.block_on(async {
-        let client = Client::connect(&home).await.unwrap().expect("a controller");
-        let bottle = client.launch(&launch).await.unwrap();
+    runtime.block_on(async {
+        let client = Client::connect(home).await.unwrap().expect("a controller");
+        let pid = client.version().await.unwrap().pid;
+        let before = look(pid);
+        let bottle = client.launch(launch).await.unwrap();
         let ended = client.wait(&bottle.slug, None).await.unwrap().unwrap();
+        let after = look(pid);
         let mut logs = client.logs(&bottle.slug, 0, false).await.unwrap();
         let mut text = String::new();
         while let Some(frame) = logs.next().await {
@@ -260,8 +313,6 @@ pub fn in_bottle(address: &str, ca: &str, args: &[&str]) -> String {
         }
         client.stop().await.unwrap();
         assert_eq!(ended.exit_code, Some(0), "{text}");
-        text
-    });
-    let _ = std::fs::remove_dir_all(dir);
-    text
+        (text, before, after)
+    })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::origin::Origin;
 use super::route::Route;
 use super::workspace::{Limits, WorkspaceMode};
 use crate::types::{Book, CutScope, CutoffPolicy, TerminalSize};
@@ -242,6 +243,9 @@ pub struct Launch {
     /// The allow-list. Empty = nothing.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// Where each of the routes comes from, in their order; the launch itself when absent.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<Origin>,
     /// Resolved credentials by name. They go to controller and keeper and no further.
     #[serde(default)]
     pub credentials: Credentials,

@@ -2,7 +2,7 @@
 //!
 //! Shared by [`crate::client`] and [`crate::controller`]. Plain data with serde; no I/O and no decisions.
 //!
-//! * [`launch`]: what a launch asks for. [`bottle`]: how a bottle stands, and what can be done to it.
+//! * [`launch`]: what a launch asks for. [`route`], [`origin`]: its allow-list, and who said so. [`bottle`]: how a bottle stands, and what can be done to it.
 //! * [`workspace`]: what an agent has changed. [`exec`]: commands in a bottle, and output. [`books`]: events, usage, accounts, runs.
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ pub mod books;
 pub mod bottle;
 pub mod exec;
 pub mod launch;
+pub mod origin;
 pub mod route;
 pub mod workspace;
 
@@ -18,6 +19,7 @@ pub use books::{Account, Event, Run, UsageQuery, UsageReport, UsageRow, UsageTot
 pub use bottle::{Act, Bottle, Commit, Cut, Egress, Ended, Leftover, Prune, Removed, State, Stop};
 pub use exec::{Exec, ExecFrame, Input, Resize, Signal, SignalName, Taken};
 pub use launch::{BudgetNode, BudgetScope, Counted, Credentials, File, Kept, Launch, Limit, Mount, Session, Upstream};
+pub use origin::{Origin, OriginKind};
 pub use route::{
     Auth, AuthScheme, HeaderKind, HeaderRule, Match, PathKind, PathRule, Route, Routes, RoutesChange, Tls, Verdict,
 };

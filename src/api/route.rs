@@ -5,6 +5,7 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::origin::Origin;
 use crate::types::Api;
 
 /// One entry of the allow-list.
@@ -84,6 +85,11 @@ impl Route {
         }
         self.max_request = least(self.max_request, other.max_request);
         self.max_response = least(self.max_response, other.max_response);
+    }
+
+    /// Says in words which entry this is: its host, and what of it is allowed.
+    pub fn in_words(&self) -> String {
+        std::iter::once(self.host.clone()).chain(self.words()).collect::<Vec<_>>().join(", ")
     }
 
     /// Says in words what of the host is allowed, and with what: one part each, none for a route to all of it.
@@ -300,6 +306,9 @@ pub struct Routes {
     /// It is not the one that the bottle was launched with.
     #[serde(default)]
     pub changed: bool,
+    /// Where each of the routes comes from, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<Origin>,
 }
 
 /// Answer of `GET /v1/bottles/S/why`: what would become of a request, and by which rule.

@@ -14,6 +14,7 @@ pub mod cp;
 pub mod cut;
 pub mod diff;
 pub mod doctor;
+mod egress;
 pub mod exec;
 pub mod flow;
 pub mod freeze;
@@ -73,6 +74,7 @@ enum Command {
     Cut(cut::Args),
     Routes(routes::Args),
     Why(why::Args),
+    Egress(egress::Args),
     Freeze(freeze::Args),
     Commit(commit::Args),
     Resume(Box<resume::Args>),
@@ -121,6 +123,7 @@ pub fn main() -> u8 {
             Command::Cut(args) => cut::run(args),
             Command::Routes(args) => routes::run(args),
             Command::Why(args) => why::run(args),
+            Command::Egress(args) => egress::run(args),
             Command::Freeze(args) => freeze::run(args),
             Command::Commit(args) => commit::run(args),
             Command::Resume(args) => resume::run(*args),

@@ -22,7 +22,7 @@ pub struct Args {
     /// Which bottle.
     #[command(flatten)]
     pub bottle: super::slugs::One,
-    /// Also the hosts of which nothing is passed, whose refusals are not shown
+    /// Also where each comes from, which others its refusals beat, and the hosts of which nothing is passed, quietly
     #[arg(long)]
     pub effective: bool,
     /// Allow a host, `host:port`, or a route as JSON such as '{"host": "docs.rs", "matches": [{"methods": ["GET"]}]}'
@@ -127,12 +127,18 @@ fn is_closed(route: &Route) -> bool {
 }
 
 fn said(now: &Routes, all: bool) -> String {
-    let line = |route: &Route| {
+    let lines = |(at, route): (usize, &Route)| {
         let words = if is_closed(route) { vec!["nothing, quietly".to_owned()] } else { route.words() };
         let words = if words.is_empty() { "everything".to_owned() } else { words.join(", ") };
-        printable(&format!("{}  {words}", route.host), false).to_string()
+        let mut lines = vec![format!("{}  {words}", route.host)];
+        if all {
+            lines.extend(now.origins.get(at).map(|origin| format!("  from {}", origin.words())));
+            lines.extend(beaten(route, &now.routes));
+        }
+        lines.iter().map(|line| printable(line, false)).collect::<Vec<_>>().join("\n")
     };
-    let shown: Vec<String> = now.routes.iter().filter(|route| all || !is_closed(route)).map(line).collect();
+    let routes = now.routes.iter().enumerate().filter(|(_, route)| all || !is_closed(route));
+    let shown: Vec<String> = routes.map(lines).collect();
     let mut text = if shown.is_empty() { "nothing is allowed".to_owned() } else { shown.join("\n") };
     if now.changed {
         text.push_str("\n(changed since its launch)");
@@ -140,9 +146,28 @@ fn said(now: &Routes, all: bool) -> String {
     text
 }
 
+/// Says which entries the refusals of a route hold for: every one for its host, and below its wildcard.
+fn beaten(route: &Route, all: &[Route]) -> Option<String> {
+    if route.deny.is_empty() && (route.quiet.is_empty() || is_closed(route)) {
+        return None;
+    }
+    let holds_for = |other: &&Route| {
+        other.host == route.host || route.host.strip_prefix('*').is_some_and(|suffix| other.host.ends_with(suffix))
+    };
+    let mut hosts: Vec<&str> = all.iter().filter(holds_for).map(|other| other.host.as_str()).collect();
+    hosts.dedup();
+    let what = match (route.deny.is_empty(), route.quiet.is_empty()) {
+        (false, true) => "what it never passes".to_owned(),
+        (false, false) => format!("what it never passes, and {} quietly,", route.quiet.join(" ")),
+        _ => format!("{} quietly", route.quiet.join(" ")),
+    };
+    Some(format!("  {what} is refused whatever these allow: {}", hosts.join(", ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::{Origin, OriginKind};
 
     fn args(allow: &[&str], remove: &[&str]) -> Args {
         let list = |all: &[&str]| all.iter().map(|&text| text.to_owned()).collect();
@@ -185,8 +210,37 @@ mod tests {
             ..Route::default()
         };
         let open = Route { host: "a.example".into(), ..Route::default() };
-        let now = Routes { slug: "x".into(), routes: vec![open, closed], changed: true };
+        let now = Routes { slug: "x".into(), routes: vec![open, closed], changed: true, origins: vec![] };
         assert_eq!(said(&now, false), "a.example  everything\n(changed since its launch)");
         assert_eq!(said(&now, true), "a.example  everything\nt.example  nothing, quietly\n(changed since its launch)");
+    }
+
+    #[test]
+    fn each_entry_says_where_it_comes_from_and_what_its_refusals_beat() {
+        let route = |host: &str| Route { host: host.into(), ..Route::default() };
+        let never = Match { methods: vec!["PUT".into()], ..Match::default() };
+        let routes = vec![
+            Route { deny: vec![never], ..route("*.a.example") },
+            route("deep.a.example"),
+            route("*.b.a.example"),
+            route("a.example"),
+        ];
+        let place = Some("~/bottles/dev.md:4".to_owned());
+        let provider = Origin::new(OriginKind::Provider, Some("claude".into()));
+        let origins = vec![
+            Origin::new(OriginKind::Manifest, place.clone()),
+            Origin { narrowed_by: place.into_iter().collect(), ..provider },
+            Origin::default(),
+            Origin::new(OriginKind::Change, None),
+        ];
+        let now = Routes { slug: "x".into(), routes, changed: false, origins };
+        assert_eq!(
+            said(&now, true),
+            "*.a.example  never PUT\n  from ~/bottles/dev.md:4\n  what it never passes is refused whatever these allow: \
+             *.a.example, deep.a.example, *.b.a.example\ndeep.a.example  everything\n  from provider claude, narrowed by \
+             ~/bottles/dev.md:4\n*.b.a.example  everything\n  from the launch\na.example  everything\n  from a change while \
+             it runs"
+        );
+        assert_eq!(said(&now, false).lines().count(), 4);
     }
 }

@@ -141,7 +141,7 @@ fn section(book: Book, report: &UsageReport, weights: &str, bold: bool) -> Strin
 }
 
 /// Reads a moment; `end` makes a date mean the end of its day. Returns milliseconds since the epoch.
-fn moment(text: &str, option: &str, end: bool, now: Timestamp, zone: &TimeZone) -> Result<i64> {
+pub(super) fn moment(text: &str, option: &str, end: bool, now: Timestamp, zone: &TimeZone) -> Result<i64> {
     let wrong = || {
         Error::new(Kind::Usage, format!("`{text}` is neither a date, a time nor a duration"))
             .at(option)

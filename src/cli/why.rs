@@ -54,8 +54,7 @@ fn said(verdict: &Verdict) -> String {
         format!("  because: {}", plain(&verdict.message)),
     ];
     if let Some(route) = &verdict.route {
-        let words: Vec<String> = [route.host.clone()].into_iter().chain(route.words()).collect();
-        lines.push(format!("  by the route: {}", plain(&words.join(", "))));
+        lines.push(format!("  by the route: {}", plain(&route.in_words())));
     }
     if let Some(rule) = &verdict.rule_missing {
         lines.push(format!("  missing: {}", plain(&rule.to_string())));

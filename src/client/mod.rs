@@ -67,6 +67,8 @@ pub struct EventFilter {
     pub bottle: Option<String>,
     /// One run.
     pub run: Option<String>,
+    /// Only what was written then or later. Unit: milliseconds since the epoch.
+    pub after: Option<i64>,
     /// Stay and wait for more.
     pub follow: bool,
 }

@@ -46,6 +46,9 @@ impl Events {
         if let Some(since) = f.since {
             path.push_str(&format!("&since={since}"));
         }
+        if let Some(after) = f.after {
+            path.push_str(&format!("&after={}", after.max(0)));
+        }
         for (key, value) in [("bottle", &f.bottle), ("run", &f.run)] {
             if let Some(value) = value {
                 path.push_str(&format!("&{key}={}", wire::encode(value)));

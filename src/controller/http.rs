@@ -113,8 +113,9 @@ async fn route(controller: &Arc<Controller>, request: Request<Incoming>) -> Resu
         }
         (false, ["v1", "events"]) => {
             let ledger = controller.ledger(book(&query)).await?;
-            let wanted =
-                EventQuery { since: 0, bottle: query.get("bottle").cloned(), run: query.get("run").cloned(), max: 0 };
+            let (bottle, run) = (query.get("bottle").cloned(), query.get("run").cloned());
+            let after = number(&query, "after")?.map_or(0, |ms| i64::try_from(ms).unwrap_or(i64::MAX));
+            let wanted = EventQuery { bottle, run, after, ..EventQuery::default() };
             let since = number(&query, "since")?;
             let (to, from) = mpsc::channel(64);
             tokio::spawn(follow::events(ledger, wanted, since, flag(&query, "follow"), to));

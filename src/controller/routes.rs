@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use secrecy::SecretString;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Controller;
 use super::ledger_error;
 use super::live::Live;
 use super::note::Rules;
-use crate::api::{Credentials, Route, Routes, RoutesChange, Verdict};
+use crate::api::{Credentials, Launch, Origin, OriginKind, Route, Routes, RoutesChange, Verdict};
 use crate::bottle::wire::{self, Listener, Reply, Request};
 use crate::egress;
 use crate::egress::route::Router;
@@ -24,6 +24,9 @@ pub const MOST_PORTS: usize = 48;
 /// Largest packet that a note may make of itself: the next controller gets it together with what else a keeper says first.
 /// Unit: bytes.
 const MAX_NOTE: usize = wire::MAX_PACKET - 12 * 1024;
+
+/// Longest list that an event tells, as JSON. Unit: bytes.
+const MOST_TOLD: usize = 32 * 1024;
 
 /// Gets the ports that a gate listens on for `routes`. DNS has listeners of its own.
 pub fn ports(routes: &[Route]) -> Result<Vec<u16>> {
@@ -57,7 +60,9 @@ impl Controller {
     pub fn routes(&self, name: &str) -> Result<Routes> {
         let live = self.find(name)?;
         let changed = live.changed_rules().is_some();
-        Ok(Routes { slug: live.slug.clone(), routes: live.rules().routes, changed })
+        let routes = live.rules().routes;
+        let origins = routes.iter().map(|route| origin(&live.launch, route)).collect();
+        Ok(Routes { slug: live.slug.clone(), routes, changed, origins })
     }
 
     /// Says what would become of a request of the bottle.
@@ -106,11 +111,11 @@ impl Controller {
         live.can_note(&narrow)?;
         live.put_in_force(&narrow).await?;
         let only = |these: &[Route], those: &[Route]| -> Vec<String> {
-            these.iter().filter(|route| !those.contains(route)).map(in_words).collect()
+            these.iter().filter(|route| !those.contains(route)).map(Route::in_words).collect()
         };
         let data = json!({
             "added": only(&after.routes, &before.routes), "removed": only(&before.routes, &after.routes),
-            "reason": change.reason, "by": By::Operator.as_str(),
+            "reason": change.reason, "by": By::Operator.as_str(), "routes": told(&after.routes),
         });
         live.record_routes(data).await.map_err(|e| ledger_error(&e, &self.host.home.ledger()))?;
         live.listen_on(&wanted).await?;
@@ -139,8 +144,18 @@ impl Controller {
     }
 }
 
-fn in_words(route: &Route) -> String {
-    std::iter::once(route.host.clone()).chain(route.words()).collect::<Vec<_>>().join(", ")
+/// Gets a list as events have it: nothing in place of one that is too long for an event.
+pub(super) fn told(routes: &[Route]) -> Option<Value> {
+    let routes = json!(routes);
+    (routes.to_string().len() <= MOST_TOLD).then_some(routes)
+}
+
+/// Gets where an entry in force comes from. What the launch had is still the launch's, whatever was changed beside it.
+fn origin(launch: &Launch, route: &Route) -> Origin {
+    match launch.routes.iter().position(|own| own == route) {
+        Some(at) => launch.origins.get(at).cloned().unwrap_or_default(),
+        None => Origin::new(OriginKind::Change, None),
+    }
 }
 
 fn no_way_out(slug: &str) -> Error {

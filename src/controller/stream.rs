@@ -65,6 +65,7 @@ pub async fn events(
     let wanted = |e: &Event| {
         query.bottle.as_ref().is_none_or(|b| e.bottle.as_ref() == Some(b))
             && query.run.as_ref().is_none_or(|r| e.run.as_ref() == Some(r))
+            && e.ts >= query.after
     };
     loop {
         let event = tokio::select! {
@@ -241,7 +242,8 @@ pub async fn output(live: Arc<Live>, wanted: Wanted, to: mpsc::Sender<Line>) {
 /// Sends what the books still have of an ended bottle's output: the end of it.
 pub async fn tail(controller: &Controller, bottle: &Bottle, to: &mpsc::Sender<Line>) {
     let Ok(ledger) = controller.ledger(bottle.book).await else { return };
-    let mut query = EventQuery { since: 0, bottle: Some(bottle.slug.clone()), run: bottle.run.clone(), max: PAGE };
+    let mut query =
+        EventQuery { bottle: Some(bottle.slug.clone()), run: bottle.run.clone(), max: PAGE, ..EventQuery::default() };
     let mut text = String::new();
     loop {
         let events = ledger.events(query.clone()).await.unwrap_or_default();

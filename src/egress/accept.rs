@@ -174,11 +174,16 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: Soc
         {
             return Ok(Begun::Unseen(host.clone(), route, hello.io.into_parts()));
         }
-        if let Some(Ok(host)) = &sni
-            && !door.plane.policy.get().router.knows(host)
+        // Without a name, the address gets a certificate.
+        let stranger = match &sni {
+            Some(Ok(host)) => Some(host.clone()).filter(|host| !door.plane.policy.get().router.knows(host)),
+            Some(Err(_)) => None,
+            None => Some(Host::Ip(destination.ip())),
+        };
+        if let Some(host) = stranger
             && !door.strangers.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
-            return Ok(Begun::Stranger(host.clone()));
+            return Ok(Begun::Stranger(host));
         }
         let hello = StartHandshake::from_parts(hello.accepted, hello.io.forget());
         let config = match &sni {

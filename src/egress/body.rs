@@ -90,6 +90,8 @@ pub enum Upload {
         bytes: Option<Bytes>,
         /// Set when they are taken: from then on upstream may have seen the request.
         taken: Arc<AtomicBool>,
+        /// What counts them.
+        moved: Arc<Moved>,
         /// The bottle's room for held bodies, given back when this is dropped.
         room: Option<OwnedSemaphorePermit>,
     },
@@ -115,8 +117,9 @@ impl Body for Upload {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Upload::Empty => Poll::Ready(None),
-            Upload::Held { bytes, taken, .. } => {
+            Upload::Held { bytes, taken, moved, .. } => {
                 taken.store(true, Ordering::Release);
+                moved.count(Way::Up, bytes.as_ref().map_or(0, Bytes::len));
                 Poll::Ready(bytes.take().filter(|b| !b.is_empty()).map(|b| Ok(Frame::data(b))))
             }
             Upload::Streaming { inner, moved, stream, cleaning, left } => {
@@ -131,10 +134,12 @@ impl Body for Upload {
                 let clean = |frame: Frame<Bytes>| match frame.into_trailers() {
                     Ok(trailers) => Ok(Frame::trailers(headers::request(&trailers, *cleaning))),
                     Err(frame) => {
-                        if let (Some(left), Some(data)) = (left, frame.data_ref()) {
-                            let length = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                        let length = frame.data_ref().map_or(0, Bytes::len);
+                        if let Some(left) = left {
+                            let length = u64::try_from(length).unwrap_or(u64::MAX);
                             *left = left.checked_sub(length).ok_or(BodyError::TooLarge)?;
                         }
+                        moved.count(Way::Up, length);
                         Ok(frame)
                     }
                 };
@@ -161,17 +166,48 @@ impl Body for Upload {
     }
 }
 
-/// When something last moved. Cheap to mark from one task and read from another.
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Out of the bottle.
+    Up,
+    /// Into it.
+    Down,
+}
+
+/// When something last moved, and how much did. Cheap to mark from one task and read from another.
 #[derive(Debug)]
 pub struct Moved {
     start: Instant,
     millis: AtomicU64,
+    up: AtomicU64,
+    down: AtomicU64,
 }
 
 impl Moved {
     /// Starts now.
     pub fn new() -> Arc<Moved> {
-        Arc::new(Moved { start: Instant::now(), millis: AtomicU64::new(0) })
+        let none = || AtomicU64::new(0);
+        Arc::new(Moved { start: Instant::now(), millis: none(), up: none(), down: none() })
+    }
+
+    /// Counts bytes that are passed on.
+    pub fn count(&self, way: Way, bytes: usize) {
+        let counter = match way {
+            Way::Up => &self.up,
+            Way::Down => &self.down,
+        };
+        counter.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Gets the bytes that went out of the bottle.
+    pub fn up(&self) -> u64 {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    /// Gets the bytes that came into it.
+    pub fn down(&self) -> u64 {
+        self.down.load(Ordering::Relaxed)
     }
 
     /// Marks that something moved.

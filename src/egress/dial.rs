@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -14,13 +14,15 @@ use ipnet::IpNet;
 use tokio::net::TcpStream;
 
 use super::deny::Denial;
-use super::name::{Host, NameError};
+use super::lookup::{LookupError, Lookups};
+use super::name::{Host, NameError, one_form};
+use super::special::is_public;
 use crate::api::Upstream;
 
 /// Time for a look-up.
-const LOOKUP: Duration = Duration::from_secs(10);
+pub(super) const LOOKUP: Duration = Duration::from_secs(10);
 /// Time for a whole dial.
-const DIAL: Duration = Duration::from_secs(15);
+pub(super) const DIAL: Duration = Duration::from_secs(15);
 /// Head start of one address before the next is tried beside it (RFC 8305).
 const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses tried.
@@ -98,10 +100,16 @@ pub fn parse_key(key: &str) -> Result<(Host, u16), UpstreamsError> {
 }
 
 /// Connects to `host` and `port`. Its address may lie in one of the `private` ranges, beside public ones.
-pub async fn dial(host: &Host, port: u16, upstreams: &Upstreams, private: &[IpNet]) -> Result<TcpStream, DialError> {
+pub async fn dial(
+    host: &Host,
+    port: u16,
+    upstreams: &Upstreams,
+    private: &[IpNet],
+    lookups: &Lookups,
+) -> Result<TcpStream, DialError> {
     let addresses = match upstreams.get(host, port) {
         Some(address) => vec![address],
-        None => resolve(host, port, private).await?,
+        None => resolve(host, port, private, lookups).await?,
     };
     let unreachable = |why: String| DialError::new(Denial::UpstreamUnreachable, format!("bb: {host}: {why}"));
     let stream = tokio::time::timeout(DIAL, connect(&addresses))
@@ -112,27 +120,24 @@ pub async fn dial(host: &Host, port: u16, upstreams: &Upstreams, private: &[IpNe
     Ok(stream)
 }
 
-async fn resolve(host: &Host, port: u16, private: &[IpNet]) -> Result<Vec<SocketAddr>, DialError> {
+/// Looks `host` up, and refuses addresses that are not public, but for those in one of the `private` ranges.
+async fn resolve(host: &Host, port: u16, private: &[IpNet], lookups: &Lookups) -> Result<Vec<SocketAddr>, DialError> {
     let Host::Name(name) = host else {
         return Err(DialError::new(Denial::IpLiteral, "bb: addresses are not dialled"));
     };
     let failed =
         |why: String| DialError::new(Denial::ResolveFailed, format!("bb: {host} could not be resolved: {why}"));
-    // The trailing dot keeps the host's search domains out.
-    let found: Vec<SocketAddr> = tokio::time::timeout(LOOKUP, tokio::net::lookup_host((format!("{name}."), port)))
-        .await
-        .map_err(|_| failed("no answer in time".into()))?
-        .map_err(|error| failed(error.to_string()))?
-        .collect();
+    let found = lookups.look_up(name, port, LOOKUP).await.map_err(|error| match error {
+        LookupError::Full => DialError::new(
+            Denial::LimitVerdict,
+            format!("bb: {host} was not looked up: too many other names wait for their answers."),
+        ),
+        LookupError::Late | LookupError::Failed(_) => failed(error.to_string()),
+    })?;
     if found.is_empty() {
         return Err(failed("no address".into()));
     }
-    let own = own_addresses();
-    let may = |ip: IpAddr| {
-        let ip = ip.to_canonical();
-        private.iter().any(|net| net.contains(&ip)) || (is_public(ip) && !own.contains(&ip))
-    };
-    let allowed: Vec<_> = found.iter().copied().filter(|address| may(address.ip())).collect();
+    let allowed = admitted(&found, private, &own_addresses());
     if allowed.is_empty() {
         return Err(DialError::new(
             Denial::PrivateAddress,
@@ -142,6 +147,15 @@ async fn resolve(host: &Host, port: u16, private: &[IpNet]) -> Result<Vec<Socket
         ));
     }
     Ok(in_turns(allowed))
+}
+
+/// Gets those of the addresses that may be dialled: public and not the host's `own`, or in one of the `private` ranges.
+fn admitted(found: &[SocketAddr], private: &[IpNet], own: &[IpAddr]) -> Vec<SocketAddr> {
+    let may = |ip: IpAddr| {
+        let ip = one_form(ip);
+        private.iter().any(|net| net.contains(&ip)) || (is_public(ip) && !own.contains(&ip))
+    };
+    found.iter().copied().filter(|address| may(address.ip())).collect()
 }
 
 /// Puts the families in turns, the first address's own first (RFC 8305, 4): one that is broken costs one head start.
@@ -158,23 +172,26 @@ fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Connects to the first address that answers; each later one starts a quarter of a second after the one before.
+/// Connects to the first address that answers. Each later one is tried as soon as one has failed, or when the one before has had
+/// its head start.
 async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let mut attempts: FuturesUnordered<_> = (0u32..)
-        .zip(addresses.iter().take(ADDRESSES))
-        .map(|(i, address)| async move {
-            tokio::time::sleep(STAGGER * i).await;
-            TcpStream::connect(address).await
-        })
-        .collect();
+    let mut waiting = addresses.iter().take(ADDRESSES);
+    let mut attempts = FuturesUnordered::new();
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    while let Some(result) = attempts.next().await {
-        match result {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+    loop {
+        match waiting.next() {
+            Some(address) => attempts.push(TcpStream::connect(*address)),
+            None if attempts.is_empty() => return Err(last),
+            None => {}
+        }
+        tokio::select! {
+            Some(result) = attempts.next() => match result {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            },
+            () = tokio::time::sleep(STAGGER), if waiting.len() > 0 => {}
         }
     }
-    Err(last)
 }
 
 fn tune(stream: &TcpStream) -> io::Result<()> {
@@ -191,123 +208,29 @@ fn own_addresses() -> Vec<IpAddr> {
                 .map(|v4| IpAddr::V4(v4.ip()))
                 .or_else(|| a.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
         })
-        .map(|ip| ip.to_canonical())
+        .map(one_form)
         .collect()
-}
-
-/// Tells whether an address is a public one: none of the IANA special-purpose ranges (RFC 6890 and its registries), and
-/// none that only a cloud's metadata service has.
-pub fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(v4) => is_public_v4(v4),
-        IpAddr::V6(v6) => is_public_v6(v6),
-    }
-}
-
-fn is_public_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    let special = ip.is_unspecified()
-        || ip.is_loopback()
-        || ip.is_private()
-        || ip.is_link_local()
-        || ip.is_multicast()
-        || ip.is_broadcast()
-        || ip.is_documentation()
-        || a == 0
-        || a >= 240
-        || (a == 100 && (b & 0xc0) == 64)        // shared address space (CGNAT), with 100.100.100.200
-        || (a == 192 && b == 0 && c == 0)        // IETF protocol assignments
-        || (a == 192 && b == 88 && c == 99)      // 6to4 relays
-        || (a == 198 && (b & 0xfe) == 18)        // benchmarking: what bottles see
-        || ip == Ipv4Addr::new(168, 63, 129, 16); // Azure's host
-    !special
-}
-
-fn is_public_v6(ip: Ipv6Addr) -> bool {
-    if let Some(v4) = ip.to_ipv4_mapped() {
-        return is_public_v4(v4);
-    }
-    // Only global unicast (2000::/3) at all; from it, what carries or hides another address.
-    let [first, second, ..] = ip.segments();
-    let special = match first {
-        0x2001 => second < 0x0200 || second == 0x0db8, // Teredo, ORCHID, benchmarking; documentation
-        0x2002 => true,                                // 6to4
-        0x3fff => second < 0x1000,                     // documentation
-        _ => false,
-    };
-    first & 0xe000 == 0x2000 && !special
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::net::Ipv4Addr;
 
-    #[test]
-    fn no_special_address_is_public() {
-        for ip in [
-            "0.0.0.0",
-            "127.0.0.1",
-            "10.0.0.1",
-            "172.16.0.1",
-            "172.31.255.255",
-            "192.168.1.1",
-            "169.254.169.254",
-            "100.64.0.1",
-            "100.100.100.200",
-            "168.63.129.16",
-            "192.0.0.192",
-            "198.18.0.1",
-            "198.19.255.255",
-            "224.0.0.1",
-            "240.0.0.1",
-            "255.255.255.255",
-            "192.0.2.1",
-            "203.0.113.1",
-            "::",
-            "::1",
-            "::ffff:10.0.0.1",
-            "::ffff:127.0.0.1",
-            "::127.0.0.1",
-            "64:ff9b::7f00:1",
-            "64:ff9b:1::1",
-            "fe80::1",
-            "fec0::1",
-            "fc00::1",
-            "fd00:ec2::254",
-            "ff02::1",
-            "2002:7f00:1::",
-            "2001::1",
-            "2001:db8::1",
-            "100::1",
-        ] {
-            assert!(!is_public(ip.parse().unwrap()), "{ip}");
-        }
-        for ip in [
-            "1.1.1.1",
-            "140.82.112.3",
-            "172.32.0.1",
-            "100.128.0.1",
-            "2606:4700::1111",
-            "2a00:1450::1",
-            "::ffff:1.1.1.1",
-        ] {
-            assert!(is_public(ip.parse().unwrap()), "{ip}");
-        }
-    }
+    use super::*;
 
     #[tokio::test]
     async fn a_name_that_is_local_is_refused_unless_the_operator_named_it() {
         let host = Host::parse("localhost").unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let error = dial(&host, port, &Upstreams::default(), &[]).await.unwrap_err();
+        let error = dial(&host, port, &Upstreams::default(), &[], &Lookups::default()).await.unwrap_err();
         // A resolver without an entry for it refuses as well; never a connection.
         assert!(matches!(error.kind, Denial::PrivateAddress | Denial::ResolveFailed), "{error:?}");
 
         let upstream = Upstream { address: listener.local_addr().unwrap().to_string(), ca_pem: None };
         let upstreams = Upstreams::new(&[(format!("localhost:{port}"), upstream)].into()).unwrap();
-        dial(&host, port, &upstreams, &[]).await.expect("named by the operator");
-        let other = dial(&host, port.wrapping_add(1).max(1), &upstreams, &[]).await.unwrap_err();
+        dial(&host, port, &upstreams, &[], &Lookups::default()).await.expect("named by the operator");
+        let other = dial(&host, port.wrapping_add(1).max(1), &upstreams, &[], &Lookups::default()).await.unwrap_err();
         assert_ne!(other.kind, Denial::UpstreamUnreachable, "the exemption is for that port only");
     }
 
@@ -317,13 +240,78 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let range = |text: &str| [text.parse::<IpNet>().unwrap()];
-        let other = dial(&host, port, &Upstreams::default(), &range("10.0.0.0/8")).await.unwrap_err();
+        let other =
+            dial(&host, port, &Upstreams::default(), &range("10.0.0.0/8"), &Lookups::default()).await.unwrap_err();
         assert!(matches!(other.kind, Denial::PrivateAddress | Denial::ResolveFailed), "{other:?}");
-        match dial(&host, port, &Upstreams::default(), &range("127.0.0.0/8")).await {
+        match dial(&host, port, &Upstreams::default(), &range("127.0.0.0/8"), &Lookups::default()).await {
             Ok(stream) => assert_eq!(stream.peer_addr().unwrap().ip(), Ipv4Addr::LOCALHOST),
             // A resolver without an entry for it.
             Err(error) => assert_eq!(error.kind, Denial::ResolveFailed),
         }
+    }
+
+    #[test]
+    fn what_is_dialled_is_what_was_checked_and_nothing_beside_it() {
+        let all = |list: &[&str]| list.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 443)).collect::<Vec<_>>();
+        let own: Vec<IpAddr> = vec!["93.184.216.1".parse().unwrap(), "2606:4700::1".parse().unwrap()];
+        let range: Vec<IpNet> = vec!["10.1.0.0/16".parse().unwrap()];
+        // Answers, and those of them that are left: (without ranges, with one).
+        for (found, plain, ranged) in [
+            (&["10.1.0.1", "93.184.216.10"][..], &["93.184.216.10"][..], &["10.1.0.1", "93.184.216.10"][..]),
+            (&["10.2.0.1", "fd00::1", "169.254.169.254"], &[], &[]),
+            (&["fd00::1", "93.184.216.10"], &["93.184.216.10"], &["93.184.216.10"]),
+            (&["2606:4700::2", "127.0.0.1"], &["2606:4700::2"], &["2606:4700::2"]),
+            // The host's own, and other spellings of what is refused or allowed.
+            (&["93.184.216.1", "2606:4700::1", "::ffff:93.184.216.1", "64:ff9b::5db8:d801"], &[], &[]),
+            (&["64:ff9b::10.1.0.1", "::ffff:10.1.0.1"], &[], &["64:ff9b::10.1.0.1", "::ffff:10.1.0.1"]),
+            (&["64:ff9b::93.184.216.10"], &["64:ff9b::93.184.216.10"], &["64:ff9b::93.184.216.10"]),
+        ] {
+            assert_eq!(admitted(&all(found), &[], &own), all(plain), "{found:?}");
+            assert_eq!(admitted(&all(found), &range, &own), all(ranged), "{found:?}");
+        }
+        let many: Vec<String> = (0..5000u32).map(|i| Ipv4Addr::from(0x0a00_0000 + i).to_string()).collect();
+        let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(admitted(&all(&many), &[], &own).is_empty());
+        many.insert(2500, "93.184.216.10");
+        assert_eq!(admitted(&all(&many), &[], &own), all(&["93.184.216.10"]));
+    }
+
+    /// Makes an address at which a connection is neither taken nor refused: a listener whose queue is full.
+    fn silent() -> (SocketAddr, Vec<std::net::TcpStream>, std::os::fd::OwnedFd) {
+        use nix::sys::socket as sock;
+        let flags = sock::SockFlag::SOCK_CLOEXEC;
+        let fd = sock::socket(sock::AddressFamily::Inet, sock::SockType::Stream, flags, None).unwrap();
+        sock::bind(std::os::fd::AsRawFd::as_raw_fd(&fd), &sock::SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        sock::listen(&fd, sock::Backlog::new(0).unwrap()).unwrap();
+        let at = std::net::TcpListener::from(fd.try_clone().unwrap()).local_addr().unwrap();
+        let mut taken = Vec::new();
+        while let Ok(stream) = std::net::TcpStream::connect_timeout(&at, Duration::from_millis(200)) {
+            taken.push(stream);
+            assert!(taken.len() < 64, "the queue never fills");
+        }
+        (at, taken, fd)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_dead_or_silent_costs_one_that_works_little() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let works = listener.local_addr().unwrap();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let dead = gone.local_addr().unwrap();
+        drop(gone);
+        let (silent, _taken, _fd) = silent();
+        // An IPv6 address on a machine without a route there.
+        let broken: SocketAddr = "[2001:db8::1]:443".parse().unwrap();
+        for list in
+            [vec![silent, works], vec![dead, works], vec![broken, works], vec![silent, silent, dead, silent, works]]
+        {
+            // Long before the kernel would give any of them up.
+            let stream = tokio::time::timeout(Duration::from_secs(20), connect(&list)).await.unwrap().unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), works, "{list:?}");
+        }
+        let error = connect(&[dead; 5]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert!(connect(&[]).await.is_err());
     }
 
     #[test]
@@ -345,7 +333,10 @@ mod tests {
         let host = Host::parse("a.example").unwrap();
         let upstream = Upstream { address: address.to_string(), ca_pem: None };
         let upstreams = Upstreams::new(&[("a.example".to_owned(), upstream)].into()).unwrap();
-        assert_eq!(dial(&host, 443, &upstreams, &[]).await.unwrap_err().kind, Denial::UpstreamUnreachable);
+        assert_eq!(
+            dial(&host, 443, &upstreams, &[], &Lookups::default()).await.unwrap_err().kind,
+            Denial::UpstreamUnreachable
+        );
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Names inside a bottle: answered from arithmetic, never forwarded, so no name can carry a secret out.
 //!
-//! A gets the computed address, every other type an empty answer; several questions in one are REFUSED. UDP is answered *as* the
+//! A gets the computed address, every other type an empty answer; several questions in one are REFUSED, operations other than a
+//! query NOTIMP. UDP is answered *as* the
 //! address that was asked (9.9.9.9, say), by [`crate::os::datagram`]. No allow-list is asked here: a name that is not on
 //! it gets an address, too, and is refused where it connects, with a reason that can be read.
 
@@ -9,7 +10,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -31,15 +32,18 @@ const TCP_AT_ONCE: usize = 64;
 /// How long a TCP client may take for its next query.
 const TCP_IDLE: Duration = Duration::from_secs(10);
 
+/// Largest answer over UDP that we say to take and could give (DNS Flag Day 2020); ours fit into 512 bytes.
+const PAYLOAD: u16 = 1232;
+
 /// What came of one query.
-struct Reply {
-    bytes: Vec<u8>,
+pub(super) struct Reply {
+    pub(super) bytes: Vec<u8>,
     /// The name and the type that were refused.
-    refused: Option<(String, String)>,
+    pub(super) refused: Option<(String, String)>,
 }
 
 /// Answers one query. `None` = not even a header that can be answered, or itself an answer.
-fn reply_to(query: &[u8], book: &NameBook) -> Option<Reply> {
+pub(super) fn reply_to(query: &[u8], book: &NameBook) -> Option<Reply> {
     let message = match Message::from_vec(query) {
         Ok(message) => message,
         Err(_) => {
@@ -58,12 +62,26 @@ fn reply_to(query: &[u8], book: &NameBook) -> Option<Reply> {
     let mut reply = Message::response(message.metadata.id, message.metadata.op_code);
     reply.metadata.recursion_desired = message.metadata.recursion_desired;
     reply.metadata.recursion_available = true;
+    if message.edns.is_some() {
+        // RFC 6891, 6.1.1: who speaks it is answered in it.
+        let mut edns = Edns::new();
+        edns.set_max_payload(PAYLOAD);
+        reply.set_edns(edns);
+    }
     let refused = fill(&message, &mut reply, book);
     Some(Reply { bytes: reply.to_vec().ok()?, refused })
 }
 
 /// Writes the answer into `reply`. Returns name and type of what was refused.
 fn fill(message: &Message, reply: &mut Message, book: &NameBook) -> Option<(String, String)> {
+    if message.metadata.op_code != OpCode::Query {
+        reply.metadata.response_code = ResponseCode::NotImp;
+        return Some(("?".into(), format!("{:?}", message.metadata.op_code)));
+    }
+    if message.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+        reply.metadata.response_code = ResponseCode::BADVERS;
+        return Some(("?".into(), "EDNS of another version".into()));
+    }
     let [query] = message.queries.as_slice() else {
         reply.metadata.response_code = ResponseCode::Refused;
         return Some(("?".into(), format!("{} questions", message.queries.len())));
@@ -71,9 +89,9 @@ fn fill(message: &Message, reply: &mut Message, book: &NameBook) -> Option<(Stri
     reply.add_query(query.clone());
     let name = query.name().to_ascii();
     let kind = query.query_type();
-    if message.metadata.op_code != OpCode::Query || query.query_class() != DNSClass::IN {
+    if query.query_class() != DNSClass::IN {
         reply.metadata.response_code = ResponseCode::Refused;
-        return Some((name, format!("{:?} {}", message.metadata.op_code, query.query_class())));
+        return Some((name, format!("class {}", query.query_class())));
     }
     match kind {
         RecordType::A | RecordType::AAAA => match Host::parse(&name) {
@@ -243,6 +261,94 @@ mod tests {
     }
 
     #[test]
+    fn operations_that_are_no_query_are_not_implemented() {
+        for code in [OpCode::Status, OpCode::Notify, OpCode::Update] {
+            let mut message = ask("a.example.", RecordType::A);
+            message.metadata.op_code = code;
+            let (reply, refused) = answer(&message);
+            assert_eq!((reply.metadata.response_code, reply.metadata.op_code), (ResponseCode::NotImp, code));
+            assert!(refused && reply.answers.is_empty());
+        }
+    }
+
+    #[test]
+    fn edns_is_answered_in_kind_and_fits_into_what_every_client_takes() {
+        let longest = [&*"a".repeat(63), &"B".repeat(63), &"c".repeat(63), &"d".repeat(61)].join(".");
+        let mut message = ask(&format!("{longest}."), RecordType::A);
+        assert!(answer(&message).0.edns.is_none());
+        let mut edns = Edns::new();
+        edns.set_max_payload(4096).set_dnssec_ok(true);
+        message.set_edns(edns);
+        let reply = reply_to(&message.to_vec().unwrap(), &NameBook::new()).unwrap();
+        assert!(reply.bytes.len() <= 512, "{}", reply.bytes.len());
+        let reply = Message::from_vec(&reply.bytes).unwrap();
+        assert_eq!(addresses(&reply), [IpAddr::from(of_name(&longest.to_ascii_lowercase()))]);
+        assert_eq!(reply.edns.as_ref().unwrap().max_payload(), PAYLOAD);
+        assert!(!reply.metadata.truncation);
+
+        message.edns.as_mut().unwrap().set_version(1);
+        let (reply, refused) = answer(&message);
+        assert_eq!(u16::from(reply.metadata.response_code), u16::from(ResponseCode::BADVERS));
+        assert!(refused && reply.answers.is_empty());
+    }
+
+    /// A query for what stands in `name`, as bytes.
+    fn raw(name: &[u8]) -> Vec<u8> {
+        [&b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0"[..], name, b"\0\x01\0\x01"].concat()
+    }
+
+    #[test]
+    fn names_that_no_name_server_would_take_end_the_query_or_have_no_address() {
+        let code = |query: &[u8]| {
+            let reply = reply_to(query, &NameBook::new()).unwrap();
+            let message = Message::from_vec(&reply.bytes).unwrap();
+            assert!(message.answers.is_empty(), "{query:?}");
+            assert_eq!(message.metadata.id, 0x1234);
+            message.metadata.response_code
+        };
+        let label = |length: u8| [&[length][..], &vec![b'a'; usize::from(length)]].concat();
+        for broken in [
+            // A label that is longer than there can be; two kinds that there are not; a name that is too long.
+            raw(&[label(64), vec![0]].concat()),
+            raw(&[label(0x80), vec![0]].concat()),
+            raw(&[label(63), label(63), label(63), label(63), vec![0]].concat()),
+            // A pointer to itself, one ahead, one that goes round, and one beyond the end.
+            raw(b"\xc0\x0c"),
+            raw(b"\xc0\x0e\x01a\0"),
+            raw(b"\x01a\xc0\x0c"),
+            raw(b"\xff\xff"),
+            // The end is missing.
+            raw(b"\x03abc"),
+        ] {
+            assert_eq!(code(&broken), ResponseCode::FormErr, "{broken:?}");
+        }
+        for odd in [
+            &b"\x03a.b\0"[..],
+            b"\x03a\0b\x07example\0",
+            b"\x03a b\0",
+            b"\x04\xff\xfe\xfd\xfc\0",
+            b"\x01*\x07example\0",
+            b"\0",
+            b"\x03127\x011\0",
+            b"\x0a2130706433\0",
+            b"\x02-a\x07example\0",
+        ] {
+            assert_eq!(code(&raw(odd)), ResponseCode::NXDomain, "{odd:?}");
+        }
+        // Cut anywhere: told so, or nothing at all, but never an address.
+        let whole = ask("a.example.", RecordType::A).to_vec().unwrap();
+        for end in 0..whole.len() {
+            match reply_to(&whole[..end], &NameBook::new()) {
+                Some(reply) => {
+                    let reply = Message::from_vec(&reply.bytes).unwrap();
+                    assert!(reply.answers.is_empty() && reply.metadata.response_code != ResponseCode::NoError, "{end}");
+                }
+                None => assert!(end < 12, "{end}"),
+            }
+        }
+    }
+
+    #[test]
     fn answers_and_scraps_get_no_reply_and_broken_queries_an_error() {
         let book = NameBook::new();
         let mut response = ask("a.example.", RecordType::A).to_vec().unwrap();
@@ -302,6 +408,48 @@ mod tests {
                 addresses(&Message::from_vec(&reply).unwrap()),
                 [IpAddr::from(of_name(name.trim_end_matches('.')))]
             );
+        }
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn tcp_takes_queries_in_any_pieces_and_no_games_with_lengths() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(serve_tcp(listener, Arc::new(NameBook::new()), Arc::new(recorder().0)));
+        let framed = |name: &str| {
+            let query = ask(name, RecordType::A).to_vec().unwrap();
+            [&u16::try_from(query.len()).unwrap().to_be_bytes()[..], &query].concat()
+        };
+        async fn answer(stream: &mut TcpStream) -> Vec<IpAddr> {
+            let length = stream.read_u16().await.unwrap();
+            let mut reply = vec![0u8; usize::from(length)];
+            stream.read_exact(&mut reply).await.unwrap();
+            addresses(&Message::from_vec(&reply).unwrap())
+        }
+        // Both at once, then byte by byte.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(&[framed("a.example."), framed("b.example.")].concat()).await.unwrap();
+        assert_eq!(answer(&mut stream).await, [IpAddr::from(of_name("a.example"))]);
+        assert_eq!(answer(&mut stream).await, [IpAddr::from(of_name("b.example"))]);
+        for byte in framed("c.example.") {
+            stream.write_all(&[byte]).await.unwrap();
+        }
+        assert_eq!(answer(&mut stream).await, [IpAddr::from(of_name("c.example"))]);
+
+        // A length of nothing, one beyond every query, one that is never reached, an answer in place of a query: closed, unanswered.
+        let mut response = framed("a.example.");
+        response[4] |= 0x80;
+        let games = [vec![0, 0], vec![0x10, 0x01, 0], [&[0x02, 0][..], &framed("a.example.")].concat(), response];
+        for game in games {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(&game).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut rest = Vec::new();
+            // Closed, or reset where something was left unread.
+            let _ = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut rest)).await.unwrap();
+            assert!(rest.is_empty(), "{game:?}");
         }
         server.abort();
     }

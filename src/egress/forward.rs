@@ -57,6 +57,7 @@ pub async fn send(
     moved: &Arc<Moved>,
 ) -> Result<Response<Incoming>, Deny> {
     let mut sent = client.request(request);
+    moved.mark();
     let mut idle = Idle::new(Arc::clone(moved), SILENCE);
     poll_fn(|cx| {
         if entered.poll_cancelled(cx) {

@@ -132,6 +132,16 @@ impl Watch {
         Ok(())
     }
 
+    /// Looks at what is answered. What was asked to become a WebSocket is no HTTP any more once that is granted, and not before:
+    /// nobody may send on before (RFC 6455, 4.1), and who is refused goes on with HTTP. The first bytes decide: what stands in a
+    /// body grants nothing.
+    pub fn answered(&mut self, bytes: &[u8]) {
+        let granted = bytes.starts_with(b"HTTP/1.1 101 ") && self.at == At::Start(0) && self.line.is_empty();
+        if !bytes.is_empty() && std::mem::take(&mut self.said.upgrade) && granted {
+            self.at = At::Raw;
+        }
+    }
+
     /// Reads a whole line; gets what comes after it.
     fn line(&mut self, line: &[u8]) -> Result<At, Reason> {
         match self.at {
@@ -188,8 +198,6 @@ impl Watch {
         match self.said {
             Said { chunked: true, length: Some(_), .. } => Err("there are both Content-Length and Transfer-Encoding"),
             Said { chunked: true, old: true, .. } => Err("HTTP/1.0 has no Transfer-Encoding"),
-            // What answers it decides whether HTTP goes on; where it does, the parser's own rules hold.
-            Said { upgrade: true, .. } => Ok(At::Raw),
             Said { chunked: true, .. } => Ok(At::Size),
             Said { length: None | Some(0), .. } => Ok(At::Start(0)),
             Said { length: Some(length), .. } => Ok(At::Body(length)),
@@ -290,6 +298,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Front<IO> {
 
 impl<IO: AsyncWrite + Unpin> AsyncWrite for Front<IO> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.watch.answered(buf);
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
@@ -310,6 +319,7 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Front<IO> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.watch.answered(bufs.iter().find(|buf| !buf.is_empty()).map_or(&[], |buf| buf));
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 }
@@ -397,6 +407,34 @@ mod tests {
                 assert_eq!(refused.head, head, "{text:?} in pieces of {cut}: {refused:?}");
             }
         }
+    }
+
+    #[test]
+    fn http_ends_with_the_answer_that_grants_a_websocket_and_not_before() {
+        let ws = GOOD[5];
+        let after = |answer: &str, bytes: &[u8]| {
+            let mut watch = Watch::default();
+            watch.look(ws.as_bytes()).unwrap();
+            watch.answered(answer.as_bytes());
+            watch.look(bytes).map_err(|refused| refused.why)
+        };
+        let (granted, refused) = ("HTTP/1.1 101 Switching Protocols\r\n", "HTTP/1.1 426 Upgrade Required\r\n");
+        assert_eq!(after(granted, b"\x82\x00\n\0\r"), Ok(()));
+        assert_eq!(after(refused, GOOD[0].as_bytes()), Ok(()), "HTTP goes on");
+        for bytes in BAD {
+            assert!(after(refused, bytes.as_bytes()).is_err() && after("", bytes.as_bytes()).is_err(), "{bytes:?}");
+        }
+        // A body says so.
+        let mut watch = Watch::default();
+        watch.look(ws.as_bytes()).unwrap();
+        watch.answered(b"HTTP/1.1 200 OK\r\n\r\n");
+        watch.answered(granted.as_bytes());
+        assert!(watch.look(b"\x82\x00\n").is_err());
+        // Nobody asked for one.
+        let mut watch = Watch::default();
+        watch.look(GOOD[0].as_bytes()).unwrap();
+        watch.answered(granted.as_bytes());
+        assert!(watch.look(b"\x82\x00\n").is_err());
     }
 
     #[test]

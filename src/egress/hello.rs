@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const MOST: usize = 80 * 1024;
 /// Encrypted Client Hello (RFC 9849): the name that is shown is not the name that is meant.
 const ECH: u16 = 0xfe0d;
+/// The server name (RFC 6066, 3).
+const SERVER_NAME: u16 = 0;
 
 /// A stream whose first bytes are kept.
 #[derive(Debug)]
@@ -87,10 +89,24 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Kept<IO> {
     }
 }
 
-/// Tells whether a greeting is known to hide no other name: it can be read, and has no Encrypted Client Hello. Browsers send
-/// one of random content too; nothing tells it from a real one, so it counts as one.
+/// Tells whether a greeting is known to hide no other name: it can be read to its last byte, shows one server name in the one
+/// form that it may have, and has no Encrypted Client Hello. Browsers send one of random content too; nothing tells it from a
+/// real one, so it counts as one.
 pub fn hides_nothing(bytes: &[u8]) -> bool {
-    handshake(bytes).and_then(|hello| extensions(&hello)).is_some_and(|types| !types.contains(&ECH))
+    let Some(hello) = handshake(bytes) else { return false };
+    let Some(list) = extensions(&hello) else { return false };
+    let mut names = list.iter().filter(|(kind, _)| *kind == SERVER_NAME).map(|(_, value)| *value);
+    let one = names.next().is_some_and(is_one_name) && names.next().is_none();
+    one && list.iter().all(|(kind, _)| *kind != ECH)
+}
+
+/// Tells whether a server name extension has one name and nothing else: where there is more, who reads it may take either.
+fn is_one_name(value: &[u8]) -> bool {
+    let whole = |bytes| taken(bytes, 2).filter(|(_, rest)| rest.is_empty()).map(|(inner, _)| inner);
+    match whole(value) {
+        Some([0, name @ ..]) => whole(name).is_some_and(|name| !name.is_empty()),
+        _ => false,
+    }
 }
 
 /// Puts the handshake message together from its records (RFC 8446, 5.1: a message may be cut anywhere).
@@ -110,27 +126,31 @@ fn handshake(mut bytes: &[u8]) -> Option<Vec<u8>> {
     None
 }
 
-/// Gets the types of the extensions of a ClientHello (RFC 8446, 4.1.2).
-fn extensions(hello: &[u8]) -> Option<Vec<u16>> {
-    let mut rest = hello.get(2 + 32..)?;
+/// Gets the extensions of a ClientHello (RFC 8446, 4.1.2): types and values.
+fn extensions(hello: &[u8]) -> Option<Vec<(u16, &[u8])>> {
+    let rest = hello.get(2 + 32..)?;
     // Session id, cipher suites, compression methods.
-    rest = skip(rest, 1)?;
-    rest = skip(rest, 2)?;
-    rest = skip(rest, 1)?;
-    let mut list = rest.get(2..)?;
-    let mut types = Vec::new();
+    let (_, rest) = taken(rest, 1)?;
+    let (_, rest) = taken(rest, 2)?;
+    let (_, rest) = taken(rest, 1)?;
+    let (mut list, rest) = taken(rest, 2)?;
+    if !rest.is_empty() {
+        return None;
+    }
+    let mut all = Vec::new();
     while !list.is_empty() {
         let (kind, after) = list.split_first_chunk::<2>()?;
-        types.push(u16::from_be_bytes(*kind));
-        list = skip(after, 2)?;
+        let (value, rest) = taken(after, 2)?;
+        all.push((u16::from_be_bytes(*kind), value));
+        list = rest;
     }
-    Some(types)
+    Some(all)
 }
 
-/// Skips a vector whose length stands before it in `prefix` bytes.
-fn skip(bytes: &[u8], prefix: usize) -> Option<&[u8]> {
-    let length = bytes.get(..prefix)?.iter().fold(0usize, |sum, byte| sum << 8 | usize::from(*byte));
-    bytes.get(prefix + length..)
+/// Gets a vector whose length stands before it in `prefix` bytes, and what follows.
+fn taken(bytes: &[u8], prefix: usize) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_at_checked(prefix)?;
+    rest.split_at_checked(length.iter().fold(0usize, |sum, byte| sum << 8 | usize::from(*byte)))
 }
 
 #[cfg(test)]
@@ -143,8 +163,8 @@ mod tests {
         let mut body = vec![3, 3];
         body.extend([7; 32]);
         body.extend([0, 0, 2, 0x13, 1, 1, 0]);
-        let list: Vec<u8> =
-            extensions.iter().flat_map(|kind| [kind.to_be_bytes(), [0, 1]].concat().into_iter().chain([9])).collect();
+        let value = |kind: u16| if kind == SERVER_NAME { &b"\0\x0e\0\x0c\0\0\x09a.example"[..] } else { b"\0\x01\x09" };
+        let list: Vec<u8> = extensions.iter().flat_map(|kind| [&kind.to_be_bytes(), value(*kind)].concat()).collect();
         body.extend(u16::try_from(list.len()).unwrap().to_be_bytes());
         body.extend(list);
         let length = u32::try_from(body.len()).unwrap().to_be_bytes();
@@ -163,6 +183,24 @@ mod tests {
         for cut in [1, 3, 40, 60, 4000] {
             assert!(hides_nothing(&records(&hello(&[0, 43]), cut)), "{cut}");
             assert!(!hides_nothing(&records(&hello(&[0, ECH, 43]), cut)), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_greeting_shows_one_name_or_is_not_believed() {
+        assert!(!hides_nothing(&records(&hello(&[43]), 4000)), "none");
+        assert!(!hides_nothing(&records(&hello(&[0, 43, 0]), 4000)), "two");
+        for (value, good) in [
+            (&b"\0\x04\0\0\x01a"[..], true),
+            (b"\0\x08\0\0\x01a\0\0\x01b", false),
+            (b"\0\x08\0\0\x01a\x01\0\x01b", false),
+            (b"\0\x05\0\0\x01ab", false),
+            (b"\0\x04\x01\0\x01a", false),
+            (b"\0\x03\0\0\0", false),
+            (b"\0\0", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_one_name(value), good, "{value:?}");
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::Enforcer;
 use super::deny::{Denial, Deny};
+use super::exchange::Exchange;
 use super::record::{Tally, Ticket};
 use super::spent;
 use crate::ledger::{HoldOutcome, HoldRequest, Ledger, LedgerError, Settle, Settled, Settlement};
@@ -43,6 +44,8 @@ pub struct OpenHold<L: Ledger> {
     ledger: L,
     keeping: Keeping,
     ticket: Option<Ticket>,
+    /// Told to end when this is settled.
+    exchange: Option<Arc<Exchange>>,
     /// Set while the ledger may have the hold open.
     armed: bool,
     /// What a drop settles it as.
@@ -119,7 +122,13 @@ impl<L: Ledger> OpenHold<L> {
             facts,
         };
         let ticket = Some(keeping.tally.enter());
-        OpenHold { ledger, keeping, ticket, armed: true, fallback, written: Arc::default(), held: 0, streams }
+        let (exchange, written) = (None, Arc::default());
+        OpenHold { ledger, keeping, ticket, exchange, armed: true, fallback, written, held: 0, streams }
+    }
+
+    /// Says which exchange it is of: its end is told after the hold was settled.
+    pub fn belongs_to(&mut self, exchange: &Arc<Exchange>) {
+        self.exchange = Some(Arc::clone(exchange));
     }
 
     /// Gets the flag that says that the request's body went upstream.
@@ -192,9 +201,11 @@ impl<L: Ledger> Drop for OpenHold<L> {
             };
         }
         let (ledger, keeping, ticket) = (self.ledger.clone(), self.keeping.clone(), self.ticket.take());
-        let runtime = keeping.runtime.clone();
+        let (runtime, exchange) = (keeping.runtime.clone(), self.exchange.take());
         runtime.spawn(async move {
+            // Dropped in the order from the last: the exchange's event is queued before nothing is under way any more.
             let _ticket = ticket;
+            let _exchange = exchange;
             for attempt in 0..TRIES {
                 match ledger.settle(settle.clone()).await {
                     Ok(settled) => return announce(&keeping, settled),

@@ -4,8 +4,8 @@
 //! the allow-list, given its credential, metered and forwarded, or refused with a reason that can be read. The parts,
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`], [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`hold`]),
-//! [`forward`], [`upstream`], [`dial`], and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
-//! the cut [`streams`].
+//! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
+//! what became of an allowed request [`exchange`], the cut [`streams`].
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
 
@@ -32,12 +32,14 @@ pub mod credential;
 pub mod deny;
 pub mod dial;
 pub mod dns;
+pub mod exchange;
 pub mod forward;
 pub mod front;
 pub mod headers;
 pub mod hello;
 pub mod hold;
 pub mod link;
+pub mod lookup;
 pub mod model;
 pub mod name;
 mod pace;
@@ -48,8 +50,10 @@ pub mod request;
 pub mod route;
 pub mod sentinel;
 pub mod serve;
+pub mod special;
 pub mod spent;
 pub mod streams;
+pub mod suggest;
 pub mod tee;
 pub mod upstream;
 mod websocket;
@@ -206,7 +210,7 @@ fn start_with<L: Ledger>(
     let connections = Arc::new(Tally::default());
     let parks = Arc::new(AtomicBool::new(spec.parks));
     let recorder = Arc::new(Recorder::start(&spec.slug, spec.run.as_deref(), Arc::clone(&work), ledger.clone()));
-    let towards = Towards { roots, upstreams: spec.upstreams };
+    let towards = Towards { roots, upstreams: spec.upstreams, lookups: lookup::Lookups::default() };
     let policy = Current::new(Policy::new(&spec.rules, &towards)?);
     let plane = Arc::new(Plane {
         policy,

@@ -10,7 +10,7 @@ use hyper::body::{Body, Incoming};
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::body::{Moved, Outgoing, Upload};
+use super::body::{Outgoing, Upload};
 use super::deny::{Denial, Deny};
 use super::forward;
 use super::hold;
@@ -105,14 +105,15 @@ impl<L: Ledger> Plane<L> {
         if class == PathClass::Free {
             if !bytes.is_empty() {
                 features(api, leaving.path, &bytes, &route.server_tools)?;
-                *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: Arc::default(), room };
+                let moved = Arc::clone(leaving.exchange.moved());
+                *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: Arc::default(), moved, room };
             }
-            return self.plain(leaving, request, Moved::new()).await;
+            return self.plain(leaving, request).await;
         }
         let asked = features(api, leaving.path, &bytes, &route.server_tools)?;
         let input = estimate_input(bytes.len());
         let method = request.method().clone();
-        let facts = json!({"method": method.as_str(), "path": leaving.path});
+        let facts = json!({"method": method.as_str(), "path": leaving.path, "exchange": leaving.exchange.id()});
         let reserve = self.reserve(api, &leaving.named.text, asked, input, facts);
         let mut hold = tokio::select! {
             biased;
@@ -120,12 +121,16 @@ impl<L: Ledger> Plane<L> {
             hold = reserve => hold?,
         };
         leaving.entered.is_holding();
-        *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: hold.written(), room };
-        let moved = Moved::new();
+        hold.belongs_to(&leaving.exchange);
+        let moved = Arc::clone(leaving.exchange.moved());
+        *request.body_mut() =
+            Upload::Held { bytes: Some(bytes), taken: hold.written(), moved: Arc::clone(&moved), room };
         let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, &moved).await?;
         let status = answer.status();
         hold.answered(status.as_u16());
-        if !status.is_success() {
+        if status.is_success() {
+            leaving.exchange.charged(status);
+        } else {
             self.note(&leaving, &method, status.as_u16()).await;
         }
         let text = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
@@ -133,7 +138,7 @@ impl<L: Ledger> Plane<L> {
         let meter = Meter::new(api, content_type, text(header::CONTENT_ENCODING));
         let look_ahead = text(header::CONTENT_LENGTH).is_some() || content_type.is_some_and(|t| t.contains("json"));
         let metering = Metering::new(meter, hold, status, look_ahead, input);
-        Ok(leaving.wrap(answer, Some(metering), moved))
+        Ok(leaving.wrap(answer, Some(metering)))
     }
 
     /// Reserves the tokens of a request to `host`.

@@ -28,6 +28,9 @@ pub enum NameError {
     /// Two dots in a row, or one at the start.
     #[error("the host name has an empty label")]
     EmptyLabel,
+    /// A label begins or ends with a hyphen: no certificate can be for it, and resolvers do not ask for it.
+    #[error("a label of the host name begins or ends with a hyphen")]
+    Hyphen,
     /// A NUL, another control byte, or white space.
     #[error("the host name has a control byte or white space in it")]
     Control,
@@ -57,10 +60,10 @@ impl Host {
         refuse_bytes(text)?;
         if let Some(inner) = text.strip_prefix('[') {
             let inner = inner.strip_suffix(']').ok_or(NameError::Address)?;
-            return inner.parse::<Ipv6Addr>().map(|ip| Host::Ip(IpAddr::V6(ip))).map_err(|_| NameError::Address);
+            return literal_v6(inner);
         }
         if text.contains(':') {
-            return text.parse::<Ipv6Addr>().map(|ip| Host::Ip(IpAddr::V6(ip))).map_err(|_| NameError::Address);
+            return literal_v6(text);
         }
         let ascii = to_ascii(text)?;
         let name = ascii.strip_suffix('.').unwrap_or(&ascii);
@@ -126,6 +129,21 @@ impl fmt::Debug for Host {
     }
 }
 
+/// Gets the one form of an address. IPv6 that is IPv4 in another coat becomes that: mapped (RFC 4291, 2.5.5.2), and with the
+/// prefix by which every network with NAT64 reaches IPv4 (RFC 6052, 2.1).
+pub fn one_form(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip else { return ip };
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => IpAddr::V4(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low))),
+        _ => v6.to_canonical(),
+    }
+}
+
+fn literal_v6(text: &str) -> Result<Host, NameError> {
+    let address = text.parse::<Ipv6Addr>().map_err(|_| NameError::Address)?;
+    Ok(Host::Ip(one_form(address.into())))
+}
+
 /// Refuses what no spelling of a host has, before anything else looks at the text.
 fn refuse_bytes(text: &str) -> Result<(), NameError> {
     if text.is_empty() {
@@ -172,6 +190,9 @@ fn check_labels(name: &str) -> Result<(), NameError> {
         if !label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_') {
             return Err(NameError::Character);
         }
+        if label.starts_with('-') || label.ends_with('-') {
+            return Err(NameError::Hyphen);
+        }
     }
     Ok(())
 }
@@ -180,7 +201,8 @@ fn check_labels(name: &str) -> Result<(), NameError> {
 /// `0177.0.0.1`). A name whose last label is a number is an address or nothing (WHATWG URL, "ends in a number").
 fn spelled_address(name: &str) -> Result<Option<Ipv4Addr>, NameError> {
     let last = name.rsplit('.').next().unwrap_or(name);
-    if !last.bytes().all(|b| b.is_ascii_digit()) && number(last).is_none() {
+    let hexadecimal = last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+    if !hexadecimal && !last.bytes().all(|b| b.is_ascii_digit()) {
         return Ok(None);
     }
     let parts = name.split('.').map(number).collect::<Option<Vec<u64>>>().ok_or(NameError::Address)?;
@@ -194,19 +216,20 @@ fn spelled_address(name: &str) -> Result<Option<Ipv4Addr>, NameError> {
     u32::try_from(address).map(|a| Some(Ipv4Addr::from(a))).map_err(|_| NameError::Address)
 }
 
-/// Gets the number a label spells: decimal, `0x` hexadecimal, or octal with a leading zero.
+/// Gets the number a label spells: decimal, `0x` hexadecimal, or octal with a leading zero; however many zeros.
 fn number(label: &str) -> Option<u64> {
-    if label.is_empty() || label.len() > 20 {
+    let (digits, radix) = match (label.strip_prefix("0x"), label.strip_prefix('0')) {
+        (Some(hex), _) => (hex, 16),
+        (None, Some(octal)) => (octal, 8),
+        (None, None) => (label, 10),
+    };
+    if label.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
         return None;
     }
-    if let Some(hex) = label.strip_prefix("0x") {
-        return if hex.is_empty() { Some(0) } else { u64::from_str_radix(hex, 16).ok() };
+    match digits.trim_start_matches('0') {
+        "" => Some(0),
+        digits => u64::from_str_radix(digits, radix).ok(),
     }
-    if !label.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let radix = if label.len() > 1 && label.starts_with('0') { 8 } else { 10 };
-    u64::from_str_radix(label, radix).ok()
 }
 
 fn parse_port(text: &str) -> Result<u16, NameError> {
@@ -254,8 +277,22 @@ mod tests {
             "017700000001",
             "127.0.0.1.",
             "１２７.0.0.1",
+            "127。0。0。1",
+            "0X7F.1",
+            "0x00000000000000000000000000007f000001",
+            "00000000000000000000000000000000177.0.0.1",
+            "0x7f.0.0.0x1",
+            "::ffff:127.0.0.1",
+            "[::ffff:7f00:1]",
+            "[0:0:0:0:0:FFFF:127.0.0.1]",
+            "64:ff9b::127.0.0.1",
+            "[64:FF9B::7f00:1]",
         ] {
             assert_eq!(Host::parse(text), Ok(loopback.clone()), "{text}");
+        }
+        // Other IPv6 that has an IPv4 address in it is reached by nobody as that one (special.rs refuses it as what it is).
+        for text in ["64:ff9b:1::127.0.0.1", "::127.0.0.1", "2002:7f00:1::", "2001:0:7f00:1::"] {
+            assert_eq!(Host::parse(text), Ok(Host::Ip(text.parse().unwrap())), "{text}");
         }
         for text in ["::1", "[::1]", "[0:0:0:0:0:0:0:1]"] {
             assert_eq!(Host::parse(text), Ok(Host::Ip("::1".parse().unwrap())), "{text}");
@@ -264,7 +301,22 @@ mod tests {
             assert!(Host::parse(text).is_err() || Host::parse(text).unwrap().is_ip(), "{text}");
         }
         assert_eq!(Host::parse("example.1"), Err(NameError::Address));
-        assert_eq!(Host::parse("256.1.1.1"), Err(NameError::Address));
+        for text in [
+            "256.1.1.1",
+            "0x1ffffffffffffffffff",
+            "a.0x",
+            "1.2.3.0xg1.4",
+            "09",
+            "0x7f.0.0.1.1",
+            "1..2",
+            "[1.2.3.4]",
+            "::1::",
+        ] {
+            assert!(matches!(Host::parse(text), Err(NameError::Address | NameError::EmptyLabel)), "{text}");
+        }
+        // What no address begins with is a name.
+        assert_eq!(name("0x7f.0.0.1x"), "0x7f.0.0.1x");
+        assert_eq!(name("1.2.3.4.0xg"), "1.2.3.4.0xg");
     }
 
     #[test]
@@ -281,6 +333,22 @@ mod tests {
             ("example.com/x", NameError::Character),
             ("example.com\\x", NameError::Character),
             ("*.example.com", NameError::Character),
+            ("*", NameError::Character),
+            ("a?.example", NameError::Character),
+            ("example.com#x", NameError::Character),
+            ("{a,b}.example", NameError::Character),
+            ("exa\u{7f}mple.com", NameError::Control),
+            ("example.com\t", NameError::Control),
+            ("example.com%00", NameError::Percent),
+            ("%31%32%37.1", NameError::Percent),
+            ("fe80::1%25eth0", NameError::Percent),
+            ("example.com％2e", NameError::Percent),
+            ("user:pass@example.com", NameError::Userinfo),
+            ("user＠example.com", NameError::Userinfo),
+            ("example.com\u{2100}", NameError::Character),
+            ("-a.example", NameError::Hyphen),
+            ("a-.example", NameError::Hyphen),
+            ("a.-", NameError::Hyphen),
             ("a..example.com", NameError::EmptyLabel),
             (".example.com", NameError::EmptyLabel),
             ("example.com..", NameError::EmptyLabel),
@@ -290,6 +358,14 @@ mod tests {
             assert_eq!(Host::parse(text), Err(why), "{text:?}");
         }
         assert_eq!(Host::parse(&"a".repeat(64)), Err(NameError::TooLong));
+        assert!(Host::parse(&"a".repeat(63)).is_ok());
+        let longest = [&*"a".repeat(63), &"b".repeat(63), &"c".repeat(63), &"d".repeat(61)].join(".");
+        assert_eq!(longest.len(), 253);
+        assert_eq!(name(&format!("{longest}.")), longest);
+        assert_eq!(Host::parse(&format!("{longest}d")), Err(NameError::TooLong));
+        assert_eq!(Host::parse(&"a.".repeat(600)), Err(NameError::TooLong));
+        // 63 are counted in the form that goes over the wire.
+        assert_eq!(Host::parse(&"ü".repeat(60)), Err(NameError::TooLong));
         assert_eq!(Host::parse(&["abcdefg"; 32].join(".")), Err(NameError::TooLong));
     }
 
@@ -299,9 +375,23 @@ mod tests {
         assert_eq!(Host::parse_authority("example.com"), Ok((host.clone(), None)));
         assert_eq!(Host::parse_authority("Example.com:8443"), Ok((host, Some(8443))));
         assert_eq!(Host::parse_authority("[::1]:80"), Ok((Host::Ip("::1".parse().unwrap()), Some(80))));
-        for text in
-            ["example.com:", "example.com:0", "example.com:65536", "example.com:+1", "example.com:1:2", "[::1]x"]
-        {
+        for text in [
+            "example.com:",
+            "example.com:0",
+            "example.com:65536",
+            "example.com:+1",
+            "example.com:1:2",
+            "example.com: 80",
+            "example.com:８０",
+            "example.com:000080",
+            ":80",
+            "[::1]x",
+            "[::1]:",
+            "[::1]]:80",
+            "[::1:80",
+            "::1:80",
+            "user@example.com:80",
+        ] {
             assert!(Host::parse_authority(text).is_err(), "{text}");
         }
     }

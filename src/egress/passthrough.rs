@@ -5,21 +5,21 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use http::Uri;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::body::Moved;
+use super::body::Way;
 use super::deny::{Denial, Deny};
+use super::exchange::{self, Exchange, Over};
 use super::hello;
 use super::link::{Link, destination, of_host};
 use super::name::Host;
 use super::record::Passed;
 use super::request::{Plane, not_cut};
 use super::streams::Subject;
-use super::websocket::relay::{copy, idle};
+use super::websocket::relay::{copy, how, idle};
 use crate::api;
 use crate::ledger::Ledger;
 
@@ -54,41 +54,64 @@ pub async fn pass<L: Ledger>(
         uri: Uri::default(),
         headers: None,
         websocket: false,
-        route,
+        route: Arc::clone(&route),
     });
     if !plane.policy.is(&policy) {
         plane.streams.withdraw(&plane.policy.get());
     }
     not_cut(&plane.streams, false)?;
-    let began = Instant::now();
+    let exchange = Exchange::begin(
+        &plane.recorder,
+        exchange::Subject {
+            method: "TLS".to_owned(),
+            scheme: "tls",
+            named: Arc::clone(&named),
+            port: meant.port(),
+            path: String::new(),
+            route,
+        },
+    );
     let dialled = tokio::select! {
         dialled = policy.connector.reach(host, meant.port()) => dialled,
-        () = entered.wait_cancelled() => return Err(plane.streams.reason(&entered)),
+        () = entered.wait_cancelled() => {
+            exchange.refused();
+            return Err(plane.streams.reason(&entered));
+        }
     };
-    let mut upstream = dialled.map_err(|error| Deny::new(error.kind, error.message))?;
+    let mut upstream = dialled.map_err(|error| {
+        exchange.refused();
+        Deny::new(error.kind, error.message)
+    })?;
     let passed = Passed {
+        exchange: exchange.id(),
         method: "TLS",
         scheme: "tls",
         host: &named.text,
         port: meant.port(),
         path: "",
         status: 0,
-        took: began.elapsed(),
+        took: exchange.took(),
     };
-    plane.recorder.passed(passed).await;
-    let moved = Moved::new();
+    exchange.noted(0, plane.recorder.passed(passed).await);
+    let moved = exchange.moved();
+    moved.mark();
     let both = async {
         upstream.write_all(&greeting).await?;
+        moved.count(Way::Up, greeting.len());
         let ((from_bottle, to_bottle), (from_server, to_server)) = (stream.into_split(), upstream.into_split());
         tokio::try_join!(
-            copy(from_bottle, to_server, &moved, None, None),
-            copy(from_server, to_bottle, &moved, None, None)
+            copy(from_bottle, to_server, (moved, Way::Up), None, None),
+            copy(from_server, to_bottle, (moved, Way::Down), None, None)
         )
     };
-    tokio::select! {
+    let (over, result) = tokio::select! {
         // A side that breaks off is no refusal: the other one hears it by its end.
-        _ = both => Ok(()),
-        () = entered.wait_cancelled() => Err(plane.streams.reason(&entered)),
-        () = idle(&moved) => Err(Deny::new(Denial::LimitIdle, "bb: a connection that is passed through stood still.")),
-    }
+        ended = both => (how(&ended.map(|_| ())), Ok(())),
+        () = entered.wait_cancelled() => (Over::Cut, Err(plane.streams.reason(&entered))),
+        () = idle(moved) => {
+            (Over::Idle, Err(Deny::new(Denial::LimitIdle, "bb: a connection that is passed through stood still.")))
+        }
+    };
+    exchange.over(over);
+    result
 }

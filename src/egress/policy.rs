@@ -8,6 +8,7 @@ use rustls::RootCertStore;
 
 use super::credential::Credentials;
 use super::deny::Deny;
+use super::lookup::Lookups;
 use super::name::Host;
 use super::route::{Allowed, Asked, Router};
 use super::upstream::{self, Connector, Upstreaming};
@@ -20,6 +21,8 @@ pub struct Towards {
     pub roots: Arc<RootCertStore>,
     /// Names dialled elsewhere.
     pub upstreams: BTreeMap<String, Upstream>,
+    /// The bottle's look-ups.
+    pub lookups: Lookups,
 }
 
 /// One state of what is allowed.
@@ -42,7 +45,8 @@ impl Policy {
     pub fn new(rules: &Rules, towards: &Towards) -> Result<Policy, EgressError> {
         let router = Arc::new(Router::new(&rules.routes)?);
         let also = rules.also.as_deref().map(Router::new).transpose()?;
-        let connector = Connector::new(&towards.roots, &towards.upstreams, Arc::clone(&router))?;
+        let connector =
+            Connector::new(&towards.roots, &towards.upstreams, Arc::clone(&router), towards.lookups.clone())?;
         let client = upstream::client(connector.clone());
         Ok(Policy { router, also, connector, client, credentials: Credentials::new(&rules.routes, &rules.credentials) })
     }

@@ -1,4 +1,5 @@
-//! Writes what the plane did into the ledger's events: refusals, and allowed requests that are not metered.
+//! Writes what the plane did into the ledger's events: refusals, allowed requests that are not metered, and the ends of all
+//! that were allowed ([`super::exchange`]).
 //!
 //! One task per bottle appends, so that the order of a bottle's events is the order in which they happened. A refusal
 //! is written before its answer is sent, but a ledger that fails never turns a refusal into anything else. Paths go in
@@ -84,8 +85,23 @@ impl Denied {
     pub fn new(proto: &str, host: impl Into<String>, port: u16, deny: &Deny) -> Denied {
         Denied(json!({
             "kind": deny.kind.as_str(), "proto": proto, "host": host.into(), "port": port,
-            "reason": deny.message, "quiet": deny.quiet,
+            "reason": deny.message, "quiet": deny.quiet, "addable": deny.rule_missing.is_some(),
         }))
+    }
+
+    /// Adds how long the request took until it was refused, and what of its body had gone upstream by then.
+    pub fn took(mut self, took: Duration, up: u64) -> Denied {
+        self.0["ms"] = json!(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        if up > 0 {
+            self.0["up"] = json!(up);
+        }
+        self
+    }
+
+    /// Adds that the request asked to become a WebSocket.
+    pub fn websocket(mut self) -> Denied {
+        self.0["websocket"] = json!(true);
+        self
     }
 
     /// Adds method and path of the request.
@@ -99,6 +115,8 @@ impl Denied {
 /// An allowed request to a host that is not metered, once its answer's head is there.
 #[derive(Clone, Copy, Debug)]
 pub struct Passed<'a> {
+    /// The id of its exchange.
+    pub exchange: &'a str,
     /// Method.
     pub method: &'a str,
     /// `https` or `http`.
@@ -139,6 +157,24 @@ pub struct Recorder {
     pace: tokio::sync::Mutex<Pace>,
     /// Allowed requests, and how many were not entered since the last that was.
     passing: Mutex<(Pace, u64)>,
+    /// What the ends that were not entered since the last that was had to tell.
+    ends: Mutex<LeftOut>,
+}
+
+/// Figures of requests whose ends were not entered.
+#[derive(Debug, Default)]
+struct LeftOut {
+    requests: u64,
+    up: u64,
+    down: u64,
+}
+
+impl LeftOut {
+    fn add(&mut self, up: u64, down: u64) {
+        self.requests += 1;
+        self.up = self.up.saturating_add(up);
+        self.down = self.down.saturating_add(down);
+    }
 }
 
 impl Recorder {
@@ -171,6 +207,7 @@ impl Recorder {
             window: Mutex::new(Window { began: Instant::now(), written: 0, dropped: 0 }),
             pace: tokio::sync::Mutex::new(Pace::new(BURST, PACE)),
             passing: Mutex::new((Pace::new(BURST, PASSED_PACE), 0)),
+            ends: Mutex::default(),
         }
     }
 
@@ -228,20 +265,20 @@ impl Recorder {
     }
 
     /// Writes that a request passed. Waits only where a thousand events already wait. After many of them most are only
-    /// counted, in the next one (`left_out`).
-    pub async fn passed(&self, passed: Passed<'_>) {
+    /// counted, in the next one (`left_out`). Returns whether it was entered.
+    pub async fn passed(&self, passed: Passed<'_>) -> bool {
         let left_out = {
             let mut passing = self.passing.lock().unwrap_or_else(PoisonError::into_inner);
             if !passing.0.take() {
                 passing.1 += 1;
-                return;
+                return false;
             }
             std::mem::take(&mut passing.1)
         };
         let mut data = json!({
             "method": short(passed.method, 32), "scheme": passed.scheme, "host": passed.host, "port": passed.port,
             "path": short(passed.path, MAX_PATH), "status": passed.status,
-            "ms": u64::try_from(passed.took.as_millis()).unwrap_or(u64::MAX),
+            "ms": u64::try_from(passed.took.as_millis()).unwrap_or(u64::MAX), "exchange": passed.exchange,
         });
         if left_out > 0 {
             data["left_out"] = json!(left_out);
@@ -249,11 +286,37 @@ impl Recorder {
         if let Err(mpsc::error::TrySendError::Full(entry)) = self.queue.try_send(self.entry("request", data, None)) {
             let _ = tokio::time::timeout(PATIENCE, self.queue.send(entry)).await;
         }
+        true
+    }
+
+    /// Takes a turn for the end of a request of which nothing was entered before. Returns whether there was one.
+    pub fn may_pass(&self) -> bool {
+        self.passing.lock().unwrap_or_else(PoisonError::into_inner).0.take()
+    }
+
+    /// Writes the end of an allowed request. Never waits: where a thousand events wait already it is counted, as
+    /// [`Recorder::end_left_out`] does.
+    pub fn ended(&self, mut data: Value) {
+        let figure = |key: &str| data[key].as_u64().unwrap_or_default();
+        let (up, down) = (figure("up"), figure("down"));
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        if ends.requests > 0 {
+            data["left_out"] = json!({"requests": ends.requests, "up": ends.up, "down": ends.down});
+        }
+        match self.queue.try_send(self.entry("request.ended", data, None)) {
+            Ok(()) => *ends = LeftOut::default(),
+            Err(_) => ends.add(up, down),
+        }
+    }
+
+    /// Counts an end that is not entered.
+    pub fn end_left_out(&self, up: u64, down: u64) {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner).add(up, down);
     }
 }
 
 /// Gets at most `max` bytes of `text`, cut at a character.
-fn short(text: &str, max: usize) -> &str {
+pub(super) fn short(text: &str, max: usize) -> &str {
     text.get(..text.floor_char_boundary(max)).unwrap_or_default()
 }
 
@@ -284,6 +347,7 @@ pub(super) mod tests {
                 window,
                 pace: tokio::sync::Mutex::new(Pace::new(BURST, PACE)),
                 passing: Mutex::new((Pace::new(BURST, PASSED_PACE), 0)),
+                ends: Mutex::default(),
             },
             events,
         )
@@ -311,8 +375,8 @@ pub(super) mod tests {
     async fn allowed_requests_in_a_loop_are_counted_and_do_not_fill_the_ledger() {
         let (recorder, mut events) = recorder();
         let took = Duration::ZERO;
-        let passed =
-            Passed { method: "GET", scheme: "https", host: "docs.test", port: 443, path: "/", status: 200, took };
+        let (method, scheme, host, exchange) = ("GET", "https", "docs.test", "e1");
+        let passed = Passed { exchange, method, scheme, host, port: 443, path: "/", status: 200, took };
         recorder.passing.lock().unwrap().0.left = 2;
         for _ in 0..7 {
             recorder.passed(passed).await;

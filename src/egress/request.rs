@@ -14,9 +14,10 @@ use hyper::body::{Body, Incoming};
 use tokio::sync::Semaphore;
 
 use super::address::Gate;
-use super::body::{Moved, Outgoing, Upload};
+use super::body::{Outgoing, Upload};
 use super::credential::Injection;
 use super::deny::{Denial, Deny};
+use super::exchange::{self, Exchange};
 use super::forward;
 use super::headers::{self, Cleaning};
 use super::hold::Keeping;
@@ -110,6 +111,12 @@ struct Facts {
     host: String,
     /// The API, once the route is known.
     api: Option<Api>,
+    /// It asked to become a WebSocket.
+    websocket: bool,
+    /// When it came.
+    began: Instant,
+    /// What it is, once it was allowed.
+    exchange: Option<Arc<Exchange>>,
 }
 
 impl<L: Ledger> Plane<L> {
@@ -119,8 +126,15 @@ impl<L: Ledger> Plane<L> {
         let head = Request::from_parts(parts, ());
         let policy = self.policy.get();
         let waits = head.headers().contains_key(header::EXPECT);
-        let mut facts =
-            Facts { method: head.method().clone(), path: head.uri().path().to_owned(), host: String::new(), api: None };
+        let mut facts = Facts {
+            method: head.method().clone(),
+            path: head.uri().path().to_owned(),
+            host: String::new(),
+            api: None,
+            websocket: false,
+            began: Instant::now(),
+            exchange: None,
+        };
         let mut body = Some(body);
         match self.pass(&policy, link, head, &mut body, &mut facts).await {
             Ok(answer) => answer,
@@ -147,6 +161,7 @@ impl<L: Ledger> Plane<L> {
         destination(self.gate, link, &named)?;
         let entered = self.streams.enter()?;
         let websocket = websocket::asked(&head)?;
+        facts.websocket = websocket;
         let upgrade = websocket.then(|| hyper::upgrade::on(&mut head));
         // As they would be sent on: a header that its sender has dropped on the way (`Connection: NAME`) is none.
         let sent = policy.asks_for_headers().then(|| headers::request(head.headers(), Cleaning::Plain));
@@ -174,6 +189,18 @@ impl<L: Ledger> Plane<L> {
         if !self.policy.is(policy) {
             self.streams.withdraw(&self.policy.get());
         }
+        let exchange = Exchange::begin(
+            &self.recorder,
+            exchange::Subject {
+                method: head.method().to_string(),
+                scheme: link.scheme(),
+                named: Arc::clone(&named),
+                port: link.destination.port(),
+                path: allowed.path.to_string(),
+                route: Arc::clone(route),
+            },
+        );
+        facts.exchange = Some(Arc::clone(&exchange));
         facts.api = route.api;
         if route.api.is_some() {
             entered.is_metered();
@@ -199,7 +226,7 @@ impl<L: Ledger> Plane<L> {
             client: &policy.client,
             injection,
             entered,
-            began: Instant::now(),
+            exchange,
         };
         match route.api {
             Some(api) if websocket && !speaks_socket(api, &allowed.path) => {
@@ -227,7 +254,6 @@ impl<L: Ledger> Plane<L> {
                 .await
             }
             None => {
-                let moved = Moved::new();
                 if let (Some(most), Some(body)) = (route.max_request, body.as_ref())
                     && body.size_hint().lower() > most
                 {
@@ -239,7 +265,7 @@ impl<L: Ledger> Plane<L> {
                 let upload = match body.take() {
                     Some(inner) if !inner.is_end_stream() => Upload::Streaming {
                         inner,
-                        moved: Arc::clone(&moved),
+                        moved: Arc::clone(leaving.exchange.moved()),
                         stream: leaving.entered.stream(),
                         cleaning,
                         left: route.max_request,
@@ -247,7 +273,7 @@ impl<L: Ledger> Plane<L> {
                     _ => Upload::Empty,
                 };
                 let request = forward::outbound(head.method().clone(), uri, clean, upload);
-                self.plain(leaving, request, moved).await
+                self.plain(leaving, request).await
             }
         }
     }
@@ -257,10 +283,10 @@ impl<L: Ledger> Plane<L> {
         &self,
         leaving: Leaving<'_>,
         request: Request<Upload>,
-        moved: Arc<Moved>,
     ) -> Result<Response<Outgoing>, Deny> {
         let method = request.method().clone();
-        let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, &moved).await?;
+        let moved = leaving.exchange.moved();
+        let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, moved).await?;
         if let Some(most) = leaving.route.max_response
             && answer.body().size_hint().lower() > most
         {
@@ -270,21 +296,22 @@ impl<L: Ledger> Plane<L> {
             ));
         }
         self.note(&leaving, &method, answer.status().as_u16()).await;
-        Ok(leaving.wrap::<L>(answer, None, moved))
+        Ok(leaving.wrap::<L>(answer, None))
     }
 
     /// Writes that a request passed.
     pub(super) async fn note(&self, leaving: &Leaving<'_>, method: &Method, status: u16) {
         let passed = Passed {
+            exchange: leaving.exchange.id(),
             method: method.as_str(),
             scheme: leaving.link.scheme(),
             host: &leaving.named.text,
             port: leaving.link.destination.port(),
             path: leaving.path,
             status,
-            took: leaving.began.elapsed(),
+            took: leaving.exchange.took(),
         };
-        self.recorder.passed(passed).await;
+        leaving.exchange.noted(status, self.recorder.passed(passed).await);
     }
 
     /// Writes a refusal, then gives its answer.
@@ -294,8 +321,16 @@ impl<L: Ledger> Plane<L> {
             (Some(Ok(sni)), true) => sni.to_string(),
             _ => link.destination.ip().to_string(),
         };
-        let denied =
-            Denied::new(link.scheme(), host, link.destination.port(), deny).request(facts.method.as_str(), &facts.path);
+        let up = facts.exchange.as_ref().map_or(0, |exchange| {
+            exchange.refused();
+            exchange.moved().up()
+        });
+        let mut denied = Denied::new(link.scheme(), host, link.destination.port(), deny)
+            .request(facts.method.as_str(), &facts.path)
+            .took(facts.began.elapsed(), up);
+        if facts.websocket {
+            denied = denied.websocket();
+        }
         tokio::join!(self.recorder.deny(denied), drain(body));
         match (facts.api, deny.kind) {
             (Some(api), Denial::BudgetExhausted | Denial::Cut) => {
@@ -337,24 +372,19 @@ pub(super) struct Leaving<'a> {
     pub injection: Option<&'a Injection>,
     /// Its place among the requests under way.
     pub entered: Entered,
-    /// When it came.
-    pub began: Instant,
+    /// What becomes of it.
+    pub exchange: Arc<Exchange>,
 }
 
 impl Leaving<'_> {
     /// Makes the answer to the bottle from upstream's.
-    pub fn wrap<L: Ledger>(
-        self,
-        answer: Response<Incoming>,
-        metering: Option<Metering<L>>,
-        moved: Arc<Moved>,
-    ) -> Response<Outgoing> {
+    pub fn wrap<L: Ledger>(self, answer: Response<Incoming>, metering: Option<Metering<L>>) -> Response<Outgoing> {
         let (mut parts, incoming) = answer.into_parts();
         let keep = Keep { credential: self.injection.is_some(), names: self.route.keep_headers.clone() };
         forward::clean_head(&mut parts.headers, self.injection, &keep.names);
         let redactor = self.injection.and_then(Injection::redactor);
         let most = self.route.max_response;
-        let tee = Tee::<L>::new(incoming, metering, (redactor, keep), most, self.entered, moved);
+        let tee = Tee::<L>::new(incoming, metering, (redactor, keep), most, self.entered, self.exchange);
         let mut out = Response::new(Outgoing::Passing(Box::pin(tee)));
         *out.status_mut() = parts.status;
         *out.headers_mut() = parts.headers;

@@ -16,8 +16,9 @@ use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
-use super::body::{BodyError, Idle, Moved};
+use super::body::{BodyError, Idle, Way};
 use super::credential::Redactor;
+use super::exchange::{Exchange, Over};
 use super::headers;
 use super::hold::OpenHold;
 use super::streams::Entered;
@@ -169,6 +170,9 @@ pub struct Tee<L: Ledger> {
     /// Bytes that may still come; no limit where absent.
     left: Option<u64>,
     entered: Entered,
+    exchange: Arc<Exchange>,
+    /// What upstream said it would send.
+    length: Option<u64>,
     idle: Idle,
     /// Read, and not released yet.
     back: Option<Bytes>,
@@ -203,12 +207,27 @@ impl<L: Ledger> Tee<L> {
         (redactor, keep): (Option<Redactor>, Keep),
         most: Option<u64>,
         entered: Entered,
-        moved: Arc<Moved>,
+        exchange: Arc<Exchange>,
     ) -> Self {
-        moved.mark();
-        let idle = Idle::new(moved, SILENCE);
+        let length = inner.size_hint().exact();
+        let idle = Idle::new(Arc::clone(exchange.moved()), SILENCE);
+        idle.mark();
         let (back, rest, trailers, stage) = (None, None, None, Stage::Flowing);
-        Tee { inner, metering, redactor, keep, left: most, entered, idle, back, rest, trailers, stage }
+        Tee {
+            inner,
+            metering,
+            redactor,
+            keep,
+            left: most,
+            entered,
+            exchange,
+            length,
+            idle,
+            back,
+            rest,
+            trailers,
+            stage,
+        }
     }
 
     /// Counts what comes against what the route allows.
@@ -260,12 +279,51 @@ impl<L: Ledger> Tee<L> {
 // Nothing in it is pinned by its place: hyper's body is Unpin, futures are boxed, the rest is plain data.
 impl<L: Ledger> Unpin for Tee<L> {}
 
+impl<L: Ledger> Drop for Tee<L> {
+    fn drop(&mut self) {
+        // Who has all that was announced need not ask whether there is more.
+        let all =
+            self.inner.is_end_stream() || self.length.is_some_and(|length| self.exchange.moved().down() >= length);
+        let whole =
+            self.stage == Stage::Over || all && self.back.is_none() && self.rest.as_ref().is_none_or(Bytes::is_empty);
+        self.exchange.over(match whole {
+            true => Over::Whole,
+            false if self.entered.cancelled() => Over::Cut,
+            false => Over::Gone,
+        });
+    }
+}
+
 impl<L: Ledger> Body for Tee<L> {
     type Data = Bytes;
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        let frame = this.poll_next(cx);
+        match &frame {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.exchange.moved().count(Way::Down, frame.data_ref().map_or(0, Bytes::len));
+            }
+            Poll::Ready(Some(Err(error))) => this.exchange.over(error.into()),
+            Poll::Ready(None) => this.exchange.over(Over::Whole),
+            Poll::Pending => {}
+        }
+        frame
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.stage == Stage::Flowing && self.back.is_none() && self.metering.is_none() {
+            self.inner.size_hint()
+        } else {
+            SizeHint::default()
+        }
+    }
+}
+
+impl<L: Ledger> Tee<L> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self;
         loop {
             if this.stage == Stage::Over {
                 return Poll::Ready(None);
@@ -328,14 +386,6 @@ impl<L: Ledger> Body for Tee<L> {
                     }
                 }
             }
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        if self.stage == Stage::Flowing && self.back.is_none() && self.metering.is_none() {
-            self.inner.size_hint()
-        } else {
-            SizeHint::default()
         }
     }
 }

@@ -29,8 +29,12 @@ use crate::ledger::{EventQuery, GLOBAL};
 use crate::types::Api;
 
 mod changing;
+mod consumers;
 mod cuts;
+mod ends;
+mod fuzz;
 mod metered;
+mod names;
 mod passing;
 mod refusals;
 mod sockets;

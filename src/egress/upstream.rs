@@ -27,6 +27,7 @@ use tokio_rustls::client::TlsStream;
 use super::body::Upload;
 use super::deny::Denial;
 use super::dial::{self, DialError, Upstreams, UpstreamsError};
+use super::lookup::Lookups;
 use super::name::Host;
 use super::route::Router;
 use crate::api::Upstream;
@@ -86,6 +87,7 @@ pub fn client(connector: Connector) -> Upstreaming {
 
 struct Inner {
     router: Arc<Router>,
+    lookups: Lookups,
     upstreams: Upstreams,
     public: Arc<ClientConfig>,
     own: BTreeMap<(Host, u16), Arc<ClientConfig>>,
@@ -96,6 +98,7 @@ impl Inner {
         roots: &Arc<RootCertStore>,
         upstreams: &BTreeMap<String, Upstream>,
         router: Arc<Router>,
+        lookups: Lookups,
     ) -> Result<Inner, UpstreamError> {
         let mut own = BTreeMap::new();
         for (key, upstream) in upstreams {
@@ -110,11 +113,11 @@ impl Inner {
             }
             own.insert(dial::parse_key(key)?, config(Arc::new(store))?);
         }
-        Ok(Inner { router, upstreams: Upstreams::new(upstreams)?, public: config(Arc::clone(roots))?, own })
+        Ok(Inner { router, lookups, upstreams: Upstreams::new(upstreams)?, public: config(Arc::clone(roots))?, own })
     }
 
     async fn reach(&self, host: &Host, port: u16) -> Result<TcpStream, DialError> {
-        dial::dial(host, port, &self.upstreams, &self.router.private(host, port)).await
+        dial::dial(host, port, &self.upstreams, &self.router.private(host, port), &self.lookups).await
     }
 
     async fn connect(&self, uri: &Uri) -> Result<Conn, DialError> {
@@ -172,8 +175,9 @@ impl Connector {
         roots: &Arc<RootCertStore>,
         upstreams: &BTreeMap<String, Upstream>,
         router: Arc<Router>,
+        lookups: Lookups,
     ) -> Result<Connector, UpstreamError> {
-        Ok(Connector(Arc::new(Inner::new(roots, upstreams, router)?)))
+        Ok(Connector(Arc::new(Inner::new(roots, upstreams, router, lookups)?)))
     }
 
     /// Connects for one request that shall become something else: HTTP/1.1, over TLS where the address says so, never pooled.

@@ -17,9 +17,10 @@ use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
-use super::body::{Moved, Outgoing};
+use super::body::Outgoing;
 use super::credential::Injection;
 use super::deny::{Denial, Deny};
+use super::exchange::Over;
 use super::headers::Cleaning;
 use super::request::{Leaving, Plane};
 use crate::ledger::Ledger;
@@ -124,7 +125,7 @@ impl<L: Ledger> Plane<L> {
         };
         self.note(&leaving, &method, answer.status().as_u16()).await;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(leaving.wrap::<L>(answer, None, Moved::new()));
+            return Ok(leaving.wrap::<L>(answer, None));
         }
         self.switched(leaving, answer, bottle)
     }
@@ -159,18 +160,22 @@ impl<L: Ledger> Plane<L> {
         let redactor = leaving.injection.and_then(Injection::redactor);
         let host = leaving.named.text.clone();
         let socket = leaving.route.api.map(|api| metered::Of::new(api, &leaving));
-        let (entered, plane) = (leaving.entered, Arc::clone(self));
+        let (entered, exchange, plane) = (leaving.entered, leaving.exchange, Arc::clone(self));
         tokio::spawn(async move {
             let both = async { tokio::try_join!(bottle, server) };
             match (tokio::time::timeout(ANSWER, both).await, socket) {
                 (Ok(Ok((bottle, server))), Some(of)) => {
-                    metered::Socket::new(plane, of, redactor, entered).relay(bottle, server).await;
+                    metered::Socket::new(plane, of, redactor, (entered, exchange)).relay(bottle, server).await;
                 }
                 (Ok(Ok((bottle, server))), None) => {
-                    relay::relay(bottle, server, most, redactor, &entered.stream()).await;
+                    let over = relay::relay(bottle, server, most, redactor, &entered.stream(), exchange.moved()).await;
+                    exchange.over(over);
                 }
                 // One of them went away in between.
-                _ => tracing::debug!(host, "a WebSocket did not come about"),
+                _ => {
+                    exchange.over(Over::Broken);
+                    tracing::debug!(host, "a WebSocket did not come about");
+                }
             }
             drop(place);
         });

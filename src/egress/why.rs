@@ -117,6 +117,7 @@ mod tests {
     use rustls::RootCertStore;
 
     use super::super::Rules;
+    use super::super::lookup::Lookups;
     use super::super::policy::Towards;
     use super::super::spent;
     use super::super::streams::Cut;
@@ -134,7 +135,11 @@ mod tests {
             Route { host: "api.anthropic.com".into(), api: Some(Api::Anthropic), ..Route::default() },
             Route { host: "*.pin.example".into(), tls: Tls::Passthrough, ..Route::default() },
         ];
-        let towards = Towards { roots: Arc::new(RootCertStore::empty()), upstreams: BTreeMap::new() };
+        let towards = Towards {
+            roots: Arc::new(RootCertStore::empty()),
+            upstreams: BTreeMap::new(),
+            lookups: Lookups::default(),
+        };
         Policy::new(&Rules { routes: routes.to_vec(), ..Rules::default() }, &towards).unwrap()
     }
 

@@ -274,6 +274,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         resume: choice.resume.clone(),
         mounts: mounts.collect(),
         routes: allow.routes,
+        origins: allow.origins,
         credentials: allow.credentials.values.clone(),
         budget: choice.budget.clone(),
         nodes: nodes.collect(),

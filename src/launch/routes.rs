@@ -1,7 +1,7 @@
 //! The allow-list of a launch by manifests: the provider's routes and the manifests', with their credentials resolved.
 
 use super::Desk;
-use crate::api::Route;
+use crate::api::{self, OriginKind, Route};
 use crate::egress::route::Router;
 use crate::error::{Error, Kind, Result};
 use crate::manifest::Effective;
@@ -11,6 +11,8 @@ use crate::settings::Sources;
 /// What may leave, and with what.
 pub(super) struct Allowed {
     pub routes: Vec<Route>,
+    /// Where each of them comes from.
+    pub origins: Vec<api::Origin>,
     pub credentials: Purse,
     /// Each credential as a preflight names it.
     pub names: Vec<String>,
@@ -69,5 +71,25 @@ pub(super) fn allow_list(
     let quiet: Vec<Route> =
         plan.quiet.iter().filter(|quiet| !routes.iter().any(|r| r.host == quiet.host)).cloned().collect();
     routes.extend(quiet);
-    Ok(Allowed { routes, credentials, names })
+    let origins = routes.iter().map(|route| origin(route, merged, plan)).collect();
+    Ok(Allowed { routes, origins, credentials, names })
+}
+
+/// Gets where an entry comes from.
+fn origin(route: &Route, merged: &Effective, plan: &Plan) -> api::Origin {
+    let said = |exactly: bool| {
+        let all = merged.routes.iter().filter(move |said| {
+            let own = &said.value.allow;
+            if exactly { own == route } else { own.host == route.host }
+        });
+        all.map(|said| said.place.to_string())
+    };
+    if plan.routes.iter().any(|own| own.host == route.host) {
+        let origin = api::Origin::new(OriginKind::Provider, Some(plan.provider.clone()));
+        return api::Origin { narrowed_by: said(false).collect(), ..origin };
+    }
+    match said(true).next() {
+        Some(place) => api::Origin::new(OriginKind::Manifest, Some(place)),
+        None => api::Origin::new(OriginKind::Provider, Some(plan.provider.clone())),
+    }
 }

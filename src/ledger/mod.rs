@@ -188,6 +188,8 @@ pub struct EventQuery {
     pub bottle: Option<String>,
     /// One run.
     pub run: Option<String>,
+    /// Only `ts >= after`. Unit: milliseconds since the epoch.
+    pub after: i64,
     /// At most so many; 0 = as many as one answer holds (10,000).
     pub max: u32,
 }

@@ -7,6 +7,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
+
+use crate::egress::name::Host;
 use crate::error::{Error, Kind, Result, nearest};
 
 /// One thing that a recipe needs.
@@ -78,7 +81,7 @@ impl Grant {
             ("budget", "") => Grant::Budget,
             ("image", "") => Grant::Image,
             ("ledger", "read") => Grant::LedgerRead,
-            ("egress", host) if !host.is_empty() => Grant::Egress(host.to_ascii_lowercase()),
+            ("egress", host) if !host.is_empty() => Grant::Egress(whereto(host)?),
             ("credential", name) if !name.is_empty() => Grant::Credential(name.into()),
             ("write", path) if !path.is_empty() => Grant::Write(path.into()),
             ("read", path) if !path.is_empty() => Grant::Read(path.into()),
@@ -254,6 +257,26 @@ impl Grants {
     }
 }
 
+/// Gets the one form of what `egress:` names: a host, a wildcard, any host, or a private range.
+fn whereto(text: &str) -> Result<String> {
+    let wrong = |why: String| {
+        Error::new(Kind::Usage, format!("'egress:{text}' names no host: {why}"))
+            .hint("write a host's name, `*.example.com`, `*`, or a range such as 10.0.0.0/8")
+    };
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    if text.contains('/') {
+        return text.parse::<IpNet>().map(|net| net.to_string()).map_err(|e| wrong(e.to_string()));
+    }
+    let (star, name) = text.strip_prefix("*.").map_or(("", text), |name| ("*.", name));
+    match Host::parse(name) {
+        Ok(host) if !host.is_ip() => Ok(format!("{star}{host}")),
+        Ok(_) => Err(wrong("it is an address".to_owned())),
+        Err(why) => Err(wrong(why.to_string())),
+    }
+}
+
 /// Tells whether a grant for `have` is one for the host, the wildcard or the private range `want`. A private range has to
 /// be named itself: `*` is any host, and no host's name says that it leads home.
 fn reaches(have: &str, want: &str) -> bool {
@@ -284,6 +307,24 @@ mod tests {
         assert_eq!((error.kind, error.place.as_deref()), (Kind::Usage, Some("x.lua:2")));
         assert_eq!(error.hint.as_deref(), Some("did you mean 'launch'?"));
         assert!(header("--- @bb wants launch", "x.lua").is_err());
+    }
+
+    #[test]
+    fn a_host_is_granted_in_its_one_form() {
+        let egress = |host: &str| Grant::parse(&format!("egress:{host}"));
+        for (text, one) in [
+            ("A.Example.", "a.example"),
+            ("bücher.example", "xn--bcher-kva.example"),
+            ("*.Example.COM", "*.example.com"),
+            ("*", "*"),
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("FD00::/8", "fd00::/8"),
+        ] {
+            assert_eq!(egress(text).unwrap(), Grant::Egress(one.into()), "{text}");
+        }
+        for text in ["*ample.com", "a.*.com", "127.1", "10.0.0.0/33", "https://a.example/", "a.example:443", "a..b"] {
+            assert_eq!(egress(text).unwrap_err().kind, Kind::Usage, "{text}");
+        }
     }
 
     fn question<'a>(needs: &'a [Grant], trust: Trust) -> Question<'a> {

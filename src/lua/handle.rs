@@ -242,6 +242,7 @@ pub(super) async fn events(_: Lua, host: Rc<Host>, slug: String) -> Result<u64> 
         since: Some(since),
         bottle: Some(slug),
         run: Some(host.run_id.clone()),
+        after: None,
         follow: true,
     };
     let events = host.link().await?.client.events(filter).await?;

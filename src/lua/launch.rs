@@ -19,7 +19,7 @@ use super::limits::LimitOptions;
 use super::rehearse::stage;
 use super::values::{Budget, Span, options};
 use super::vm::Plain;
-use crate::api::{self, File, Route, WorkspaceMode};
+use crate::api::{self, File, Origin, OriginKind, Route, WorkspaceMode};
 use crate::bottle::backend::{Choice, found};
 use crate::egress::route::{RouteError, canonical};
 use crate::error::{Error, Kind, Result};
@@ -158,6 +158,7 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         workspace: workspace.map(|p| p.display().to_string()),
         workspace_mode: options.workspace_mode,
         limits: options.limits.map(api::Limits::from),
+        origins: origins(&routes, &plan.routes, &plan.quiet, &plan.provider),
         routes,
         credentials,
         budget: options.budget.map(|b| b.0).unwrap_or_default(),
@@ -294,6 +295,18 @@ fn allow_list(
     routes.extend(quiet);
     credentials.retain(|name| routes.iter().any(|r| r.auth.as_ref().is_some_and(|a| a.credential == name)));
     Ok((routes, credentials))
+}
+
+/// Gets where each entry comes from: the provider, which the recipe may have narrowed, or the recipe.
+fn origins(routes: &[Route], own: &[Route], quiet: &[Route], provider: &str) -> Vec<Origin> {
+    let of = |route: &Route| match own.iter().chain(quiet).find(|own| own.host == route.host) {
+        Some(own) => {
+            let narrowed_by = if own == route { vec![] } else { vec!["the launch".to_owned()] };
+            Origin { narrowed_by, ..Origin::new(OriginKind::Provider, Some(provider.to_owned())) }
+        }
+        None => Origin::default(),
+    };
+    routes.iter().map(of).collect()
 }
 
 /// Gets where the settings say that credentials lie. What is wrong with the settings is said by the controller.

@@ -19,12 +19,13 @@ use crate::client::Events;
 use crate::error::{Error, Kind, Result, nearest};
 
 /// Every event type that a handler can ask for; docs/controller-api.md describes them.
-pub const EVENTS: [&str; 11] = [
+pub const EVENTS: [&str; 12] = [
     "*",
     "bottle.running",
     "bottle.ended",
     "bottle.adopted",
     "request",
+    "request.ended",
     "usage",
     "denied",
     "crossed",

@@ -104,7 +104,7 @@ pub(super) fn read(node: &Node, reader: Reader<'_>, problems: &mut Problems) -> 
 
 fn route(node: &Node, problems: &mut Problems) -> Option<Route> {
     // A host alone is a route to all of it.
-    let alone = node.text().map(|host| api::Route { host: host.to_ascii_lowercase(), ..api::Route::default() });
+    let alone = node.text().map(|host| api::Route { host: host.to_owned(), ..api::Route::default() });
     let mut route = Route { allow: alone.clone().unwrap_or_default(), dlp: None };
     let before = problems.len();
     if alone.is_none() {
@@ -154,7 +154,7 @@ fn remedy(fault: Option<&RouteError>) -> &'static str {
 fn key(entry: &Entry, route: &mut Route, problems: &mut Problems) {
     let allow = &mut route.allow;
     match entry.key.as_str() {
-        "host" => allow.host = text(entry, problems).unwrap_or_default().to_ascii_lowercase(),
+        "host" => allow.host = text(entry, problems).unwrap_or_default().to_owned(),
         "ports" => allow.ports = ports(entry, problems),
         "matches" => allow.matches = rules(entry, problems),
         "deny" => allow.deny = rules(entry, problems),

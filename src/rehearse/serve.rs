@@ -29,6 +29,7 @@ use super::scenario::{Fault, NamedFault, Scenario, Turn};
 use super::stats::{Entry, Log, Request as Logged};
 use super::tools;
 use super::{anthropic, gemini, openai, socket};
+use crate::egress::name::Host;
 use crate::types::{Api, Tokens};
 
 /// Largest request body. Unit: bytes.
@@ -136,11 +137,10 @@ const AUTH: [&str; 3] = ["authorization", "x-api-key", "x-goog-api-key"];
 
 impl Head {
     fn read(request: &Request<Incoming>) -> Head {
-        let authority = request.uri().authority().map(|a| a.host().to_owned());
-        let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
-        let host = authority.or_else(|| host.map(|h| h.split(':').next().unwrap_or_default().to_owned()));
+        let host = || request.headers().get(header::HOST).and_then(|h| h.to_str().ok());
+        let authority = request.uri().authority().map(|a| a.as_str()).or_else(host).unwrap_or_default();
         Head {
-            host: host.unwrap_or_default().to_ascii_lowercase(),
+            host: Host::parse_authority(authority).map(|(host, _)| host.to_string()).unwrap_or_default(),
             method: request.method().to_string(),
             path: request.uri().path().to_owned(),
             query: request.uri().query().unwrap_or_default().to_owned(),

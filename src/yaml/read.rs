@@ -10,6 +10,7 @@ use std::path::Path;
 use super::{Entry, Node, Problems, Value};
 use crate::api::Limit;
 use crate::budget::parse_amount;
+use crate::egress::name::Host;
 use crate::error::Error;
 use crate::name::{self, Name};
 
@@ -189,14 +190,8 @@ pub fn host(entry: &Entry, text: &str, problems: &mut Problems) -> bool {
 }
 
 /// Tells whether a text is a host name in its canonical form.
-fn is_host(name: &str) -> bool {
-    !name.is_empty()
-        && name.len() <= 253
-        && name.split('.').all(|label| {
-            !label.is_empty()
-                && label.len() <= 63
-                && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_'))
-        })
+pub fn is_host(name: &str) -> bool {
+    Host::parse(name).is_ok_and(|host| !host.is_ip() && host.to_string() == name)
 }
 
 /// Tells whether a text can be a variable's name (POSIX, 8.1).

@@ -84,6 +84,8 @@ fn each_shell_is_offered_slugs_agents_and_bottles_where_they_belong() {
             for verb in ["kill", "stop", "attach", "freeze", "inspect", "logs", "exec", "commit", "pause"] {
                 offers(&[verb, "li"], &["live-one"]);
             }
+            offers(&["egress", "log", "ke"], &["kept-one"]);
+            offers(&["egress", "suggest", "li"], &["live-one"]);
             offers(&["resume", "ke"], &["kept-one"]);
             offers(&["diff", "ke"], &["kept-one"]);
             offers(&["usage", "--bottle", "ke"], &["kept-one"]);

@@ -327,7 +327,9 @@ fn every_option_and_every_field_of_a_result_is_documented_and_every_documented_o
     wrong.sort();
     wrong.dedup();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    for event in ["bottle.running", "bottle.ended", "request", "usage", "denied", "crossed", "enforced"] {
+    for event in
+        ["bottle.running", "bottle.ended", "request", "request.ended", "usage", "denied", "crossed", "enforced"]
+    {
         assert!(values.contains_key(format!("event:{event}").as_str()), "{event} was not seen: {output}");
     }
     assert!(output.stdout.contains("LATE nil timeout\n"), "{output}");

@@ -1,6 +1,7 @@
 //! The integration tests, one module per capability. Real components only: real bottles, real sockets, real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::needless_lifetimes, missing_docs)]
 
+mod addresses;
 mod agents;
 mod asked;
 mod backend;
@@ -20,6 +21,7 @@ mod docker;
 mod docker_endings;
 mod docker_state;
 mod doctor;
+mod egress_log;
 mod engines;
 mod flow;
 mod guards;

@@ -19,7 +19,7 @@ use crate::controller::compose::Composed;
 use crate::controller::link::{Held, Link};
 use crate::controller::live::{Live, Made};
 use crate::controller::note::Note;
-use crate::controller::routes::in_force;
+use crate::controller::routes::{in_force, told};
 use crate::controller::{Controller, input, keep};
 use crate::egress::{self, Sockets, Spec, ca::Ca};
 use crate::error::{Error, Kind, Result};
@@ -107,7 +107,7 @@ impl Controller {
         let view = live.view();
         let data = json!({
             "provider": view.provider, "agent": view.agent, "workspace": view.workspace,
-            "argv0": live.launch.argv.first(),
+            "argv0": live.launch.argv.first(), "routes": told(&live.launch.routes),
         });
         live.tell("bottle.running", data, false).await;
         live.start_clock();

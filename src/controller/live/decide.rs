@@ -312,7 +312,7 @@ impl Live {
             let _ = self.record_cut(&cut).await;
         }
         if let Some(end) = note.end {
-            let query = EventQuery { since: 0, bottle: Some(self.slug.clone()), run: None, max: 0 };
+            let query = EventQuery { bottle: Some(self.slug.clone()), ..EventQuery::default() };
             let events = self.ledger.events(query).await.unwrap_or_default();
             if !events
                 .iter()

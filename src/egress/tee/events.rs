@@ -5,7 +5,7 @@ use http::StatusCode;
 use super::{End, Metering, OpenHold};
 use crate::ledger::{Ledger, LedgerError};
 use crate::meter::Meter;
-use crate::types::{Api, Tokens};
+use crate::types::Api;
 
 impl<L: Ledger> Metering<L> {
     /// Makes it for a response that is about to be asked for.
@@ -32,16 +32,10 @@ impl<L: Ledger> Metering<L> {
         }
     }
 
-    /// Gets what whoever goes on from this response takes along: all that went in and came out. Unit: tokens.
+    /// Gets what whoever goes on from this response takes along: all that went in and came out,
+    /// estimated as the body of a request that says it all again is. Unit: tokens.
     pub fn context(&self) -> u64 {
-        let reading = self.meter.reading();
-        let all = |t: Tokens| {
-            let input = t.input.saturating_add(t.cache_write).saturating_add(t.cache_write_long);
-            input.saturating_add(t.cache_read).saturating_add(t.output)
-        };
-        // One that only had its input made ready may say that it used nothing.
-        let said = reading.tokens.map(all).filter(|tokens| *tokens > 0);
-        said.unwrap_or_else(|| self.input.saturating_add(reading.streamed))
+        self.input.saturating_add(self.meter.streamed())
     }
 
     /// Waits for the ledger. Dropped meanwhile, what is asked of it goes on by itself.

@@ -50,7 +50,7 @@ pub(super) async fn handshake(
 }
 
 /// Lets the plain host have WebSockets, with and without a credential.
-async fn open(extension: Option<&'static str>) -> Bench {
+pub(super) async fn open(extension: Option<&'static str>) -> Bench {
     let bench = bench(None, accepts(extension)).await;
     let mut routes = bench.routes.clone();
     routes[1].matches.clear();

@@ -23,6 +23,7 @@ use crate::api::Route;
 use crate::egress::body::Moved;
 use crate::egress::credential::Redactor;
 use crate::egress::deny::{Denial, Deny};
+use crate::egress::exchange::{Exchange, Over};
 use crate::egress::record::Denied;
 use crate::egress::request::{Leaving, Plane};
 use crate::egress::spent;
@@ -94,6 +95,8 @@ impl Refusal {
 enum Ended {
     /// One side has left.
     Over,
+    /// Nothing moved for too long.
+    Idle,
     /// The client is told why.
     Refused(Box<Refusal>),
     /// As a cut, or a route that was taken back, has it.
@@ -128,6 +131,7 @@ pub(super) struct Socket<L: Ledger> {
     of: Of,
     redactor: Option<Redactor>,
     entered: Entered,
+    exchange: Arc<Exchange>,
     under_way: Mutex<UnderWay<L>>,
     moved: Arc<Moved>,
     /// A frame to the bottle is under way.
@@ -137,10 +141,16 @@ pub(super) struct Socket<L: Ledger> {
 }
 
 impl<L: Ledger> Socket<L> {
-    pub(super) fn new(plane: Arc<Plane<L>>, of: Of, redactor: Option<Redactor>, entered: Entered) -> Socket<L> {
+    pub(super) fn new(
+        plane: Arc<Plane<L>>,
+        of: Of,
+        redactor: Option<Redactor>,
+        (entered, exchange): (Entered, Arc<Exchange>),
+    ) -> Socket<L> {
+        exchange.moved().mark();
         let under_way = Mutex::new(UnderWay { lanes: Lanes::default(), refused: None });
-        let (moved, writing, closed) = (Moved::new(), AtomicBool::new(false), AtomicBool::new(false));
-        Socket { plane, of, redactor, entered, under_way, moved, writing, closed }
+        let (moved, writing, closed) = (Arc::clone(exchange.moved()), AtomicBool::new(false), AtomicBool::new(false));
+        Socket { plane, of, redactor, entered, exchange, under_way, moved, writing, closed }
     }
 
     /// Passes messages both ways until the socket ends. What is not settled by then is, by what was seen.
@@ -152,13 +162,21 @@ impl<L: Ledger> Socket<L> {
                 ended = self.client(&mut from_bottle, to_server) => ended,
                 ended = self.server(from_server, &mut to_bottle) => ended,
                 () = self.entered.wait_cancelled() => Ended::Cancelled,
-                () = idle(&self.moved) => Ended::Over,
+                () = idle(&self.moved) => Ended::Idle,
             }
         };
         // Nothing is under way any more, whatever its client does now.
         self.under_way.lock().await.lanes = Lanes::default();
+        self.exchange.over(match &ended {
+            Ended::Over => Over::Whole,
+            Ended::Idle => Over::Idle,
+            Ended::Cancelled => Over::Cut,
+            Ended::Refused(refusal) if refusal.deny.kind == Denial::Cut => Over::Cut,
+            Ended::Refused(refusal) if refusal.deny.kind == Denial::LedgerUnavailable => Over::Ledger,
+            Ended::Refused(_) => Over::Broken,
+        });
         let refusal = match ended {
-            Ended::Over => None,
+            Ended::Over | Ended::Idle => None,
             Ended::Cancelled => Some(Refusal::from(self.plane.streams.reason(&self.entered))),
             Ended::Refused(refusal) => {
                 let denied = Denied::new(self.of.scheme, &self.of.host, self.of.port, &refusal.deny);

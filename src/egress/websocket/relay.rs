@@ -12,8 +12,9 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::egress::body::Moved;
+use crate::egress::body::{Moved, Way};
 use crate::egress::credential::Redactor;
+use crate::egress::exchange::Over;
 use crate::egress::streams::Stream;
 use crate::egress::tee::SILENCE;
 use crate::meter::websocket::{Frames, Sender};
@@ -31,22 +32,32 @@ pub(super) async fn relay(
     most: (Option<u64>, Option<u64>),
     redactor: Option<Redactor>,
     stream: &Stream,
-) {
-    let moved = Moved::new();
+    moved: &Moved,
+) -> Over {
+    moved.mark();
     let (from_bottle, to_bottle) = tokio::io::split(TokioIo::new(bottle));
     let (from_server, to_server) = tokio::io::split(TokioIo::new(server));
     let beside = redactor.map(Beside::new);
     let both = async {
         tokio::try_join!(
-            copy(from_bottle, to_server, &moved, most.0, None),
-            copy(from_server, to_bottle, &moved, most.1, beside)
+            copy(from_bottle, to_server, (moved, Way::Up), most.0, None),
+            copy(from_server, to_bottle, (moved, Way::Down), most.1, beside)
         )
     };
     tokio::select! {
         // Who broke off is seen by the other side as an end.
-        _ = both => {}
-        () = stream.wait_cancelled() => {}
-        () = idle(&moved) => {}
+        ended = both => how(&ended.map(|_| ())),
+        () = stream.wait_cancelled() => Over::Cut,
+        () = idle(moved) => Over::Idle,
+    }
+}
+
+/// Gets how two copies ended.
+pub(in crate::egress) fn how(ended: &io::Result<()>) -> Over {
+    match ended {
+        Ok(()) => Over::Whole,
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Over::TooLarge,
+        Err(_) => Over::Broken,
     }
 }
 
@@ -77,7 +88,7 @@ impl Beside {
 pub(in crate::egress) async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    moved: &Moved,
+    (moved, way): (&Moved, Way),
     mut left: Option<u64>,
     mut beside: Option<Beside>,
 ) -> io::Result<()> {
@@ -97,6 +108,7 @@ pub(in crate::egress) async fn copy(
             Some(beside) => to.write_all(&beside.pass(bytes)?).await?,
             None => to.write_all(bytes).await?,
         }
+        moved.count(way, length);
         to.flush().await?;
         moved.mark();
     }

@@ -99,7 +99,7 @@ pub(super) fn spent(conn: &Connection, path: &[String], provider: &str) -> rusql
 
 /// Reads events in order.
 pub(super) fn events(conn: &Connection, query: &EventQuery) -> rusqlite::Result<Vec<Event>> {
-    let mut sql = String::from("SELECT seq, ts, kind, bottle, run, data FROM events WHERE seq > ?1");
+    let mut sql = String::from("SELECT seq, ts, kind, bottle, run, data FROM events WHERE seq > ?1 AND ts >= ?5");
     if query.bottle.is_some() {
         sql.push_str(" AND bottle = ?2");
     }
@@ -111,7 +111,7 @@ pub(super) fn events(conn: &Connection, query: &EventQuery) -> rusqlite::Result<
     let since = i64::try_from(query.since).unwrap_or(i64::MAX);
     let max = if query.max == 0 { MAX_EVENTS } else { query.max.min(MAX_EVENTS) };
     conn.prepare_cached(&sql)?
-        .query_map(params![since, query.bottle, query.run, max], |row| {
+        .query_map(params![since, query.bottle, query.run, max, query.after], |row| {
             Ok(Event {
                 v: 1,
                 seq: accounts::amount(row.get(0)?),

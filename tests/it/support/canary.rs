@@ -107,7 +107,7 @@ async fn udp(socket: tokio::net::UdpSocket, port: u16, log: Arc<Log>) {
 }
 
 /// Reads the question of a DNS query (RFC 1035, 4.1): the name in lower case, the type, and where the question ends.
-fn question(packet: &[u8]) -> Option<(String, u16, usize)> {
+pub(super) fn question(packet: &[u8]) -> Option<(String, u16, usize)> {
     let mut at = 12;
     let mut labels = Vec::new();
     loop {

@@ -27,12 +27,16 @@ pub struct Before {
     cgroups: BTreeSet<PathBuf>,
     files: BTreeSet<PathBuf>,
     held: BTreeSet<String>,
+    /// Seconds since the epoch.
+    when: i64,
 }
 
 impl Before {
     /// Looks around.
     pub fn look() -> Before {
-        Before { cgroups: cgroups(), files: files(), held: mounted() }
+        // The kernel's time of files is a little behind the clock.
+        let when = jiff::Timestamp::now().as_second() - 2;
+        Before { cgroups: cgroups(), files: files(), held: mounted(), when }
     }
 
     /// Lists what has come since: cgroups of the bottles of `home` (other worlds have some at the same time), mounted
@@ -43,7 +47,8 @@ impl Before {
         let mut left: Vec<String> =
             cgroups().difference(&self.cgroups).filter(own).map(|p| format!("cgroup {}", p.display())).collect();
         left.extend(mounted().difference(&self.held).map(|m| format!("namespace {m} mounted on the host")));
-        let mine = |path: &&PathBuf| fs::symlink_metadata(path).is_ok_and(|m| m.uid() == uid);
+        // A directory that others write to may be listed without one that has long been there.
+        let mine = |path: &&PathBuf| fs::symlink_metadata(path).is_ok_and(|m| m.uid() == uid && m.ctime() >= self.when);
         left.extend(files().difference(&self.files).filter(mine).map(|p| format!("file {}", p.display())));
         left
     }

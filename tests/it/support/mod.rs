@@ -11,6 +11,7 @@ pub mod dockerd;
 pub mod engine;
 mod left;
 mod leftovers;
+pub mod nameserver;
 pub mod packages;
 pub mod person;
 pub mod rehearsed;

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::intake::Intake;
 use super::{Answer, Ended, Refusal, Socket, code};
+use crate::egress::body::Way;
 use crate::egress::deny::{Denial, Deny};
 use crate::egress::hold::OpenHold;
 use crate::egress::model::{BODY_IDLE, most_held, reaches_nowhere};
@@ -66,9 +67,12 @@ impl<L: Ledger> Socket<L> {
                 Err(refusal) => return self.when_over(refusal).await,
             };
             self.asks(asked, hold).await;
-            if to.write_all(&message.into_wire()).await.is_err() || to.flush().await.is_err() {
+            let wire = message.into_wire();
+            let length = wire.len();
+            if to.write_all(&wire).await.is_err() || to.flush().await.is_err() {
                 return Ended::Over;
             }
+            self.moved.count(Way::Up, length);
             self.moved.mark();
         }
     }
@@ -85,7 +89,7 @@ impl<L: Ledger> Socket<L> {
         })?;
         let asked = self.allowed(message, content.len()).await?;
         let lane = asked.lane.clone();
-        let facts = json!({"method": "GET", "path": self.of.path, "websocket": true});
+        let facts = json!({"method": "GET", "path": self.of.path, "websocket": true, "exchange": self.exchange.id()});
         let reserve = self.plane.reserve(self.of.api, &self.of.host, asked.facts.clone(), asked.input, facts);
         let mut hold = reserve.await.map_err(|deny| Refusal { lane, ..Refusal::from(deny) })?;
         // What is written to the socket is answered, or is not; there is no other word on it.

@@ -7,6 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 
 use super::intake::Intake;
 use super::{Answer, Ended, Refusal, Socket, UnderWay, code};
+use crate::egress::body::Way;
 use crate::egress::deny::{Denial, Deny};
 use crate::egress::hold::unavailable;
 use crate::egress::request::not_cut;
@@ -42,6 +43,7 @@ impl<L: Ledger> Socket<L> {
                 return Ended::Over;
             }
             self.writing.store(false, Ordering::Release);
+            self.moved.count(Way::Down, wire.len());
             self.moved.mark();
             if let Some(refusal) = last {
                 return refusal.into();

@@ -1,0 +1,319 @@
+//! What much of it costs: a thousand idle bottles on one controller, 500 streams at once, a GiB each way, and a whole turn of a real
+//! agent, each beside the same without bb, in one run.
+//!
+//!     cargo bench --bench scale             (`-- idle`, `-- streams`, `-- bulk`, `-- turn` for one of them)
+//!
+//! The turn needs Claude Code (`npm ci` in tests/agents, or on PATH); where there is none it is left out, by name.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bb::api::{Act, Exec, ExecFrame, Launch};
+use bb::client::Client;
+use bb::rehearse::{Rehearsal, Scenario};
+use futures_util::StreamExt;
+use memory::Memory;
+use serde_json::json;
+use support::{CHUNKS, FILES, connect, connect_as, head, launch_of, run_in_bottle, send, server, trusting};
+
+#[path = "support/memory.rs"]
+mod memory;
+mod support;
+
+/// Bottles that are up at once, and launches under way meanwhile.
+const BOTTLES: usize = 1000;
+const TOGETHER: usize = 16;
+
+/// Streams at once, and the milliseconds between two chunks of each.
+const STREAMS: usize = 500;
+const PACE: u64 = 100;
+
+/// Bytes each way.
+const BULK: usize = 1 << 30;
+
+/// Turns of the agent, each way, in turn.
+const TURNS: usize = 12;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some("client-streams") => return println!("{}", streams(&args[2], &read(&args[3]))),
+        Some("client-bulk") => return println!("{}", bulk(&args[2], &read(&args[3]))),
+        _ => {}
+    }
+    let wanted = |name: &str| {
+        let named: Vec<_> = args.iter().skip(1).filter(|a| !a.starts_with('-')).collect();
+        named.is_empty() || named.iter().any(|n| n.as_str() == name)
+    };
+    if wanted("streams") {
+        beside("client-streams", streams);
+    }
+    if wanted("bulk") {
+        beside("client-bulk", bulk);
+    }
+    if wanted("turn") {
+        turn();
+    }
+    if wanted("idle") {
+        idle();
+    }
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap()
+}
+
+fn percentile(values: &mut [f64], p: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(((values.len().max(1) - 1) as f64 * p) as usize).copied().unwrap_or(f64::NAN)
+}
+
+/// Processor time of a process so far. Unit: milliseconds.
+fn processor_time(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    // proc(5): utime and stime are the 14th and 15th field, in clock ticks of a hundredth of a second.
+    [11, 12].iter().filter_map(|&n| fields.get(n)?.parse::<f64>().ok()).sum::<f64>() * 10.0
+}
+
+/// The same client directly and out of a bottle, and what the controller took for it.
+fn beside(name: &str, client: fn(&str, &str) -> String) {
+    let numbers =
+        |text: &str| -> BTreeMap<String, f64> { serde_json::from_str(text.lines().last().unwrap_or("{}")).unwrap() };
+    let (address, ca) = server();
+    let direct = numbers(&client(&address, &ca));
+    let (home, dir) = support::controller("scale");
+    let look = |pid| (processor_time(pid), Memory::of(pid).private);
+    let (text, before, after) = run_in_bottle(&home, &launch_of(&address, &ca, &[name]), look);
+    let caught = numbers(&text);
+    let _ = std::fs::remove_dir_all(dir);
+    println!("| | direct | out of a bottle | times |\n| --- | --- | --- | --- |");
+    for (what, d) in &direct {
+        let b = caught.get(what).copied().unwrap_or(f64::NAN);
+        println!("| {what} | {d:.1} | {b:.1} | {:.2} |", b / d);
+    }
+    let spent = after.0 - before.0;
+    if name == "client-streams" {
+        let chunks = (STREAMS * CHUNKS) as f64;
+        println!("| processor time of the controller for 1,000 chunks, ms | | {:.2} | |", spent / chunks * 1e3);
+    } else {
+        println!("| processor time of the controller for both, ms | | {spent:.0} | |");
+    }
+    println!("| the controller grew by, KiB of private memory | | {} | |\n", after.1.saturating_sub(before.1));
+}
+
+/// Many streamed answers at once: each chunk on its way. Microseconds.
+fn streams(address: &str, ca: &str) -> String {
+    let config = trusting(ca);
+    let all: Vec<Vec<f64>> = std::thread::scope(|scope| {
+        let one = |number: usize| {
+            // Not all at once: it is the streams that are measured.
+            std::thread::sleep(Duration::from_millis(number as u64 * 4));
+            let mut stream = connect(address, &config);
+            send(&mut stream, support::HOST, Some(PACE));
+            assert_eq!(head(&mut stream), None);
+            let mut chunks = Vec::new();
+            loop {
+                let mut line = String::new();
+                stream.read_line(&mut line).unwrap();
+                if let Some((_, rest)) = line.split_once("@@") {
+                    let sent: u128 = rest.split_once("@@").unwrap().0.parse().unwrap();
+                    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
+                    chunks.push(now.saturating_sub(sent) as f64 / 1e3);
+                }
+                if line == "0\r\n" {
+                    return chunks;
+                }
+            }
+        };
+        let threads = (0..STREAMS).map(|number| {
+            std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, move || one(number)).unwrap()
+        });
+        let threads: Vec<_> = threads.collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let mut chunks = all.concat();
+    assert_eq!(chunks.len(), STREAMS * CHUNKS, "no chunk is lost");
+    let figures =
+        [0.5, 0.99].map(|p| (format!("a chunk of {STREAMS} streams, us: p{}", p * 100.0), percentile(&mut chunks, p)));
+    serde_json::to_string(&BTreeMap::from(figures)).unwrap()
+}
+
+/// A lot of bytes each way. MiB a second.
+fn bulk(address: &str, ca: &str) -> String {
+    let config = trusting(ca);
+    // In a bottle each name has an address of its own.
+    let address = address.replace(support::HOST, FILES);
+    let mut stream = connect_as(FILES, &address, &config);
+    let mut block = vec![b'x'; 256 << 10];
+    let rate = |start: Instant| (BULK >> 20) as f64 / start.elapsed().as_secs_f64();
+
+    let start = Instant::now();
+    write!(stream.get_mut(), "GET /bulk/{BULK} HTTP/1.1\r\nhost: {FILES}\r\n\r\n").unwrap();
+    let mut left = head(&mut stream).unwrap();
+    while left > 0 {
+        let most = left.min(block.len());
+        left -= stream.read(&mut block[..most]).unwrap();
+    }
+    let down = rate(start);
+
+    let start = Instant::now();
+    let out = stream.get_mut();
+    write!(out, "POST /bulk HTTP/1.1\r\nhost: {FILES}\r\ncontent-length: {BULK}\r\n\r\n").unwrap();
+    for _ in 0..BULK / block.len() {
+        out.write_all(&block).unwrap();
+    }
+    out.flush().unwrap();
+    assert_eq!(head(&mut stream), Some(0));
+    let up = rate(start);
+    let figures = [("1 GiB down, MiB/s".to_owned(), down), ("1 GiB up, MiB/s".to_owned(), up)];
+    serde_json::to_string(&BTreeMap::from(figures)).unwrap()
+}
+
+/// A thousand bottles that do nothing, on one controller.
+fn idle() {
+    let (home, dir) = support::controller("scale-idle");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = Client::connect(&home).await.unwrap().expect("a controller");
+        let pid = client.version().await.unwrap().pid;
+        let (before, known) = (Memory::of(pid), memory::processes());
+        let start = Instant::now();
+        let launch = |n: usize| {
+            let client = client.clone();
+            async move {
+                let launch = Launch {
+                    id: format!("idle-{n}"),
+                    label: "idle".into(),
+                    provider: "bench".into(),
+                    argv: ["sleep", "3600"].map(str::to_owned).into(),
+                    ..Launch::default()
+                };
+                client.launch(&launch).await.unwrap().slug
+            }
+        };
+        let slugs: Vec<String> =
+            futures_util::stream::iter((0..BOTTLES).map(launch)).buffer_unordered(TOGETHER).collect().await;
+        let up = start.elapsed();
+        let grown = Memory::of(pid).private.saturating_sub(before.private);
+        let keeper = memory::of_all("__keeper", &known).unwrap();
+        let quiet = processor_time(pid);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let quiet = processor_time(pid) - quiet;
+        let start = Instant::now();
+        let exec = Exec { id: "one".into(), argv: vec!["true".into()], ..Exec::default() };
+        let mut frames = client.exec(&slugs[BOTTLES / 2], &exec).await.unwrap();
+        let mut code = None;
+        while let Some(frame) = frames.next().await {
+            if let ExecFrame::Exit { code: exit_code, .. } = frame.unwrap() {
+                code = Some(exit_code);
+            }
+        }
+        let exec = start.elapsed();
+        assert_eq!(code, Some(0));
+        let start = Instant::now();
+        futures_util::stream::iter(&slugs)
+            .map(|slug| {
+                let client = &client;
+                async move { client.kill(slug, &Act::default()).await.unwrap() }
+            })
+            .buffer_unordered(TOGETHER)
+            .collect::<Vec<_>>()
+            .await;
+        println!("| {BOTTLES} idle bottles on one controller | |\n| --- | --- |");
+        println!("| until all were up, {TOGETHER} launches at a time | {:.1} s |", up.as_secs_f64());
+        println!("| of the controller, private memory of each | {} KiB |", grown / BOTTLES as u64);
+        println!(
+            "| of keeper and what it forks ({} processes), private memory of each | {} KiB |",
+            keeper.0, keeper.1.private
+        );
+        println!("| processor time of the controller in 10 s of idleness | {quiet:.0} ms |");
+        println!("| `exec true` in one of them | {:.1} ms |", exec.as_secs_f64() * 1e3);
+        println!("| until all were killed | {:.1} s |\n", start.elapsed().as_secs_f64());
+        client.stop().await.unwrap();
+    });
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+/// Where Claude Code is.
+fn claude() -> Option<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/agents/node_modules/.bin");
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::iter::once(own).chain(std::env::split_paths(&path)).find(|dir| dir.join("claude").exists())
+}
+
+const RECIPE: &str = r#"--- @bb needs launch, write:WORKSPACE
+local b = bb.launch{ provider = "claude", prompt = "Write hello.txt, then say that it is done.", workspace = "WORKSPACE",
+  workspace_mode = "mount", output = "json", budget = "unlimited" }
+bb.exit(b:wait().exit_code)
+"#;
+
+/// A whole turn of Claude Code against the same stand-in of its API, by itself and by `bb run`.
+fn turn() {
+    let Some(bin) = claude() else { return println!("claude is not on this machine: no turn\n") };
+    let scenario = json!({"loop": true, "seed": 1, "turns": [
+        {"text": "I write it.", "edit": {"path": "hello.txt", "content": "hello\n"}}, {"text": "It is done."}]});
+    let stand_in = Rehearsal::start(Scenario::from_value(scenario).unwrap()).unwrap();
+    let (home, dir) = support::controller("turn");
+    let ca = dir.join("stand-in.pem");
+    std::fs::write(&ca, stand_in.ca_pem()).unwrap();
+    let port = stand_in.address().port();
+    let settings =
+        format!("upstreams:\n  api.anthropic.com:\n    address: \"127.0.0.1:{port}\"\n    ca: {}\n", ca.display());
+    std::fs::write(home.settings(), settings).unwrap();
+    let work = std::env::temp_dir().join(format!("bb-bench-turn-{}-work", std::process::id()));
+    let own = work.join("home");
+    std::fs::create_dir_all(&own).unwrap();
+    std::fs::create_dir_all(work.join("project")).unwrap();
+    std::fs::create_dir_all(dir.join("recipes")).unwrap();
+    let recipe = dir.join("recipes/turn.lua");
+    std::fs::write(&recipe, RECIPE.replace("WORKSPACE", &work.join("project").display().to_string())).unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+
+    let timed = |command: &mut Command| {
+        let command = command.env("PATH", &path).env("ANTHROPIC_API_KEY", "sk-ant-bench").stdin(Stdio::null());
+        let command = command.current_dir(work.join("project")).stdout(Stdio::null()).stderr(Stdio::piped());
+        let start = Instant::now();
+        let output = command.output().unwrap();
+        let took = start.elapsed().as_secs_f64() * 1e3;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        took
+    };
+    let bare = || {
+        let mut command = Command::new("claude");
+        command.args(["--dangerously-skip-permissions", "-p", "--output-format", "json", "--"]);
+        command.arg("Write hello.txt, then say that it is done.").env("HOME", &own).env("IS_SANDBOX", "1");
+        command.env("ANTHROPIC_BASE_URL", format!("https://localhost:{port}")).env("NODE_EXTRA_CA_CERTS", &ca);
+        for quiet in ["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "DISABLE_TELEMETRY", "DISABLE_AUTOUPDATER"] {
+            command.env(quiet, "1");
+        }
+        timed(&mut command)
+    };
+    let bottled = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bb"));
+        timed(command.arg("run").arg(&recipe).env("BB_HOME", &dir).env_remove("XDG_RUNTIME_DIR"))
+    };
+    // Once each, so that what is made once is made.
+    bare();
+    bottled();
+    let (mut without, mut with): (Vec<_>, Vec<_>) = (0..TURNS).map(|_| (bare(), bottled())).unzip();
+    let asked = stand_in.stats().total;
+    assert!(asked >= 4 * (TURNS as u64 + 1), "each turn asks twice: {asked}");
+    let (a, b) = (percentile(&mut without, 0.5), percentile(&mut with, 0.5));
+    println!("| a whole turn of Claude Code, two requests, medians of {TURNS} | |\n| --- | --- |");
+    println!(
+        "| by itself | {a:.0} ms |\n| by `bb run`, from the call to its end | {b:.0} ms |\n| more | {:+.1}% |\n",
+        (b / a - 1.0) * 100.0
+    );
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        if let Ok(Some(client)) = Client::connect(&home).await {
+            let _ = client.stop().await;
+        }
+    });
+    let _ = (std::fs::remove_dir_all(dir), std::fs::remove_dir_all(work));
+}
