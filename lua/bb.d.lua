@@ -106,6 +106,7 @@ bb = {}
 ---@field timeout? bb.Duration The bottle is killed after this long.
 ---@field routes? (string|bb.Route)[] More of the allow-list. A host of the provider's own means the provider's own route.
 ---@field routes_only? boolean `routes` is the whole allow-list; the provider's routes count only where it names their hosts.
+---@field proxy? boolean An explicit proxy listens at 198.18.0.3:3128 and `HTTPS_PROXY` and its like are set, for clients that insist; none needs it.
 ---@field env? table<string, string> Variables. Never a secret: the agent can read them.
 ---@field files? {path: string, text: string, base64?: boolean, mode?: integer, fill?: boolean}[] Files (`base64`: `text` is that of their bytes), at an absolute path or one beginning with `~/`. With `fill`, `{workspace}` in path and text stands for the workspace's path.
 ---@field detach? boolean It lives on after the recipe.

@@ -4,13 +4,14 @@
 //! closed. No file is the same as an empty one.
 
 mod credentials;
+mod upstream_proxy;
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::api::{Limit, Upstream};
+use crate::api::{Limit, Upstream, UpstreamProxy};
 use crate::budget::Weights;
 use crate::error::Error;
 use crate::home::Home;
@@ -26,12 +27,14 @@ const FILE: &str = "settings.yml";
 /// Longest file of certificates, bytes.
 const MAX_PEM: u64 = 1024 * 1024;
 
-const KEYS: [&str; 10] = [
+const KEYS: [&str; 12] = [
     "budget",
     "shutdown",
     "cutoff_scope",
     "weights",
     "upstreams",
+    "upstream_proxy",
+    "no_proxy",
     "durability",
     "backend",
     "image",
@@ -55,6 +58,8 @@ pub struct Settings {
     pub weights: Weights,
     /// Names that are dialled elsewhere, with the authority's PEM already read.
     pub upstreams: BTreeMap<String, Upstream>,
+    /// The proxy that is the host's own way out.
+    pub upstream_proxy: Option<UpstreamProxy>,
     /// When a commit of the ledger counts as done.
     pub durability: Durability,
     /// What makes bottles, where the launch does not say.
@@ -101,6 +106,7 @@ impl Settings {
                     twice(entry, &mut problems);
                 }
             }
+            settings.put_beside_the_proxy(&tree, &mut problems);
         }
         problems.into_result(settings)
     }
@@ -120,6 +126,9 @@ impl Settings {
                 self.cutoff_scope = word(entry, &words, &[], problems).unwrap_or_default();
             }
             "weights" => self.weights = weights(&entry.value, problems),
+            "upstream_proxy" => self.upstream_proxy = upstream_proxy::read(entry, problems),
+            // Where it stands before the proxy, there is nothing yet to put it in.
+            "no_proxy" => {}
             "upstreams" => self.upstreams = upstreams(&entry.value, root, problems),
             "durability" => {
                 let words = [("normal", Durability::Normal), ("power", Durability::Power)];
@@ -134,6 +143,24 @@ impl Settings {
             "dockerfile" => self.dockerfile = text(entry, problems),
             "credentials" => self.credentials = Sources::read(&entry.value, root, problems),
             _ => problems.unknown_key(entry, &KEYS),
+        }
+    }
+}
+
+impl Settings {
+    /// Reads what is reached beside the proxy.
+    fn put_beside_the_proxy(&mut self, tree: &Node, problems: &mut Problems) {
+        let Some(entry) = tree.entries().unwrap_or_default().iter().find(|entry| entry.key == "no_proxy") else {
+            return;
+        };
+        let direct = upstream_proxy::direct(entry, problems);
+        match &mut self.upstream_proxy {
+            Some(proxy) => proxy.direct = direct,
+            None if tree.entries().unwrap_or_default().iter().any(|entry| entry.key == "upstream_proxy") => {}
+            None => {
+                problems.add(entry.line, "`no_proxy` without `upstream_proxy` means nothing").hint =
+                    Some("take it out, or say where the proxy is".to_owned());
+            }
         }
     }
 }

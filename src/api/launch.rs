@@ -66,6 +66,33 @@ pub struct Upstream {
     pub ca_pem: Option<String>,
 }
 
+/// The proxy that is the host's own way out (settings.yml `upstream_proxy`, `no_proxy`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamProxy {
+    /// Its name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Name of the credential that it wants, whose value is `USER:PASSWORD`.
+    pub credential: Option<String>,
+    /// What is reached beside it.
+    pub direct: Vec<Direct>,
+}
+
+impl UpstreamProxy {
+    /// What the value of its credential is called among those of a launch. No route can name it: it is no variable's name.
+    pub const CREDENTIAL: &'static str = "upstream proxy";
+}
+
+/// What is reached without the host's proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Direct {
+    /// A host and all below it.
+    Below(String),
+    /// Hosts whose addresses all lie in it.
+    Range(ipnet::IpNet),
+}
+
 /// A file put into the bottle before the agent starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -243,6 +270,9 @@ pub struct Launch {
     /// The allow-list. Empty = nothing.
     #[serde(default)]
     pub routes: Vec<Route>,
+    /// An explicit proxy listens at the gate, and the variables by which clients find it are set.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxy: bool,
     /// Where each of the routes comes from, in their order; the launch itself when absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub origins: Vec<Origin>,

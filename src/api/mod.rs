@@ -18,7 +18,10 @@ pub mod workspace;
 pub use books::{Account, Event, Run, UsageQuery, UsageReport, UsageRow, UsageTotal};
 pub use bottle::{Act, Bottle, Commit, Cut, Egress, Ended, Leftover, Prune, Removed, State, Stop};
 pub use exec::{Exec, ExecFrame, Input, Resize, Signal, SignalName, Taken};
-pub use launch::{BudgetNode, BudgetScope, Counted, Credentials, File, Kept, Launch, Limit, Mount, Session, Upstream};
+pub use launch::{
+    BudgetNode, BudgetScope, Counted, Credentials, Direct, File, Kept, Launch, Limit, Mount, Session, Upstream,
+    UpstreamProxy,
+};
 pub use origin::{Origin, OriginKind};
 pub use route::{
     Auth, AuthScheme, HeaderKind, HeaderRule, Match, PathKind, PathRule, Route, Routes, RoutesChange, Tls, Verdict,

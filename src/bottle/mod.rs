@@ -25,6 +25,8 @@ pub mod wire;
 /// The agent's home in a bottle.
 pub const AGENT_HOME: &str = "/home/agent";
 
+/// The address of a bottle's gate, on every backend.
+pub use linux::gate::GATE_V4;
 /// What the rest of bb asks of the embedded backend.
 pub use linux::landlock::version as landlock_version;
 pub use linux::{AGENT_ID, RESERVED_ID, forbidden};

@@ -63,6 +63,9 @@ const IN_HOME: &[InHome] = &[
     (".npm-global", &[".npm-global"], None),
 ];
 
+/// What lies beside `bin` in installations that work only as a whole.
+const INSTALLED: &[&str] = &["pyvenv.cfg", "conda-meta", "lib/rustlib", "pkg/tool"];
+
 /// What is shown beside the workspace.
 #[derive(Debug, Default)]
 pub struct Toolchains {
@@ -146,7 +149,10 @@ pub fn collect(
                         found.env.push(((*name).to_owned(), home.join(place).display().to_string()));
                     }
                 }
-                _ if allowed(dir) => found.binds.push(Bind::read_only(dir).optional()),
+                _ if allowed(dir) => {
+                    let whole = installation(dir).filter(|whole| allowed(whole));
+                    found.binds.push(Bind::read_only(whole.unwrap_or(dir)).optional());
+                }
                 _ => continue,
             }
         }
@@ -169,6 +175,21 @@ pub fn collect(
         }
     }
     found
+}
+
+/// Gets the directory that the programs of a directory of PATH need around it, where it is known by what lies in it: a
+/// virtual environment of Python, one of Conda, a toolchain of Rust or Go, packages of npm. A link is what it is.
+fn installation(dir: &Path) -> Option<&Path> {
+    if !fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir()) {
+        return None;
+    }
+    let parent = dir.parent()?;
+    let known = match dir.file_name()?.to_str()? {
+        "bin" => INSTALLED.iter().any(|mark| parent.join(mark).exists()),
+        ".bin" => parent.ends_with("node_modules"),
+        _ => false,
+    };
+    known.then_some(parent)
 }
 
 /// Absolute and without `..`.
@@ -229,6 +250,32 @@ mod tests {
         assert!(!sources.iter().any(|s| home.join(".cargo/credentials.toml").starts_with(s)), "{sources:?}");
         assert!(!found.path.iter().any(|p| p.ends_with("private/bin") || p.is_relative()));
         fs::remove_dir_all(home).unwrap();
+    }
+
+    #[test]
+    fn an_installation_that_works_only_as_a_whole_is_shown_as_one() {
+        let base = std::env::temp_dir().join(format!("bb-toolchain-whole-{}", std::process::id()));
+        for dir in
+            ["venv/bin", "rust/bin", "rust/lib/rustlib", "x/node_modules/.bin", "plain/bin", "plain/lib", "kept/bin"]
+        {
+            fs::create_dir_all(base.join(dir)).unwrap();
+        }
+        fs::write(base.join("venv/pyvenv.cfg"), "").unwrap();
+        fs::write(base.join("kept/pyvenv.cfg"), "").unwrap();
+        for (dir, shown) in [
+            ("venv/bin", "venv"),
+            ("rust/bin", "rust"),
+            ("x/node_modules/.bin", "x/node_modules"),
+            ("plain/bin", "plain/bin"),
+            ("kept/bin", "kept/bin"),
+        ] {
+            let path = base.join(dir);
+            let found = collect(&path.display().to_string(), None, "true", &[], |p| !p.ends_with("kept"));
+            let ours: Vec<_> = found.binds.iter().map(|b| &b.source).filter(|s| s.starts_with(&base)).collect();
+            assert_eq!(ours, [&base.join(shown)], "{dir}");
+            assert!(found.path.contains(&path), "{dir}");
+        }
+        fs::remove_dir_all(base).unwrap();
     }
 
     #[test]

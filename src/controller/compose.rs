@@ -17,7 +17,8 @@ use crate::bottle::guard;
 use crate::bottle::places::{Forbidden, check_target};
 use crate::bottle::plan::{Bind, Image, Overlay, Plan, PlannedFile, Starter};
 use crate::bottle::toolchain;
-use crate::bottle::{AGENT_ID, RESERVED_ID, forbidden};
+use crate::bottle::{AGENT_ID, GATE_V4, RESERVED_ID, forbidden};
+use crate::egress::proxy;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::settings::Settings;
@@ -250,13 +251,17 @@ pub fn compose_unless(
         }
         files.push(planned);
     }
-    let ports = routes::ports(&launch.routes)?;
+    let ports = routes::ports(&launch.routes, launch.proxy)?;
 
     let mut env = environment(&tools, &workspace);
     if image.is_some() {
         // The image's own PATH counts, and its shell may be another one.
         env.remove("PATH");
         env.insert("SHELL".to_owned(), "/bin/sh".to_owned());
+    }
+    if launch.proxy {
+        let found = proxy::variables(GATE_V4.into());
+        env.extend(found.into_iter().map(|(name, value)| (name.to_owned(), value)));
     }
     env.extend(launch.env.clone());
     // Last, since it writes into the workspace: nothing fails after it. What the agent does to a layer or a copy is judged when

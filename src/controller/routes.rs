@@ -28,9 +28,10 @@ const MAX_NOTE: usize = wire::MAX_PACKET - 12 * 1024;
 /// Longest list that an event tells, as JSON. Unit: bytes.
 const MOST_TOLD: usize = 32 * 1024;
 
-/// Gets the ports that a gate listens on for `routes`. DNS has listeners of its own.
-pub fn ports(routes: &[Route]) -> Result<Vec<u16>> {
+/// Gets the ports that a gate listens on for `routes`, and for its `proxy`. DNS has listeners of its own.
+pub fn ports(routes: &[Route], proxy: bool) -> Result<Vec<u16>> {
     let mut ports = vec![443, 80];
+    ports.extend(proxy.then_some(egress::proxy::PORT));
     ports.extend(routes.iter().flat_map(|r| r.ports.iter().copied()));
     ports.sort_unstable();
     ports.dedup();
@@ -170,7 +171,7 @@ impl Live {
 
     /// Gets the ports that `routes` need listeners for. What a gate listens on already counts: listeners stay.
     fn with_room_for(&self, routes: &[Route]) -> Result<Vec<u16>> {
-        let wanted = ports(routes)?;
+        let wanted = ports(routes, self.launch.proxy)?;
         let new = wanted.iter().filter(|port| !self.listens_on(**port)).count();
         if self.listeners() + new > MOST_PORTS {
             let message =

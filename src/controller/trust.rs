@@ -46,8 +46,19 @@ const WHOLE_BUNDLE: &[&str] = &[
     "AWS_CA_BUNDLE",
     "CODEX_CA_CERTIFICATE",
     "NIX_SSL_CERT_FILE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "PERL_LWP_SSL_CA_FILE",
 ];
 const ADDED: &[&str] = &["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
+
+/// Where Pythons and their virtual environments lie in what a bottle shows; `*` is any directory.
+const PYTHONS: &[&str] = &["", "versions/*", "venvs/*", "tools/*"];
+/// Where packages lie in one of them.
+const PACKAGES: &[&str] = &["lib/*/site-packages", "lib/*/dist-packages"];
+/// The bundle that many packages for Python bring along, and trust whatever variables say.
+const CERTIFI: &str = "certifi/cacert.pem";
+/// Most directories looked at for one `*`.
+const MOST: usize = 64;
 
 /// Adds the variables.
 pub fn variables(env: &mut BTreeMap<String, String>) {
@@ -79,6 +90,8 @@ pub fn show(state: &Path, ca_pem: &str, user_home: Option<&Path>, binds: &mut Ve
             binds.push(Bind::read_only(&bundle).at(*place));
         }
     }
+    let brought: Vec<PathBuf> = binds.iter().flat_map(brought_along).collect();
+    binds.extend(brought.into_iter().map(|place| Bind::read_only(&bundle).at(place).optional()));
     let stores = key_stores(user_home);
     if !stores.is_empty() {
         let store = state.join("cacerts");
@@ -99,6 +112,38 @@ pub fn show_in_image(state: &Path, ca_pem: &str, binds: &mut Vec<Bind>) -> io::R
     binds.append(&mut all);
     binds.push(Bind::read_only(state.join("ca-bundle.pem")).at(BUNDLES[0]));
     Ok(())
+}
+
+/// Gets the bundles that Pythons bring along in a directory that is shown, by where the bottle has them.
+fn brought_along(bind: &Bind) -> Vec<PathBuf> {
+    let Some(real) = (!bind.rw && !bind.device).then(|| bind.source.canonicalize().ok()).flatten() else {
+        return Vec::new();
+    };
+    // The system's own programs look where the system has its bundle; what was added to them does not.
+    let real = if real == Path::new("/usr") { real.join("local") } else { real };
+    let pythons = PYTHONS.iter().flat_map(|python| directories(&real, python));
+    let packages = pythons.flat_map(|python| PACKAGES.iter().flat_map(move |packages| directories(&python, packages)));
+    let bundles = packages.map(|packages| packages.join(CERTIFI));
+    // Through links it would be mounted elsewhere than where programs look.
+    let plain = bundles.filter(|bundle| bundle.canonicalize().is_ok_and(|file| file == *bundle));
+    plain
+        .filter_map(|bundle| Some(bind.target.join(bundle.strip_prefix(bind.source.canonicalize().ok()?).ok()?)))
+        .collect()
+}
+
+/// Gets the directories below `at` that a pattern names.
+fn directories(at: &Path, pattern: &str) -> Vec<PathBuf> {
+    let mut found = vec![at.to_owned()];
+    for part in pattern.split('/').filter(|part| !part.is_empty()) {
+        let below = |dir: PathBuf| -> Vec<PathBuf> {
+            if part != "*" {
+                return vec![dir.join(part)];
+            }
+            fs::read_dir(dir).into_iter().flatten().flatten().take(MOST).map(|entry| entry.path()).collect()
+        };
+        found = found.into_iter().flat_map(below).filter(|dir| dir.is_dir()).collect();
+    }
+    found
 }
 
 /// Gets the key stores of the host's Javas; each once, links resolved.
@@ -189,6 +234,26 @@ fn entries(pem: &str, alias: &str) -> (u32, Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bundle_that_a_python_brings_along_is_found_where_the_bottle_has_it() {
+        let base = std::env::temp_dir().join(format!("bb-trust-{}", std::process::id())).join("py");
+        let bundles = ["lib/python3.11/site-packages/certifi", "versions/3.9/lib/python3.9/dist-packages/certifi"];
+        for dir in bundles {
+            fs::create_dir_all(base.join(dir)).unwrap();
+            fs::write(base.join(dir).join("cacert.pem"), "").unwrap();
+        }
+        fs::create_dir_all(base.join("lib/python3.12/site-packages")).unwrap();
+        std::os::unix::fs::symlink(base.join(bundles[0]), base.join("lib/python3.12/site-packages/certifi")).unwrap();
+        let mut found = brought_along(&Bind::read_only(&base).at("/shown"));
+        found.sort();
+        assert_eq!(found, bundles.map(|dir| Path::new("/shown").join(dir).join("cacert.pem")));
+        assert!(
+            brought_along(&Bind { rw: true, ..Bind::read_only(&base) }).is_empty(),
+            "what is the agent's own stays so"
+        );
+        fs::remove_dir_all(base.parent().unwrap()).unwrap();
+    }
 
     #[test]
     fn a_key_store_has_the_host_and_the_bottle_in_it() {

@@ -23,8 +23,10 @@ use super::link::{Link, literal};
 use super::name::{Host, NameError};
 use super::pace::Pace;
 use super::passthrough;
+use super::proxy;
 use super::record::{Denied, Tally};
 use super::request::Plane;
+use super::rewound::Rewound;
 use super::serve;
 use crate::api;
 use crate::ledger::Ledger;
@@ -61,6 +63,23 @@ pub struct Door<L: Ledger> {
     pub strangers: Mutex<Pace>,
     /// Open connections.
     pub connections: Arc<Tally>,
+    /// Where the bottle's proxy is, if it has one.
+    pub proxy: Option<SocketAddr>,
+}
+
+/// What a connection is to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meant {
+    /// The address and port.
+    pub address: SocketAddr,
+    /// What the bottle's proxy was asked for, where it came through that.
+    pub target: Option<Host>,
+}
+
+impl Meant {
+    fn text(&self) -> String {
+        self.target.as_ref().map_or_else(|| self.address.ip().to_string(), Host::to_string)
+    }
 }
 
 /// Accepts on one listener for ever. `spawn` runs a connection.
@@ -79,10 +98,11 @@ pub async fn listen<L: Ledger>(
                 continue;
             }
         };
-        let Ok(destination) = stream.local_addr().map(canonical) else { continue };
+        let Ok(address) = stream.local_addr().map(canonical) else { continue };
+        let meant = Meant { address, target: None };
         if door.connections.open() >= CONNECTIONS {
             let deny = Deny::new(Denial::LimitConnections, format!("bb: {CONNECTIONS} connections are open already."));
-            tell(&door, "tcp", destination, &deny);
+            tell(&door, "tcp", &meant, &deny);
             continue;
         }
         let ticket = door.connections.enter();
@@ -90,7 +110,7 @@ pub async fn listen<L: Ledger>(
         spawn(Box::pin(async move {
             let _ticket = ticket;
             // An error here is a client that went away.
-            let _ = connection(&door, stream, destination).await;
+            let _ = connection(&door, stream, meant).await;
         }));
     }
 }
@@ -99,9 +119,8 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-fn tell<L: Ledger>(door: &Door<L>, proto: &str, destination: SocketAddr, deny: &Deny) {
-    let host = destination.ip().to_string();
-    door.plane.recorder.deny_limited(Denied::new(proto, host, destination.port(), deny));
+fn tell<L: Ledger>(door: &Door<L>, proto: &str, meant: &Meant, deny: &Deny) {
+    door.plane.recorder.deny_limited(Denied::new(proto, meant.text(), meant.address.port(), deny));
 }
 
 /// What a first byte begins.
@@ -121,30 +140,56 @@ fn speaks(first: u8) -> Speaks {
     }
 }
 
-async fn connection<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: SocketAddr) -> io::Result<()> {
+async fn connection<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, meant: Meant) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let mut first = [0u8; 1];
-    let Ok(peeked) = timeout(FIRST_BYTE, stream.peek(&mut first)).await else {
-        tell(door, "tcp", destination, &Deny::new(Denial::LimitIdle, "bb: the connection said nothing for a minute."));
-        return Ok(());
-    };
-    if peeked? == 0 {
-        // Clients open connections ahead and drop them; to an address that no name has, it was a try.
-        if !address::is_computed(destination.ip()) {
-            tell(door, "tcp", destination, &literal(&destination.ip().to_string()));
+    let stream = Rewound::new(stream);
+    let Some(speaks) = begins(door, &stream, &meant).await? else { return Ok(()) };
+    match speaks {
+        Speaks::Http if door.proxy == Some(meant.address) => proxy::connection(door, stream, meant.address).await,
+        Speaks::Tls if door.proxy == Some(meant.address) => {
+            let why = "bb: the bottle's proxy is spoken to without TLS: its address begins with http://.";
+            tell(door, "tcp", &meant, &Deny::new(Denial::ProtocolUnknown, why));
+            stream.reset()
         }
-        return Ok(());
+        speaks => carry(door, speaks, stream, meant).await,
     }
-    match speaks(first[0]) {
-        Speaks::Tls => tls(door, stream, destination).await,
+}
+
+/// Serves what follows a CONNECT to the bottle's proxy: what a connection to `meant` would be.
+pub(super) async fn tunnelled<L: Ledger>(door: &Arc<Door<L>>, stream: Rewound, meant: Meant) -> io::Result<()> {
+    match begins(door, &stream, &meant).await? {
+        Some(speaks) => carry(door, speaks, stream, meant).await,
+        None => Ok(()),
+    }
+}
+
+/// Waits for the first byte. `None`: there is none.
+async fn begins<L: Ledger>(door: &Door<L>, stream: &Rewound, meant: &Meant) -> io::Result<Option<Speaks>> {
+    let Ok(first) = timeout(FIRST_BYTE, stream.first()).await else {
+        tell(door, "tcp", meant, &Deny::new(Denial::LimitIdle, "bb: the connection said nothing for a minute."));
+        return Ok(None);
+    };
+    let Some(first) = first? else {
+        // Clients open connections ahead and drop them; to an address that no name has, it was a try.
+        if !address::is_computed(meant.address.ip()) && door.proxy != Some(meant.address) {
+            tell(door, "tcp", meant, &literal(&meant.text()));
+        }
+        return Ok(None);
+    };
+    Ok(Some(speaks(first)))
+}
+
+async fn carry<L: Ledger>(door: &Arc<Door<L>>, speaks: Speaks, stream: Rewound, meant: Meant) -> io::Result<()> {
+    match speaks {
+        Speaks::Tls => tls(door, stream, meant).await,
         Speaks::Http => {
-            let link = Link::new(destination, false, None);
+            let link = Link::new(meant.address, false, None).through(meant.target);
             serve::connection(Arc::clone(&door.plane), link, stream, false).await;
             Ok(())
         }
         Speaks::Unknown => {
-            tell(door, "tcp", destination, &Deny::new(Denial::ProtocolUnknown, "bb: neither TLS nor HTTP."));
-            stream.set_zero_linger()
+            tell(door, "tcp", &meant, &Deny::new(Denial::ProtocolUnknown, "bb: neither TLS nor HTTP."));
+            stream.reset()
         }
     }
 }
@@ -152,25 +197,25 @@ async fn connection<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destinati
 /// What a TLS connection is, once its greeting was read.
 enum Begun {
     /// Ended here.
-    Ended(Option<Result<Host, NameError>>, Box<TlsStream<Kept<TcpStream>>>),
+    Ended(Option<Result<Host, NameError>>, Box<TlsStream<Kept<Rewound>>>),
     /// For a name that no route is for, after many of them.
     Stranger(Host),
     /// Passed through, with what was read of it.
-    Unseen(Host, Arc<api::Route>, (TcpStream, Vec<u8>)),
+    Unseen(Host, Arc<api::Route>, (Rewound, Vec<u8>)),
 }
 
-async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: SocketAddr) -> io::Result<()> {
+async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: Rewound, meant: Meant) -> io::Result<()> {
     let Ok(Ok(place)) = timeout(HANDSHAKE_PLACE, door.handshakes.acquire()).await else {
         let deny =
             Deny::new(Denial::LimitHandshakes, format!("bb: {HANDSHAKES} TLS handshakes are under way already."));
-        tell(door, "tls", destination, &deny);
+        tell(door, "tls", &meant, &deny);
         return Ok(());
     };
     let handshake = async {
         let hello = LazyConfigAcceptor::new(Hello::default(), Kept::new(stream)).await?;
         let sni = hello.client_hello().server_name().map(Host::parse);
         if let Some(Ok(host)) = &sni
-            && let Some(route) = door.plane.policy.get().passes_through(host, destination.port())
+            && let Some(route) = door.plane.policy.get().passes_through(host, meant.address.port())
         {
             return Ok(Begun::Unseen(host.clone(), route, hello.io.into_parts()));
         }
@@ -178,7 +223,7 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: Soc
         let stranger = match &sni {
             Some(Ok(host)) => Some(host.clone()).filter(|host| !door.plane.policy.get().router.knows(host)),
             Some(Err(_)) => None,
-            None => Some(Host::Ip(destination.ip())),
+            None => Some(Host::Ip(meant.address.ip())),
         };
         if let Some(host) = stranger
             && !door.strangers.lock().unwrap_or_else(PoisonError::into_inner).take()
@@ -188,7 +233,7 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: Soc
         let hello = StartHandshake::from_parts(hello.accepted, hello.io.forget());
         let config = match &sni {
             Some(_) => door.acceptor.named(),
-            None => door.acceptor.literal(destination.ip()).ok_or(io::ErrorKind::InvalidData)?,
+            None => door.acceptor.literal(meant.address.ip()).ok_or(io::ErrorKind::InvalidData)?,
         };
         Ok::<_, io::Error>(Begun::Ended(sni, Box::new(hello.into_stream(config).await?)))
     };
@@ -199,13 +244,13 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: Soc
         Ok(Begun::Stranger(host)) => {
             let reason = "bb: too many names that are not on the allow-list were tried at once.";
             let denied =
-                Denied::new("tls", host.to_string(), destination.port(), &Deny::new(Denial::LimitHandshakes, reason));
+                Denied::new("tls", host.to_string(), meant.address.port(), &Deny::new(Denial::LimitHandshakes, reason));
             door.plane.recorder.deny_limited(denied);
             return Ok(());
         }
         Ok(Begun::Unseen(host, route, begun)) => {
-            if let Err(deny) = passthrough::pass(&door.plane, begun, &host, destination, route).await {
-                let denied = Denied::new("tls", host.to_string(), destination.port(), &deny);
+            if let Err(deny) = passthrough::pass(&door.plane, begun, &host, &meant, route).await {
+                let denied = Denied::new("tls", host.to_string(), meant.address.port(), &deny);
                 door.plane.recorder.deny_limited(denied);
             }
             return Ok(());
@@ -215,13 +260,14 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: TcpStream, destination: Soc
             if error.kind() == io::ErrorKind::InvalidData || error.kind() == io::ErrorKind::TimedOut {
                 let reason =
                     format!("bb: the TLS handshake failed: {error} (does the client trust the bottle's authority?)");
-                tell(door, "tls", destination, &Deny::new(Denial::ProtocolUnknown, reason));
+                tell(door, "tls", &meant, &Deny::new(Denial::ProtocolUnknown, reason));
             }
             return Err(error);
         }
     };
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    serve::connection(Arc::clone(&door.plane), Link::new(destination, true, sni), stream, h2).await;
+    let link = Link::new(meant.address, true, sni).through(meant.target);
+    serve::connection(Arc::clone(&door.plane), link, stream, h2).await;
     Ok(())
 }
 

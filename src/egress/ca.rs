@@ -31,6 +31,8 @@ const LEAVES: u64 = 1024;
 const LEAF_AGE: Duration = Duration::from_secs(24 * 3600);
 /// Days that a leaf is valid.
 const LEAF_DAYS: i64 = 60;
+/// Days that a certificate is valid before it is made, since a bottle's clock, or one by which its client was built, may run late.
+const BACKDATED: i64 = 2;
 /// Days that the authority is valid: longer than any bottle lives.
 const CA_DAYS: i64 = 2 * 365;
 
@@ -216,7 +218,7 @@ impl ResolvesServerCert for Minter {
     }
 }
 
-/// Sets the dates: from a day ago (clocks in images run late), for `days`.
+/// Sets the dates: from [`BACKDATED`] days ago (clocks in images run late), for `days`.
 fn set_validity(params: &mut CertificateParams, days: i64) -> Result<(), CaError> {
     let today = jiff::Timestamp::now().to_zoned(TimeZone::UTC).date();
     let date = |offset: i64| {
@@ -228,7 +230,7 @@ fn set_validity(params: &mut CertificateParams, days: i64) -> Result<(), CaError
             date.day().unsigned_abs(),
         ))
     };
-    params.not_before = date(-1)?;
+    params.not_before = date(-BACKDATED)?;
     params.not_after = date(days)?;
     Ok(())
 }
@@ -250,6 +252,72 @@ mod tests {
             .with_root_certificates(roots)
             .with_no_client_auth();
         ClientConnection::new(Arc::new(config), ServerName::try_from(name).unwrap()).unwrap()
+    }
+
+    /// A clock that is off by some days.
+    #[derive(Debug)]
+    struct Skewed(i64);
+
+    impl rustls::time_provider::TimeProvider for Skewed {
+        fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+            let now = rustls::pki_types::UnixTime::now().as_secs().checked_add_signed(self.0 * 24 * 3600)?;
+            Some(rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(now)))
+        }
+    }
+
+    #[test]
+    fn a_client_whose_clock_runs_late_or_early_accepts_authority_and_leaf() {
+        let ca = Ca::generate("test-1").unwrap();
+        let acceptor = ca.acceptor().unwrap();
+        let at = |days: i64| {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(ca.cert_pem().as_bytes()).unwrap()).unwrap();
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = rustls::ClientConfig::builder_with_details(provider, Arc::new(Skewed(days)))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            let name = ServerName::try_from("a.example").unwrap();
+            handshake(ClientConnection::new(Arc::new(config), name).unwrap(), acceptor.named())
+        };
+        // Dates are whole days, so at least one less than what is given.
+        for days in [-(BACKDATED - 1), 0, 1, LEAF_DAYS - 2] {
+            at(days).unwrap_or_else(|error| panic!("{days} days: {error}"));
+        }
+        for days in [-(BACKDATED + 1), LEAF_DAYS + 1] {
+            assert!(at(days).unwrap_err().contains("certificate"), "{days} days");
+        }
+    }
+
+    #[test]
+    fn the_authority_is_backdated_as_its_leaves_are_and_outlives_them() {
+        let day = || jiff::Timestamp::now().to_zoned(TimeZone::UTC).date().checked_add((-BACKDATED).days()).unwrap();
+        let before = day();
+        let ca = Ca::generate("test-1").unwrap();
+        let dates = |params: &CertificateParams| (params.not_before, params.not_after);
+        let (mut authority, mut leaf) = (CertificateParams::default(), CertificateParams::default());
+        set_validity(&mut authority, CA_DAYS).unwrap();
+        set_validity(&mut leaf, LEAF_DAYS).unwrap();
+        assert_eq!(dates(&authority).0, dates(&leaf).0);
+        assert!(dates(&authority).1 > dates(&leaf).1);
+        // OpenSSL, which reads the real one, says the same.
+        let pem = ca.cert_pem().as_bytes().to_vec();
+        let Ok(mut openssl) = std::process::Command::new("openssl")
+            .args(["x509", "-noout", "-startdate"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+        else {
+            return;
+        };
+        std::io::Write::write_all(&mut openssl.stdin.take().unwrap(), &pem).unwrap();
+        let said = String::from_utf8(openssl.wait_with_output().unwrap().stdout).unwrap();
+        // It may be midnight.
+        let named = |day: jiff::civil::Date| {
+            said.contains(&format!(" {} GMT", day.year())) && said.contains(&format!("{:>2} 00:00:00", day.day()))
+        };
+        assert!(named(before) || named(day()), "{said}");
     }
 
     fn handshake(mut client: ClientConnection, config: Arc<ServerConfig>) -> Result<ClientConnection, String> {

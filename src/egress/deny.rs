@@ -4,6 +4,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use hyper::ext::ReasonPhrase;
 use serde_json::{Value, json};
 
 use super::body::Outgoing;
@@ -135,6 +136,11 @@ pub fn respond(kind: Denial, status: StatusCode, body: &Value) -> Response<Outgo
     let text = Bytes::from(body.to_string());
     let mut answer = Response::new(Outgoing::full(text));
     *answer.status_mut() = status;
+    // Many clients (pip, urllib, requests) show this phrase of HTTP/1 and never the body.
+    let phrase = format!("{} (bb: {})", status.canonical_reason().unwrap_or("Refused"), kind.as_str());
+    if let Ok(phrase) = ReasonPhrase::try_from(phrase.into_bytes()) {
+        answer.extensions_mut().insert(phrase);
+    }
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(HEADER, HeaderValue::from_static(kind.as_str()));
@@ -164,6 +170,8 @@ mod tests {
             .step("ask the operator");
         let answer = deny.answer();
         assert_eq!(answer.status(), 403);
+        let phrase = answer.extensions().get::<ReasonPhrase>().unwrap().as_bytes();
+        assert_eq!(phrase, b"Forbidden (bb: route_missing)");
         assert_eq!(answer.headers()[HEADER], "route_missing");
         let body = deny.body();
         assert_eq!(body["error"]["type"], "bb_denied");

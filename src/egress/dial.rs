@@ -30,6 +30,12 @@ const ADDRESSES: usize = 6;
 /// How long sent data may stay unacknowledged.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Every address there is: for what the operator has named.
+pub(super) const ANYWHERE: [IpNet; 2] = [
+    IpNet::V4(ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::UNSPECIFIED, 0)),
+    IpNet::V6(ipnet::Ipv6Net::new_assert(std::net::Ipv6Addr::UNSPECIFIED, 0)),
+];
+
 /// Why no connection came about.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -111,8 +117,13 @@ pub async fn dial(
         Some(address) => vec![address],
         None => resolve(host, port, private, lookups).await?,
     };
+    connect_to(host, &addresses).await
+}
+
+/// Connects to the first of the `addresses` of `host` that answers.
+pub(super) async fn connect_to(host: &Host, addresses: &[SocketAddr]) -> Result<TcpStream, DialError> {
     let unreachable = |why: String| DialError::new(Denial::UpstreamUnreachable, format!("bb: {host}: {why}"));
-    let stream = tokio::time::timeout(DIAL, connect(&addresses))
+    let stream = tokio::time::timeout(DIAL, connect(addresses))
         .await
         .map_err(|_| unreachable("no connection in time".into()))?
         .map_err(|error| unreachable(error.to_string()))?;
@@ -121,7 +132,12 @@ pub async fn dial(
 }
 
 /// Looks `host` up, and refuses addresses that are not public, but for those in one of the `private` ranges.
-async fn resolve(host: &Host, port: u16, private: &[IpNet], lookups: &Lookups) -> Result<Vec<SocketAddr>, DialError> {
+pub(super) async fn resolve(
+    host: &Host,
+    port: u16,
+    private: &[IpNet],
+    lookups: &Lookups,
+) -> Result<Vec<SocketAddr>, DialError> {
     let Host::Name(name) = host else {
         return Err(DialError::new(Denial::IpLiteral, "bb: addresses are not dialled"));
     };

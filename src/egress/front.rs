@@ -51,6 +51,7 @@ struct Said {
     length: Option<u64>,
     chunked: bool,
     upgrade: bool,
+    connect: bool,
 }
 
 /// Follows the bytes of one connection. Sans-IO.
@@ -58,6 +59,8 @@ struct Said {
 pub struct Watch {
     at: At,
     said: Said,
+    /// Whether a CONNECT ends HTTP.
+    proxy: bool,
     /// The beginning of a line that came in pieces.
     line: Vec<u8>,
 }
@@ -75,11 +78,16 @@ pub struct Refused {
 
 impl Default for Watch {
     fn default() -> Self {
-        Watch { at: At::Start(0), said: Said::default(), line: Vec::new() }
+        Watch { at: At::Start(0), said: Said::default(), proxy: false, line: Vec::new() }
     }
 }
 
 impl Watch {
+    /// Follows a connection to a proxy: what comes after a CONNECT is no HTTP, or not this one's.
+    pub fn of_proxy() -> Watch {
+        Watch { proxy: true, ..Watch::default() }
+    }
+
     /// Looks at the next bytes.
     pub fn look(&mut self, bytes: &[u8]) -> Result<(), Refused> {
         let mut from = 0;
@@ -147,7 +155,8 @@ impl Watch {
         match self.at {
             At::Start(seen) if line.is_empty() && seen < EMPTY_LINES => Ok(At::Start(seen + 1)),
             At::Start(_) => {
-                self.said = Said { old: request_line(line)?, ..Said::default() };
+                let connect = self.proxy && line.starts_with(b"CONNECT ");
+                self.said = Said { old: request_line(line)?, connect, ..Said::default() };
                 Ok(At::Head)
             }
             At::Head if line.is_empty() => self.body(),
@@ -198,6 +207,8 @@ impl Watch {
         match self.said {
             Said { chunked: true, length: Some(_), .. } => Err("there are both Content-Length and Transfer-Encoding"),
             Said { chunked: true, old: true, .. } => Err("HTTP/1.0 has no Transfer-Encoding"),
+            Said { connect: true, chunked: false, length: None, .. } => Ok(At::Raw),
+            Said { connect: true, .. } => Err("a CONNECT has no body"),
             Said { chunked: true, .. } => Ok(At::Size),
             Said { length: None | Some(0), .. } => Ok(At::Start(0)),
             Said { length: Some(length), .. } => Ok(At::Body(length)),
@@ -257,8 +268,13 @@ pub struct Front<IO> {
 
 impl<IO> Front<IO> {
     /// Watches `io`; `refused` gets the reason if something is refused.
-    pub fn new(io: IO, refused: Arc<OnceLock<Reason>>) -> Self {
-        Front { io, watch: Watch::default(), refused, poison: &[] }
+    pub fn new(io: IO, watch: Watch, refused: Arc<OnceLock<Reason>>) -> Self {
+        Front { io, watch, refused, poison: &[] }
+    }
+
+    /// Gets what was watched.
+    pub fn into_inner(self) -> IO {
+        self.io
     }
 }
 
@@ -445,6 +461,21 @@ mod tests {
         let mut watch = Watch::default();
         watch.look(&text.as_bytes()[..GOOD[2].len() + 10]).unwrap();
         assert_eq!(watch.look(&text.as_bytes()[GOOD[2].len() + 10..]).unwrap_err().from, 0);
+    }
+
+    #[test]
+    fn a_connect_ends_http_at_a_proxy_only_and_has_no_body() {
+        let connect = "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n";
+        let follow = |text: &str| {
+            let mut watch = Watch::of_proxy();
+            watch.look(text.as_bytes()).map(|()| watch.at).map_err(|refused| refused.head)
+        };
+        assert_eq!(follow(&format!("{connect}\0\r any bytes")), Ok(At::Raw));
+        assert_eq!(follow(GOOD[2]), Ok(At::Start(0)));
+        assert_eq!(all(connect, 9), Ok(At::Start(0)), "elsewhere it is a request like any other");
+        for body in ["Content-Length: 0", "Content-Length: 5", "Transfer-Encoding: chunked"] {
+            assert_eq!(follow(&format!("CONNECT a.example:443 HTTP/1.1\r\n{body}\r\n\r\n")), Err(true), "{body}");
+        }
     }
 
     #[test]

@@ -200,6 +200,24 @@ fn model_header(name: &str) -> bool {
     ) || ["anthropic-", "x-stainless-", "x-codex-", "x-claude-", "x-openai-"].iter().any(|p| name.starts_with(p))
 }
 
+/// Subprotocols of a WebSocket in which browsers' clients, who can send no header, say who they are.
+const CREDENTIAL_PROTOCOLS: [&str; 4] =
+    ["openai-insecure-api-key.", "openai-organization.", "openai-project.", "base64url.bearer.authorization.k8s.io."];
+
+/// Gets the subprotocols that are offered, less those that are the agent's own credentials.
+pub fn subprotocols(value: &HeaderValue) -> Option<HeaderValue> {
+    let own = |one: &&str| {
+        let one = one.to_ascii_lowercase();
+        CREDENTIAL_PROTOCOLS.iter().any(|start| one.starts_with(start))
+    };
+    let all = value.to_str().ok()?;
+    let kept: Vec<_> = all.split(',').map(str::trim).filter(|one| !one.is_empty() && !own(one)).collect();
+    if kept.is_empty() {
+        return None;
+    }
+    HeaderValue::try_from(kept.join(", ")).ok()
+}
+
 fn credential_key(key: &str) -> bool {
     ["key", "api_key", "api-key", "apikey", "access_token", "auth_token", "private_token", "oauth_token"]
         .iter()
@@ -308,6 +326,18 @@ mod tests {
         assert_eq!(names(&plain), ["content-type", "set-cookie", "www-authenticate"]);
         answer(&mut kept, true, &["Set-Cookie".to_owned()]);
         assert_eq!(names(&kept), ["content-type", "set-cookie"], "what the route keeps");
+    }
+
+    #[test]
+    fn a_subprotocol_that_says_who_asks_is_not_offered_on() {
+        let offered = |text: &'static str| subprotocols(&HeaderValue::from_static(text));
+        assert_eq!(offered("realtime, OpenAI-insecure-API-key.sk-mine,openai-project.p").unwrap(), "realtime");
+        assert_eq!(
+            offered("v5.channel.k8s.io, base64url.bearer.authorization.k8s.io.eyJ").unwrap(),
+            "v5.channel.k8s.io"
+        );
+        assert_eq!(offered("graphql-ws").unwrap(), "graphql-ws");
+        assert_eq!(offered("openai-organization.o"), None);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Link {
     pub tls: bool,
     /// The server name of the TLS handshake.
     pub sni: Option<Result<Host, NameError>>,
+    /// What was asked of the bottle's proxy, where it came through that.
+    target: Option<Host>,
     /// The first name asked for, as it was spelled: nearly always the only one.
     known: OnceLock<(String, Arc<Named>)>,
 }
@@ -25,7 +27,17 @@ pub struct Link {
 impl Link {
     /// Makes it.
     pub fn new(destination: std::net::SocketAddr, tls: bool, sni: Option<Result<Host, NameError>>) -> Link {
-        Link { destination, tls, sni, known: OnceLock::new() }
+        Link { destination, tls, sni, target: None, known: OnceLock::new() }
+    }
+
+    /// Says that the connection came through the bottle's proxy, which was asked for `target`.
+    pub fn through(self, target: Option<Host>) -> Link {
+        Link { target, ..self }
+    }
+
+    /// Gets what the connection was to, for messages.
+    pub fn meant(&self) -> String {
+        self.target.as_ref().map_or_else(|| self.destination.ip().to_string(), Host::to_string)
     }
 
     /// Gets `https` or `http`.
@@ -123,6 +135,17 @@ pub fn destination(gate: Gate, link: &Link, named: &Named) -> Result<(), Deny> {
     if named.host.is_ip() {
         return Err(literal(&named.text));
     }
+    if let Some(target) = &link.target
+        && *target != named.host
+    {
+        if target.is_ip() {
+            return Err(literal(&target.to_string()));
+        }
+        return Err(Deny::new(
+            Denial::NameMismatch,
+            format!("bb: the request's host is not {target}, which the proxy was asked for."),
+        ));
+    }
     if gate.admits(&named.host, address) {
         return Ok(());
     }
@@ -193,6 +216,19 @@ mod tests {
         let plain = link(false, None);
         let named = name_once(&plain, &ask("/", &["198.18.1.1"])).unwrap();
         assert_eq!(destination(Gate::Computed, &plain, &named).unwrap_err().kind, Denial::IpLiteral);
+    }
+
+    #[test]
+    fn what_a_proxy_was_asked_for_is_the_name_too() {
+        let asked = |target: &str| link(true, Some("a.example")).through(Some(Host::parse(target).unwrap()));
+        let check = |link: &Link| {
+            let named = name_once(link, &ask("/", &["a.example"])).unwrap();
+            destination(Gate::Computed, link, &named).map_err(|deny| deny.kind)
+        };
+        assert_eq!(check(&asked("A.example.")), Ok(()));
+        assert_eq!(check(&asked("b.example")), Err(Denial::NameMismatch));
+        // The address that the name has in the bottle is none that anybody may ask for.
+        assert_eq!(check(&asked(&of_name("a.example").to_string())), Err(Denial::IpLiteral));
     }
 
     #[test]

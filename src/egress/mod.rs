@@ -2,15 +2,15 @@
 //!
 //! Sockets that were made inside a bottle's gate come in, and what they carry is caught, named once, checked against
 //! the allow-list, given its credential, metered and forwarded, or refused with a reason that can be read. The parts,
-//! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`], [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
+//! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`hold`]),
-//! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
+//! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
 //! what became of an allowed request [`exchange`], the cut [`streams`].
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
 
 use std::collections::BTreeMap;
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,8 +45,10 @@ pub mod name;
 mod pace;
 pub mod passthrough;
 pub mod policy;
+pub mod proxy;
 pub mod record;
 pub mod request;
+pub mod rewound;
 pub mod route;
 pub mod sentinel;
 pub mod serve;
@@ -56,6 +58,7 @@ pub mod streams;
 pub mod suggest;
 pub mod tee;
 pub mod upstream;
+pub mod upstream_proxy;
 mod websocket;
 mod why;
 
@@ -73,6 +76,7 @@ use policy::{Current, Policy, Towards};
 use record::{Recorder, Tally};
 use request::Plane;
 use streams::{Cut, Streams};
+use upstream_proxy::UpstreamProxy;
 
 /// The listeners of one bottle, made inside its gate.
 #[derive(Debug, Default)]
@@ -116,6 +120,10 @@ pub struct Spec {
     pub rules: Rules,
     /// Names dialled elsewhere: `host` (port 443) or `host:port`.
     pub upstreams: BTreeMap<String, Upstream>,
+    /// The proxy that is the host's own way out, with its credential.
+    pub upstream_proxy: Option<(crate::api::UpstreamProxy, Option<SecretString>)>,
+    /// Where in its gate its explicit proxy is, if it has one. What connects there comes by [`Sockets::tcp`].
+    pub proxy: Option<SocketAddr>,
     /// Its certificate authority.
     pub ca: Ca,
     /// Cut already (a bottle that is adopted).
@@ -210,7 +218,11 @@ fn start_with<L: Ledger>(
     let connections = Arc::new(Tally::default());
     let parks = Arc::new(AtomicBool::new(spec.parks));
     let recorder = Arc::new(Recorder::start(&spec.slug, spec.run.as_deref(), Arc::clone(&work), ledger.clone()));
-    let towards = Towards { roots, upstreams: spec.upstreams, lookups: lookup::Lookups::default() };
+    let proxy = spec.upstream_proxy.as_ref().map(|(said, credential)| {
+        UpstreamProxy::new(said, credential.as_ref()).map(Arc::new).map_err(upstream::UpstreamError::from)
+    });
+    let (lookups, proxy) = (lookup::Lookups::default(), proxy.transpose()?);
+    let towards = Towards { roots, upstreams: spec.upstreams, lookups, proxy };
     let policy = Current::new(Policy::new(&spec.rules, &towards)?);
     let plane = Arc::new(Plane {
         policy,
@@ -240,6 +252,7 @@ fn start_with<L: Ledger>(
         handshakes: Semaphore::new(accept::HANDSHAKES),
         strangers: accept::strangers(),
         connections: Arc::clone(&connections),
+        proxy: spec.proxy,
     });
     let tasks = Tasks::default();
     let served = serve_all(sockets, &door, &recorder, &tasks)?;

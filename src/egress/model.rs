@@ -243,6 +243,12 @@ mod tests {
         assert_eq!(features(Api::Anthropic, "", body, &[]).unwrap_err().kind, Denial::ServerTool);
         let named = features(Api::Anthropic, "", body, &["mcp_servers".into()]).unwrap();
         assert_eq!(named.max_output, Some(5));
+        // Another one's name opens nothing, and one of two does not.
+        assert!(features(Api::Anthropic, "", body, &["web_search".into(), "mcp".into()]).is_err());
+        let two =
+            br#"{"model":"m","tools":[{"type":"web_search_20250305"}],"mcp_servers":[{"name":"x"}],"messages":[]}"#;
+        let deny = features(Api::Anthropic, "", two, &["web_search".into()]).unwrap_err();
+        assert_eq!(deny.rule_missing.as_deref(), Some(&json!({"server_tools": ["mcp_servers"]})));
         assert_eq!(features(Api::Anthropic, "", b"not json", &[]).unwrap_err().kind, Denial::ProtocolUnknown);
     }
 }

@@ -3,13 +3,12 @@
 //!
 //! It sees no request, so it can neither meter nor put anything in; [`super::route`] refuses routes that say otherwise.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::Uri;
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
+use super::accept::Meant;
 use super::body::Way;
 use super::deny::{Denial, Deny};
 use super::exchange::{self, Exchange, Over};
@@ -18,6 +17,7 @@ use super::link::{Link, destination, of_host};
 use super::name::Host;
 use super::record::Passed;
 use super::request::{Plane, not_cut};
+use super::rewound::Rewound;
 use super::streams::Subject;
 use super::websocket::relay::{copy, how, idle};
 use crate::api;
@@ -26,12 +26,12 @@ use crate::ledger::Ledger;
 /// Passes one connection through. `greeting` is what was read of it. An error is why it was refused.
 pub async fn pass<L: Ledger>(
     plane: &Plane<L>,
-    (stream, greeting): (TcpStream, Vec<u8>),
+    (stream, mut greeting): (Rewound, Vec<u8>),
     host: &Host,
-    meant: SocketAddr,
+    meant: &Meant,
     route: Arc<api::Route>,
 ) -> Result<(), Deny> {
-    let link = Link::new(meant, true, Some(Ok(host.clone())));
+    let link = Link::new(meant.address, true, Some(Ok(host.clone()))).through(meant.target.clone());
     let named = of_host(&link, host)?;
     destination(plane.gate, &link, &named)?;
     if !hello::hides_nothing(&greeting) {
@@ -43,12 +43,12 @@ pub async fn pass<L: Ledger>(
     }
     let entered = plane.streams.enter()?;
     let policy = plane.policy.get();
-    if policy.passes_through(host, meant.port()).is_none() {
+    if policy.passes_through(host, meant.address.port()).is_none() {
         return Err(Deny::new(Denial::RouteMissing, format!("bb: {} is not passed through any more.", named.text)));
     }
     entered.is_about(Subject {
         named: Arc::clone(&named),
-        port: meant.port(),
+        port: meant.address.port(),
         tls: true,
         method: None,
         uri: Uri::default(),
@@ -66,13 +66,13 @@ pub async fn pass<L: Ledger>(
             method: "TLS".to_owned(),
             scheme: "tls",
             named: Arc::clone(&named),
-            port: meant.port(),
+            port: meant.address.port(),
             path: String::new(),
             route,
         },
     );
     let dialled = tokio::select! {
-        dialled = policy.connector.reach(host, meant.port()) => dialled,
+        dialled = policy.connector.reach(host, meant.address.port()) => dialled,
         () = entered.wait_cancelled() => {
             exchange.refused();
             return Err(plane.streams.reason(&entered));
@@ -87,7 +87,7 @@ pub async fn pass<L: Ledger>(
         method: "TLS",
         scheme: "tls",
         host: &named.text,
-        port: meant.port(),
+        port: meant.address.port(),
         path: "",
         status: 0,
         took: exchange.took(),
@@ -95,6 +95,8 @@ pub async fn pass<L: Ledger>(
     exchange.noted(0, plane.recorder.passed(passed).await);
     let moved = exchange.moved();
     moved.mark();
+    let (stream, ahead) = stream.into_parts();
+    greeting.extend_from_slice(&ahead);
     let both = async {
         upstream.write_all(&greeting).await?;
         moved.count(Way::Up, greeting.len());

@@ -12,6 +12,7 @@ use super::lookup::Lookups;
 use super::name::Host;
 use super::route::{Allowed, Asked, Router};
 use super::upstream::{self, Connector, Upstreaming};
+use super::upstream_proxy::UpstreamProxy;
 use super::{EgressError, Rules};
 use crate::api::{Route, Upstream};
 
@@ -23,6 +24,8 @@ pub struct Towards {
     pub upstreams: BTreeMap<String, Upstream>,
     /// The bottle's look-ups.
     pub lookups: Lookups,
+    /// The proxy that is the host's own way out.
+    pub proxy: Option<Arc<UpstreamProxy>>,
 }
 
 /// One state of what is allowed.
@@ -45,8 +48,7 @@ impl Policy {
     pub fn new(rules: &Rules, towards: &Towards) -> Result<Policy, EgressError> {
         let router = Arc::new(Router::new(&rules.routes)?);
         let also = rules.also.as_deref().map(Router::new).transpose()?;
-        let connector =
-            Connector::new(&towards.roots, &towards.upstreams, Arc::clone(&router), towards.lookups.clone())?;
+        let connector = Connector::new(towards, Arc::clone(&router))?;
         let client = upstream::client(connector.clone());
         Ok(Policy { router, also, connector, client, credentials: Credentials::new(&rules.routes, &rules.credentials) })
     }

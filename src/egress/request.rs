@@ -319,7 +319,7 @@ impl<L: Ledger> Plane<L> {
         let host = match (&link.sni, facts.host.is_empty()) {
             (_, false) => facts.host.clone(),
             (Some(Ok(sni)), true) => sni.to_string(),
-            _ => link.destination.ip().to_string(),
+            _ => link.meant(),
         };
         let up = facts.exchange.as_ref().map_or(0, |exchange| {
             exchange.refused();

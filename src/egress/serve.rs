@@ -7,15 +7,17 @@ use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use http::StatusCode;
 use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::body::Outgoing;
 use super::deny::{Denial, Deny};
-use super::front::Front;
+use super::front::{Front, Reason, Watch};
 use super::link::Link;
 use super::record::Denied;
 use super::request::{MAX_HEAD, Plane};
@@ -37,15 +39,7 @@ where
         let (plane, link) = (Arc::clone(&plane), Arc::clone(&link));
         move |request| {
             let (plane, link) = (Arc::clone(&plane), Arc::clone(&link));
-            async move {
-                // The watch in front has stopped reading HTTP on such a connection.
-                let upgrades = request.headers().contains_key(header::UPGRADE);
-                let mut answer = plane.answer(&link, request).await;
-                if upgrades && answer.status() != StatusCode::SWITCHING_PROTOCOLS && !h2 {
-                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(answer)
-            }
+            async move { Ok::<_, Infallible>(answer(&plane, &link, request, h2).await) }
         }
     });
     let refused = Arc::new(OnceLock::new());
@@ -62,20 +56,48 @@ where
             .serve_connection(TokioIo::new(io), service)
             .await
     } else {
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(Front::new(io, Arc::clone(&refused))), service)
-            .with_upgrades()
-            .await
+        let front = Front::new(io, Watch::default(), Arc::clone(&refused));
+        http1().serve_connection(TokioIo::new(front), service).with_upgrades().await
     };
+    tell_unread(&plane, &link, &refused, result.err().as_ref());
+}
+
+/// Gets what serves HTTP/1 for bottles.
+pub(super) fn http1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(MAX_HEAD);
+    builder
+}
+
+/// Answers one request.
+pub(super) async fn answer<L: Ledger>(
+    plane: &Arc<Plane<L>>,
+    link: &Link,
+    request: Request<Incoming>,
+    h2: bool,
+) -> Response<Outgoing> {
+    // The watch in front has stopped reading HTTP on such a connection.
+    let upgrades = request.headers().contains_key(header::UPGRADE);
+    let mut answer = plane.answer(link, request).await;
+    if upgrades && answer.status() != StatusCode::SWITCHING_PROTOCOLS && !h2 {
+        answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    answer
+}
+
+/// Writes that what came on a connection was no request, where it was so.
+pub(super) fn tell_unread<L: Ledger>(
+    plane: &Plane<L>,
+    link: &Link,
+    refused: &OnceLock<Reason>,
+    error: Option<&hyper::Error>,
+) {
     let seen =
         refused.get().map(|why| Deny::new(Denial::ProtocolUnknown, format!("bb: not a valid HTTP request: {why}.")));
-    if let Some(deny) = seen.or_else(|| result.err().as_ref().and_then(refused_by_hyper)) {
+    if let Some(deny) = seen.or_else(|| error.and_then(refused_by_hyper)) {
         let host = match &link.sni {
             Some(Ok(host)) => host.to_string(),
-            _ => link.destination.ip().to_string(),
+            _ => link.meant(),
         };
         let proto = if link.tls { "https" } else { "http" };
         plane.recorder.deny_limited(Denied::new(proto, host, link.destination.port(), &deny));

@@ -33,9 +33,13 @@ mod consumers;
 mod cuts;
 mod ends;
 mod fuzz;
+mod hygiene;
 mod metered;
 mod names;
 mod passing;
+
+mod protocols;
+mod proxy;
 mod refusals;
 mod sockets;
 mod websocket;
@@ -142,6 +146,8 @@ impl Enforcer for Told {
 struct Bench {
     handle: Handle,
     address: SocketAddr,
+    /// Its explicit proxy.
+    proxy: SocketAddr,
     ca: Ca,
     ledger: SqliteLedger,
     told: Arc<Told>,
@@ -174,7 +180,10 @@ async fn bench(limit: Option<u64>, script: Script) -> Bench {
 }
 
 async fn bench_over(h2: bool, limit: Option<u64>, script: Script) -> Bench {
-    let upstream = upstream(h2, script).await;
+    bench_to(upstream(h2, script).await, limit).await
+}
+
+async fn bench_to(upstream: Upstreamed, limit: Option<u64>) -> Bench {
     let home = Home::new();
     let ledger = SqliteLedger::open(&home.0.join("ledger.db"), Default::default()).unwrap();
     if let Some(tokens) = limit {
@@ -183,6 +192,8 @@ async fn bench_over(h2: bool, limit: Option<u64>, script: Script) -> Bench {
     }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    let proxied = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = proxied.local_addr().unwrap();
     let port = address.port();
     let redirected = |host: &str| {
         let to = Upstream { address: upstream.address.to_string(), ca_pem: Some(upstream.ca.cert_pem().into()) };
@@ -240,15 +251,17 @@ async fn bench_over(h2: bool, limit: Option<u64>, script: Script) -> Bench {
             (format!("nowhere.example.com:{port}"), Upstream { address: "127.0.0.1:1".into(), ca_pem: None }),
         ]
         .into(),
+        upstream_proxy: None,
+        proxy: Some(proxy),
         ca: ca.clone(),
         cut: None,
         parks: false,
     };
     let routes = spec.rules.routes.clone();
-    let sockets = Sockets { tcp: vec![listener], ..Sockets::default() };
+    let sockets = Sockets { tcp: vec![listener, proxied], ..Sockets::default() };
     let roots = Arc::new(RootCertStore::empty());
     let handle = start_with(spec, sockets, ledger.clone(), Arc::clone(&told) as _, roots, Gate::Any).unwrap();
-    Bench { handle, address, ca, ledger, told, upstream, routes, _home: home }
+    Bench { handle, address, proxy, ca, ledger, told, upstream, routes, _home: home }
 }
 
 /// The agent's side of one TLS connection.
@@ -275,6 +288,15 @@ impl Bench {
     }
 
     async fn try_tls(&self, sni: &str, h2: bool) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+        self.tls_over(TcpStream::connect(self.address).await.unwrap(), sni, h2).await
+    }
+
+    async fn tls_over(
+        &self,
+        stream: TcpStream,
+        sni: &str,
+        h2: bool,
+    ) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.ca.cert_pem().as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -284,14 +306,17 @@ impl Bench {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![if h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
-        let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let name = ServerName::try_from(sni.to_owned()).unwrap();
         tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await
     }
 
     async fn client(&self, sni: &str, h2: bool) -> Client {
-        let io = TokioIo::new(self.tls(sni, h2).await);
+        Self::speak(self.tls(sni, h2).await, h2).await
+    }
+
+    async fn speak(tls: tokio_rustls::client::TlsStream<TcpStream>, h2: bool) -> Client {
+        let io = TokioIo::new(tls);
         if h2 {
             let (client, conn) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
             tokio::spawn(conn);

@@ -29,8 +29,9 @@ use super::deny::Denial;
 use super::dial::{self, DialError, Upstreams, UpstreamsError};
 use super::lookup::Lookups;
 use super::name::Host;
+use super::policy::Towards;
 use super::route::Router;
-use crate::api::Upstream;
+use super::upstream_proxy::UpstreamProxy;
 
 /// How long a connection is kept for the next request.
 const POOL_IDLE: Duration = Duration::from_secs(30);
@@ -50,6 +51,9 @@ pub enum UpstreamError {
     /// The TLS library refused the set-up.
     #[error("TLS towards upstream: {0}")]
     Tls(#[from] rustls::Error),
+    /// The host's proxy is none.
+    #[error("upstream_proxy: {0}")]
+    Proxy(#[from] super::name::NameError),
     /// An upstream's `ca` holds no certificate.
     #[error("upstream {0:?}: no usable certificate in its `ca`")]
     Ca(String),
@@ -88,20 +92,16 @@ pub fn client(connector: Connector) -> Upstreaming {
 struct Inner {
     router: Arc<Router>,
     lookups: Lookups,
+    proxy: Option<Arc<UpstreamProxy>>,
     upstreams: Upstreams,
     public: Arc<ClientConfig>,
     own: BTreeMap<(Host, u16), Arc<ClientConfig>>,
 }
 
 impl Inner {
-    fn new(
-        roots: &Arc<RootCertStore>,
-        upstreams: &BTreeMap<String, Upstream>,
-        router: Arc<Router>,
-        lookups: Lookups,
-    ) -> Result<Inner, UpstreamError> {
+    fn new(towards: &Towards, router: Arc<Router>) -> Result<Inner, UpstreamError> {
         let mut own = BTreeMap::new();
-        for (key, upstream) in upstreams {
+        for (key, upstream) in &towards.upstreams {
             let Some(pem) = &upstream.ca_pem else { continue };
             let mut store = RootCertStore::empty();
             for cert in CertificateDer::pem_slice_iter(pem.as_bytes()) {
@@ -113,11 +113,20 @@ impl Inner {
             }
             own.insert(dial::parse_key(key)?, config(Arc::new(store))?);
         }
-        Ok(Inner { router, lookups, upstreams: Upstreams::new(upstreams)?, public: config(Arc::clone(roots))?, own })
+        let (lookups, proxy) = (towards.lookups.clone(), towards.proxy.clone());
+        let public = config(Arc::clone(&towards.roots))?;
+        Ok(Inner { router, lookups, proxy, upstreams: Upstreams::new(&towards.upstreams)?, public, own })
     }
 
     async fn reach(&self, host: &Host, port: u16) -> Result<TcpStream, DialError> {
-        dial::dial(host, port, &self.upstreams, &self.router.private(host, port), &self.lookups).await
+        let private = self.router.private(host, port);
+        match &self.proxy {
+            // What the operator has dialled elsewhere is reached there and not by asking somebody.
+            Some(proxy) if self.upstreams.get(host, port).is_none() => {
+                proxy.reach(host, port, &private, &self.lookups).await
+            }
+            _ => dial::dial(host, port, &self.upstreams, &private, &self.lookups).await,
+        }
     }
 
     async fn connect(&self, uri: &Uri) -> Result<Conn, DialError> {
@@ -170,14 +179,9 @@ fn config(roots: Arc<RootCertStore>) -> Result<Arc<ClientConfig>, rustls::Error>
 pub struct Connector(Arc<Inner>);
 
 impl Connector {
-    /// Makes it; it reaches private addresses only where `router` says so.
-    pub fn new(
-        roots: &Arc<RootCertStore>,
-        upstreams: &BTreeMap<String, Upstream>,
-        router: Arc<Router>,
-        lookups: Lookups,
-    ) -> Result<Connector, UpstreamError> {
-        Ok(Connector(Arc::new(Inner::new(roots, upstreams, router, lookups)?)))
+    /// Makes it; it reaches private addresses only where `router` says so, and by way of the host's proxy where there is one.
+    pub fn new(towards: &Towards, router: Arc<Router>) -> Result<Connector, UpstreamError> {
+        Ok(Connector(Arc::new(Inner::new(towards, router)?)))
     }
 
     /// Connects for one request that shall become something else: HTTP/1.1, over TLS where the address says so, never pooled.

@@ -21,7 +21,7 @@ use super::body::Outgoing;
 use super::credential::Injection;
 use super::deny::{Denial, Deny};
 use super::exchange::Over;
-use super::headers::Cleaning;
+use super::headers::{self, Cleaning};
 use super::request::{Leaving, Plane};
 use crate::ledger::Ledger;
 
@@ -75,7 +75,10 @@ pub(super) fn offer(clean: &mut HeaderMap, from: &HeaderMap, cleaning: Cleaning)
             continue;
         }
         for value in from.get_all(&name) {
-            clean.append(&name, value.clone());
+            let own = name == header::SEC_WEBSOCKET_PROTOCOL;
+            if let Some(value) = if own { headers::subprotocols(value) } else { Some(value.clone()) } {
+                clean.append(&name, value);
+            }
         }
     }
     clean.remove(header::SEC_WEBSOCKET_EXTENSIONS);

@@ -139,6 +139,7 @@ mod tests {
             roots: Arc::new(RootCertStore::empty()),
             upstreams: BTreeMap::new(),
             lookups: Lookups::default(),
+            proxy: None,
         };
         Policy::new(&Rules { routes: routes.to_vec(), ..Rules::default() }, &towards).unwrap()
     }

@@ -37,7 +37,7 @@ use crate::home::Home;
 use crate::image::Wanted;
 use crate::manifest::{Effective, Origin, Shelf, effective};
 use crate::name::Name;
-use crate::provider::{self, OutputForm, Wish};
+use crate::provider::{self, OutputForm, Search, Wish};
 use crate::settings::{Settings, Sources};
 use crate::types::{Book, CutScope, CutoffPolicy};
 use crate::yaml::read::joined;
@@ -207,7 +207,9 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         ..Wish::default()
     };
     let plan = provider.plan(&wish, desk.lookup)?;
-    let allow = routes::allow_list(&merged, &provider, &plan, &wish.sources, desk)?;
+    let mut allow = routes::allow_list(&merged, &provider, &plan, &wish.sources, desk)?;
+    let search = Search { lookup: desk.lookup, sources: &wish.sources, rehearsal: desk.stage.is_some() };
+    allow.names.extend(search.put_upstream_proxy(settings.upstream_proxy.as_ref(), &mut allow.credentials)?);
     let (mut env, questions) = env::variables(&merged, choice, desk)?;
     env::refuse_secrets(&merged, &env, &provider.credential_variables(), &allow.credentials.values)?;
     let mut all_env = plan.env.clone();
@@ -274,6 +276,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         resume: choice.resume.clone(),
         mounts: mounts.collect(),
         routes: allow.routes,
+        proxy: merged.proxy.as_ref().is_some_and(|said| said.value),
         origins: allow.origins,
         credentials: allow.credentials.values.clone(),
         budget: choice.budget.clone(),

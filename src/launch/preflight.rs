@@ -53,6 +53,9 @@ impl Draft {
         for route in launch.routes.iter().filter(|route| !is_closed(route)) {
             row("route", words(route));
         }
+        if launch.proxy {
+            row("proxy", "an explicit one, for clients that insist; it allows nothing by itself".to_owned());
+        }
         let credentials = if self.credentials.is_empty() { NOTHING.to_owned() } else { self.credentials.join(", ") };
         row("credentials", format!("{credentials} (put in by the host, never in the bottle)"));
         let skills: Vec<String> = self.merged.skills.iter().map(|skill| skill.value.to_string()).collect();

@@ -80,6 +80,7 @@ struct Options {
     timeout: Option<Span>,
     routes: Vec<RouteOption>,
     routes_only: bool,
+    proxy: bool,
     env: BTreeMap<String, String>,
     files: Vec<File>,
     detach: bool,
@@ -160,6 +161,7 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         limits: options.limits.map(api::Limits::from),
         origins: origins(&routes, &plan.routes, &plan.quiet, &plan.provider),
         routes,
+        proxy: options.proxy,
         credentials,
         budget: options.budget.map(|b| b.0).unwrap_or_default(),
         shutdown: options.shutdown,
@@ -294,6 +296,9 @@ fn allow_list(
     let quiet: Vec<Route> = quiet.cloned().collect();
     routes.extend(quiet);
     credentials.retain(|name| routes.iter().any(|r| r.auth.as_ref().is_some_and(|a| a.credential == name)));
+    // What is wrong with the settings is said by the controller.
+    let proxy = Settings::load(&host.home).unwrap_or_default().upstream_proxy;
+    search.put_upstream_proxy(proxy.as_ref(), &mut credentials)?;
     Ok((routes, credentials))
 }
 

@@ -68,6 +68,8 @@ pub struct Bottle {
     pub git_gate: GitGate,
     /// The allow-list.
     pub routes: Vec<Said<Route>>,
+    /// Whether it has an explicit proxy.
+    pub proxy: Option<Said<bool>>,
     /// Whether the agent may make proposals.
     pub supervise: Option<Said<bool>>,
     /// What may be spent, per launch.
@@ -140,7 +142,7 @@ impl Bottle {
                     }
                 }
                 "git-gate" => bottle.git_gate = git_gate::read(&entry.value, reader, problems),
-                "egress" => bottle.routes = egress::read(&entry.value, reader, problems),
+                "egress" => (bottle.routes, bottle.proxy) = egress::read(&entry.value, reader, problems),
                 "supervise" => bottle.supervise = boolean(entry, problems).map(|b| reader.said(entry.line, b)),
                 "budget" => bottle.budget = Some(reader.said(entry.line, limits_of(&entry.value, problems))),
                 "shutdown" => bottle.shutdown = shutdown(entry, problems).map(|p| reader.said(entry.line, p)),

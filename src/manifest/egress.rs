@@ -1,4 +1,4 @@
-//! The allow-list of a manifest: `egress: {routes: [...]}`.
+//! The way out of a manifest: `egress: {routes: [...], proxy: true}`.
 //!
 //! Reads the form only; [`crate::egress::route`] says what a route means, and is asked whether it could be compiled.
 
@@ -75,13 +75,21 @@ pub enum OnMatch {
     Block,
 }
 
-/// Reads the table.
-pub(super) fn read(node: &Node, reader: Reader<'_>, problems: &mut Problems) -> Vec<Said<Route>> {
+/// Reads the table: the allow-list, and whether there is an explicit proxy.
+pub(super) fn read(node: &Node, reader: Reader<'_>, problems: &mut Problems) -> (Vec<Said<Route>>, Option<Said<bool>>) {
     let mut routes: Vec<Said<Route>> = Vec::new();
+    let mut proxy = None;
     for entry in table(node, "`egress`", problems) {
-        if entry.key != "routes" {
-            problems.unknown_key(entry, &["routes"]);
-            continue;
+        match entry.key.as_str() {
+            "routes" => {}
+            "proxy" => {
+                proxy = boolean(entry, problems).map(|proxy| reader.said(entry.line, proxy));
+                continue;
+            }
+            _ => {
+                problems.unknown_key(entry, &["routes", "proxy"]);
+                continue;
+            }
         }
         for item in tables(&entry.value, "`routes`", problems) {
             let Some(route) = route(item, problems) else { continue };
@@ -99,7 +107,7 @@ pub(super) fn read(node: &Node, reader: Reader<'_>, problems: &mut Problems) -> 
             }
         }
     }
-    routes
+    (routes, proxy)
 }
 
 fn route(node: &Node, problems: &mut Problems) -> Option<Route> {

@@ -5,7 +5,7 @@
 //! | `env`, `git-gate.repos` | by name, the later one wins |
 //! | `agent_provider`, `git-gate.user`, `limits` | each field by itself, the later one wins |
 //! | `egress.routes` | by host: all entries of a later manifest for a host take the place of an earlier one's |
-//! | `supervise`, `shutdown`, `cutoff_scope`, `backend`, `image` or `dockerfile`, `workspace` | the later one wins |
+//! | `egress.proxy`, `supervise`, `shutdown`, `cutoff_scope`, `backend`, `image` or `dockerfile`, `workspace` | the later one wins |
 //! | `mounts` | by path in the bottle, the later one wins |
 //! | `tools`, `policies`, `skills` | all, each once |
 //! | `budget` | all: each stays where it was said, a node of the bottle's path |
@@ -55,6 +55,8 @@ pub struct Effective {
     pub git_gate: GitGate,
     /// The allow-list.
     pub routes: Vec<Said<Route>>,
+    /// Whether it has an explicit proxy.
+    pub proxy: Option<Said<bool>>,
     /// Whether the agent may make proposals.
     pub supervise: Option<Said<bool>>,
     /// Agent, bottles and their parents: the nearest first.
@@ -212,6 +214,7 @@ impl Effective {
         let hosts: BTreeSet<&str> = bottle.routes.iter().map(|route| route.value.allow.host.as_str()).collect();
         self.routes.retain(|route| !hosts.contains(route.value.allow.host.as_str()));
         self.routes.extend(bottle.routes.clone());
+        over(&mut self.proxy, &bottle.proxy);
         over(&mut self.supervise, &bottle.supervise);
         over(&mut self.shutdown, &bottle.shutdown);
         over(&mut self.cutoff_scope, &bottle.cutoff_scope);

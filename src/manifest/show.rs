@@ -32,6 +32,7 @@ pub fn rows(merged: &Effective) -> Vec<Row> {
     for route in &merged.routes {
         rows.said(&format!("egress.routes.{}", route.value.allow.host), route, words);
     }
+    rows.option("egress.proxy", &merged.proxy, ToString::to_string);
     rows.option("git-gate.user.name", &merged.git_gate.user.name, Clone::clone);
     rows.option("git-gate.user.email", &merged.git_gate.user.email, Clone::clone);
     for (name, repo) in &merged.git_gate.repos {

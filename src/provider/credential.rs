@@ -9,7 +9,7 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::spec::Alternative;
-use crate::api::Credentials;
+use crate::api::{Credentials, UpstreamProxy};
 use crate::error::{Error, Kind, Result};
 use crate::settings::Sources;
 
@@ -170,6 +170,29 @@ impl Search<'_> {
     /// As [`Search::resolve`]; what a command of the settings says.
     pub fn value(&self, name: &str) -> Result<SecretString> {
         self.find(name, true)?.and_then(|found| found.value).ok_or_else(|| missing(name))
+    }
+}
+
+impl Search<'_> {
+    /// Puts in what the host's own proxy wants, if it wants something; says where it comes from.
+    ///
+    /// # Errors
+    /// As [`Search::resolve`].
+    pub fn put_upstream_proxy(&self, proxy: Option<&UpstreamProxy>, purse: &mut Purse) -> Result<Option<String>> {
+        let Some(name) = proxy.and_then(|proxy| proxy.credential.as_deref()).filter(|_| !self.rehearsal) else {
+            return Ok(None);
+        };
+        let found = self.find(name, false)?.ok_or_else(|| {
+            Error::new(
+                Kind::CredentialMissing,
+                format!("the upstream proxy needs the credential {name}, which is not set"),
+            )
+            .at("settings.yml")
+            .hint(format!("set {name} in this shell, or say under `credentials` in settings.yml where it lies"))
+        })?;
+        let words = format!("{name} of the upstream proxy{}", found.origin);
+        purse.put(UpstreamProxy::CREDENTIAL, found);
+        Ok(Some(words))
     }
 }
 

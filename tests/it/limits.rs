@@ -354,11 +354,17 @@ fn a_budget_that_is_spent_pauses_the_bottle_which_goes_on_when_there_is_more() {
 #[test]
 fn an_agent_is_asked_to_end_and_killed_where_it_does_not() {
     for world in World::each() {
-        let slug = launch(&world, "polite", "", "trap 'exit 5' TERM; while :; do sleep 0.05; done");
+        // Only who listens can be asked.
+        let launched = |label: &str, script: &str| {
+            let slug = launch(&world, label, "", script);
+            assert!(world.until(LONG, || world.bb(&["logs", &slug]).stdout.contains("up")), "{slug}");
+            slug
+        };
+        let slug = launched("polite", "trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done");
         assert_eq!(world.bb(&["stop", &slug]).expect(0).stdout.trim(), "polite  ended");
         let bottle = view(&world, &slug);
         assert_eq!((bottle["ended"].as_str(), bottle["exit_code"].as_i64()), (Some("exited"), Some(5)), "{bottle}");
-        let slug = launch(&world, "deaf", "", "trap '' TERM; while :; do sleep 0.05; done");
+        let slug = launched("deaf", "trap '' TERM; echo up; while :; do sleep 0.05; done");
         assert_eq!(world.bb(&["stop", &slug, "--timeout", "200ms"]).expect(0).stdout.trim(), "deaf  killed");
         assert_eq!(view(&world, &slug)["ended"], "killed");
         assert_eq!(world.bb(&["stop", "nobody"]).code, 2);

@@ -1,6 +1,7 @@
 //! The integration tests, one module per capability. Real components only: real bottles, real sockets, real servers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::type_complexity, clippy::needless_lifetimes, missing_docs)]
 
+mod accounts;
 mod addresses;
 mod agents;
 mod asked;
@@ -40,9 +41,11 @@ mod moved;
 mod names;
 mod nightly;
 mod only_docker;
+mod proxy;
 mod quickstart;
 mod rehearsal;
 mod routes;
+mod sdks;
 mod session;
 mod setup;
 mod start;
@@ -50,7 +53,10 @@ mod support;
 mod terminal;
 mod tmux;
 mod toolchain;
+mod trust;
+mod upstream_proxy;
 mod verbs;
 mod ways_in;
 mod workspace;
 mod world;
+mod wrong_routes;

@@ -25,7 +25,7 @@ pub const GATE_LINK: &str = "bb0";
 /// The agent's end.
 const AGENT_LINK: &str = "eth0";
 /// The gate's own addresses; the agent's default routes go there.
-const GATE_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 3);
+pub const GATE_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 3);
 const GATE_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xbb, 0, 0, 0, 0, 0, 3);
 /// The agent's addresses.
 const AGENT_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{AGENT, budget_path, internal};
-use crate::api::{Bottle, Launch, State};
+use crate::api::{Bottle, Launch, State, UpstreamProxy};
+use crate::bottle::GATE_V4;
 use crate::bottle::wire::{self, Command, Listener, Reply, Request};
 use crate::controller::binds::Binds;
 use crate::controller::compose::Composed;
@@ -161,6 +162,11 @@ impl Controller {
         let mut upstreams = settings.upstreams.clone();
         upstreams.extend(live.launch.upstreams.clone());
         let rules = live.rules();
+        let upstream_proxy = settings.upstream_proxy.clone().map(|proxy| {
+            let value = live.launch.credentials.get(UpstreamProxy::CREDENTIAL);
+            let value = value.map(|value| SecretString::from(value.clone()));
+            (proxy, value)
+        });
         let spec = Spec {
             slug: live.slug.clone(),
             id: live.launch.id.clone(),
@@ -170,6 +176,8 @@ impl Controller {
             path: live.path.clone(),
             rules: in_force(&live.launch.credentials, &rules),
             upstreams,
+            upstream_proxy,
+            proxy: live.launch.proxy.then(|| (GATE_V4, egress::proxy::PORT).into()),
             ca: Ca::from_pem(ca.cert_pem(), &ca.key_pem()).map_err(internal)?,
             cut: live.cut_now(),
             parks: live.binds().policy == CutoffPolicy::Pause,

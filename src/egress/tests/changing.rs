@@ -9,7 +9,7 @@ impl Bench {
     }
 
     /// Changes the routes by `change`.
-    fn change(&self, change: impl FnOnce(&mut Vec<Route>)) {
+    pub(super) fn change(&self, change: impl FnOnce(&mut Vec<Route>)) {
         let mut routes = self.routes.clone();
         change(&mut routes);
         self.set(routes).unwrap();

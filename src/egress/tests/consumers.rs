@@ -44,6 +44,7 @@ impl Consumers {
             roots: Arc::new(RootCertStore::empty()),
             upstreams: BTreeMap::new(),
             lookups: super::super::lookup::Lookups::default(),
+            proxy: None,
         };
         Consumers { policy: Policy::new(&Rules::default(), &towards).unwrap(), streams: Streams::default() }
     }

@@ -154,6 +154,8 @@ async fn nothing_written_upstream_costs_nothing() {
         },
         upstreams: [(format!("{MODEL}:{}", address.port()), to)].into(),
         ca: bench.ca.clone(),
+        upstream_proxy: None,
+        proxy: None,
         cut: None,
         parks: false,
     };

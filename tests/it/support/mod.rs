@@ -17,6 +17,7 @@ pub mod person;
 pub mod rehearsed;
 mod site;
 pub mod tmux;
+pub mod toolchains;
 mod warden;
 mod world;
 

@@ -19,6 +19,7 @@ use super::canary::{self, Hit, Log};
 use super::command::{Command, Output, Running, signal};
 use super::left::Before;
 use super::site::{Authority, Reply, Seen, Site};
+use super::toolchains::Toolchain;
 use super::warden::{Plan, Process, Warden, descendants};
 use super::{need, within};
 
@@ -76,6 +77,11 @@ impl World {
 
     /// Makes a world of `who`.
     pub fn of(who: Who) -> Option<World> {
+        World::showing(who, &[])
+    }
+
+    /// As [`World::of`], with more toolchains on its PATH, in `tools` of its directory.
+    pub fn showing(who: Who, more: &[Toolchain]) -> Option<World> {
         let root = nix::unistd::geteuid().is_root();
         let user = match (who, root) {
             (Who::Root, false) => {
@@ -91,7 +97,7 @@ impl World {
             },
             _ => None,
         };
-        match World::make(who, user) {
+        match World::make(who, user, more) {
             Ok(world) => Some(world),
             Err(what) => {
                 need(&what);
@@ -100,7 +106,7 @@ impl World {
         }
     }
 
-    fn make(who: Who, user: Option<(u32, u32)>) -> Result<World, String> {
+    fn make(who: Who, user: Option<(u32, u32)>, more: &[Toolchain]) -> Result<World, String> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         // Short: a socket's address has 108 bytes.
         let name = format!("bbw-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
@@ -139,6 +145,12 @@ impl World {
         if agents.is_dir() {
             list.push((agents, dir.join("node_modules")));
             env_path = format!("{}:{env_path}", dir.join("node_modules/.bin").display());
+        }
+        for toolchain in more {
+            let to = dir.join("tools").join(toolchain.from.file_name().unwrap());
+            fs::create_dir_all(&to).map_err(|e| format!("{}: {e}", to.display()))?;
+            env_path = format!("{}:{env_path}", to.join(toolchain.bin).display());
+            list.push((toolchain.from.clone(), to));
         }
         let warden = Warden::start(&Plan { user, shown, etc })?;
         let runtime =

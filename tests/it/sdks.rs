@@ -1,0 +1,126 @@
+//! What the vendors' own SDKs ask of a model API from inside a bottle: each feature by which the provider would reach out is
+//! refused with nothing sent upstream, its plain twin passes, and a route that names the feature lets it pass.
+//!
+//! The table of features is one, in `tests/sdks/features.py`.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use bb::rehearse::Scenario;
+use serde_json::{Value, json};
+
+use crate::support::{Who, World, need, toolchains};
+
+/// What the host has.
+const KEY: &str = "sk-the-hosts-7f3a9b1c";
+
+/// The APIs: host, as routes name it, and how the credential is put in.
+const APIS: [(&str, &str, &str); 3] = [
+    ("api.anthropic.com", "anthropic", "scheme = 'header', header = 'x-api-key'"),
+    ("api.openai.com", "openai_responses", "scheme = 'Bearer'"),
+    ("generativelanguage.googleapis.com", "gemini", "scheme = 'header', header = 'x-goog-api-key'"),
+];
+
+/// An endpoint that no list of features opens.
+const PATH: &str = "metered_path_unknown";
+
+fn script() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks/features.py")
+}
+
+/// Gets the table: name and feature of each case.
+fn cases() -> Vec<Value> {
+    let listed = std::process::Command::new("/usr/bin/python3").arg(script()).arg("list").output().unwrap();
+    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    serde_json::from_slice(&listed.stdout).unwrap()
+}
+
+/// Two bottles beside each other, whose routes name no feature and all of them.
+fn recipe(features: &[&str]) -> String {
+    let routes = |tools: &[&str]| -> String {
+        let tools: String = tools.iter().map(|tool| format!("'{tool}', ")).collect();
+        let routes = APIS.iter().map(|(host, api, auth)| {
+            format!(
+                "{{ host = '{host}', api = '{api}', server_tools = {{ {tools} }}, \
+                 auth = {{ {auth}, credential = 'REAL_KEY' }} }}, "
+            )
+        });
+        routes.collect()
+    };
+    format!(
+        "--- @bb needs launch, write:args, egress:*, credential:REAL_KEY\n\
+         local function play(mode, routes)\n\
+           return bb.launch {{ command = {{ 'python', 'features.py', mode }}, workspace = bb.args[1], label = mode, \
+             budget = 'unlimited', routes = routes, timeout = '10m' }}\n\
+         end\n\
+         local both = {{ play('refused', {{ {} }}), play('allowed', {{ {} }}) }}\n\
+         for _, bottle in ipairs(both) do\n\
+           local code = bottle:wait {{ check = false }}.exit_code\n\
+           if code ~= 0 then for f in bottle:logs() do if f.type == 'output' then print(f.text) end end end\n\
+           print(bottle.label, code)\n\
+         end\n",
+        routes(&[]),
+        routes(features)
+    )
+}
+
+/// Holds what came of a case against what has to; gets what is wrong.
+fn judge(mode: &str, case: &Value) -> Option<String> {
+    let (status, text) = (case["status"].as_u64().unwrap_or_default(), case["text"].as_str().unwrap_or_default());
+    let fine = match (case["feature"].as_str(), mode) {
+        (None, _) => status == 200,
+        (Some(PATH), _) => status == 404 && text.contains(PATH),
+        (Some(_), "allowed") => status == 200,
+        (Some(feature), _) => status == 403 && text.contains("server_tool") && text.contains(feature),
+    };
+    (!fine).then(|| format!("{mode}: {case}"))
+}
+
+#[test]
+fn what_the_vendors_sdks_ask_for_is_refused_by_feature_and_passes_where_a_route_names_it() {
+    let shown = toolchains::all();
+    if !shown.iter().any(|toolchain| toolchain.has("python")) {
+        return need("the vendors' SDKs (.ci/run installs them)");
+    }
+    let cases = cases();
+    let mut features: Vec<_> = cases.iter().filter_map(|case| case["feature"].as_str()).collect();
+    let of_kind =
+        |path: bool| cases.iter().filter(|c| c["feature"].is_string() && (c["feature"] == PATH) == path).count();
+    let (reaching, paths) = (of_kind(false), of_kind(true));
+    let plain = cases.len() - reaching - paths;
+    assert!(reaching > 40 && paths > 10 && plain > 10, "{reaching} {paths} {plain}");
+    features.retain(|feature| *feature != PATH);
+    features.sort_unstable();
+    features.dedup();
+    for who in Who::all() {
+        let Some(world) = World::showing(who, &shown) else { continue };
+        let scenario = json!({"loop": true, "key": KEY, "turns": [{"text": "hello there"}]});
+        let rehearsal = world.rehearsal(Scenario::from_value(scenario).unwrap());
+        world.write(world.bb_home().join("upstream.pem"), rehearsal.ca_pem());
+        let address = rehearsal.address();
+        let upstreams: String =
+            APIS.map(|(host, ..)| format!("  {host}: {{address: \"{address}\", ca: upstream.pem}}\n")).concat();
+        world.settings(&format!("upstreams:\n{upstreams}"));
+        let project = world.make_dir("project");
+        world.write(project.join("features.py"), fs::read(script()).unwrap());
+        let recipe = world.recipe("sdks.lua", &recipe(&features));
+        let args = ["run", "--grant", "all", &recipe, "--", &project.display().to_string()];
+        let command = world.command(&args).env("REAL_KEY", KEY).patience(Duration::from_secs(240));
+        let output = command.run().expect(0);
+        assert_eq!(output.stdout, "refused\t0\nallowed\t0\n", "{output}");
+        let mut wrong = vec![];
+        for mode in ["refused", "allowed"] {
+            let text = fs::read(project.join(format!("{mode}.json"))).unwrap();
+            let got: Vec<Value> = serde_json::from_slice(&text).unwrap();
+            assert_eq!(got.len(), cases.len());
+            wrong.extend(got.iter().filter_map(|case| judge(mode, case)));
+        }
+        assert!(wrong.is_empty(), "{who:?}:\n{}", wrong.join("\n"));
+        // The plain ones of both bottles and what the second one was allowed: of what was refused nothing was sent.
+        let stats = rehearsal.stats();
+        let arrived: Vec<_> = stats.requests.iter().map(|r| format!("{} {} {}", r.status, r.method, r.path)).collect();
+        assert_eq!(arrived.len(), 2 * plain + reaching, "{arrived:#?}");
+        world.assert_silent(&[]);
+    }
+}
