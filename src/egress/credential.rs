@@ -157,6 +157,12 @@ impl Redactor {
         clean
     }
 
+    /// Takes the value out of a message that has come whole; `None` where it is not in it.
+    pub fn whole(&self, message: &[u8]) -> Option<Bytes> {
+        let found = self.finders.iter().any(|finder| finder.find(message).is_some());
+        found.then(|| self.mask(Bytes::copy_from_slice(message)))
+    }
+
     /// Takes the value out of an answer's trailers.
     pub fn trailers(&self, trailers: &mut HeaderMap) {
         redact_headers(&self.finders, trailers);

@@ -61,15 +61,31 @@ fn features(api: Api, path: &str, body: &[u8], allowed: &[String]) -> Result<Req
     let facts = inspect(api, path, body).map_err(|error| {
         Deny::new(Denial::ProtocolUnknown, format!("bb: the request is not one of this API: {error}."))
     })?;
-    if let Some(tool) = facts.reaching.iter().find(|tool| !allowed.contains(tool)) {
-        return Err(Deny::new(
+    reaches_nowhere(&facts.reaching, allowed)?;
+    Ok(facts)
+}
+
+/// Refuses features by which the provider would reach out, but for those that the route allows by name.
+pub(super) fn reaches_nowhere(reaching: &[String], allowed: &[String]) -> Result<(), Deny> {
+    match reaching.iter().find(|tool| !allowed.contains(tool)) {
+        Some(tool) => Err(Deny::new(
             Denial::ServerTool,
             format!("bb: {tool} makes the provider reach out for the agent, past the allow-list, so it is not passed."),
         )
         .rule(json!({"server_tools": [tool]}))
-        .step("do it inside the bottle, or ask the operator to allow the feature by name"));
+        .step("do it inside the bottle, or ask the operator to allow the feature by name")),
+        None => Ok(()),
     }
-    Ok(facts)
+}
+
+/// Gets the most that one request may have, where the route says `most`. Unit: bytes.
+pub(super) fn most_held(most: Option<u64>) -> usize {
+    most.and_then(|most| usize::try_from(most).ok()).map_or(MAX_BODY, |most| most.min(MAX_BODY))
+}
+
+/// Gets the refusal of a request with more than `most` bytes.
+pub(super) fn too_large(most: usize) -> Deny {
+    Deny::new(Denial::BodyTooLarge, format!("bb: a request to this model API may have {most} bytes."))
 }
 
 impl<L: Ledger> Plane<L> {
@@ -98,7 +114,7 @@ impl<L: Ledger> Plane<L> {
         let input = estimate_input(bytes.len());
         let method = request.method().clone();
         let facts = json!({"method": method.as_str(), "path": leaving.path, "exchange": leaving.exchange.id()});
-        let reserve = self.reserve(api, &leaving, asked, input, facts);
+        let reserve = self.reserve(api, &leaving.named.text, asked, input, facts);
         let mut hold = tokio::select! {
             biased;
             () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
@@ -125,10 +141,11 @@ impl<L: Ledger> Plane<L> {
         Ok(leaving.wrap(answer, Some(metering)))
     }
 
-    async fn reserve(
+    /// Reserves the tokens of a request to `host`.
+    pub(super) async fn reserve(
         &self,
         api: Api,
-        leaving: &Leaving<'_>,
+        host: &str,
         asked: RequestFacts,
         input: u64,
         facts: Value,
@@ -141,7 +158,7 @@ impl<L: Ledger> Plane<L> {
             agent: self.agent.clone(),
             run: self.run.clone(),
             api,
-            host: leaving.named.text.clone(),
+            host: host.to_owned(),
             model: asked.model,
             input,
             output: asked.max_output.unwrap_or(DEFAULT_OUTPUT).min(MOST_OUTPUT),
@@ -155,12 +172,10 @@ impl<L: Ledger> Plane<L> {
         mut body: Incoming,
         most: Option<u64>,
     ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Deny> {
-        let most = most.and_then(|most| usize::try_from(most).ok()).map_or(MAX_BODY, |most| most.min(MAX_BODY));
-        let too_large =
-            || Deny::new(Denial::BodyTooLarge, format!("bb: a request to this model API may have {most} bytes."));
+        let most = most_held(most);
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if declared > most {
-            return Err(too_large());
+            return Err(too_large(most));
         }
         let mut room = self.room_for(None, declared)?;
         let mut first = Bytes::new();
@@ -174,7 +189,7 @@ impl<L: Ledger> Plane<L> {
             let Ok(data) = frame.into_data() else { continue };
             let length = first.len() + rest.len() + data.len();
             if length > most {
-                return Err(too_large());
+                return Err(too_large(most));
             }
             room = self.room_for(room, length)?;
             if first.is_empty() && rest.is_empty() {
@@ -191,7 +206,11 @@ impl<L: Ledger> Plane<L> {
     }
 
     /// Gets room for `length` bytes, given what is had already.
-    fn room_for(&self, had: Option<OwnedSemaphorePermit>, length: usize) -> Result<Option<OwnedSemaphorePermit>, Deny> {
+    pub(super) fn room_for(
+        &self,
+        had: Option<OwnedSemaphorePermit>,
+        length: usize,
+    ) -> Result<Option<OwnedSemaphorePermit>, Deny> {
         let units = length.div_ceil(ROOM_UNIT);
         let more = units.saturating_sub(had.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
         if more == 0 {

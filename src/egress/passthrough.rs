@@ -19,7 +19,7 @@ use super::record::Passed;
 use super::request::{Plane, not_cut};
 use super::rewound::Rewound;
 use super::streams::Subject;
-use super::websocket::{copy, how, idle};
+use super::websocket::relay::{copy, how, idle};
 use crate::api;
 use crate::ledger::Ledger;
 
@@ -102,8 +102,8 @@ pub async fn pass<L: Ledger>(
         moved.count(Way::Up, greeting.len());
         let ((from_bottle, to_bottle), (from_server, to_server)) = (stream.into_split(), upstream.into_split());
         tokio::try_join!(
-            copy(from_bottle, to_server, (moved, Way::Up), None),
-            copy(from_server, to_bottle, (moved, Way::Down), None)
+            copy(from_bottle, to_server, (moved, Way::Up), None, None),
+            copy(from_server, to_bottle, (moved, Way::Down), None, None)
         )
     };
     let (over, result) = tokio::select! {

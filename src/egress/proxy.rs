@@ -74,7 +74,7 @@ pub(super) async fn connection<L: Ledger>(door: &Arc<Door<L>>, stream: Rewound, 
 }
 
 async fn answer<L: Ledger>(
-    plane: &Plane<L>,
+    plane: &Arc<Plane<L>>,
     asked: &Asked,
     mut request: Request<Incoming>,
     proxy: SocketAddr,

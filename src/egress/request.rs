@@ -32,6 +32,7 @@ use super::tee::{Keep, Metering, Tee};
 use super::upstream::Upstreaming;
 use super::websocket;
 use crate::ledger::{Ledger, Node};
+use crate::meter::request::speaks_socket;
 use crate::types::Api;
 
 /// Largest head of a request: address and headers. Unit: bytes.
@@ -120,7 +121,7 @@ struct Facts {
 
 impl<L: Ledger> Plane<L> {
     /// Answers one request. Never fails: a refusal is an answer, too.
-    pub async fn answer(&self, link: &Link, request: Request<Incoming>) -> Response<Outgoing> {
+    pub async fn answer(self: &Arc<Self>, link: &Link, request: Request<Incoming>) -> Response<Outgoing> {
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
         let policy = self.policy.get();
@@ -146,7 +147,7 @@ impl<L: Ledger> Plane<L> {
     }
 
     async fn pass(
-        &self,
+        self: &Arc<Self>,
         policy: &Policy,
         link: &Link,
         mut head: Request<()>,
@@ -228,12 +229,12 @@ impl<L: Ledger> Plane<L> {
             exchange,
         };
         match route.api {
-            Some(_) if websocket => {
-                Err(Deny::new(Denial::Upgrade, "bb: WebSockets are not passed to model APIs; use plain HTTP requests.")
+            Some(api) if websocket && !speaks_socket(api, &allowed.path) => {
+                Err(Deny::new(Denial::Upgrade, "bb: this API has no WebSocket here that the meter reads.")
                     .step("fall back to HTTP streaming"))
             }
-            None if websocket => {
-                websocket::offer(&mut clean, head.headers());
+            _ if websocket => {
+                websocket::offer(&mut clean, head.headers(), cleaning);
                 let mut request = Request::new(());
                 *request.method_mut() = head.method().clone();
                 *request.uri_mut() = uri;

@@ -224,8 +224,10 @@ fn allow<'a>(compiled: &Compiled, asked: Asked<'a>, methods_denied: bool) -> Res
         .rule(json!({"host": asked.host.to_string(), "api": "..."}))
         .step("only the operator can name its `api` in the route"));
     }
-    // Both ways anything passes on it, unread: neither a credential nor a bound nor a rule about methods holds there.
+    // Both ways anything passes on it, unread: neither a credential nor a bound nor a rule about methods holds there. That of a
+    // model API is read.
     let bounded = route.auth.is_some() || route.max_request.is_some() || route.max_response.is_some();
+    let bounded = bounded && route.api.is_none();
     if asked.websocket && !route.websocket && (bounded || methods_denied) {
         return Err(no_websocket(asked.host, "has a credential, bounds or rules about methods"));
     }

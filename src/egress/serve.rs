@@ -79,7 +79,7 @@ pub(super) fn http1() -> http1::Builder {
 
 /// Answers one request.
 pub(super) async fn answer<L: Ledger>(
-    plane: &Plane<L>,
+    plane: &Arc<Plane<L>>,
     link: &Link,
     request: Request<Incoming>,
     h2: bool,

@@ -6,7 +6,7 @@
 //! takes for final too, it prints a text of its own.
 
 use http::{HeaderValue, Response, StatusCode, header};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::body::Outgoing;
 use super::deny::{self, Denial, Deny};
@@ -74,15 +74,7 @@ pub fn answer(api: Api, deny: &Deny, now: i64) -> Response<Outgoing> {
             "error": {"type": "rate_limit_error", "message": deny.message},
             "request_id": null,
         }),
-        Api::OpenaiResponses => json!({
-            "error": {
-                "type": "usage_limit_reached",
-                "code": "usage_limit_reached",
-                "message": deny.message,
-                "resets_at": now + RETRY_AFTER,
-                "resets_in_seconds": RETRY_AFTER,
-            },
-        }),
+        Api::OpenaiResponses => json!({"error": usage_limit(deny, now)}),
         Api::Gemini => json!({
             "error": {
                 "code": StatusCode::TOO_MANY_REQUESTS.as_u16(),
@@ -107,10 +99,47 @@ pub fn answer(api: Api, deny: &Deny, now: i64) -> Response<Outgoing> {
     answer
 }
 
+/// Gets the error that Codex takes for final.
+fn usage_limit(deny: &Deny, now: i64) -> Value {
+    json!({
+        "type": "usage_limit_reached",
+        "code": "usage_limit_reached",
+        "message": deny.message,
+        "resets_at": now + RETRY_AFTER,
+        "resets_in_seconds": RETRY_AFTER,
+    })
+}
+
+/// Gets the event by which a client of a WebSocket of the Responses API hears a refusal, for the `lane` that it is about.
+/// Codex ends its turn with the sentence at a status of 429 or 400; any other has it connect anew, five times.
+pub fn event(deny: &Deny, lane: Option<&str>, now: i64) -> Value {
+    let mut event = match deny.kind {
+        Denial::BudgetExhausted | Denial::Cut => json!({
+            "type": "error",
+            "status": StatusCode::TOO_MANY_REQUESTS.as_u16(),
+            "error": usage_limit(deny, now),
+            "headers": {"x-codex-promo-message": deny.message},
+        }),
+        kind => {
+            let status = match kind.status() {
+                again if again.is_server_error() || again == StatusCode::TOO_MANY_REQUESTS => again,
+                _ => StatusCode::BAD_REQUEST,
+            };
+            let mut error = deny.body()["error"].take();
+            error["code"] = json!(kind.as_str());
+            error["param"] = Value::Null;
+            json!({"type": "error", "status": status.as_u16(), "error": error})
+        }
+    };
+    if let Some(lane) = lane {
+        event["stream_id"] = json!(lane);
+    }
+    event
+}
+
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt;
-    use serde_json::Value;
 
     use super::*;
 
@@ -160,6 +189,24 @@ mod tests {
         let body = json_of(answer).await;
         assert_eq!(body["error"]["type"], "usage_limit_reached");
         assert_eq!(body["error"]["resets_at"], 4600);
+    }
+
+    #[test]
+    fn on_a_websocket_a_refusal_is_an_event_that_ends_the_turn() {
+        let spent = event(&budget(&standing()), Some("a"), 1_000);
+        assert_eq!(
+            (&spent["type"], &spent["status"], &spent["stream_id"]),
+            (&json!("error"), &json!(429), &json!("a"))
+        );
+        assert_eq!(
+            (&spent["error"]["type"], &spent["error"]["resets_at"]),
+            (&json!("usage_limit_reached"), &json!(4600))
+        );
+        assert!(spent["headers"]["x-codex-promo-message"].as_str().unwrap().contains("1234 of 1000"));
+        let refused = event(&Deny::new(Denial::ServerTool, "bb: no"), None, 1_000);
+        assert_eq!((&refused["status"], &refused["error"]["code"]), (&json!(400), &json!("server_tool")));
+        assert_eq!((&refused["error"]["message"], refused.get("stream_id")), (&json!("bb: no"), None));
+        assert_eq!(event(&Deny::new(Denial::LedgerUnavailable, "x"), None, 0)["status"], 503);
     }
 
     #[test]

@@ -100,6 +100,11 @@ impl Stream {
         self.holding.store(true, Ordering::Release);
     }
 
+    /// Says that no hold of it stands any more: a WebSocket between two responses.
+    pub fn holds_nothing(&self) {
+        self.holding.store(false, Ordering::Release);
+    }
+
     /// Tells whether the request was cancelled.
     pub fn cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)

@@ -4,6 +4,8 @@
 //! raises it before the bytes beyond are released; and however the stream ends (its end, its break, a client that went
 //! away, a cut, a time-out) the hold is settled by what was seen. No channel, no task of its own, no copy.
 
+mod events;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};

@@ -42,6 +42,7 @@ mod passing;
 mod protocols;
 mod proxy;
 mod refusals;
+mod sockets;
 mod websocket;
 
 const MODEL: &str = "api.anthropic.com";
@@ -115,7 +116,10 @@ async fn upstream(h2: bool, script: Script) -> Upstreamed {
                             seen.lock().unwrap().push(one.clone());
                             let answer = script(&one);
                             if let Some(upgrade) = upgrade.filter(|_| answer.status() == 101) {
-                                tokio::spawn(websocket::echo(upgrade));
+                                match answer.extensions().get::<sockets::Taken>() {
+                                    Some(taken) => drop(taken.0.send(upgrade)),
+                                    None => drop(tokio::spawn(websocket::echo(upgrade))),
+                                }
                             }
                             Ok::<_, Infallible>(answer)
                         }

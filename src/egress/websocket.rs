@@ -2,9 +2,12 @@
 //! both ways untouched, until one side ends it, nothing moves, the bottle is cut or its route is taken back.
 //!
 //! Only over HTTP/1.1, on a connection of its own that nothing else was or will be sent on. Extensions are not offered on, so
-//! that whoever reads frames later reads plain ones.
+//! that frames are plain ones: [`relay`] follows them, [`metered`] has those of a model API understood before they go on.
 
-use std::io;
+mod metered;
+pub(super) mod relay;
+
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,25 +15,18 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body_util::Empty;
 use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use hyper::upgrade::OnUpgrade;
 
-use super::body::{Moved, Outgoing, Way};
+use super::body::Outgoing;
+use super::credential::Injection;
 use super::deny::{Denial, Deny};
 use super::exchange::Over;
-use super::headers;
+use super::headers::{self, Cleaning};
 use super::request::{Leaving, Plane};
-use super::streams::Stream;
-use super::tee::SILENCE;
 use crate::ledger::Ledger;
 
 /// Time for the server's answer to the handshake.
 pub(super) const ANSWER: Duration = Duration::from_secs(30);
-/// Read at once.
-const CHUNK: usize = 64 * 1024;
-/// How often it is looked whether something moved.
-const LOOK: Duration = Duration::from_secs(15);
 
 const VERSION: HeaderName = header::SEC_WEBSOCKET_VERSION;
 
@@ -71,9 +67,13 @@ pub(super) fn asked(request: &Request<()>) -> Result<bool, Deny> {
 }
 
 /// Gets the headers of the handshake that is sent on, from those that were cleaned.
-pub(super) fn offer(clean: &mut HeaderMap, from: &HeaderMap) {
+pub(super) fn offer(clean: &mut HeaderMap, from: &HeaderMap, cleaning: Cleaning) {
     for name in [header::SEC_WEBSOCKET_KEY, VERSION, header::SEC_WEBSOCKET_PROTOCOL] {
         clean.remove(&name);
+        // Model APIs take keys in the names of protocols, and speak the same with none.
+        if name == header::SEC_WEBSOCKET_PROTOCOL && cleaning == Cleaning::Model {
+            continue;
+        }
         for value in from.get_all(&name) {
             let own = name == header::SEC_WEBSOCKET_PROTOCOL;
             if let Some(value) = if own { headers::subprotocols(value) } else { Some(value.clone()) } {
@@ -90,7 +90,7 @@ pub(super) fn offer(clean: &mut HeaderMap, from: &HeaderMap) {
 impl<L: Ledger> Plane<L> {
     /// Relays a handshake, and what comes after it. A server that does not upgrade is heard like any other.
     pub(super) async fn websocket(
-        &self,
+        self: &Arc<Self>,
         leaving: Leaving<'_>,
         connector: &super::upstream::Connector,
         request: Request<()>,
@@ -134,7 +134,7 @@ impl<L: Ledger> Plane<L> {
     }
 
     fn switched(
-        &self,
+        self: &Arc<Self>,
         leaving: Leaving<'_>,
         mut answer: Response<Incoming>,
         bottle: OnUpgrade,
@@ -143,8 +143,10 @@ impl<L: Ledger> Plane<L> {
             let value = answer.headers().get(name).map(HeaderValue::as_bytes);
             value.is_some_and(|value| value.eq_ignore_ascii_case(b"websocket"))
         };
+        let agreed = |name: &HeaderName| answer.headers().contains_key(name);
+        let spoken = leaving.route.api.is_some() && agreed(&header::SEC_WEBSOCKET_PROTOCOL);
         // What was not offered cannot have been agreed on: frames would not be what they look like.
-        if !upgrades(&header::UPGRADE) || answer.headers().contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+        if !upgrades(&header::UPGRADE) || agreed(&header::SEC_WEBSOCKET_EXTENSIONS) || spoken {
             return Err(Deny::new(
                 Denial::ProtocolUnknown,
                 "bb: the server switched to something that was not asked for.",
@@ -158,89 +160,32 @@ impl<L: Ledger> Plane<L> {
         // The listener's own count of it ends with the upgrade.
         let place = self.connections.enter();
         let most = (leaving.route.max_request, leaving.route.max_response);
-        let (entered, exchange, named) = (leaving.entered, leaving.exchange, leaving.named.text.clone());
+        let redactor = leaving.injection.and_then(Injection::redactor);
+        let host = leaving.named.text.clone();
+        let socket = leaving.route.api.map(|api| metered::Of::new(api, &leaving));
+        let (entered, exchange, plane) = (leaving.entered, leaving.exchange, Arc::clone(self));
         tokio::spawn(async move {
             let both = async { tokio::try_join!(bottle, server) };
-            match tokio::time::timeout(ANSWER, both).await {
-                Ok(Ok((bottle, server))) => {
-                    exchange.over(relay(bottle, server, most, &entered.stream(), exchange.moved()).await);
+            match (tokio::time::timeout(ANSWER, both).await, socket) {
+                (Ok(Ok((bottle, server))), Some(of)) => {
+                    metered::Socket::new(plane, of, redactor, (entered, exchange)).relay(bottle, server).await;
+                }
+                (Ok(Ok((bottle, server))), None) => {
+                    let over = relay::relay(bottle, server, most, redactor, &entered.stream(), exchange.moved()).await;
+                    exchange.over(over);
                 }
                 // One of them went away in between.
                 _ => {
                     exchange.over(Over::Broken);
-                    tracing::debug!(host = named, "a WebSocket did not come about");
+                    tracing::debug!(host, "a WebSocket did not come about");
                 }
             }
-            drop((exchange, entered, place));
+            drop(place);
         });
         let mut out = Response::new(Outgoing::full(Bytes::new()));
         *out.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         *out.headers_mut() = headers;
         Ok(out)
-    }
-}
-
-/// Passes frames both ways until one side ends, nothing moves or the request is cancelled; both sides are closed then.
-async fn relay(
-    bottle: Upgraded,
-    server: Upgraded,
-    most: (Option<u64>, Option<u64>),
-    stream: &Stream,
-    moved: &Moved,
-) -> Over {
-    moved.mark();
-    let (from_bottle, to_bottle) = tokio::io::split(TokioIo::new(bottle));
-    let (from_server, to_server) = tokio::io::split(TokioIo::new(server));
-    let both = async {
-        tokio::try_join!(
-            copy(from_bottle, to_server, (moved, Way::Up), most.0),
-            copy(from_server, to_bottle, (moved, Way::Down), most.1)
-        )
-    };
-    tokio::select! {
-        // Who broke off is seen by the other side as an end.
-        ended = both => how(&ended.map(|_| ())),
-        () = stream.wait_cancelled() => Over::Cut,
-        () = idle(moved) => Over::Idle,
-    }
-}
-
-/// Gets how two copies ended.
-pub(super) fn how(ended: &io::Result<()>) -> Over {
-    match ended {
-        Ok(()) => Over::Whole,
-        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Over::TooLarge,
-        Err(_) => Over::Broken,
-    }
-}
-
-pub(super) async fn copy(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    (moved, way): (&Moved, Way),
-    mut left: Option<u64>,
-) -> io::Result<()> {
-    let mut buffer = vec![0u8; CHUNK];
-    loop {
-        let length = from.read(&mut buffer).await?;
-        if length == 0 {
-            return to.shutdown().await;
-        }
-        if let Some(left) = &mut left {
-            let length = u64::try_from(length).unwrap_or(u64::MAX);
-            *left = left.checked_sub(length).ok_or(io::ErrorKind::FileTooLarge)?;
-        }
-        moved.mark();
-        to.write_all(buffer.get(..length).unwrap_or_default()).await?;
-        moved.count(way, length);
-        to.flush().await?;
-        moved.mark();
-    }
-}
-
-pub(super) async fn idle(moved: &Moved) {
-    while moved.since() < SILENCE {
-        tokio::time::sleep(LOOK).await;
     }
 }
 
@@ -293,9 +238,11 @@ mod tests {
             .body(())
             .unwrap();
         let mut clean = super::super::headers::request(from.headers(), super::super::headers::Cleaning::Plain);
-        offer(&mut clean, from.headers());
+        offer(&mut clean, from.headers(), Cleaning::Plain);
         assert!(!clean.contains_key("sec-websocket-extensions"));
         assert_eq!([&clean["sec-websocket-protocol"], &clean["upgrade"]], ["chat", "websocket"]);
         assert_eq!(clean.get_all("sec-websocket-key").iter().count(), 1);
+        offer(&mut clean, from.headers(), Cleaning::Model);
+        assert!(!clean.contains_key("sec-websocket-protocol"), "it may hold a key");
     }
 }

@@ -31,6 +31,12 @@ impl Piece {
     pub(super) fn event(name: &str, json: &serde_json::Value) -> Piece {
         Piece { bytes: Bytes::from(format!("event: {name}\ndata: {json}\n\n")), terminal: false }
     }
+
+    /// Gets the JSON text of an SSE event.
+    pub(super) fn data(&self) -> Option<&[u8]> {
+        let at = memchr::memmem::find(&self.bytes, b"\ndata: ")?;
+        self.bytes.get(at + b"\ndata: ".len()..).map(<[u8]>::trim_ascii_end)
+    }
 }
 
 /// A body that is sent piece by piece.

@@ -12,6 +12,7 @@ mod gemini;
 mod openai;
 pub mod scenario;
 mod serve;
+mod socket;
 pub mod stats;
 mod tls;
 mod tools;

@@ -1,6 +1,6 @@
 //! The HTTP side: connections in, one answer per request, by path and scenario.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,12 +28,12 @@ use super::openai::Responses;
 use super::scenario::{Fault, NamedFault, Scenario, Turn};
 use super::stats::{Entry, Log, Request as Logged};
 use super::tools;
-use super::{anthropic, gemini, openai};
+use super::{anthropic, gemini, openai, socket};
 use crate::egress::name::Host;
 use crate::types::{Api, Tokens};
 
 /// Largest request body. Unit: bytes.
-const MAX_BODY: usize = 64 << 20;
+pub(super) const MAX_BODY: usize = 64 << 20;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -61,8 +61,13 @@ impl Stage {
         Stage { scenario, log, salt, faults: Mutex::default() }
     }
 
+    /// Enters a request into the count.
+    pub(super) fn enter(&self, request: Logged) -> Entry {
+        self.log.enter(request)
+    }
+
     /// Gets 24 hex digits for the `number`th request.
-    fn id(&self, number: u64) -> String {
+    pub(super) fn id(&self, number: u64) -> String {
         let half = |n: u64| hash(&(self.salt, number, n));
         format!("{:016x}{:08x}", half(0), half(1) as u32)
     }
@@ -113,14 +118,16 @@ async fn connection(stream: TcpStream, acceptor: TlsAcceptor, stage: Arc<Stage>)
         async move { Ok::<_, Infallible>(answer(&stage, request).await) }
     });
     // A connection's end, however it comes, is in the log as far as it matters.
-    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+    let served = auto::Builder::new(TokioExecutor::new());
+    let _ = served.serve_connection_with_upgrades(TokioIo::new(stream), service).await;
 }
 
 /// A request's head, as far as it matters.
-struct Head {
-    host: String,
+#[derive(Clone)]
+pub(super) struct Head {
+    pub(super) host: String,
     method: String,
-    path: String,
+    pub(super) path: String,
     query: String,
     headers: HeaderMap,
 }
@@ -141,7 +148,7 @@ impl Head {
         }
     }
 
-    fn header(&self, name: &str) -> &str {
+    pub(super) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default()
     }
 
@@ -165,6 +172,12 @@ impl Head {
         }
     }
 
+    /// Gets the headers by which it authenticates itself.
+    pub(super) fn auth(&self) -> BTreeMap<String, SecretString> {
+        let auth = AUTH.into_iter().filter(|name| !self.header(name).is_empty());
+        auth.map(|name| (name.to_owned(), SecretString::from(self.header(name).to_owned()))).collect()
+    }
+
     /// Gets the credentials that it carries, the scheme taken off.
     fn credentials(&self) -> impl Iterator<Item = &str> {
         let bare = |name| {
@@ -183,14 +196,12 @@ impl Head {
 
 type Answered = Response<Paced>;
 
-async fn answer(stage: &Stage, request: Request<Incoming>) -> Answered {
+async fn answer(stage: &Arc<Stage>, mut request: Request<Incoming>) -> Answered {
     let head = Head::read(&request);
     let api = head.api();
-    let auth = AUTH.into_iter().filter(|name| !head.header(name).is_empty());
-    let auth = auth.map(|name| (name.to_owned(), SecretString::from(head.header(name).to_owned()))).collect();
     let (host, method, path) = (head.host.clone(), head.method.clone(), head.path.clone());
-    let mut entry = stage.log.enter(Logged { api, host, method, path, auth, ..Logged::default() });
-    let upgrade = request.headers().contains_key(header::UPGRADE);
+    let mut entry = stage.log.enter(Logged { api, host, method, path, auth: head.auth(), ..Logged::default() });
+    let upgrade = request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
     if head.method == "HEAD" {
         // Its body is never asked for, which must not look like a client that went away.
         entry.ended();
@@ -204,12 +215,18 @@ async fn answer(stage: &Stage, request: Request<Incoming>) -> Answered {
         return whole(200, "text/plain; charset=utf-8", Piece { bytes: page.clone().into(), terminal: true }, entry);
     }
     let Some(api) = api else { return refusal(None, entry, 404, "the rehearsal has no such path") };
-    if upgrade {
-        return refusal(Some(api), entry, 426, "the rehearsal speaks HTTP only");
-    }
     let accepted = |key: &str| stage.scenario.key.as_deref().is_none_or(|wanted| wanted == key);
     if !head.credentials().any(accepted) {
         return refusal(Some(api), entry, 401, "the rehearsal does not know this credential");
+    }
+    if let Some(upgrade) = upgrade {
+        let speaks = api == Api::OpenaiResponses && head.path.ends_with("/responses");
+        let Some(headers) = socket::switch(&head).filter(|_| speaks) else {
+            return refusal(Some(api), entry, 426, "the rehearsal has no such WebSocket here");
+        };
+        tokio::spawn(socket::serve(Arc::clone(stage), head, upgrade));
+        entry.ended();
+        return respond(101, headers, Paced::new(Vec::new(), Duration::ZERO, entry));
     }
     let models = match api {
         Api::Anthropic => anthropic::models(),
@@ -232,17 +249,9 @@ async fn answer(stage: &Stage, request: Request<Incoming>) -> Answered {
             let Ok(json) = serde_json::from_slice::<Value>(&body) else {
                 return refusal(Some(api), entry, 400, "the request body is not JSON");
             };
-            match Conversation::read(api, &head.path, &json) {
-                Ok(conversation) => {
-                    entry.note(|request| request.model = Some(conversation.model.clone()));
-                    let messages = match api {
-                        Api::Anthropic => &json["messages"],
-                        Api::OpenaiResponses => &json["input"],
-                        Api::Gemini => &json["contents"],
-                    };
-                    let key = hash(&(api, messages.to_string()));
-                    let fitting = (api == Api::Gemini).then(|| gemini::schema(&json)).flatten().map(gemini::fitting);
-                    let asked = Asked { api, key, body_len: body.len(), head, conversation, fitting };
+            match asked(api, head, &json, body.len()) {
+                Ok(asked) => {
+                    entry.note(|request| request.model = Some(asked.conversation.model.clone()));
                     play(stage, asked, &mut entry).await.into_response(stage, entry)
                 }
                 Err(missing) => refusal(Some(api), entry, 400, &missing),
@@ -252,8 +261,21 @@ async fn answer(stage: &Stage, request: Request<Incoming>) -> Answered {
     }
 }
 
+/// Reads what `json` asks of a model.
+pub(super) fn asked(api: Api, head: Head, json: &Value, body_len: usize) -> Result<Asked, String> {
+    let conversation = Conversation::read(api, &head.path, json)?;
+    let messages = match api {
+        Api::Anthropic => &json["messages"],
+        Api::OpenaiResponses => &json["input"],
+        Api::Gemini => &json["contents"],
+    };
+    let key = hash(&(api, messages.to_string()));
+    let fitting = (api == Api::Gemini).then(|| gemini::schema(json)).flatten().map(gemini::fitting);
+    Ok(Asked { api, key, body_len, head, conversation, fitting })
+}
+
 /// A request to a model.
-struct Asked {
+pub(super) struct Asked {
     api: Api,
     /// The same for the same messages sent again. (Whole bodies differ: real CLIs count their attempts in them.)
     key: u64,
@@ -265,7 +287,7 @@ struct Asked {
 }
 
 /// What comes of a request to a model.
-enum Play {
+pub(super) enum Play {
     Refused(Api, u16),
     Said { pieces: Vec<Piece>, gap: Duration, stream: bool, typeless: bool, broken: bool },
 }
@@ -297,7 +319,7 @@ impl Play {
 }
 
 /// Plays the turn that `asked` is due.
-async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play {
+pub(super) async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play {
     let Asked { api, key, body_len, head, conversation, fitting } = asked;
     let fitting = fitting.map(|value| value.to_string());
     let side = head.is_side_call(&conversation);
@@ -332,7 +354,7 @@ async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play {
     entry.begin(tokens);
     let id = stage.id(entry.number());
     let answer = Answer { id: &id, model: &conversation.model, text, call: call.as_ref(), tokens };
-    let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let created = now();
     let stream = conversation.stream && !compact;
     let events = api != Api::Gemini || head.query.split('&').any(|part| part == "alt=sse");
     let pieces = match (api, stream) {
@@ -359,6 +381,11 @@ async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play {
         typeless: stream && head.path.starts_with("/backend-api/"),
         broken: fault == Some(Fault::Named(NamedFault::Broken)),
     }
+}
+
+/// Gets the time. Unit: seconds since the epoch.
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Makes up usage from lengths ([`Turn::usage`]).

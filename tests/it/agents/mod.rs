@@ -33,6 +33,8 @@ pub(crate) struct Cli {
     pub(crate) asides: usize,
     /// A budget of which two answers of 30,390 tokens leave too little for a third request.
     too_small: &'static str,
+    /// Whether it speaks over a WebSocket, and has its input made ready there before it asks.
+    pub(crate) socket: bool,
     /// How often it asks in vain when its budget is spent, at most.
     refused: usize,
 }
@@ -43,6 +45,7 @@ pub(crate) const CLAUDE: Cli = Cli {
     keys: [("ANTHROPIC_API_KEY", "x-api-key", ""), ("CLAUDE_CODE_OAUTH_TOKEN", "authorization", "Bearer ")],
     own: (".claude.json", "placeholder00AA"),
     asides: 0,
+    socket: false,
     too_small: "70k",
     refused: 1,
 };
@@ -53,8 +56,9 @@ pub(crate) const CODEX: Cli = Cli {
     keys: [("OPENAI_API_KEY", "authorization", "Bearer "), ("CODEX_API_KEY", "authorization", "Bearer ")],
     own: (".codex/auth.json", "placeholder00AA"),
     asides: 0,
+    socket: true,
     too_small: "70k",
-    // It tries a WebSocket first.
+    // Twice for a WebSocket, where its own was closed.
     refused: 2,
 };
 
@@ -65,6 +69,7 @@ pub(crate) const GEMINI: Cli = Cli {
     own: (".gemini/settings.json", "gemini-api-key"),
     // Which model is to do it.
     asides: 1,
+    socket: false,
     too_small: "70k",
     refused: 1,
 };
@@ -75,6 +80,7 @@ pub(crate) const PI: Cli = Cli {
     keys: [("ANTHROPIC_API_KEY", "x-api-key", ""), ("ANTHROPIC_OAUTH_TOKEN", "authorization", "Bearer ")],
     own: (".pi/agent/settings.json", "enableInstallTelemetry"),
     asides: 0,
+    socket: false,
     too_small: "61k",
     // It tries again, twice.
     refused: 3,

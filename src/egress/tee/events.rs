@@ -1,0 +1,48 @@
+//! The metered part of a response whose events come as messages of a WebSocket: the same promises, kept event by event.
+
+use http::StatusCode;
+
+use super::{End, Metering, OpenHold};
+use crate::ledger::{Ledger, LedgerError};
+use crate::meter::Meter;
+use crate::types::Api;
+
+impl<L: Ledger> Metering<L> {
+    /// Makes it for a response that is about to be asked for.
+    pub fn of_messages(api: Api, hold: OpenHold<L>, input: u64) -> Self {
+        Metering::new(Meter::of_messages(api), hold, StatusCode::OK, false, input)
+    }
+
+    /// Reads one event. Returns when the ledger has what it has to have before the event goes on.
+    pub async fn pass(&mut self, event: &[u8]) -> Result<(), LedgerError> {
+        if self.look(event) { self.worked().await } else { Ok(()) }
+    }
+
+    /// Settles by what was read, where that is not done yet. What comes later may only raise it.
+    pub async fn end(&mut self, end: End) -> Result<(), LedgerError> {
+        self.begin_settling(end);
+        self.worked().await
+    }
+
+    /// Notes that it was refused with `status`: without usage it costs nothing.
+    pub fn refused(&mut self, status: u16) {
+        self.status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+        if let Some(hold) = &mut self.hold {
+            hold.answered(self.status.as_u16());
+        }
+    }
+
+    /// Gets what whoever goes on from this response takes along: all that went in and came out,
+    /// estimated as the body of a request that says it all again is. Unit: tokens.
+    pub fn context(&self) -> u64 {
+        self.input.saturating_add(self.meter.streamed())
+    }
+
+    /// Waits for the ledger. Dropped meanwhile, what is asked of it goes on by itself.
+    async fn worked(&mut self) -> Result<(), LedgerError> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        let (hold, result) = work.await;
+        self.hold = Some(hold);
+        result
+    }
+}

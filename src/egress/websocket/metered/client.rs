@@ -1,0 +1,167 @@
+//! The client's side: each message is held until it is understood, allowed and reserved for.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use super::intake::Intake;
+use super::{Answer, Ended, Refusal, Socket, code};
+use crate::egress::body::Way;
+use crate::egress::deny::{Denial, Deny};
+use crate::egress::hold::OpenHold;
+use crate::egress::model::{BODY_IDLE, most_held, reaches_nowhere};
+use crate::egress::request::not_cut;
+use crate::egress::tee::Metering;
+use crate::ledger::Ledger;
+use crate::meter::request::socket::{self, Message};
+use crate::meter::request::{RequestFacts, estimate_input};
+use crate::meter::websocket::{self, Item, Opcode, Sender};
+
+/// Responses at once on one socket; the API answers 16.
+const AT_ONCE: usize = 32;
+
+/// The feature by which a response goes on from an earlier one.
+const PREVIOUS: &str = "previous_response";
+
+/// What a message asks for, as far as it is reserved for.
+struct Asked {
+    facts: RequestFacts,
+    lane: Option<String>,
+    /// The response that it steers.
+    target: Option<String>,
+    /// Estimate of its input. Unit: tokens.
+    input: u64,
+}
+
+impl<L: Ledger> Socket<L> {
+    /// Passes the client's messages on.
+    pub(super) async fn client(&self, from: &mut (impl AsyncRead + Unpin), mut to: impl AsyncWrite + Unpin) -> Ended {
+        let mut intake = Intake::new(Sender::Client, most_held(self.of.route.max_request), Some(BODY_IDLE));
+        loop {
+            let mut room = None;
+            let next = intake.next(from, &self.moved, |held| {
+                room = self.plane.room_for(room.take(), held)?;
+                Ok(())
+            });
+            let message = match next.await {
+                Ok(None) => return Ended::Over,
+                Err(refusal) => return self.when_over(refusal).await,
+                Ok(Some(Item::Control { opcode, wire })) => {
+                    // An end that the client asks for is the server's to answer.
+                    let passed = to.write_all(&wire).await.is_ok() && to.flush().await.is_ok();
+                    match passed {
+                        true if opcode != Opcode::Close => continue,
+                        true => return self.until_closed(intake, from).await,
+                        false => return Ended::Over,
+                    }
+                }
+                Ok(Some(Item::Message(message))) => message,
+            };
+            let reserved = tokio::select! {
+                reserved = self.reserved(&message) => reserved,
+                () = intake.left(from) => return Ended::Over,
+            };
+            let (asked, hold) = match reserved {
+                Ok(reserved) => reserved,
+                Err(refusal) => return self.when_over(refusal).await,
+            };
+            self.asks(asked, hold).await;
+            let wire = message.into_wire();
+            let length = wire.len();
+            if to.write_all(&wire).await.is_err() || to.flush().await.is_err() {
+                return Ended::Over;
+            }
+            self.moved.count(Way::Up, length);
+            self.moved.mark();
+        }
+    }
+
+    /// Understands a message, and reserves what it asks for.
+    async fn reserved(&self, message: &websocket::Message) -> Result<(Asked, OpenHold<L>), Refusal> {
+        if !message.is_text() {
+            let what = "binary messages are not passed to model APIs";
+            return Err(Refusal::unreadable(code::UNACCEPTABLE, what));
+        }
+        let content = message.content();
+        let message = socket::message(&content).map_err(|error| {
+            Refusal::unreadable(code::POLICY, format!("the message is not one of this API: {error}"))
+        })?;
+        let asked = self.allowed(message, content.len()).await?;
+        let lane = asked.lane.clone();
+        let facts = json!({"method": "GET", "path": self.of.path, "websocket": true, "exchange": self.exchange.id()});
+        let reserve = self.plane.reserve(self.of.api, &self.of.host, asked.facts.clone(), asked.input, facts);
+        let mut hold = reserve.await.map_err(|deny| Refusal { lane, ..Refusal::from(deny) })?;
+        // What is written to the socket is answered, or is not; there is no other word on it.
+        hold.answered(200);
+        Ok((asked, hold))
+    }
+
+    /// Checks a message as the body of a request is checked. Going on from a response of this socket is no way out of the bottle:
+    /// what is in it came from here.
+    async fn allowed(&self, message: Message, length: usize) -> Result<Asked, Refusal> {
+        let under_way = self.under_way.lock().await;
+        let (mut facts, lane, follows, target) = match message {
+            Message::Create { facts, lane, follows } => (facts, lane, follows, None),
+            Message::Steer { mut reaching, target } => {
+                reaching.push(PREVIOUS.to_owned());
+                let model = under_way.lanes.called(&target).map(|answer| answer.model.clone()).unwrap_or_default();
+                (
+                    RequestFacts { model, stream: true, max_output: None, reaching },
+                    None,
+                    Some(target.clone()),
+                    Some(target),
+                )
+            }
+        };
+        let refuse = |deny| Refusal { lane: lane.clone(), ..Refusal::from(deny) };
+        let context = follows.as_deref().and_then(|id| under_way.lanes.context(id));
+        if context.is_some() {
+            facts.reaching.retain(|feature| feature != PREVIOUS);
+        }
+        reaches_nowhere(&facts.reaching, &self.of.route.server_tools).map_err(refuse)?;
+        not_cut(&self.plane.streams, true).map_err(refuse)?;
+        if under_way.lanes.open() >= AT_ONCE {
+            let message = format!("bb: {AT_ONCE} responses are under way on this WebSocket already.");
+            return Err(refuse(Deny::new(Denial::LimitStreams, message).step("wait for some of them to end")));
+        }
+        let input = estimate_input(length).saturating_add(context.unwrap_or(0));
+        Ok(Asked { facts, lane, target, input })
+    }
+
+    /// Enters a response that is about to be asked for.
+    async fn asks(&self, asked: Asked, hold: OpenHold<L>) {
+        hold.written().store(true, Ordering::Release);
+        let answer = Answer {
+            metering: Metering::of_messages(self.of.api, hold, asked.input),
+            model: asked.facts.model,
+            input: asked.input,
+            left: self.of.route.max_response,
+        };
+        let mut under_way = self.under_way.lock().await;
+        match asked.target {
+            Some(target) => under_way.lanes.steer(&target, answer),
+            None => under_way.lanes.ask(asked.lane, answer),
+        }
+        self.entered.is_holding();
+    }
+
+    /// Ends with `refusal` when nothing is under way any more; until then nothing else of the client's is read.
+    async fn when_over(&self, refusal: Refusal) -> Ended {
+        let mut under_way = self.under_way.lock().await;
+        if under_way.lanes.open() == 0 {
+            return refusal.into();
+        }
+        under_way.refused = Some(refusal);
+        drop(under_way);
+        std::future::pending().await
+    }
+
+    /// Lets the server answer a Close. Nothing may follow it.
+    async fn until_closed(&self, mut intake: Intake, from: &mut (impl AsyncRead + Unpin)) -> Ended {
+        match intake.next(from, &self.moved, |_| Ok(())).await {
+            Err(refusal) => refusal.into(),
+            Ok(_) => Ended::Over,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The server's side: each event is brought home to its response and metered before it goes on.
+
+use std::borrow::Cow;
+use std::sync::atomic::Ordering;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+
+use super::intake::Intake;
+use super::{Answer, Ended, Refusal, Socket, UnderWay, code};
+use crate::egress::body::Way;
+use crate::egress::deny::{Denial, Deny};
+use crate::egress::hold::unavailable;
+use crate::egress::request::not_cut;
+use crate::egress::tee::End;
+use crate::ledger::Ledger;
+use crate::meter::events::{Does, Event, Place};
+use crate::meter::websocket::{Item, Message, Opcode, Sender};
+
+/// Longest event, as on a stream. Unit: bytes.
+const MAX_EVENT: usize = 16 << 20;
+/// What a response is refused as that was taken into another: it is no fault, and costs nothing of its own.
+const TAKEN_IN: u16 = 409;
+
+impl<L: Ledger> Socket<L> {
+    /// Passes the server's events on.
+    pub(super) async fn server(&self, mut from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpin)) -> Ended {
+        let mut intake = Intake::new(Sender::Server, MAX_EVENT, None);
+        loop {
+            let (wire, last) = match intake.next(&mut from, &self.moved, |_| Ok(())).await {
+                Err(refusal) => return refusal.into(),
+                Ok(None) => return Ended::Over,
+                Ok(Some(Item::Control { opcode, wire })) => {
+                    self.closed.fetch_or(opcode == Opcode::Close, Ordering::AcqRel);
+                    (wire, None)
+                }
+                Ok(Some(Item::Message(mut message))) => match self.event(&mut message).await {
+                    Ok(last) => (message.into_wire(), last),
+                    Err(refusal) => return refusal.into(),
+                },
+            };
+            self.writing.store(true, Ordering::Release);
+            if to.write_all(&wire).await.is_err() || to.flush().await.is_err() {
+                return Ended::Over;
+            }
+            self.writing.store(false, Ordering::Release);
+            self.moved.count(Way::Down, wire.len());
+            self.moved.mark();
+            if let Some(refusal) = last {
+                return refusal.into();
+            }
+        }
+    }
+
+    /// Meters one event. Returns when it may go on, and what ends the socket after it.
+    async fn event(&self, message: &mut Message) -> Result<Option<Refusal>, Refusal> {
+        if !message.is_text() {
+            return Err(Refusal::unreadable(code::UNACCEPTABLE, "the server sent a binary message"));
+        }
+        let clean = self.redactor.as_ref().and_then(|redactor| redactor.whole(&message.content()));
+        if let Some(clean) = clean {
+            message.replace(&clean);
+        }
+        let content: Cow<'_, [u8]> = message.content();
+        let event = Event::read(&content)
+            .ok_or_else(|| Refusal::unreadable(code::POLICY, "the server sent what is no event of this API"))?;
+        let mut under_way = self.under_way.lock().await;
+        let place = under_way.lanes.place(&event).map_err(|error| Refusal::unreadable(code::POLICY, error))?;
+        if let Place::At(at) = place {
+            self.take(&mut under_way, at, &event, &content).await?;
+        }
+        if under_way.lanes.open() > 0 {
+            return Ok(None);
+        }
+        self.entered.holds_nothing();
+        // A cut that let open holds finish has waited for this.
+        let cut = || not_cut(&self.plane.streams, true).err().map(Refusal::from);
+        Ok(under_way.refused.take().or_else(cut))
+    }
+
+    /// Lets a response take its event, and settles it with its last one.
+    async fn take(
+        &self,
+        under_way: &mut UnderWay<L>,
+        mut at: usize,
+        event: &Event,
+        content: &[u8],
+    ) -> Result<(), Refusal> {
+        let lanes = &mut under_way.lanes;
+        if event.does == Does::Begins {
+            let (now, gone) = lanes.gone_by(at);
+            at = now;
+            for mut answer in gone {
+                self.taken_in(&mut answer).await?;
+            }
+        }
+        let begun = lanes.has_begun(at);
+        let Some(answer) = lanes.at(at) else { return Ok(()) };
+        if let Some(left) = &mut answer.left {
+            let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
+            *left = left.checked_sub(length).ok_or_else(|| {
+                let message = format!("bb: the route to {} allows no longer answers.", self.of.host);
+                Refusal::from(Deny::new(Denial::ResponseTooLarge, message))
+            })?;
+        }
+        let refuse = |error| Refusal::from(unavailable(&error));
+        answer.metering.pass(content).await.map_err(refuse)?;
+        let input = answer.input;
+        match event.does {
+            Does::Begins => {
+                if let Some(id) = &event.id {
+                    lanes.remember(id, input);
+                }
+            }
+            Does::Ends => {
+                answer.metering.end(End::Whole).await.map_err(refuse)?;
+                let context = answer.metering.context();
+                if let Some(id) = &event.id {
+                    lanes.remember(id, context);
+                }
+                lanes.end(at);
+            }
+            // What it goes on with, if it does, is no more than a last word.
+            Does::Fails(_) if begun => {
+                answer.metering.end(End::Early).await.map_err(refuse)?;
+                lanes.breaks(at);
+            }
+            Does::Fails(status) => {
+                answer.metering.refused(status);
+                answer.metering.end(End::Whole).await.map_err(refuse)?;
+                lanes.end(at);
+            }
+            Does::SteersNot => {
+                self.taken_in(answer).await?;
+                // Where it waits, it is part of what goes on from there.
+                if let Some(id) = &event.id {
+                    let context = lanes.context(id).unwrap_or(0).max(input);
+                    lanes.remember(id, context);
+                }
+                lanes.end(at);
+            }
+            Does::Brings | Does::Tells => {}
+        }
+        Ok(())
+    }
+
+    /// Settles steering that has no response of its own.
+    async fn taken_in(&self, answer: &mut Answer<L>) -> Result<(), Refusal> {
+        answer.metering.refused(TAKEN_IN);
+        answer.metering.end(End::Whole).await.map_err(|error| Refusal::from(unavailable(&error)))
+    }
+}
