@@ -74,7 +74,9 @@ fn quickstart(cli: &Cli) {
         let path = world.recipe("quickstart.lua", QUICKSTART);
         let output = world.command(&["run", &path, "--", "--agent", cli.name]).patience(PATIENCE).run().expect(0);
         let lines = lines_of_events(&world, &output);
-        assert!(said(&lines, "allowed", &["POST", cli.host, "tokens in"]), "{output}");
+        // Codex asks over a WebSocket, which begins with a GET.
+        let method = if cli.name == "codex" { "GET" } else { "POST" };
+        assert!(said(&lines, "allowed", &[method, cli.host, "tokens in"]), "{output}");
         assert!(said(&lines, "allowed", &["GET docs.example/style", "200"]), "{output}");
         assert!(said(&lines, "refused", &["paste.example"]), "{output}");
         assert!(said(&lines, "refused", &["198.51.100.7:22"]), "{output}");
