@@ -66,6 +66,25 @@ const IN_HOME: &[InHome] = &[
 /// What lies beside `bin` in installations that work only as a whole.
 const INSTALLED: &[&str] = &["pyvenv.cfg", "conda-meta", "lib/rustlib", "pkg/tool"];
 
+/// What of such an installation is shown: what runs, and never the whole, since a project may be made one (`python -m venv .`), and
+/// settings with passwords may lie beside (`pip.conf`, `.condarc`).
+const PARTS: &[&str] = &[
+    "lib",
+    "lib64",
+    "libexec",
+    "include",
+    "share",
+    "ssl",
+    "pyvenv.cfg",
+    "conda-meta",
+    "pkg",
+    "src",
+    "api",
+    "misc",
+    "go.env",
+    "VERSION",
+];
+
 /// What is shown beside the workspace.
 #[derive(Debug, Default)]
 pub struct Toolchains {
@@ -150,8 +169,11 @@ pub fn collect(
                     }
                 }
                 _ if allowed(dir) => {
-                    let whole = installation(dir).filter(|whole| allowed(whole));
-                    found.binds.push(Bind::read_only(whole.unwrap_or(dir)).optional());
+                    let parts = installation(dir).into_iter().filter(|part| part != dir && allowed(part));
+                    found.binds.extend(parts.map(|part| Bind::read_only(part).optional()));
+                    if !covered(&found, dir) {
+                        found.binds.push(Bind::read_only(dir).optional());
+                    }
                 }
                 _ => continue,
             }
@@ -177,19 +199,18 @@ pub fn collect(
     found
 }
 
-/// Gets the directory that the programs of a directory of PATH need around it, where it is known by what lies in it: a
-/// virtual environment of Python, one of Conda, a toolchain of Rust or Go, packages of npm. A link is what it is.
-fn installation(dir: &Path) -> Option<&Path> {
-    if !fs::symlink_metadata(dir).is_ok_and(|meta| meta.is_dir()) {
-        return None;
+/// Gets what the programs of a directory of PATH need beside it, where it is known by what lies there: a virtual environment
+/// of Python, one of Conda, a toolchain of Rust or Go, packages of npm. Links are left out.
+fn installation(dir: &Path) -> Vec<PathBuf> {
+    let is_there = |path: &Path| fs::symlink_metadata(path).is_ok_and(|meta| !meta.is_symlink());
+    let Some(parent) = dir.parent().filter(|_| is_there(dir)) else { return Vec::new() };
+    match dir.file_name().and_then(|name| name.to_str()) {
+        Some("bin") if INSTALLED.iter().any(|mark| parent.join(mark).exists()) => {
+            PARTS.iter().map(|part| parent.join(part)).filter(|part| is_there(part)).collect()
+        }
+        Some(".bin") if parent.ends_with("node_modules") => vec![parent.to_owned()],
+        _ => Vec::new(),
     }
-    let parent = dir.parent()?;
-    let known = match dir.file_name()?.to_str()? {
-        "bin" => INSTALLED.iter().any(|mark| parent.join(mark).exists()),
-        ".bin" => parent.ends_with("node_modules"),
-        _ => false,
-    };
-    known.then_some(parent)
 }
 
 /// Absolute and without `..`.
@@ -253,26 +274,31 @@ mod tests {
     }
 
     #[test]
-    fn an_installation_that_works_only_as_a_whole_is_shown_as_one() {
+    fn what_an_installation_needs_is_shown_beside_its_programs_and_nothing_else() {
         let base = std::env::temp_dir().join(format!("bb-toolchain-whole-{}", std::process::id()));
         for dir in
             ["venv/bin", "rust/bin", "rust/lib/rustlib", "x/node_modules/.bin", "plain/bin", "plain/lib", "kept/bin"]
         {
             fs::create_dir_all(base.join(dir)).unwrap();
         }
-        fs::write(base.join("venv/pyvenv.cfg"), "").unwrap();
+        for file in ["venv/pyvenv.cfg", "venv/pip.conf", "venv/.env"] {
+            fs::write(base.join(file), "").unwrap();
+        }
+        fs::create_dir_all(base.join("venv/lib/python3/site-packages")).unwrap();
+        fs::create_dir_all(base.join("venv/secret")).unwrap();
         fs::write(base.join("kept/pyvenv.cfg"), "").unwrap();
         for (dir, shown) in [
-            ("venv/bin", "venv"),
-            ("rust/bin", "rust"),
-            ("x/node_modules/.bin", "x/node_modules"),
-            ("plain/bin", "plain/bin"),
-            ("kept/bin", "kept/bin"),
+            ("venv/bin", &["venv/lib", "venv/pyvenv.cfg", "venv/bin"][..]),
+            ("rust/bin", &["rust/lib", "rust/bin"]),
+            ("x/node_modules/.bin", &["x/node_modules"]),
+            ("plain/bin", &["plain/bin"]),
+            ("kept/bin", &["kept/bin"]),
         ] {
             let path = base.join(dir);
-            let found = collect(&path.display().to_string(), None, "true", &[], |p| !p.ends_with("kept"));
+            let found = collect(&path.display().to_string(), None, "true", &[], |p| !p.ends_with("kept/pyvenv.cfg"));
             let ours: Vec<_> = found.binds.iter().map(|b| &b.source).filter(|s| s.starts_with(&base)).collect();
-            assert_eq!(ours, [&base.join(shown)], "{dir}");
+            let shown: Vec<_> = shown.iter().map(|shown| base.join(shown)).collect();
+            assert_eq!(ours, shown.iter().collect::<Vec<_>>(), "{dir}");
             assert!(found.path.contains(&path), "{dir}");
         }
         fs::remove_dir_all(base).unwrap();

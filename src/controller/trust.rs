@@ -54,7 +54,7 @@ const ADDED: &[&str] = &["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 /// Where Pythons and their virtual environments lie in what a bottle shows; `*` is any directory.
 const PYTHONS: &[&str] = &["", "versions/*", "venvs/*", "tools/*"];
 /// Where packages lie in one of them.
-const PACKAGES: &[&str] = &["lib/*/site-packages", "lib/*/dist-packages"];
+const PACKAGES: &[&str] = &["lib/*/site-packages", "lib/*/dist-packages", "*/site-packages"];
 /// The bundle that many packages for Python bring along, and trust whatever variables say.
 const CERTIFI: &str = "certifi/cacert.pem";
 /// Most directories looked at for one `*`.

@@ -138,12 +138,46 @@ pub(super) async fn resolve(
     private: &[IpNet],
     lookups: &Lookups,
 ) -> Result<Vec<SocketAddr>, DialError> {
+    let allowed = admitted(&found(host, port, lookups, LOOKUP).await?, private, &own_addresses());
+    if allowed.is_empty() {
+        return Err(kept_from(host));
+    }
+    Ok(in_turns(allowed))
+}
+
+/// The same within `limit`, where every address has to be one that may be dialled: somebody else will choose one.
+pub(super) async fn resolve_all(
+    host: &Host,
+    port: u16,
+    private: &[IpNet],
+    lookups: &Lookups,
+    limit: Duration,
+) -> Result<Vec<SocketAddr>, DialError> {
+    let found = found(host, port, lookups, limit).await?;
+    let allowed = admitted(&found, private, &own_addresses());
+    if allowed.len() < found.len() {
+        return Err(kept_from(host));
+    }
+    Ok(in_turns(allowed))
+}
+
+fn kept_from(host: &Host) -> DialError {
+    DialError::new(
+        Denial::PrivateAddress,
+        format!(
+            "bb: {host} resolves to a private, local or own address; only the operator can allow it (`allow_private` of the route, or `upstreams`)."
+        ),
+    )
+}
+
+/// Looks a name up; never gives none.
+async fn found(host: &Host, port: u16, lookups: &Lookups, limit: Duration) -> Result<Vec<SocketAddr>, DialError> {
     let Host::Name(name) = host else {
         return Err(DialError::new(Denial::IpLiteral, "bb: addresses are not dialled"));
     };
     let failed =
         |why: String| DialError::new(Denial::ResolveFailed, format!("bb: {host} could not be resolved: {why}"));
-    let found = lookups.look_up(name, port, LOOKUP).await.map_err(|error| match error {
+    let found = lookups.look_up(name, port, limit).await.map_err(|error| match error {
         LookupError::Full => DialError::new(
             Denial::LimitVerdict,
             format!("bb: {host} was not looked up: too many other names wait for their answers."),
@@ -153,16 +187,7 @@ pub(super) async fn resolve(
     if found.is_empty() {
         return Err(failed("no address".into()));
     }
-    let allowed = admitted(&found, private, &own_addresses());
-    if allowed.is_empty() {
-        return Err(DialError::new(
-            Denial::PrivateAddress,
-            format!(
-                "bb: {host} resolves to a private, local or own address; only the operator can allow it (`allow_private` of the route, or `upstreams`)."
-            ),
-        ));
-    }
-    Ok(in_turns(allowed))
+    Ok(found)
 }
 
 /// Gets those of the addresses that may be dialled: public and not the host's `own`, or in one of the `private` ranges.

@@ -75,11 +75,13 @@ impl UpstreamProxy {
             let addresses = dial::resolve(host, port, private, lookups).await?;
             return dial::connect_to(host, &addresses).await;
         }
-        match timeout(LOOK_UP, dial::resolve(host, port, private, lookups)).await {
-            Ok(Ok(addresses)) if self.are_direct(&addresses) => return dial::connect_to(host, &addresses).await,
-            Ok(Err(error)) if error.kind == Denial::PrivateAddress => return Err(error),
-            // A network with a proxy often knows no other names than its own.
-            Ok(Ok(_) | Err(_)) | Err(_) => {}
+        match dial::resolve_all(host, port, private, lookups, LOOK_UP).await {
+            Ok(addresses) if self.are_direct(&addresses) => return dial::connect_to(host, &addresses).await,
+            Ok(_) => {}
+            // A network with a proxy often knows no other names than its own, or keeps silent about them.
+            Err(error) if error.kind == Denial::ResolveFailed => {}
+            // Nor does a bottle that has used up its look-ups get past the check.
+            Err(error) => return Err(error),
         }
         timeout(ANSWER, self.ask(name, port, lookups))
             .await
