@@ -66,7 +66,9 @@ impl<L: Ledger> Socket<L> {
                 Ok(reserved) => reserved,
                 Err(refusal) => return self.when_over(refusal).await,
             };
-            self.asks(asked, hold).await;
+            if let Err(refusal) = self.asks(asked, hold).await {
+                return self.when_over(refusal).await;
+            }
             let wire = message.into_wire();
             let length = wire.len();
             if to.write_all(&wire).await.is_err() || to.flush().await.is_err() {
@@ -129,8 +131,12 @@ impl<L: Ledger> Socket<L> {
         Ok(Asked { facts, lane, target, input })
     }
 
-    /// Enters a response that is about to be asked for.
-    async fn asks(&self, asked: Asked, hold: OpenHold<L>) {
+    /// Enters a response that is about to be asked for, unless the bottle was cut while it waited for its tokens.
+    async fn asks(&self, asked: Asked, hold: OpenHold<L>) -> Result<(), Refusal> {
+        let mut under_way = self.under_way.lock().await;
+        if let Err(deny) = not_cut(&self.plane.streams, true) {
+            return Err(Refusal { lane: asked.lane, ..Refusal::from(deny) });
+        }
         hold.written().store(true, Ordering::Release);
         let answer = Answer {
             metering: Metering::of_messages(self.of.api, hold, asked.input),
@@ -138,12 +144,12 @@ impl<L: Ledger> Socket<L> {
             input: asked.input,
             left: self.of.route.max_response,
         };
-        let mut under_way = self.under_way.lock().await;
         match asked.target {
             Some(target) => under_way.lanes.steer(&target, answer),
             None => under_way.lanes.ask(asked.lane, answer),
         }
         self.entered.is_holding();
+        Ok(())
     }
 
     /// Ends with `refusal` when nothing is under way any more; until then nothing else of the client's is read.

@@ -30,6 +30,10 @@ impl<L: Ledger> Socket<L> {
                 Err(refusal) => return refusal.into(),
                 Ok(None) => return Ended::Over,
                 Ok(Some(Item::Control { opcode, wire })) => {
+                    // A reason for closing may repeat what was put in; there is nothing else worth passing in it.
+                    if self.redactor.as_ref().is_some_and(|redactor| redactor.whole(&wire).is_some()) {
+                        return Ended::Over;
+                    }
                     self.closed.fetch_or(opcode == Opcode::Close, Ordering::AcqRel);
                     (wire, None)
                 }
