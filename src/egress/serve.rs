@@ -84,7 +84,7 @@ pub(super) async fn answer<L: Ledger>(
     request: Request<Incoming>,
     h2: bool,
 ) -> Response<Outgoing> {
-    // The watch in front has stopped reading HTTP on such a connection.
+    // Who asked for an upgrade and did not get it begins anew: nobody has to guess what follows.
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let mut answer = plane.answer(link, request).await;
     if upgrades && answer.status() != StatusCode::SWITCHING_PROTOCOLS && !h2 {
