@@ -120,6 +120,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_coded_again_and_again_is_refused_before_it_costs_anything() {
+        // To its end this would take thirty thousand rounds.
+        assert!(normal_path(&format!("/%{}61", "25".repeat(30_000))).is_err());
+        assert!(normal_path(&format!("/%{}61", "25".repeat(3))).is_ok(), "a few times may be meant");
+    }
+
+    #[test]
     fn one_path_has_one_form() {
         for (raw, normal) in [
             ("/", "/"),
