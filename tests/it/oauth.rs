@@ -188,8 +188,9 @@ fn the_host_refreshes_its_login_once_and_the_bottle_never_has_it() {
         assert_eq!(tokens.seen().len(), 2);
 
         // In the bottle: what its processes have, and what lies in it. The control is found in the same way.
-        let look = "echo CON\"\"TROL > /tmp/control; (env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n') > /tmp/said; \
-                    grep -rlsaE 'REAL''TOKEN|CON''TROL' /tmp /home /etc /root /var/tmp /run 2>/dev/null; true";
+        let look = "echo CONTROL''TOKEN > /tmp/control; \
+                    (env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n') > /tmp/said; \
+                    grep -rlsaE --exclude-dir=node_modules '(REAL|CONTROL)''TOKEN' /tmp /home /etc /root /var/tmp /run; true";
         let found = world.bb(&["exec", "sub", "--", "sh", "-c", look]).expect(0).stdout;
         assert_eq!(found.trim(), "/tmp/control", "{found}");
         // On the host: ledger, log, state. The control is what the log of requests has.
@@ -236,6 +237,20 @@ fn a_login_that_cannot_be_used_is_refused_at_launch_by_its_file() {
         assert_eq!(launch(&world, "linked", &file)["state"], "running");
         let inspected = world.bb(&["inspect", "linked"]).expect(0);
         assert!(format!("{inspected}").contains("elsewhere.json"), "{inspected}");
+
+        // Where it may go is said by the launch: no change sends it elsewhere, or makes another token endpoint.
+        let auth = json!({"scheme": "Bearer", "credential": "sub"});
+        let exact = json!([{"methods": ["POST"], "paths": [{"type": "exact", "value": "/t"}]}]);
+        for route in [
+            json!({"host": "evil.example", "auth": auth}),
+            json!({"host": "console.anthropic.com", "matches": exact, "oauth": "sub"}),
+            json!({"host": "evil.example", "matches": exact, "oauth": "sub"}),
+        ] {
+            let answer = post(&world, "/v1/bottles/linked/routes", &json!({"id": "change", "routes": [route]}));
+            assert_eq!(answer["error"]["kind"], "usage", "{answer}");
+        }
+        let open = json!({"id": "open", "routes": [{"host": "open.example"}]});
+        assert_eq!(post(&world, "/v1/bottles/linked/routes", &open)["changed"], true, "the allowed twin");
         world.bb(&["kill", "linked"]).expect(0);
         let gone = world.until(Duration::from_secs(30), || world.keepers().is_empty());
         assert!(gone, "{:?}", world.processes());
