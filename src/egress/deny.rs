@@ -133,26 +133,20 @@ impl Deny {
     }
 }
 
-/// Makes a JSON answer of the plane's own.
-pub fn json_answer(status: StatusCode, body: &Value) -> Response<Outgoing> {
+/// Makes a JSON answer that carries the kind of a refusal.
+pub fn respond(kind: Denial, status: StatusCode, body: &Value) -> Response<Outgoing> {
     let text = Bytes::from(body.to_string());
     let mut answer = Response::new(Outgoing::full(text));
     *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
-}
-
-/// Makes a JSON answer that carries the kind of a refusal.
-pub fn respond(kind: Denial, status: StatusCode, body: &Value) -> Response<Outgoing> {
-    let mut answer = json_answer(status, body);
     // Many clients (pip, urllib, requests) show this phrase of HTTP/1 and never the body.
     let phrase = format!("{} (bb: {})", status.canonical_reason().unwrap_or("Refused"), kind.as_str());
     if let Ok(phrase) = ReasonPhrase::try_from(phrase.into_bytes()) {
         answer.extensions_mut().insert(phrase);
     }
-    answer.headers_mut().insert(HEADER, HeaderValue::from_static(kind.as_str()));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(HEADER, HeaderValue::from_static(kind.as_str()));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 
