@@ -56,6 +56,7 @@ pub mod special;
 pub mod spent;
 pub mod streams;
 pub mod suggest;
+pub mod tally;
 pub mod tee;
 pub mod upstream;
 pub mod upstream_proxy;

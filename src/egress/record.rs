@@ -1,11 +1,10 @@
 //! Writes what the plane did into the ledger's events: refusals, allowed requests that are not metered, and the ends of all
 //! that were allowed ([`super::exchange`]).
 //!
-//! One task per bottle appends, so that the order of a bottle's events is the order in which they happened. A refusal
-//! is written before its answer is sent, but a ledger that fails never turns a refusal into anything else. Paths go in
-//! without their query: that may carry secrets.
+//! One task per bottle appends, so that the order of a bottle's events is the order in which they happened; those that nobody
+//! waits for in one transaction with others that come within milliseconds. A refusal is written before its answer is sent, but a
+//! ledger that fails never turns a refusal into anything else. Paths go in without their query: that may carry secrets.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,10 +13,15 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::deny::Deny;
 use super::pace::Pace;
+pub use super::tally::{Tally, Ticket};
 use crate::ledger::{Ledger, NewEvent};
 
 /// Events waiting to be written, per bottle.
 const QUEUE: usize = 1024;
+/// Events of one transaction.
+const BATCH: usize = 256;
+/// How long events that nobody waits for wait for others: one transaction for each would cost more than the requests do.
+const LINGER: Duration = Duration::from_millis(5);
 /// How long a refusal waits for its event.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Unanswered refusals (raw connections, DNS) written in one second; the others are counted.
@@ -30,51 +34,6 @@ const PACE: Duration = Duration::from_millis(100);
 const PASSED_PACE: Duration = Duration::from_secs(1);
 /// Longest path entered. Unit: bytes.
 const MAX_PATH: usize = 512;
-
-/// Counts what is under way, so that an end can be waited for.
-#[derive(Debug, Default)]
-pub struct Tally {
-    open: AtomicUsize,
-    idle: Notify,
-}
-
-impl Tally {
-    /// Counts one more, until the ticket is dropped.
-    pub fn enter(self: &Arc<Self>) -> Ticket {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Ticket(Arc::clone(self))
-    }
-
-    /// Gets how many are under way.
-    pub fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
-    }
-
-    /// Waits until nothing is under way.
-    pub async fn idle(&self) {
-        loop {
-            let idle = self.idle.notified();
-            tokio::pin!(idle);
-            idle.as_mut().enable();
-            if self.open() == 0 {
-                return;
-            }
-            idle.await;
-        }
-    }
-}
-
-/// One thing under way.
-#[derive(Debug)]
-pub struct Ticket(Arc<Tally>);
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.idle.notify_waiters();
-        }
-    }
-}
 
 /// A refusal as it is entered.
 #[derive(Clone, Debug)]
@@ -136,7 +95,7 @@ pub struct Passed<'a> {
 struct Entry {
     event: NewEvent,
     written: Option<oneshot::Sender<()>>,
-    _ticket: Ticket,
+    ticket: Ticket,
 }
 
 #[derive(Debug)]
@@ -149,6 +108,8 @@ struct Window {
 /// Where a bottle's events go.
 pub struct Recorder {
     queue: mpsc::Sender<Entry>,
+    /// Somebody waits for an event, or many wait.
+    urgent: Arc<Notify>,
     slug: String,
     run: Option<String>,
     tally: Arc<Tally>,
@@ -180,27 +141,12 @@ impl LeftOut {
 impl Recorder {
     /// Starts the bottle's writing task. It ends when the recorder is dropped and its queue is written.
     pub fn start<L: Ledger>(slug: &str, run: Option<&str>, tally: Arc<Tally>, ledger: L) -> Recorder {
-        let (queue, mut entries) = mpsc::channel::<Entry>(QUEUE);
-        tokio::spawn(async move {
-            let mut batch = Vec::new();
-            while entries.recv_many(&mut batch, 256).await > 0 {
-                // Polled in order, so queued in order; the ledger commits them as a group.
-                futures_util::future::join_all(batch.drain(..).map(|entry| {
-                    let ledger = &ledger;
-                    async move {
-                        if let Err(error) = ledger.append(entry.event).await {
-                            tracing::warn!(%error, "an event of the egress plane was not written");
-                        }
-                        if let Some(written) = entry.written {
-                            let _ = written.send(());
-                        }
-                    }
-                }))
-                .await;
-            }
-        });
+        let (queue, entries) = mpsc::channel::<Entry>(QUEUE);
+        let urgent = Arc::new(Notify::new());
+        tokio::spawn(write(entries, Arc::clone(&urgent), Arc::clone(&tally), ledger));
         Recorder {
             queue,
+            urgent,
             slug: slug.to_owned(),
             run: run.map(str::to_owned),
             tally,
@@ -219,7 +165,7 @@ impl Recorder {
             data,
             audit: false,
         };
-        Entry { event, written, _ticket: self.tally.enter() }
+        Entry { event, written, ticket: self.tally.enter() }
     }
 
     /// Writes a refusal; returns when it is written, or when the ledger took too long.
@@ -234,10 +180,20 @@ impl Recorder {
         let entry = self.entry("denied", denied.0, Some(written));
         let _ = tokio::time::timeout(PATIENCE, async {
             if self.queue.send(entry).await.is_ok() {
+                self.urgent.notify_one();
                 let _ = done.await;
             }
         })
         .await;
+    }
+
+    /// Queues an event that nobody waits for; gives it back where too many wait already.
+    fn try_queue(&self, entry: Entry) -> Option<Entry> {
+        let queued = self.queue.try_send(entry);
+        if self.queue.capacity() <= QUEUE - BATCH {
+            self.urgent.notify_one();
+        }
+        queued.err().map(mpsc::error::TrySendError::into_inner)
     }
 
     /// Writes a refusal that has no answer to hold back, at most 20 in a second; those left out are counted in the
@@ -259,7 +215,7 @@ impl Recorder {
                 data["dropped"] = json!(std::mem::take(&mut window.dropped));
             }
         }
-        if self.queue.try_send(self.entry("denied", data, None)).is_err() {
+        if self.try_queue(self.entry("denied", data, None)).is_some() {
             self.window.lock().unwrap_or_else(PoisonError::into_inner).dropped += 1;
         }
     }
@@ -283,7 +239,7 @@ impl Recorder {
         if left_out > 0 {
             data["left_out"] = json!(left_out);
         }
-        if let Err(mpsc::error::TrySendError::Full(entry)) = self.queue.try_send(self.entry("request", data, None)) {
+        if let Some(entry) = self.try_queue(self.entry("request", data, None)) {
             let _ = tokio::time::timeout(PATIENCE, self.queue.send(entry)).await;
         }
         true
@@ -303,15 +259,45 @@ impl Recorder {
         if ends.requests > 0 {
             data["left_out"] = json!({"requests": ends.requests, "up": ends.up, "down": ends.down});
         }
-        match self.queue.try_send(self.entry("request.ended", data, None)) {
-            Ok(()) => *ends = LeftOut::default(),
-            Err(_) => ends.add(up, down),
+        match self.try_queue(self.entry("request.ended", data, None)) {
+            None => *ends = LeftOut::default(),
+            Some(_) => ends.add(up, down),
         }
     }
 
     /// Counts an end that is not entered.
     pub fn end_left_out(&self, up: u64, down: u64) {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).add(up, down);
+    }
+}
+
+/// Writes what is queued, in that order, as few transactions.
+async fn write<L: Ledger>(mut entries: mpsc::Receiver<Entry>, urgent: Arc<Notify>, tally: Arc<Tally>, ledger: L) {
+    let mut batch = Vec::new();
+    while entries.recv_many(&mut batch, BATCH).await > 0 {
+        if batch.iter().all(|entry| entry.written.is_none()) && !entries.is_closed() {
+            tokio::select! {
+                () = tokio::time::sleep(LINGER) => {}
+                () = urgent.notified() => {}
+                () = tally.hurry() => {}
+            }
+            while batch.len() < BATCH
+                && let Ok(entry) = entries.try_recv()
+            {
+                batch.push(entry);
+            }
+        }
+        let (events, waiting): (Vec<_>, Vec<_>) =
+            batch.drain(..).map(|Entry { event, written, ticket }| (event, (written, ticket))).unzip();
+        let number = events.len();
+        if let Err(error) = ledger.append_all(events).await {
+            tracing::warn!(%error, "{number} events of the egress plane were not written");
+        }
+        for (written, _ticket) in waiting {
+            if let Some(written) = written {
+                let _ = written.send(());
+            }
+        }
     }
 }
 
@@ -341,6 +327,7 @@ pub(super) mod tests {
         (
             Recorder {
                 queue,
+                urgent: Arc::default(),
                 slug: "test-1".into(),
                 run: None,
                 tally: Arc::default(),
@@ -418,19 +405,5 @@ pub(super) mod tests {
         assert_eq!((event.kind.as_str(), event.bottle.as_deref()), ("denied", Some("test-1")));
         assert_eq!(event.data["kind"], "route_missing");
         assert!(event.data["path"].as_str().unwrap().len() <= MAX_PATH);
-    }
-
-    #[tokio::test]
-    async fn idle_waits_for_every_ticket() {
-        let tally = Arc::new(Tally::default());
-        let ticket = tally.enter();
-        let waiting = tokio::spawn({
-            let tally = Arc::clone(&tally);
-            async move { tally.idle().await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        drop(ticket);
-        waiting.await.unwrap();
     }
 }

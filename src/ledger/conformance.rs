@@ -342,6 +342,13 @@ async fn events_have_no_holes_and_are_heard_in_order(ledger: impl Ledger) {
     let huge =
         NewEvent { kind: "request".to_owned(), data: json!({ "x": "y".repeat(1 << 20) }), ..NewEvent::default() };
     assert!(ledger.append(huge).await.unwrap().data.to_string().len() < 100, "what a bottle says is bounded");
+
+    let one = |kind: &str| NewEvent { kind: kind.to_owned(), ..NewEvent::default() };
+    ledger.append_all(vec![one("first"), one("second")]).await.unwrap();
+    let half = ledger.append_all(vec![one("third"), NewEvent::default()]).await;
+    assert!(matches!(half, Err(LedgerError::Misuse(_))), "{half:?}");
+    let last = ledger.events(EventQuery { since: 134, ..EventQuery::default() }).await.unwrap();
+    assert_eq!(last.iter().map(|e| (e.seq, e.kind.as_str())).collect::<Vec<_>>(), [(135, "first"), (136, "second")]);
 }
 
 async fn bottles_are_kept(ledger: impl Ledger) {

@@ -220,6 +220,8 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     fn spent(&self, path: Vec<Node>, provider: &str) -> impl Future<Output = Answer<Option<Standing>>> + Send;
     /// Appends an event; returns it with its sequence number.
     fn append(&self, event: NewEvent) -> impl Future<Output = Answer<Event>> + Send;
+    /// Appends events in their order: one transaction, all or none.
+    fn append_all(&self, events: Vec<NewEvent>) -> impl Future<Output = Answer<()>> + Send;
     /// Writes what enforcement has done: its event, and the bottle's row as it is now, in one transaction and on the disk
     /// before it is acknowledged. What fails for want of space is written when there is some.
     fn enforced(&self, event: NewEvent, row: BottleRow) -> impl Future<Output = Answer<Event>> + Send;

@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, params};
 use serde_json::{Map, Value, json};
 
 use super::accounts::{PathAccounts, amount, stored};
-use super::hold::{Open, clip, open, path_of, path_text};
+use super::hold::{Open, clip, path_of, path_text};
 use super::record;
 use super::writer::Tx;
 use crate::budget::{Charge, Estimate, Settlement, charge, charge_swept, crossed, governs};
@@ -16,7 +16,7 @@ const MAX_RAW: usize = 32 * 1024;
 
 /// Ends a hold as the egress plane says, or raises what an ended one was charged.
 pub(super) fn settle(tx: &mut Tx<'_>, settle: &Settle) -> Answer<Settled> {
-    if let Some(hold) = open(tx, &settle.id)? {
+    if let Some(hold) = tx.book.take_hold(&settle.id) {
         let charge = charge(&hold.estimate, &settle.how, tx.weights);
         return end(tx, &hold, charge, word(&settle.how), settle);
     }
@@ -31,7 +31,7 @@ pub(super) fn sweep(tx: &mut Tx<'_>) -> Answer<u64> {
         .and_then(|mut select| select.query_map([tx.epoch], |row| row.get(0))?.collect())
         .map_err(|e| tx.error(&e))?;
     for id in &ids {
-        if let Some(hold) = open(tx, id)? {
+        if let Some(hold) = tx.book.take_hold(id) {
             let charge = charge_swept(&hold.estimate, tx.weights);
             end(tx, &hold, charge, "swept", &bare(id, Settlement::AtEstimate { streamed: 0 }))?;
         }
@@ -41,7 +41,7 @@ pub(super) fn sweep(tx: &mut Tx<'_>) -> Answer<u64> {
 
 /// Gives back a hold whose caller went away before it had the answer; nothing was sent upstream for it.
 pub(super) fn release_unclaimed(tx: &mut Tx<'_>, id: &str) -> Answer<()> {
-    match open(tx, id)? {
+    match tx.book.hold(id) {
         Some(_) => settle(tx, &bare(id, Settlement::Released)).map(|_| ()),
         None => Ok(()),
     }
@@ -62,14 +62,14 @@ fn word(how: &Settlement) -> &'static str {
     }
 }
 
-/// Ends an open hold.
+/// Ends an open hold, which was taken out of the book.
 fn end(tx: &mut Tx<'_>, hold: &Open, charge: Charge, how: &str, settle: &Settle) -> Answer<Settled> {
     tx.conn
         .prepare_cached("DELETE FROM holds WHERE id = ?1")
         .and_then(|mut delete| delete.execute([&hold.id]))
         .map_err(|e| tx.error(&e))?;
-    let mut path = PathAccounts::load(tx.conn, &hold.path, &hold.provider).map_err(|e| tx.error(&e))?;
-    path.charge(tx, charge.counted, hold.estimate.held, 0)?;
+    let mut path = tx.book.path(tx.conn, &hold.path, &hold.provider).map_err(|e| tx.error(&e))?;
+    tx.book.charge(&mut path, charge.counted, hold.estimate.held, 0);
     tx.freed = true;
     let response_id = settle.response_id.as_deref().map(clip);
     let duplicate = match response_id {
@@ -162,11 +162,11 @@ fn late(tx: &mut Tx<'_>, settle: &Settle) -> Answer<Settled> {
         return Err(LedgerError::Misuse(format!("no hold {}", settle.id)));
     };
     let new = charge(&row.estimate, &settle.how, tx.weights);
-    let mut path = PathAccounts::load(tx.conn, &row.path, &row.provider).map_err(|e| tx.error(&e))?;
+    let mut path = tx.book.path(tx.conn, &row.path, &row.provider).map_err(|e| tx.error(&e))?;
     if new.counted <= row.charge.counted {
         return Ok(Settled { seq: row.seq, ..standing(&path, &row.charge) });
     }
-    path.charge(tx, new.counted - row.charge.counted, 0, 0)?;
+    tx.book.charge(&mut path, new.counted - row.charge.counted, 0, 0);
     let mut settled = standing(&path, &new);
     let mut more = Map::new();
     more.insert("late".to_owned(), json!(true));
