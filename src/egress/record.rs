@@ -8,13 +8,18 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::deny::Deny;
 use super::pace::Pace;
 pub use super::tally::{Tally, Ticket};
-use crate::ledger::{Ledger, NewEvent};
+use crate::ledger::Ledger;
+
+mod ended;
+
+pub use ended::{Ended, LeftOut};
 
 /// Events waiting to be written, per bottle.
 const QUEUE: usize = 1024;
@@ -93,7 +98,9 @@ pub struct Passed<'a> {
 }
 
 struct Entry {
-    event: NewEvent,
+    kind: &'static str,
+    /// JSON.
+    data: String,
     written: Option<oneshot::Sender<()>>,
     ticket: Ticket,
 }
@@ -110,8 +117,6 @@ pub struct Recorder {
     queue: mpsc::Sender<Entry>,
     /// Somebody waits for an event, or many wait.
     urgent: Arc<Notify>,
-    slug: String,
-    run: Option<String>,
     tally: Arc<Tally>,
     window: Mutex<Window>,
     /// Those who wait stand in line for it, and leave the line when their client goes away.
@@ -122,33 +127,17 @@ pub struct Recorder {
     ends: Mutex<LeftOut>,
 }
 
-/// Figures of requests whose ends were not entered.
-#[derive(Debug, Default)]
-struct LeftOut {
-    requests: u64,
-    up: u64,
-    down: u64,
-}
-
-impl LeftOut {
-    fn add(&mut self, up: u64, down: u64) {
-        self.requests += 1;
-        self.up = self.up.saturating_add(up);
-        self.down = self.down.saturating_add(down);
-    }
-}
-
 impl Recorder {
     /// Starts the bottle's writing task. It ends when the recorder is dropped and its queue is written.
     pub fn start<L: Ledger>(slug: &str, run: Option<&str>, tally: Arc<Tally>, ledger: L) -> Recorder {
         let (queue, entries) = mpsc::channel::<Entry>(QUEUE);
         let urgent = Arc::new(Notify::new());
-        tokio::spawn(write(entries, Arc::clone(&urgent), Arc::clone(&tally), ledger));
+        let (slug, run) = (slug.to_owned(), run.map(str::to_owned));
+        let (urged, counted) = (Arc::clone(&urgent), Arc::clone(&tally));
+        tokio::spawn(async move { write(entries, &urged, &counted, &ledger, (&slug, run.as_deref())).await });
         Recorder {
             queue,
             urgent,
-            slug: slug.to_owned(),
-            run: run.map(str::to_owned),
             tally,
             window: Mutex::new(Window { began: Instant::now(), written: 0, dropped: 0 }),
             pace: tokio::sync::Mutex::new(Pace::new(BURST, PACE)),
@@ -157,15 +146,10 @@ impl Recorder {
         }
     }
 
-    fn entry(&self, kind: &str, data: Value, written: Option<oneshot::Sender<()>>) -> Entry {
-        let event = NewEvent {
-            kind: kind.to_owned(),
-            bottle: Some(self.slug.clone()),
-            run: self.run.clone(),
-            data,
-            audit: false,
-        };
-        Entry { event, written, ticket: self.tally.enter() }
+    fn entry(&self, kind: &'static str, data: &impl Serialize, written: Option<oneshot::Sender<()>>) -> Entry {
+        // What is entered has texts for keys, so it is JSON.
+        let data = serde_json::to_string(data).unwrap_or_else(|_| "{}".to_owned());
+        Entry { kind, data, written, ticket: self.tally.enter() }
     }
 
     /// Writes a refusal; returns when it is written, or when the ledger took too long.
@@ -177,7 +161,7 @@ impl Recorder {
             }
         }
         let (written, done) = oneshot::channel();
-        let entry = self.entry("denied", denied.0, Some(written));
+        let entry = self.entry("denied", &denied.0, Some(written));
         let _ = tokio::time::timeout(PATIENCE, async {
             if self.queue.send(entry).await.is_ok() {
                 self.urgent.notify_one();
@@ -215,7 +199,7 @@ impl Recorder {
                 data["dropped"] = json!(std::mem::take(&mut window.dropped));
             }
         }
-        if self.try_queue(self.entry("denied", data, None)).is_some() {
+        if self.try_queue(self.entry("denied", &data, None)).is_some() {
             self.window.lock().unwrap_or_else(PoisonError::into_inner).dropped += 1;
         }
     }
@@ -239,7 +223,7 @@ impl Recorder {
         if left_out > 0 {
             data["left_out"] = json!(left_out);
         }
-        if let Some(entry) = self.try_queue(self.entry("request", data, None)) {
+        if let Some(entry) = self.try_queue(self.entry("request", &data, None)) {
             let _ = tokio::time::timeout(PATIENCE, self.queue.send(entry)).await;
         }
         true
@@ -252,16 +236,12 @@ impl Recorder {
 
     /// Writes the end of an allowed request. Never waits: where a thousand events wait already it is counted, as
     /// [`Recorder::end_left_out`] does.
-    pub fn ended(&self, mut data: Value) {
-        let figure = |key: &str| data[key].as_u64().unwrap_or_default();
-        let (up, down) = (figure("up"), figure("down"));
+    pub fn ended(&self, mut end: Ended<'_>) {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        if ends.requests > 0 {
-            data["left_out"] = json!({"requests": ends.requests, "up": ends.up, "down": ends.down});
-        }
-        match self.try_queue(self.entry("request.ended", data, None)) {
+        end.left_out = Some(*ends).filter(|ends| ends.requests > 0);
+        match self.try_queue(self.entry("request.ended", &end, None)) {
             None => *ends = LeftOut::default(),
-            Some(_) => ends.add(up, down),
+            Some(_) => ends.add(end.up, end.down),
         }
     }
 
@@ -272,7 +252,13 @@ impl Recorder {
 }
 
 /// Writes what is queued, in that order, as few transactions.
-async fn write<L: Ledger>(mut entries: mpsc::Receiver<Entry>, urgent: Arc<Notify>, tally: Arc<Tally>, ledger: L) {
+async fn write<L: Ledger>(
+    mut entries: mpsc::Receiver<Entry>,
+    urgent: &Notify,
+    tally: &Tally,
+    ledger: &L,
+    (bottle, run): (&str, Option<&str>),
+) {
     let mut batch = Vec::new();
     while entries.recv_many(&mut batch, BATCH).await > 0 {
         if batch.iter().all(|entry| entry.written.is_none()) && !entries.is_closed() {
@@ -288,9 +274,9 @@ async fn write<L: Ledger>(mut entries: mpsc::Receiver<Entry>, urgent: Arc<Notify
             }
         }
         let (events, waiting): (Vec<_>, Vec<_>) =
-            batch.drain(..).map(|Entry { event, written, ticket }| (event, (written, ticket))).unzip();
+            batch.drain(..).map(|Entry { kind, data, written, ticket }| ((kind, data), (written, ticket))).unzip();
         let number = events.len();
-        if let Err(error) = ledger.append_all(events).await {
+        if let Err(error) = ledger.append_all(bottle, run, events).await {
             tracing::warn!(%error, "{number} events of the egress plane were not written");
         }
         for (written, _ticket) in waiting {
@@ -310,6 +296,7 @@ pub(super) fn short(text: &str, max: usize) -> &str {
 pub(super) mod tests {
     use super::super::deny::Denial;
     use super::*;
+    use crate::ledger::NewEvent;
 
     /// Makes a recorder whose events come out of a channel.
     pub fn recorder() -> (Recorder, mpsc::UnboundedReceiver<NewEvent>) {
@@ -317,7 +304,9 @@ pub(super) mod tests {
         let (out, events) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(entry) = entries.recv().await {
-                let _ = out.send(entry.event);
+                let data = serde_json::from_str(&entry.data).unwrap();
+                let (kind, bottle) = (entry.kind.to_owned(), Some("test-1".to_owned()));
+                let _ = out.send(NewEvent { kind, bottle, data, ..NewEvent::default() });
                 if let Some(written) = entry.written {
                     let _ = written.send(());
                 }
@@ -328,8 +317,6 @@ pub(super) mod tests {
             Recorder {
                 queue,
                 urgent: Arc::default(),
-                slug: "test-1".into(),
-                run: None,
                 tally: Arc::default(),
                 window,
                 pace: tokio::sync::Mutex::new(Pace::new(BURST, PACE)),

@@ -234,13 +234,15 @@ impl Ledger for SqliteLedger {
         self.write_at(pace, care, move |tx| record::append(tx, &event)).await
     }
 
-    async fn append_all(&self, events: Vec<NewEvent>) -> Answer<()> {
-        let audit = events.iter().any(|event| event.audit);
-        let (pace, care) = if audit { (Pace::Fsync, Care::Kept) } else { (Pace::Quick, Care::Done) };
+    async fn append_all(&self, bottle: &str, run: Option<&str>, events: Vec<(&'static str, String)>) -> Answer<()> {
+        let (bottle, run) = (bottle.to_owned(), run.map(str::to_owned));
         let work = move |tx: &mut Tx<'_>| {
-            events.iter().try_for_each(|event| record::append_made(tx, event.clone()).map(|_| ()))
+            events.iter().try_for_each(|(kind, data)| {
+                let about = record::Kind { kind, bottle: Some(&bottle), run: run.as_deref() };
+                record::append_text(tx, about, data.clone(), None).map(|_| ())
+            })
         };
-        self.write_at(pace, care, work).await
+        self.write(Care::Done, work).await
     }
 
     async fn enforced(&self, event: NewEvent, row: BottleRow) -> Answer<Event> {

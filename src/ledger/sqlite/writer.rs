@@ -15,6 +15,7 @@ use tokio::sync::{broadcast, oneshot, watch};
 
 use super::book::Book;
 use super::errors::map;
+use super::record::Written;
 use super::sync::Syncer;
 use super::{BUSY, settle};
 use crate::api::Event;
@@ -36,7 +37,7 @@ pub(super) struct Tx<'a> {
     /// Where the database lies.
     pub path: &'a std::path::Path,
     /// Events written, in order of `seq`.
-    pub events: Vec<Event>,
+    pub events: Vec<Written>,
     /// To be on the disk before it is acknowledged.
     pub durable: bool,
     /// A hold has ended or a limit was set.
@@ -285,8 +286,11 @@ impl Writer {
         if durable {
             self.sync.now().map_err(|e| Failure::All(LedgerError::Unavailable(format!("fsync: {e}"))))?;
         }
-        for event in events {
-            let _ = self.events.send(event);
+        // Whoever begins to listen after the commit finds them in the tables.
+        if self.events.receiver_count() > 0 {
+            for event in events {
+                let _ = self.events.send(event.event());
+            }
         }
         if freed {
             self.freed.send_modify(|n| *n = n.wrapping_add(1));
