@@ -109,7 +109,7 @@ async fn once(ledger: &SqliteLedger, id: &str, bottle: &str) -> Result<(f64, f64
         model: Some("model-served".to_owned()),
         response_id: Some(format!("msg_{id}")),
         raw_usage: Some(r#"{"input_tokens":900,"cache_read_input_tokens":5000,"output_tokens":300}"#.to_owned()),
-        facts: serde_json::json!({"method": "POST", "path": "/v1/messages", "status": 200}),
+        facts: std::sync::Arc::new(serde_json::json!({"method": "POST", "path": "/v1/messages", "status": 200})),
     };
     let begun = Instant::now();
     ledger.settle(settle).await?;

@@ -1,6 +1,6 @@
 //! What the egress plane costs: the same client against the same server, directly and out of a bottle, in one run.
 //!
-//!     cargo bench --bench plane
+//!     cargo bench --bench plane             (`-- requests` for kept-alive requests alone, with the controller's processor time)
 //!
 //! Prints medians and 99th percentiles; docs/benchmarks.md says how to read them. The client is this executable itself,
 //! run inside the bottle with `client` as its first argument.
@@ -16,6 +16,7 @@ mod support;
 
 const WARM_UP: usize = 200;
 const REQUESTS: usize = 3000;
+const ALONE: usize = 10_000;
 const CONNECTIONS: usize = 300;
 const STREAMS: usize = 100;
 
@@ -25,7 +26,13 @@ fn main() {
         println!("{}", client(&args[2], &std::fs::read_to_string(&args[3]).unwrap()));
         return;
     }
+    if args.get(1).is_some_and(|a| a == "client-requests") {
+        return requests(&args[2], &std::fs::read_to_string(&args[3]).unwrap());
+    }
     let (address, ca) = server();
+    if args.get(1).is_some_and(|a| a == "requests") {
+        return alone(&address, &ca);
+    }
     let ca_file = std::env::temp_dir().join(format!("bb-bench-{}.pem", std::process::id()));
     std::fs::write(&ca_file, &ca).unwrap();
     let direct = numbers(&client(&address, &ca));
@@ -36,6 +43,34 @@ fn main() {
         println!("{what:<34} {d:>12.1} {b:>12.1} {:>12.1}", b - d);
     }
     let _ = std::fs::remove_file(ca_file);
+}
+
+/// Requests over one connection.
+fn requests(address: &str, ca: &str) {
+    let mut stream = connect(address, &trusting(ca));
+    (0..ALONE).for_each(|_| exchange(&mut stream, HOST));
+}
+
+/// Prints what the controller's processor time for a request is: that depends little on what else the machine does.
+fn alone(address: &str, ca: &str) {
+    let (home, dir) = support::controller("plane");
+    let launch = support::launch_of(address, ca, &["client-requests"]);
+    let (_, before, after) = support::run_in_bottle(&home, &launch, processor_time);
+    let _ = std::fs::remove_dir_all(dir);
+    let each = |n: usize| (after[n] - before[n]) * 1e3 / ALONE as f64;
+    println!(
+        "a kept-alive request, {ALONE} of them: {:.0} us user, {:.0} us system in the controller",
+        each(0),
+        each(1)
+    );
+}
+
+/// Processor time of a process so far, of its own and the kernel's for it. Unit: milliseconds.
+fn processor_time(pid: u32) -> [f64; 2] {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
+    // proc(5): utime and stime are the 14th and 15th field, in clock ticks of a hundredth of a second.
+    [11, 12].map(|n| fields.get(n).and_then(|field| field.parse::<f64>().ok()).unwrap_or(f64::NAN) * 10.0)
 }
 
 fn numbers(text: &str) -> BTreeMap<String, f64> {

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use serde_json::json;
 
 use super::body::{BodyError, Moved};
 use super::link::Named;
-use super::record::{Passed, Recorder, short};
+use super::record::{Ended, Passed, Recorder, short};
 use crate::api::Route;
+use crate::types::Api;
 
 /// Longest path entered. Unit: bytes.
 const MAX_PATH: usize = 512;
@@ -184,22 +184,30 @@ impl Drop for Exchange {
             return self.recorder.end_left_out(self.moved.up(), self.moved.down());
         }
         let subject = &self.subject;
-        let mut data = json!({
-            "exchange": self.id, "method": short(&subject.method, 32), "scheme": subject.scheme,
-            "host": subject.named.text, "port": subject.port, "path": short(&subject.path, MAX_PATH),
-            "rule": short(&subject.route.in_words(), MAX_RULE), "status": state.status,
-            "up": self.moved.up(), "down": self.moved.down(),
-            "ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX), "end": how.as_str(),
+        let rule = subject.route.in_words();
+        self.recorder.ended(Ended {
+            exchange: &self.id,
+            method: short(&subject.method, 32),
+            scheme: subject.scheme,
+            host: &subject.named.text,
+            port: subject.port,
+            path: short(&subject.path, MAX_PATH),
+            rule: short(&rule, MAX_RULE),
+            status: state.status,
+            up: self.moved.up(),
+            down: self.moved.down(),
+            ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            end: how.as_str(),
+            api: subject.route.api.map(Api::as_str),
+            left_out: None,
         });
-        if let Some(api) = subject.route.api {
-            data["api"] = json!(api.as_str());
-        }
-        self.recorder.ended(data);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::super::body::Way;
     use super::super::name::Host;
     use super::super::record::tests::recorder;

@@ -119,7 +119,7 @@ impl<L: Ledger> OpenHold<L> {
             model: None,
             response_id: None,
             raw_usage: None,
-            facts,
+            facts: Arc::new(facts),
         };
         let ticket = Some(keeping.tally.enter());
         let (exchange, written) = (None, Arc::default());
@@ -148,7 +148,7 @@ impl<L: Ledger> OpenHold<L> {
 
     /// Notes the status of the answer.
     pub fn answered(&mut self, status: u16) {
-        self.fallback.facts["status"] = json!(status);
+        Arc::make_mut(&mut self.fallback.facts)["status"] = json!(status);
     }
 
     /// Notes how it shall be settled if it is dropped.

@@ -58,6 +58,7 @@ pub mod special;
 pub mod spent;
 pub mod streams;
 pub mod suggest;
+pub mod tally;
 pub mod tee;
 mod through;
 pub mod upstream;

@@ -138,7 +138,7 @@ impl<L: Ledger> Plane<L> {
         let meter = Meter::new(api, content_type, text(header::CONTENT_ENCODING));
         let look_ahead = text(header::CONTENT_LENGTH).is_some() || content_type.is_some_and(|t| t.contains("json"));
         let metering = Metering::new(meter, hold, status, look_ahead, input);
-        Ok(leaving.wrap(answer, Some(metering)))
+        Ok(leaving.wrap(answer, Some(metering)).await)
     }
 
     /// Reserves the tokens of a request to `host`.

@@ -1,23 +1,32 @@
 //! Writes what the plane did into the ledger's events: refusals, allowed requests that are not metered, and the ends of all
 //! that were allowed ([`super::exchange`]).
 //!
-//! One task per bottle appends, so that the order of a bottle's events is the order in which they happened. A refusal
-//! is written before its answer is sent, but a ledger that fails never turns a refusal into anything else. Paths go in
-//! without their query: that may carry secrets.
+//! One task per bottle appends, so that the order of a bottle's events is the order in which they happened; those that nobody
+//! waits for in one transaction with others that come within milliseconds. A refusal is written before its answer is sent, but a
+//! ledger that fails never turns a refusal into anything else. Paths go in without their query: that may carry secrets.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::deny::Deny;
 use super::pace::Pace;
-use crate::ledger::{Ledger, NewEvent};
+pub use super::tally::{Tally, Ticket};
+use crate::ledger::Ledger;
+
+mod ended;
+
+pub use ended::{Ended, LeftOut};
 
 /// Events waiting to be written, per bottle.
 const QUEUE: usize = 1024;
+/// Events of one transaction.
+const BATCH: usize = 256;
+/// How long events that nobody waits for wait for others: one transaction for each would cost more than the requests do.
+const LINGER: Duration = Duration::from_millis(5);
 /// How long a refusal waits for its event.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Unanswered refusals (raw connections, DNS) written in one second; the others are counted.
@@ -30,51 +39,6 @@ const PACE: Duration = Duration::from_millis(100);
 const PASSED_PACE: Duration = Duration::from_secs(1);
 /// Longest path entered. Unit: bytes.
 const MAX_PATH: usize = 512;
-
-/// Counts what is under way, so that an end can be waited for.
-#[derive(Debug, Default)]
-pub struct Tally {
-    open: AtomicUsize,
-    idle: Notify,
-}
-
-impl Tally {
-    /// Counts one more, until the ticket is dropped.
-    pub fn enter(self: &Arc<Self>) -> Ticket {
-        self.open.fetch_add(1, Ordering::Relaxed);
-        Ticket(Arc::clone(self))
-    }
-
-    /// Gets how many are under way.
-    pub fn open(&self) -> usize {
-        self.open.load(Ordering::Acquire)
-    }
-
-    /// Waits until nothing is under way.
-    pub async fn idle(&self) {
-        loop {
-            let idle = self.idle.notified();
-            tokio::pin!(idle);
-            idle.as_mut().enable();
-            if self.open() == 0 {
-                return;
-            }
-            idle.await;
-        }
-    }
-}
-
-/// One thing under way.
-#[derive(Debug)]
-pub struct Ticket(Arc<Tally>);
-
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        if self.0.open.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.idle.notify_waiters();
-        }
-    }
-}
 
 /// A refusal as it is entered.
 #[derive(Clone, Debug)]
@@ -134,9 +98,11 @@ pub struct Passed<'a> {
 }
 
 struct Entry {
-    event: NewEvent,
+    kind: &'static str,
+    /// JSON.
+    data: String,
     written: Option<oneshot::Sender<()>>,
-    _ticket: Ticket,
+    ticket: Ticket,
 }
 
 #[derive(Debug)]
@@ -149,8 +115,8 @@ struct Window {
 /// Where a bottle's events go.
 pub struct Recorder {
     queue: mpsc::Sender<Entry>,
-    slug: String,
-    run: Option<String>,
+    /// Somebody waits for an event, or many wait.
+    urgent: Arc<Notify>,
     tally: Arc<Tally>,
     window: Mutex<Window>,
     /// Those who wait stand in line for it, and leave the line when their client goes away.
@@ -161,48 +127,17 @@ pub struct Recorder {
     ends: Mutex<LeftOut>,
 }
 
-/// Figures of requests whose ends were not entered.
-#[derive(Debug, Default)]
-struct LeftOut {
-    requests: u64,
-    up: u64,
-    down: u64,
-}
-
-impl LeftOut {
-    fn add(&mut self, up: u64, down: u64) {
-        self.requests += 1;
-        self.up = self.up.saturating_add(up);
-        self.down = self.down.saturating_add(down);
-    }
-}
-
 impl Recorder {
     /// Starts the bottle's writing task. It ends when the recorder is dropped and its queue is written.
     pub fn start<L: Ledger>(slug: &str, run: Option<&str>, tally: Arc<Tally>, ledger: L) -> Recorder {
-        let (queue, mut entries) = mpsc::channel::<Entry>(QUEUE);
-        tokio::spawn(async move {
-            let mut batch = Vec::new();
-            while entries.recv_many(&mut batch, 256).await > 0 {
-                // Polled in order, so queued in order; the ledger commits them as a group.
-                futures_util::future::join_all(batch.drain(..).map(|entry| {
-                    let ledger = &ledger;
-                    async move {
-                        if let Err(error) = ledger.append(entry.event).await {
-                            tracing::warn!(%error, "an event of the egress plane was not written");
-                        }
-                        if let Some(written) = entry.written {
-                            let _ = written.send(());
-                        }
-                    }
-                }))
-                .await;
-            }
-        });
+        let (queue, entries) = mpsc::channel::<Entry>(QUEUE);
+        let urgent = Arc::new(Notify::new());
+        let (slug, run) = (slug.to_owned(), run.map(str::to_owned));
+        let (urged, counted) = (Arc::clone(&urgent), Arc::clone(&tally));
+        tokio::spawn(async move { write(entries, &urged, &counted, &ledger, (&slug, run.as_deref())).await });
         Recorder {
             queue,
-            slug: slug.to_owned(),
-            run: run.map(str::to_owned),
+            urgent,
             tally,
             window: Mutex::new(Window { began: Instant::now(), written: 0, dropped: 0 }),
             pace: tokio::sync::Mutex::new(Pace::new(BURST, PACE)),
@@ -211,15 +146,10 @@ impl Recorder {
         }
     }
 
-    fn entry(&self, kind: &str, data: Value, written: Option<oneshot::Sender<()>>) -> Entry {
-        let event = NewEvent {
-            kind: kind.to_owned(),
-            bottle: Some(self.slug.clone()),
-            run: self.run.clone(),
-            data,
-            audit: false,
-        };
-        Entry { event, written, _ticket: self.tally.enter() }
+    fn entry(&self, kind: &'static str, data: &impl Serialize, written: Option<oneshot::Sender<()>>) -> Entry {
+        // What is entered has texts for keys, so it is JSON.
+        let data = serde_json::to_string(data).unwrap_or_else(|_| "{}".to_owned());
+        Entry { kind, data, written, ticket: self.tally.enter() }
     }
 
     /// Writes a refusal; returns when it is written, or when the ledger took too long.
@@ -231,13 +161,23 @@ impl Recorder {
             }
         }
         let (written, done) = oneshot::channel();
-        let entry = self.entry("denied", denied.0, Some(written));
+        let entry = self.entry("denied", &denied.0, Some(written));
         let _ = tokio::time::timeout(PATIENCE, async {
             if self.queue.send(entry).await.is_ok() {
+                self.urgent.notify_one();
                 let _ = done.await;
             }
         })
         .await;
+    }
+
+    /// Queues an event that nobody waits for; gives it back where too many wait already.
+    fn try_queue(&self, entry: Entry) -> Option<Entry> {
+        let queued = self.queue.try_send(entry);
+        if self.queue.capacity() <= QUEUE - BATCH {
+            self.urgent.notify_one();
+        }
+        queued.err().map(mpsc::error::TrySendError::into_inner)
     }
 
     /// Writes a refusal that has no answer to hold back, at most 20 in a second; those left out are counted in the
@@ -259,7 +199,7 @@ impl Recorder {
                 data["dropped"] = json!(std::mem::take(&mut window.dropped));
             }
         }
-        if self.queue.try_send(self.entry("denied", data, None)).is_err() {
+        if self.try_queue(self.entry("denied", &data, None)).is_some() {
             self.window.lock().unwrap_or_else(PoisonError::into_inner).dropped += 1;
         }
     }
@@ -283,7 +223,7 @@ impl Recorder {
         if left_out > 0 {
             data["left_out"] = json!(left_out);
         }
-        if let Err(mpsc::error::TrySendError::Full(entry)) = self.queue.try_send(self.entry("request", data, None)) {
+        if let Some(entry) = self.try_queue(self.entry("request", &data, None)) {
             let _ = tokio::time::timeout(PATIENCE, self.queue.send(entry)).await;
         }
         true
@@ -291,7 +231,7 @@ impl Recorder {
 
     /// Writes what became of a login of the host that the bottle works with. Never waits.
     pub fn login(&self, data: Value) {
-        let _ = self.queue.try_send(self.entry("login", data, None));
+        let _ = self.try_queue(self.entry("login", &data, None));
     }
 
     /// Takes a turn for the end of a request of which nothing was entered before. Returns whether there was one.
@@ -301,22 +241,54 @@ impl Recorder {
 
     /// Writes the end of an allowed request. Never waits: where a thousand events wait already it is counted, as
     /// [`Recorder::end_left_out`] does.
-    pub fn ended(&self, mut data: Value) {
-        let figure = |key: &str| data[key].as_u64().unwrap_or_default();
-        let (up, down) = (figure("up"), figure("down"));
+    pub fn ended(&self, mut end: Ended<'_>) {
         let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
-        if ends.requests > 0 {
-            data["left_out"] = json!({"requests": ends.requests, "up": ends.up, "down": ends.down});
-        }
-        match self.queue.try_send(self.entry("request.ended", data, None)) {
-            Ok(()) => *ends = LeftOut::default(),
-            Err(_) => ends.add(up, down),
+        end.left_out = Some(*ends).filter(|ends| ends.requests > 0);
+        match self.try_queue(self.entry("request.ended", &end, None)) {
+            None => *ends = LeftOut::default(),
+            Some(_) => ends.add(end.up, end.down),
         }
     }
 
     /// Counts an end that is not entered.
     pub fn end_left_out(&self, up: u64, down: u64) {
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).add(up, down);
+    }
+}
+
+/// Writes what is queued, in that order, as few transactions.
+async fn write<L: Ledger>(
+    mut entries: mpsc::Receiver<Entry>,
+    urgent: &Notify,
+    tally: &Tally,
+    ledger: &L,
+    (bottle, run): (&str, Option<&str>),
+) {
+    let mut batch = Vec::new();
+    while entries.recv_many(&mut batch, BATCH).await > 0 {
+        if batch.iter().all(|entry| entry.written.is_none()) && !entries.is_closed() {
+            tokio::select! {
+                () = tokio::time::sleep(LINGER) => {}
+                () = urgent.notified() => {}
+                () = tally.hurry() => {}
+            }
+            while batch.len() < BATCH
+                && let Ok(entry) = entries.try_recv()
+            {
+                batch.push(entry);
+            }
+        }
+        let (events, waiting): (Vec<_>, Vec<_>) =
+            batch.drain(..).map(|Entry { kind, data, written, ticket }| ((kind, data), (written, ticket))).unzip();
+        let number = events.len();
+        if let Err(error) = ledger.append_all(bottle, run, events).await {
+            tracing::warn!(%error, "{number} events of the egress plane were not written");
+        }
+        for (written, _ticket) in waiting {
+            if let Some(written) = written {
+                let _ = written.send(());
+            }
+        }
     }
 }
 
@@ -329,6 +301,7 @@ pub(super) fn short(text: &str, max: usize) -> &str {
 pub(super) mod tests {
     use super::super::deny::Denial;
     use super::*;
+    use crate::ledger::NewEvent;
 
     /// Makes a recorder whose events come out of a channel.
     pub fn recorder() -> (Recorder, mpsc::UnboundedReceiver<NewEvent>) {
@@ -336,7 +309,9 @@ pub(super) mod tests {
         let (out, events) = mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Some(entry) = entries.recv().await {
-                let _ = out.send(entry.event);
+                let data = serde_json::from_str(&entry.data).unwrap();
+                let (kind, bottle) = (entry.kind.to_owned(), Some("test-1".to_owned()));
+                let _ = out.send(NewEvent { kind, bottle, data, ..NewEvent::default() });
                 if let Some(written) = entry.written {
                     let _ = written.send(());
                 }
@@ -346,8 +321,7 @@ pub(super) mod tests {
         (
             Recorder {
                 queue,
-                slug: "test-1".into(),
-                run: None,
+                urgent: Arc::default(),
                 tally: Arc::default(),
                 window,
                 pace: tokio::sync::Mutex::new(Pace::new(BURST, PACE)),
@@ -423,19 +397,5 @@ pub(super) mod tests {
         assert_eq!((event.kind.as_str(), event.bottle.as_deref()), ("denied", Some("test-1")));
         assert_eq!(event.data["kind"], "route_missing");
         assert!(event.data["path"].as_str().unwrap().len() <= MAX_PATH);
-    }
-
-    #[tokio::test]
-    async fn idle_waits_for_every_ticket() {
-        let tally = Arc::new(Tally::default());
-        let ticket = tally.enter();
-        let waiting = tokio::spawn({
-            let tally = Arc::clone(&tally);
-            async move { tally.idle().await }
-        });
-        tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        drop(ticket);
-        waiting.await.unwrap();
     }
 }

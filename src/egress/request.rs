@@ -306,7 +306,7 @@ impl<L: Ledger> Plane<L> {
             ));
         }
         self.note(&leaving, &method, answer.status().as_u16()).await;
-        Ok(leaving.wrap::<L>(answer, None))
+        Ok(leaving.wrap::<L>(answer, None).await)
     }
 
     /// Writes that a request passed.
@@ -392,7 +392,11 @@ pub(super) struct Leaving<'a> {
 
 impl Leaving<'_> {
     /// Makes the answer to the bottle from upstream's.
-    pub fn wrap<L: Ledger>(self, answer: Response<Incoming>, metering: Option<Metering<L>>) -> Response<Outgoing> {
+    pub async fn wrap<L: Ledger>(
+        self,
+        answer: Response<Incoming>,
+        metering: Option<Metering<L>>,
+    ) -> Response<Outgoing> {
         let (mut parts, incoming) = answer.into_parts();
         if let Some(injection) = self.injection {
             injection.answered(parts.status);
@@ -402,7 +406,7 @@ impl Leaving<'_> {
         let redactor = self.injection.and_then(Injection::redactor);
         let most = self.route.max_response;
         let tee = Tee::<L>::new(incoming, metering, (redactor, keep), most, self.entered, self.exchange);
-        let mut out = Response::new(Outgoing::Passing(Box::pin(tee)));
+        let mut out = Response::new(Outgoing::Passing(Box::pin(tee.what_is_there().await)));
         *out.status_mut() = parts.status;
         *out.headers_mut() = parts.headers;
         out

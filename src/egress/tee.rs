@@ -5,6 +5,7 @@
 //! away, a cut, a time-out) the hold is settled by what was seen. No channel, no task of its own, no copy.
 
 mod events;
+mod ready;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -179,6 +180,8 @@ pub struct Tee<L: Ledger> {
     /// What redaction kept to the end.
     rest: Option<Bytes>,
     trailers: Option<HeaderMap>,
+    /// What came before it was asked for ([`Tee::what_is_there`]), and its end.
+    ready: Option<Option<Result<Frame<Bytes>, BodyError>>>,
     stage: Stage,
 }
 
@@ -226,6 +229,7 @@ impl<L: Ledger> Tee<L> {
             back,
             rest,
             trailers,
+            ready: None,
             stage,
         }
     }
@@ -284,8 +288,8 @@ impl<L: Ledger> Drop for Tee<L> {
         // Who has all that was announced need not ask whether there is more.
         let all =
             self.inner.is_end_stream() || self.length.is_some_and(|length| self.exchange.moved().down() >= length);
-        let whole =
-            self.stage == Stage::Over || all && self.back.is_none() && self.rest.as_ref().is_none_or(Bytes::is_empty);
+        let kept = self.back.is_some() || self.rest.as_ref().is_some_and(|rest| !rest.is_empty());
+        let whole = !matches!(self.ready, Some(Some(_))) && (self.stage == Stage::Over || all && !kept);
         self.exchange.over(match whole {
             true => Over::Whole,
             false if self.entered.cancelled() => Over::Cut,
@@ -300,7 +304,10 @@ impl<L: Ledger> Body for Tee<L> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let frame = this.poll_next(cx);
+        let frame = match this.ready.take() {
+            Some(frame) => Poll::Ready(frame),
+            None => this.poll_next(cx),
+        };
         match &frame {
             Poll::Ready(Some(Ok(frame))) => {
                 this.exchange.moved().count(Way::Down, frame.data_ref().map_or(0, Bytes::len));
@@ -313,7 +320,7 @@ impl<L: Ledger> Body for Tee<L> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        if self.stage == Stage::Flowing && self.back.is_none() && self.metering.is_none() {
+        if self.stage == Stage::Flowing && self.back.is_none() && self.ready.is_none() && self.metering.is_none() {
             self.inner.size_hint()
         } else {
             SizeHint::default()
@@ -353,7 +360,13 @@ impl<L: Ledger> Tee<L> {
             if !look_ahead && let Some(bytes) = this.back.take() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
-            match Pin::new(&mut this.inner).poll_frame(cx) {
+            // What is held back until the end need not wait for the end to be said as well.
+            let next = if look_ahead && this.back.is_some() && this.inner.is_end_stream() {
+                Poll::Ready(None)
+            } else {
+                Pin::new(&mut this.inner).poll_frame(cx)
+            };
+            match next {
                 Poll::Pending if this.idle.poll_idle(cx) => return this.fail(BodyError::Idle),
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Err(error))) => return this.fail(BodyError::Broken(error)),

@@ -128,7 +128,7 @@ impl<L: Ledger> Plane<L> {
         };
         self.note(&leaving, &method, answer.status().as_u16()).await;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Ok(leaving.wrap::<L>(answer, None));
+            return Ok(leaving.wrap::<L>(answer, None).await);
         }
         self.switched(leaving, answer, bottle)
     }

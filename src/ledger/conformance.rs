@@ -58,7 +58,7 @@ pub fn settle(id: &str, how: Settlement) -> Settle {
         model: Some("claude-served".to_owned()),
         response_id: None,
         raw_usage: Some("{}".to_owned()),
-        facts: json!({"method": "POST", "path": "/v1/messages", "status": 200}),
+        facts: Arc::new(json!({"method": "POST", "path": "/v1/messages", "status": 200})),
     }
 }
 
@@ -342,6 +342,21 @@ async fn events_have_no_holes_and_are_heard_in_order(ledger: impl Ledger) {
     let huge =
         NewEvent { kind: "request".to_owned(), data: json!({ "x": "y".repeat(1 << 20) }), ..NewEvent::default() };
     assert!(ledger.append(huge).await.unwrap().data.to_string().len() < 100, "what a bottle says is bounded");
+
+    let one = |kind| (kind, r#"{"a":1}"#.to_owned());
+    ledger.append_all("b", Some("r"), vec![one("first"), one("second")]).await.unwrap();
+    let half = ledger.append_all("b", None, vec![one("third"), one("")]).await;
+    assert!(matches!(half, Err(LedgerError::Misuse(_))), "{half:?}");
+    let last = ledger.events(EventQuery { since: 134, ..EventQuery::default() }).await.unwrap();
+    assert_eq!(last.iter().map(|e| (e.seq, e.kind.as_str())).collect::<Vec<_>>(), [(135, "first"), (136, "second")]);
+    assert_eq!(
+        (last[1].bottle.as_deref(), last[1].run.as_deref(), &last[1].data["a"]),
+        (Some("b"), Some("r"), &json!(1))
+    );
+    assert_eq!(heard.recv().await.unwrap().seq, 134);
+    for event in &last {
+        assert_eq!(&heard.recv().await.unwrap(), event);
+    }
 }
 
 async fn bottles_are_kept(ledger: impl Ledger) {

@@ -4,6 +4,7 @@
 //! [`sqlite`]. A backend must pass [`conformance`]. Only the controller opens a ledger.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -129,7 +130,7 @@ pub struct Settle {
     /// The API's usage object, as JSON text.
     pub raw_usage: Option<String>,
     /// Facts for the `usage` event beside the figures: method, path, status.
-    pub facts: Value,
+    pub facts: Arc<Value>,
 }
 
 /// Answer to a [`Settle`].
@@ -220,6 +221,14 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     fn spent(&self, path: Vec<Node>, provider: &str) -> impl Future<Output = Answer<Option<Standing>>> + Send;
     /// Appends an event; returns it with its sequence number.
     fn append(&self, event: NewEvent) -> impl Future<Output = Answer<Event>> + Send;
+    /// Appends events of a bottle, each its type and its data as JSON, in their order: one transaction, all or none. None is
+    /// audited.
+    fn append_all(
+        &self,
+        bottle: &str,
+        run: Option<&str>,
+        events: Vec<(&'static str, String)>,
+    ) -> impl Future<Output = Answer<()>> + Send;
     /// Writes what enforcement has done: its event, and the bottle's row as it is now, in one transaction and on the disk
     /// before it is acknowledged. What fails for want of space is written when there is some.
     fn enforced(&self, event: NewEvent, row: BottleRow) -> impl Future<Output = Answer<Event>> + Send;

@@ -4,7 +4,7 @@
 //! [`crate::budget`]; here is only what is stored and when it counts as stored. The parts:
 //!
 //! * `schema`: tables and migrations; `files`: where they may lie and who may read them;
-//! * `turns`: who writes when; `writer`: group commit; `sync`: fsync and checkpoints;
+//! * `turns`: who writes when; `writer`: group commit; `book`: what it knows by heart; `sync`: fsync and checkpoints;
 //! * `accounts`, `hold`, `settle`, `record`: the commands; `queries`: reading.
 
 use std::path::Path;
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{broadcast, oneshot, watch};
 
+use self::book::Book;
 use self::queries::Readers;
 pub use self::queries::accounts_in;
 use self::schema::Trouble;
@@ -29,6 +30,7 @@ use crate::budget::Weights;
 use crate::types::{Durability, Tokens};
 
 mod accounts;
+mod book;
 mod errors;
 mod files;
 mod hold;
@@ -112,6 +114,7 @@ impl SqliteLedger {
         let unclaimed = Unclaimed::default();
         let writer = Writer {
             conn,
+            book: Book::default(),
             path: path.clone(),
             epoch,
             weights: options.weights,
@@ -229,6 +232,17 @@ impl Ledger for SqliteLedger {
         let care = if event.audit { Care::Kept } else { Care::Done };
         let pace = if event.audit { Pace::Fsync } else { Pace::Quick };
         self.write_at(pace, care, move |tx| record::append(tx, &event)).await
+    }
+
+    async fn append_all(&self, bottle: &str, run: Option<&str>, events: Vec<(&'static str, String)>) -> Answer<()> {
+        let (bottle, run) = (bottle.to_owned(), run.map(str::to_owned));
+        let work = move |tx: &mut Tx<'_>| {
+            events.iter().try_for_each(|(kind, data)| {
+                let about = record::Kind { kind, bottle: Some(&bottle), run: run.as_deref() };
+                record::append_text(tx, about, data.clone(), None).map(|_| ())
+            })
+        };
+        self.write(Care::Done, work).await
     }
 
     async fn enforced(&self, event: NewEvent, row: BottleRow) -> Answer<Event> {

@@ -9,7 +9,7 @@ use crate::budget::MAX_TOKENS;
 use crate::ledger::{Answer, LedgerError};
 
 /// The account of all providers together.
-const ALL: &str = "*";
+pub(super) const ALL: &str = "*";
 
 /// Most nodes of a path, most bytes of a name.
 const MAX_PATH: usize = 64;
@@ -43,70 +43,39 @@ pub(super) fn check_names(path: &[String], provider: &str) -> Answer<()> {
     Ok(())
 }
 
-/// The accounts of one provider (and of all together) on a path, nearest node first, as a transaction works on them.
+/// The accounts of one provider (and of all together) on a path, nearest node first, in the form that [`crate::budget`]
+/// decides on. [`super::book::Book`] has those that a transaction works on.
 pub(super) struct PathAccounts {
-    /// In the form that [`crate::budget`] decides on.
     pub accounts: Vec<Account>,
-    /// Whether each has a row yet.
-    stored: Vec<bool>,
 }
 
 impl PathAccounts {
     /// Reads them: the provider's account on every node, and the one of all providers where there is one.
     pub(super) fn load(conn: &Connection, path: &[String], provider: &str) -> rusqlite::Result<PathAccounts> {
-        let mut loaded =
-            PathAccounts { accounts: Vec::with_capacity(path.len()), stored: Vec::with_capacity(path.len()) };
-        let mut select =
-            conn.prepare_cached("SELECT node, provider, said, amount, hard, used, held FROM accounts WHERE node = ?1")?;
+        let mut accounts = Vec::with_capacity(path.len() + 1);
         for node in path {
-            let mut own = false;
-            // A node has as many rows as it has providers: a few. (An IN list would have SQLite make a table for it.)
-            let mut rows = select.query([node])?;
-            while let Some(row) = rows.next()? {
-                let name = row.get_ref(1)?.as_str()?;
-                if name != provider && name != ALL {
-                    continue;
-                }
-                own |= name == provider;
-                let account = from_row(row)?;
-                loaded.accounts.push(account);
-                loaded.stored.push(true);
-            }
-            if !own {
-                let (node, provider) = (node.clone(), provider.to_owned());
-                loaded.accounts.push(Account {
-                    node,
-                    provider,
-                    limit: None,
-                    set: false,
-                    hard: false,
-                    used: 0,
-                    held: 0,
-                });
-                loaded.stored.push(false);
+            let before = accounts.len();
+            let ours = |account: &Account| account.provider == provider || account.provider == ALL;
+            accounts.extend(load_node(conn, node)?.into_iter().filter(ours));
+            if !accounts.iter().skip(before).any(|account: &Account| account.provider == provider) {
+                accounts.push(PathAccounts::none(node, provider));
             }
         }
-        Ok(loaded)
+        Ok(PathAccounts { accounts })
     }
 
-    /// Charges every account: adds to what is used, puts `held` for `was_held` of what is reserved.
-    pub(super) fn charge(&mut self, tx: &Tx<'_>, used: u64, was_held: u64, held: u64) -> Answer<()> {
-        let write = |account: &Account, stored: bool| -> rusqlite::Result<()> {
-            let sql = match stored {
-                true => "UPDATE accounts SET used = ?3, held = ?4 WHERE node = ?1 AND provider = ?2",
-                false => "INSERT INTO accounts (node, provider, used, held) VALUES (?1, ?2, ?3, ?4)",
-            };
-            let figures = (&account.node, &account.provider, self::stored(account.used), self::stored(account.held));
-            tx.conn.prepare_cached(sql)?.execute(figures).map(|_| ())
-        };
-        for (account, stored) in self.accounts.iter_mut().zip(&mut self.stored) {
-            account.used = account.used.saturating_add(used).min(MAX_TOKENS);
-            account.held = account.held.saturating_sub(was_held).saturating_add(held);
-            write(account, *stored).map_err(|e| tx.error(&e))?;
-            *stored = true;
-        }
-        Ok(())
+    /// An account that has no row yet.
+    pub(super) fn none(node: &str, provider: &str) -> Account {
+        let (node, provider) = (node.to_owned(), provider.to_owned());
+        Account { node, provider, limit: None, set: false, hard: false, used: 0, held: 0 }
     }
+}
+
+/// Reads all accounts of a node: as many as it has providers, a few.
+pub(super) fn load_node(conn: &Connection, node: &str) -> rusqlite::Result<Vec<Account>> {
+    conn.prepare_cached("SELECT node, provider, said, amount, hard, used, held FROM accounts WHERE node = ?1")?
+        .query_map([node], from_row)?
+        .collect()
 }
 
 /// Makes an account of a row `node, provider, said, amount, hard, used, held`.
@@ -139,6 +108,7 @@ pub(super) fn set_limits(tx: &mut Tx<'_>, node: &str, limits: &[Limit]) -> Answe
         return Err(LedgerError::Misuse("a node's name has 1 to 256 bytes".to_owned()));
     }
     tx.freed = true;
+    tx.book.give_up(tx.conn, node).map_err(|e| tx.error(&e))?;
     let set = || -> rusqlite::Result<()> {
         tx.conn.execute("UPDATE accounts SET said = 0, amount = NULL, hard = 0 WHERE node = ?1", [node])?;
         // The account of all providers is kept only while it has a limit: else it is the sum of the others.

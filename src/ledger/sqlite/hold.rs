@@ -1,8 +1,8 @@
 //! Opening a hold and raising it.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 
-use super::accounts::{self, PathAccounts, amount, stored};
+use super::accounts::{self, amount, stored};
 use super::writer::Tx;
 use crate::budget::{Decision, Estimate, decide};
 use crate::ledger::{Answer, HoldOutcome, HoldRequest, LedgerError};
@@ -12,6 +12,7 @@ use crate::types::Tokens;
 const MAX_ESTIMATE: u64 = 1 << 40;
 
 /// A hold that is open, as its row says.
+#[derive(Debug)]
 pub(super) struct Open {
     pub id: String,
     pub opened: i64,
@@ -35,21 +36,22 @@ pub(super) fn hold(tx: &mut Tx<'_>, request: &HoldRequest) -> Answer<HoldOutcome
     if request.input > MAX_ESTIMATE || request.output > MAX_ESTIMATE {
         return Err(LedgerError::Misuse("an estimate is above 2^40".to_owned()));
     }
-    if let Some(open) = open(tx, &request.id)? {
+    if let Some(open) = tx.book.hold(&request.id) {
         return Ok(HoldOutcome::Granted { held: open.estimate.held });
     }
-    let error = |e: rusqlite::Error| tx.error(&e);
-    let mut ended = tx.conn.prepare_cached("SELECT 1 FROM usage WHERE hold = ?1").map_err(error)?;
-    if ended.exists([&request.id]).map_err(error)? {
+    let mut ended = tx.conn.prepare_cached("SELECT 1 FROM usage WHERE hold = ?1").map_err(|e| tx.error(&e))?;
+    if ended.exists([&request.id]).map_err(|e| tx.error(&e))? {
         return Err(LedgerError::Misuse(format!("hold {} has ended", request.id)));
     }
-    let mut path = PathAccounts::load(tx.conn, &request.path, &request.provider).map_err(error)?;
+    let path = tx.book.path(tx.conn, &request.path, &request.provider);
+    let mut path = path.map_err(|e| tx.error(&e))?;
     let held = match decide(&path.accounts, request.input, request.output) {
         Decision::Granted { held } => held,
         Decision::Wait(standing) => return Ok(HoldOutcome::Wait(standing)),
         Decision::Refused(standing) => return Ok(HoldOutcome::Refused(standing)),
     };
-    path.charge(tx, 0, 0, held)?;
+    tx.book.charge(&mut path, 0, 0, held);
+    let model = clip(&request.model);
     tx.conn
         .prepare_cached(
             "INSERT INTO holds
@@ -68,50 +70,55 @@ pub(super) fn hold(tx: &mut Tx<'_>, request: &HoldRequest) -> Answer<HoldOutcome
                 request.run,
                 request.api.as_str(),
                 request.host,
-                clip(&request.model),
+                model,
                 stored(request.input),
                 stored(request.output),
                 stored(held),
             ])
         })
-        .map_err(error)?;
+        .map_err(|e| tx.error(&e))?;
+    tx.book.put_hold(Open {
+        id: request.id.clone(),
+        opened: tx.now,
+        path: request.path.clone(),
+        provider: request.provider.clone(),
+        bottle: request.bottle.clone(),
+        agent: request.agent.clone(),
+        run: request.run.clone(),
+        api: request.api.as_str().to_owned(),
+        host: request.host.clone(),
+        model: model.to_owned(),
+        estimate: Estimate { input: request.input, output: request.output, held, seen: None },
+    });
     Ok(HoldOutcome::Granted { held })
 }
 
 /// Raises an open hold to at least `to`, and keeps the usage seen so far with it.
 pub(super) fn raise(tx: &mut Tx<'_>, id: &str, to: u64, seen: Option<Tokens>) -> Answer<()> {
-    let Some(open) = open(tx, id)? else {
-        return Err(LedgerError::Misuse(format!("hold {id} is not open")));
-    };
     if to > MAX_ESTIMATE {
         return Err(LedgerError::Misuse("a hold cannot be raised above 2^40".to_owned()));
     }
+    let Some(mut open) = tx.book.take_hold(id) else {
+        return Err(LedgerError::Misuse(format!("hold {id} is not open")));
+    };
     let held = open.estimate.held.max(to);
     if held > open.estimate.held {
-        let mut path = PathAccounts::load(tx.conn, &open.path, &open.provider).map_err(|e| tx.error(&e))?;
-        path.charge(tx, 0, open.estimate.held, held)?;
+        let mut path = tx.book.path(tx.conn, &open.path, &open.provider).map_err(|e| tx.error(&e))?;
+        tx.book.charge(&mut path, 0, open.estimate.held, held);
     }
-    let seen = seen.or(open.estimate.seen).and_then(|seen| serde_json::to_string(&seen).ok());
+    open.estimate.held = held;
+    open.estimate.seen = seen.or(open.estimate.seen);
+    let seen = open.estimate.seen.and_then(|seen| serde_json::to_string(&seen).ok());
     tx.conn
         .prepare_cached("UPDATE holds SET held = ?2, seen = ?3 WHERE id = ?1")
         .and_then(|mut update| update.execute((id, stored(held), seen)))
         .map_err(|e| tx.error(&e))?;
+    tx.book.put_hold(open);
     Ok(())
 }
 
-/// Reads an open hold.
-pub(super) fn open(tx: &Tx<'_>, id: &str) -> Answer<Option<Open>> {
-    tx.conn
-        .prepare_cached(
-            "SELECT id, opened, path, provider, bottle, agent, run, api, host, model, input, output, held, seen
-             FROM holds WHERE id = ?1",
-        )
-        .and_then(|mut select| select.query_row([id], from_row).optional())
-        .map_err(|e| tx.error(&e))
-}
-
-/// Makes a hold of a row.
-fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Open> {
+/// Makes a hold of a row `id, opened, path, provider, bottle, agent, run, api, host, model, input, output, held, seen`.
+pub(super) fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Open> {
     Ok(Open {
         id: row.get(0)?,
         opened: row.get(1)?,

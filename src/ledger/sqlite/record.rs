@@ -13,43 +13,84 @@ const MAX_DATA: usize = 64 * 1024;
 /// Longest row of a bottle.
 const MAX_BODY: usize = 1024 * 1024;
 
-/// Appends an event with the next number.
-pub(super) fn append(tx: &mut Tx<'_>, event: &NewEvent) -> Answer<Event> {
-    append_made(tx, event.clone()).cloned()
+/// A row of `events` as it was written.
+pub(super) struct Written {
+    seq: u64,
+    ts: i64,
+    kind: String,
+    bottle: Option<String>,
+    run: Option<String>,
+    text: String,
 }
 
-/// As [`append`], for an event that was made for it: it is moved to those that go out after the commit.
-pub(super) fn append_made<'t>(tx: &'t mut Tx<'_>, event: NewEvent) -> Answer<&'t Event> {
-    if event.kind.is_empty() || event.kind.len() > 64 {
+impl Written {
+    /// Gets what is told of it.
+    pub(super) fn event(self) -> Event {
+        let data = serde_json::from_str(&self.text).unwrap_or(Value::Null);
+        Event { v: 1, seq: self.seq, ts: self.ts, kind: self.kind, bottle: self.bottle, run: self.run, data }
+    }
+}
+
+/// What an event is about.
+#[derive(Clone, Copy)]
+pub(super) struct Kind<'a> {
+    pub kind: &'a str,
+    pub bottle: Option<&'a str>,
+    pub run: Option<&'a str>,
+}
+
+/// Appends an event with the next number.
+pub(super) fn append(tx: &mut Tx<'_>, event: &NewEvent) -> Answer<Event> {
+    let NewEvent { kind, bottle, run, data, audit } = event;
+    let data = if data.is_null() { &json!({}) } else { data };
+    let text = data.to_string();
+    let data = if text.len() > MAX_DATA { too_large(text.len()) } else { data.clone() };
+    let about = Kind { kind, bottle: bottle.as_deref(), run: run.as_deref() };
+    let seq = append_text(tx, about, text, audit.then(|| data.get("action").and_then(Value::as_str)))?;
+    let (kind, bottle, run) = (kind.clone(), bottle.clone(), run.clone());
+    Ok(Event { v: 1, seq, ts: tx.now, kind, bottle, run, data })
+}
+
+/// What stands for the data of an event that has too much of it.
+fn too_large(length: usize) -> Value {
+    json!({ "too_large": length })
+}
+
+/// The same for data that is JSON text; gets the number. `audit`: it is entered in the enforcement table too, with this action.
+pub(super) fn append_text(
+    tx: &mut Tx<'_>,
+    about: Kind<'_>,
+    mut text: String,
+    audit: Option<Option<&str>>,
+) -> Answer<u64> {
+    let Kind { kind, bottle, run } = about;
+    if kind.is_empty() || kind.len() > 64 {
         return Err(LedgerError::Misuse("an event's type has 1 to 64 bytes".to_owned()));
     }
-    let action = event.data.get("action").and_then(Value::as_str).map(str::to_owned);
-    let mut data = if event.data.is_null() { json!({}) } else { event.data };
-    let mut text = data.to_string();
     if text.len() > MAX_DATA {
-        data = json!({ "too_large": text.len() });
-        text = data.to_string();
+        text = too_large(text.len()).to_string();
     }
     let insert = || -> rusqlite::Result<i64> {
         tx.conn
             .prepare_cached("INSERT INTO events (ts, kind, bottle, run, data) VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![tx.now, event.kind, event.bottle, event.run, text])?;
+            .execute(params![tx.now, kind, bottle, run, text])?;
         let seq = tx.conn.last_insert_rowid();
-        if event.audit {
+        if let Some(action) = audit {
             tx.conn
                 .prepare_cached(
                     "INSERT INTO enforcement (seq, ts, kind, bottle, run, action, data)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
                 )?
-                .execute(params![seq, tx.now, event.kind, event.bottle, event.run, action, text])?;
+                .execute(params![seq, tx.now, kind, bottle, run, action, text])?;
         }
         Ok(seq)
     };
     let seq = insert().map_err(|e| tx.error(&e))?;
-    tx.durable |= event.audit;
+    tx.durable |= audit.is_some();
     let seq = u64::try_from(seq).unwrap_or(0);
-    let NewEvent { kind, bottle, run, .. } = event;
-    Ok(tx.events.push_mut(Event { v: 1, seq, ts: tx.now, kind, bottle, run, data }))
+    let (bottle, run) = (bottle.map(str::to_owned), run.map(str::to_owned));
+    tx.events.push(Written { seq, ts: tx.now, kind: kind.to_owned(), bottle, run, text });
+    Ok(seq)
 }
 
 /// Writes a bottle's row: inserts, or replaces the one with its id.

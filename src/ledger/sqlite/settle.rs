@@ -1,14 +1,17 @@
 //! Ending holds: the charge, the usage row and its event, in one transaction; late usage; the sweep.
 
+use std::sync::Arc;
+
 use rusqlite::{OptionalExtension, params};
-use serde_json::{Map, Value, json};
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::Value;
 
 use super::accounts::{PathAccounts, amount, stored};
-use super::hold::{Open, clip, open, path_of, path_text};
-use super::record;
+use super::hold::{Open, clip, path_of, path_text};
+use super::record::{self, Kind};
 use super::writer::Tx;
 use crate::budget::{Charge, Estimate, Settlement, charge, charge_swept, crossed, governs};
-use crate::ledger::{Answer, LedgerError, NewEvent, Settle, Settled};
+use crate::ledger::{Answer, LedgerError, Settle, Settled};
 use crate::types::{Source, Tokens};
 
 /// A usage object of an API longer than this is not kept.
@@ -16,7 +19,7 @@ const MAX_RAW: usize = 32 * 1024;
 
 /// Ends a hold as the egress plane says, or raises what an ended one was charged.
 pub(super) fn settle(tx: &mut Tx<'_>, settle: &Settle) -> Answer<Settled> {
-    if let Some(hold) = open(tx, &settle.id)? {
+    if let Some(hold) = tx.book.take_hold(&settle.id) {
         let charge = charge(&hold.estimate, &settle.how, tx.weights);
         return end(tx, &hold, charge, word(&settle.how), settle);
     }
@@ -31,7 +34,7 @@ pub(super) fn sweep(tx: &mut Tx<'_>) -> Answer<u64> {
         .and_then(|mut select| select.query_map([tx.epoch], |row| row.get(0))?.collect())
         .map_err(|e| tx.error(&e))?;
     for id in &ids {
-        if let Some(hold) = open(tx, id)? {
+        if let Some(hold) = tx.book.take_hold(id) {
             let charge = charge_swept(&hold.estimate, tx.weights);
             end(tx, &hold, charge, "swept", &bare(id, Settlement::AtEstimate { streamed: 0 }))?;
         }
@@ -41,7 +44,7 @@ pub(super) fn sweep(tx: &mut Tx<'_>) -> Answer<u64> {
 
 /// Gives back a hold whose caller went away before it had the answer; nothing was sent upstream for it.
 pub(super) fn release_unclaimed(tx: &mut Tx<'_>, id: &str) -> Answer<()> {
-    match open(tx, id)? {
+    match tx.book.hold(id) {
         Some(_) => settle(tx, &bare(id, Settlement::Released)).map(|_| ()),
         None => Ok(()),
     }
@@ -49,7 +52,7 @@ pub(super) fn release_unclaimed(tx: &mut Tx<'_>, id: &str) -> Answer<()> {
 
 /// A settle that says nothing but how.
 fn bare(id: &str, how: Settlement) -> Settle {
-    Settle { id: id.to_owned(), how, model: None, response_id: None, raw_usage: None, facts: Value::Null }
+    Settle { id: id.to_owned(), how, model: None, response_id: None, raw_usage: None, facts: Arc::default() }
 }
 
 /// The hold machine's word for an end.
@@ -62,14 +65,14 @@ fn word(how: &Settlement) -> &'static str {
     }
 }
 
-/// Ends an open hold.
+/// Ends an open hold, which was taken out of the book.
 fn end(tx: &mut Tx<'_>, hold: &Open, charge: Charge, how: &str, settle: &Settle) -> Answer<Settled> {
     tx.conn
         .prepare_cached("DELETE FROM holds WHERE id = ?1")
         .and_then(|mut delete| delete.execute([&hold.id]))
         .map_err(|e| tx.error(&e))?;
-    let mut path = PathAccounts::load(tx.conn, &hold.path, &hold.provider).map_err(|e| tx.error(&e))?;
-    path.charge(tx, charge.counted, hold.estimate.held, 0)?;
+    let mut path = tx.book.path(tx.conn, &hold.path, &hold.provider).map_err(|e| tx.error(&e))?;
+    tx.book.charge(&mut path, charge.counted, hold.estimate.held, 0);
     tx.freed = true;
     let response_id = settle.response_id.as_deref().map(clip);
     let duplicate = match response_id {
@@ -83,17 +86,11 @@ fn end(tx: &mut Tx<'_>, hold: &Open, charge: Charge, how: &str, settle: &Settle)
     let mut settled = standing(&path, &charge);
     // A hold that is given back untouched is no usage: it has a row, so that late usage finds it, and no event.
     if how != "released" || charge.counted > 0 {
-        let mut more = Map::new();
-        if duplicate {
-            more.insert("duplicate".to_owned(), json!(true));
-        }
-        if how == "swept" {
-            more.insert("how".to_owned(), json!(how));
-        }
         let model = settle.model.as_deref().unwrap_or(&hold.model);
+        let more = More::End { duplicate, swept: how == "swept" };
         let about = About { id: &hold.id, api: &hold.api, host: &hold.host, model };
-        let data = event_data(&about, &settle.facts, &charge, &settled, more);
-        settled.seq = record::append_made(tx, event(&hold.bottle, hold.run.as_deref(), data))?.seq;
+        let data = Data { about, facts: &settle.facts, charge: &charge, settled: &settled, more };
+        settled.seq = append(tx, &hold.bottle, hold.run.as_deref(), &data)?;
     }
     let raw_usage = settle.raw_usage.as_deref().filter(|raw| raw.len() <= MAX_RAW);
     let w = tx.weights;
@@ -165,19 +162,17 @@ fn late(tx: &mut Tx<'_>, settle: &Settle) -> Answer<Settled> {
         return Err(LedgerError::Misuse(format!("no hold {}", settle.id)));
     };
     let new = charge(&row.estimate, &settle.how, tx.weights);
-    let mut path = PathAccounts::load(tx.conn, &row.path, &row.provider).map_err(|e| tx.error(&e))?;
+    let mut path = tx.book.path(tx.conn, &row.path, &row.provider).map_err(|e| tx.error(&e))?;
     if new.counted <= row.charge.counted {
         return Ok(Settled { seq: row.seq, ..standing(&path, &row.charge) });
     }
-    path.charge(tx, new.counted - row.charge.counted, 0, 0)?;
+    tx.book.charge(&mut path, new.counted - row.charge.counted, 0, 0);
     let mut settled = standing(&path, &new);
-    let mut more = Map::new();
-    more.insert("late".to_owned(), json!(true));
-    more.insert("before".to_owned(), json!(row.charge.counted));
+    let more = More::Late { before: row.charge.counted };
     let model = settle.model.as_deref().unwrap_or(&row.model);
     let about = About { id: &settle.id, api: &row.api, host: &row.host, model };
-    let data = event_data(&about, &settle.facts, &new, &settled, more);
-    settled.seq = record::append_made(tx, event(&row.bottle, row.run.as_deref(), data))?.seq;
+    let data = Data { about, facts: &settle.facts, charge: &new, settled: &settled, more };
+    settled.seq = append(tx, &row.bottle, row.run.as_deref(), &data)?;
     let t = new.tokens;
     tx.conn
         .prepare_cached(
@@ -272,35 +267,68 @@ struct About<'a> {
     model: &'a str,
 }
 
-/// Makes the data of a `usage` event (docs/controller-api.md): the caller's facts and the ledger's figures, which win.
-fn event_data(about: &About<'_>, facts: &Value, charge: &Charge, settled: &Settled, more: Map<String, Value>) -> Value {
-    let mut data = Map::new();
-    data.insert("request".to_owned(), json!(about.id));
-    data.insert("api".to_owned(), json!(about.api));
-    if let Value::Object(facts) = facts {
-        data.extend(facts.iter().map(|(key, value)| (key.clone(), value.clone())));
-    }
-    data.insert("request".to_owned(), json!(about.id));
-    data.insert("api".to_owned(), json!(about.api));
-    data.insert("host".to_owned(), json!(about.host));
-    data.insert("model".to_owned(), json!(clip(about.model)));
-    data.insert("tokens".to_owned(), json!(charge.tokens));
-    data.insert("counted".to_owned(), json!(charge.counted));
-    data.insert("source".to_owned(), json!(charge.source));
-    if let Some(governs) = &settled.governs {
-        data.insert("budget".to_owned(), json!(governs));
-    }
-    data.extend(more);
-    Value::Object(data)
+/// What is said of a charge in certain cases.
+enum More {
+    End {
+        /// The response's id was seen before.
+        duplicate: bool,
+        /// The controller that held it died.
+        swept: bool,
+    },
+    /// The hold had ended, with this charge.
+    Late { before: u64 },
 }
 
-/// A `usage` event.
-fn event(bottle: &str, run: Option<&str>, data: Value) -> NewEvent {
-    NewEvent {
-        kind: "usage".to_owned(),
-        bottle: Some(bottle.to_owned()),
-        run: run.map(str::to_owned),
-        data,
-        audit: false,
+/// The data of a `usage` event (docs/controller-api.md): the caller's facts and the ledger's figures, which win.
+struct Data<'a> {
+    about: About<'a>,
+    facts: &'a Value,
+    charge: &'a Charge,
+    settled: &'a Settled,
+    more: More,
+}
+
+/// Keys of [`Data`] that no fact of the caller's takes.
+const OURS: [&str; 12] =
+    ["request", "api", "host", "model", "tokens", "counted", "source", "budget", "duplicate", "late", "before", "how"];
+
+impl Serialize for Data<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Data { about, facts, charge, settled, more } = self;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("request", about.id)?;
+        map.serialize_entry("api", about.api)?;
+        for (key, value) in facts.as_object().into_iter().flatten().filter(|(key, _)| !OURS.contains(&key.as_str())) {
+            map.serialize_entry(key, value)?;
+        }
+        map.serialize_entry("host", about.host)?;
+        map.serialize_entry("model", clip(about.model))?;
+        map.serialize_entry("tokens", &charge.tokens)?;
+        map.serialize_entry("counted", &charge.counted)?;
+        map.serialize_entry("source", &charge.source)?;
+        if let Some(governs) = &settled.governs {
+            map.serialize_entry("budget", governs)?;
+        }
+        match more {
+            More::End { duplicate, swept } => {
+                if *duplicate {
+                    map.serialize_entry("duplicate", &true)?;
+                }
+                if *swept {
+                    map.serialize_entry("how", "swept")?;
+                }
+            }
+            More::Late { before } => {
+                map.serialize_entry("late", &true)?;
+                map.serialize_entry("before", before)?;
+            }
+        }
+        map.end()
     }
+}
+
+/// Appends a `usage` event; gets its number.
+fn append(tx: &mut Tx<'_>, bottle: &str, run: Option<&str>, data: &Data<'_>) -> Answer<u64> {
+    let text = serde_json::to_string(data).map_err(|e| LedgerError::Misuse(format!("a usage event: {e}")))?;
+    record::append_text(tx, Kind { kind: "usage", bottle: Some(bottle), run }, text, None)
 }

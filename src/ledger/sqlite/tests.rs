@@ -14,10 +14,10 @@ use crate::ledger::Settlement;
 use crate::ledger::conformance::{self, exact, granted, request, settle};
 
 /// A directory that is removed with everything in it.
-struct Dir(PathBuf);
+pub(super) struct Dir(PathBuf);
 
 impl Dir {
-    fn new() -> Dir {
+    pub(super) fn new() -> Dir {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("bb-ledger-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
@@ -25,7 +25,7 @@ impl Dir {
         Dir(dir)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(super) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -36,7 +36,7 @@ impl Drop for Dir {
     }
 }
 
-fn open(path: &Path) -> SqliteLedger {
+pub(super) fn open(path: &Path) -> SqliteLedger {
     SqliteLedger::open(path, Options::default()).unwrap()
 }
 

@@ -13,7 +13,9 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{broadcast, oneshot, watch};
 
+use super::book::Book;
 use super::errors::map;
+use super::record::Written;
 use super::sync::Syncer;
 use super::{BUSY, settle};
 use crate::api::Event;
@@ -24,6 +26,8 @@ use crate::ledger::{Answer, LedgerError};
 pub(super) struct Tx<'a> {
     /// The connection, inside the transaction.
     pub conn: &'a Connection,
+    /// What is known of its tables.
+    pub book: &'a mut Book,
     /// Milliseconds since the epoch, the same for the whole transaction.
     pub now: i64,
     /// This writer's epoch.
@@ -33,7 +37,7 @@ pub(super) struct Tx<'a> {
     /// Where the database lies.
     pub path: &'a std::path::Path,
     /// Events written, in order of `seq`.
-    pub events: Vec<Event>,
+    pub events: Vec<Written>,
     /// To be on the disk before it is acknowledged.
     pub durable: bool,
     /// A hold has ended or a limit was set.
@@ -121,6 +125,7 @@ enum Failure {
 /// The writer's state.
 pub(super) struct Writer {
     pub conn: Connection,
+    pub book: Book,
     pub path: PathBuf,
     pub epoch: i64,
     pub weights: Weights,
@@ -241,6 +246,7 @@ impl Writer {
         sql(&self.conn, "BEGIN IMMEDIATE").map_err(|e| self.begin_failed(&e))?;
         let mut tx = Tx {
             conn: &self.conn,
+            book: &mut self.book,
             now: now_ms(),
             epoch: self.epoch,
             weights: &self.weights,
@@ -250,21 +256,27 @@ impl Writer {
             freed: false,
         };
         let worked = (|| {
+            tx.book.begin(tx.conn).map_err(|e| Failure::All(tx.error(&e)))?;
             for job in jobs.iter_mut() {
-                let (events, written) = (tx.events.len(), tx.conn.total_changes());
+                let (events, written, changed) = (tx.events.len(), tx.conn.total_changes(), tx.book.changes());
                 match job.run(&mut tx) {
                     Ok(()) => {}
                     // Some errors (a full disk) end the whole transaction.
                     Err(e) if tx.conn.is_autocommit() => return Err(Failure::All(e)),
                     Err(e @ (LedgerError::Full(_) | LedgerError::Corrupt(_))) => return Err(Failure::All(e)),
-                    Err(_) if tx.conn.total_changes() == written && tx.events.len() == events => {}
+                    Err(_)
+                        if tx.conn.total_changes() == written
+                            && tx.events.len() == events
+                            && tx.book.changes() == changed => {}
                     Err(_) => return Err(Failure::Command),
                 }
             }
+            tx.book.flush(tx.conn).map_err(|e| Failure::All(tx.error(&e)))?;
             sql(tx.conn, "COMMIT").map_err(|e| Failure::All(tx.error(&e)))
         })();
         let Tx { events, durable, freed, .. } = tx;
         if let Err(e) = worked {
+            self.book.forget();
             if !self.conn.is_autocommit() {
                 let _ = sql(&self.conn, "ROLLBACK");
             }
@@ -274,8 +286,11 @@ impl Writer {
         if durable {
             self.sync.now().map_err(|e| Failure::All(LedgerError::Unavailable(format!("fsync: {e}"))))?;
         }
-        for event in events {
-            let _ = self.events.send(event);
+        // Whoever begins to listen after the commit finds them in the tables.
+        if self.events.receiver_count() > 0 {
+            for event in events {
+                let _ = self.events.send(event.event());
+            }
         }
         if freed {
             self.freed.send_modify(|n| *n = n.wrapping_add(1));
