@@ -68,6 +68,8 @@ denials! {
     LimitIdle, "limit_idle", 408, "Nothing moved for too long.";
     LimitVerdict, "limit_verdict", 503, "What had to be known before a verdict took too long.";
     CredentialMissing, "credential_missing", 502, "The route's credential is not there.";
+    LoginExpired, "login_expired", 400, "The host's login is not there, or not good any more.";
+    LoginForeign, "login_foreign", 400, "A token endpoint was asked for another login than the host's.";
     BudgetExhausted, "budget_exhausted", 429, "The token budget is spent.";
     Cut, "cut", 403, "The bottle's way out was cut.";
     Policy, "policy", 403, "A policy said no.";
@@ -131,20 +133,26 @@ impl Deny {
     }
 }
 
-/// Makes a JSON answer that carries the kind of a refusal.
-pub fn respond(kind: Denial, status: StatusCode, body: &Value) -> Response<Outgoing> {
+/// Makes a JSON answer of the plane's own.
+pub fn json_answer(status: StatusCode, body: &Value) -> Response<Outgoing> {
     let text = Bytes::from(body.to_string());
     let mut answer = Response::new(Outgoing::full(text));
     *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// Makes a JSON answer that carries the kind of a refusal.
+pub fn respond(kind: Denial, status: StatusCode, body: &Value) -> Response<Outgoing> {
+    let mut answer = json_answer(status, body);
     // Many clients (pip, urllib, requests) show this phrase of HTTP/1 and never the body.
     let phrase = format!("{} (bb: {})", status.canonical_reason().unwrap_or("Refused"), kind.as_str());
     if let Ok(phrase) = ReasonPhrase::try_from(phrase.into_bytes()) {
         answer.extensions_mut().insert(phrase);
     }
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(HEADER, HeaderValue::from_static(kind.as_str()));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer.headers_mut().insert(HEADER, HeaderValue::from_static(kind.as_str()));
     answer
 }
 
@@ -157,7 +165,7 @@ mod tests {
         let list = "route_missing method path name_mismatch ip_literal port private_address resolve_failed \
              upstream_unreachable upstream_tls protocol_unknown upgrade metered_path_unknown server_tool body_too_large \
              response_too_large limit_headers limit_connections limit_streams limit_bodies limit_handshakes limit_idle \
-             limit_verdict credential_missing budget_exhausted cut policy \
+             limit_verdict credential_missing login_expired login_foreign budget_exhausted cut policy \
              ledger_unavailable";
         let ours: Vec<_> = Denial::ALL.iter().map(|d| d.as_str()).collect();
         assert_eq!(ours, list.split_whitespace().collect::<Vec<_>>());

@@ -42,6 +42,7 @@ pub mod link;
 pub mod lookup;
 pub mod model;
 pub mod name;
+pub mod oauth;
 mod pace;
 pub mod passthrough;
 pub mod policy;
