@@ -21,7 +21,8 @@
 --                and { login = "claude" | "codex" }, each with `files` and `routes` of its own where it needs some.
 --                The first whose `env` the host has is used, else the first whose login its CLI keeps on the host, or,
 --                where a manifest's `auth_token` names a variable, the one whose `prefix` its value begins with; the
---                bottle gets only the placeholder, in the variables of `set`, or in files
+--                bottle gets only the placeholder, in the variables of `set`, or in files, where {access_token},
+--                {refresh_token}, {id_token} and {account} stand for those of a login
 --   routes       the allow-list; `credential` names one of the above, `api` makes a route a metered one, `server_tools`
 --                lets features through by which the provider reaches out for the agent, `quiet` refuses paths silently,
 --                `oauth` makes a route the token endpoint of a login, which bb answers by itself
@@ -33,11 +34,8 @@
 local KEY = "sk-ant-api03-" .. string.rep("bottle", 13) .. "-placeholder00AA"
 
 -- What stands where the host's login would. It ends in the year 2100, so that Claude Code has no reason to renew it.
-local LOGIN = '{"claudeAiOauth":{"accessToken":"sk-ant-oat01-'
-  .. string.rep("bottle", 13)
-  .. '-placeholder00AA","refreshToken":"sk-ant-ort01-'
-  .. string.rep("bottle", 13)
-  .. '-placeholder00AA","expiresAt":4102444800000,"scopes":["user:inference"],"subscriptionType":null}}\n'
+local LOGIN = '{"claudeAiOauth":{"accessToken":"{access_token}","refreshToken":"{refresh_token}",'
+  .. '"expiresAt":4102444800000,"scopes":["user:inference"],"subscriptionType":null}}\n'
 
 -- A repository's own settings may name another API, a proxy or another vendor. The plane refuses where that leads, and
 -- Claude Code would try again for minutes. What an administrator sets stands above them.

@@ -2,21 +2,20 @@
 
 local KEY = "sk-proj-" .. string.rep("bottle", 20) .. "-placeholder00AA"
 
--- What stands where the host's login would: tokens in the form that Codex reads (RFC 7519). All of them say: nobody's account,
--- good until the year 2100, so that Codex has no reason to renew them. The host puts in its own, and the account's id.
-local TOKEN = "eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9."
-  .. "eyJpc3MiOiJodHRwczovL2F1dGgub3BlbmFpLmNvbSIsInN1YiI6ImJvdHRsZSIsImlhdCI6MTc2NzIyNTYwMCwiZX"
-  .. "hwIjo0MTAyNDQ0ODAwLCJlbWFpbCI6ImFnZW50QGJvdHRsZS5pbnZhbGlkIiwiaHR0cHM6Ly9hcGkub3BlbmFpLmNv"
-  .. "bS9hdXRoIjp7ImNoYXRncHRfYWNjb3VudF9pZCI6IjAwMDAwMDAwLTAwMDAtNDAwMC04MDAwLTAwMDAwMDAwMDAwMC"
-  .. "IsImNoYXRncHRfcGxhbl90eXBlIjoicGx1cyIsImNoYXRncHRfdXNlcl9pZCI6InVzZXItYm90dGxlIiwidXNlcl9p"
-  .. "ZCI6InVzZXItYm90dGxlIn19"
-  .. ".Ym90dGxlLXBsYWNlaG9sZGVyMDBBQQ"
-local LOGIN = '{"auth_mode":"chatgpt","OPENAI_API_KEY":null,"tokens":{"id_token":"'
-  .. TOKEN
-  .. '","access_token":"'
-  .. TOKEN
-  .. '","refresh_token":"rt_bottle-placeholder00AA","account_id":"00000000-0000-4000-8000-000000000000"},'
-  .. '"last_refresh":"2099-01-01T00:00:00Z"}\n'
+-- At a terminal it would copy itself into its home (60 MB) and start a server of its own there.
+local CONFIG = '[analytics]\nenabled = false\n[otel]\nexporter = "none"\n'
+  .. '[features]\ndaemon_auto_start = false\nin_app_updates = false\n'
+  .. '[projects."{workspace}"]\ntrust_level = "trusted"\n'
+
+-- With a subscription it asks ChatGPT's backend as if that were one more API with a key. As somebody who is logged in it would
+-- first ask which workspaces the account has, and work only where it finds its own: the bottle's is a placeholder.
+local CHATGPT = 'model_provider = "chatgpt"\n[model_providers.chatgpt]\nname = "ChatGPT"\nwire_api = "responses"\n'
+  .. 'base_url = "https://chatgpt.com/backend-api/codex"\nsupports_websockets = true\n'
+  .. 'experimental_bearer_token = "{access_token}"\n'
+
+local function config(more)
+  return { path = "~/.codex/config.toml", text = "check_for_update_on_startup = false\n" .. more .. CONFIG }
+end
 
 local KEY_FILE = { path = "~/.codex/auth.json", text = '{"OPENAI_API_KEY":"' .. KEY .. '"}\n' }
 local KEY_ROUTE = { host = "api.openai.com", api = "openai_responses", credential = "openai" }
@@ -28,7 +27,7 @@ local function key(variable)
     placeholder = KEY,
     scheme = "Bearer",
     set = { "OPENAI_API_KEY", "CODEX_API_KEY" },
-    files = { KEY_FILE },
+    files = { KEY_FILE, config("") },
     routes = { KEY_ROUTE },
   }
 end
@@ -67,16 +66,6 @@ return {
     return argv
   end,
 
-  files = {
-    {
-      path = "~/.codex/config.toml",
-      -- At a terminal it would copy itself into its home (60 MB) and start a server of its own there.
-      text = 'check_for_update_on_startup = false\n[analytics]\nenabled = false\n[otel]\nexporter = "none"\n'
-        .. '[features]\ndaemon_auto_start = false\nin_app_updates = false\n'
-        .. '[projects."{workspace}"]\ntrust_level = "trusted"\n',
-    },
-  },
-
   instructions = "~/.codex/AGENTS.md",
   skills = "~/.codex/skills",
   transcript = { "~/.codex/sessions" },
@@ -91,7 +80,7 @@ return {
       -- A ChatGPT subscription: the host keeps the login and renews it.
       {
         login = "codex",
-        files = { { path = "~/.codex/auth.json", text = LOGIN } },
+        files = { config(CHATGPT) },
         routes = {
           {
             host = "chatgpt.com",

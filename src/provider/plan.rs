@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::credential::{Purse, Search};
 use super::spec::{Alternative, Argv, Provider, SpecRoute, fault, timed};
-use crate::api::{Auth, AuthScheme, File, Match, Route};
+use crate::api::{Auth, AuthScheme, File, LoginForm, Match, Route};
+use crate::egress::oauth::placeholder;
 use crate::error::{Error, Kind, Result};
 use crate::settings::Sources;
 
@@ -113,7 +114,7 @@ impl Provider {
                 _ => routes.push(planned(route, &chosen)),
             }
         }
-        let files = self.files(wish, chosen.values().flat_map(|alternative| &alternative.files));
+        let files = self.files(wish, chosen.values().flat_map(|alternative| of(alternative)));
         Ok(Plan {
             provider: self.spec.name.clone(),
             budget_key: self.budget_key().to_owned(),
@@ -130,8 +131,8 @@ impl Provider {
 
     /// Gets the files of the bottle: the provider's own, those of the credentials that were chosen, and the instructions where
     /// its CLI reads them from a file.
-    fn files<'a>(&'a self, wish: &Wish, chosen: impl Iterator<Item = &'a File>) -> Vec<File> {
-        let own = self.spec.files.iter().chain(chosen).map(|file| File { fill: true, ..file.clone() });
+    fn files(&self, wish: &Wish, chosen: impl Iterator<Item = File>) -> Vec<File> {
+        let own = self.spec.files.iter().cloned().chain(chosen).map(|file| File { fill: true, ..file });
         let said = wish.instructions.iter().zip(&self.spec.instructions);
         own.chain(said.map(|(text, path)| File {
             path: path.clone(),
@@ -216,6 +217,28 @@ impl Provider {
         }
         Ok(argv)
     }
+}
+
+/// Gets the files of an alternative. In those of a login the words for its tokens stand for placeholders: the same ones that the
+/// plane answers at the token endpoint.
+fn of(alternative: &Alternative) -> Vec<File> {
+    let words: &[(&str, &str)] = match alternative.login {
+        None => &[],
+        Some(LoginForm::Claude) => {
+            &[("{access_token}", placeholder::CLAUDE_ACCESS), ("{refresh_token}", placeholder::CLAUDE_REFRESH)]
+        }
+        Some(LoginForm::Codex) => &[
+            ("{access_token}", placeholder::CODEX_ACCESS),
+            ("{refresh_token}", placeholder::CODEX_REFRESH),
+            ("{id_token}", placeholder::CODEX_ID),
+            ("{account}", placeholder::CODEX_ACCOUNT),
+        ],
+    };
+    let filled = |file: &File| {
+        let text = words.iter().fold(file.text.clone(), |text, (word, placeholder)| text.replace(word, placeholder));
+        File { text, ..file.clone() }
+    };
+    alternative.files.iter().map(filled).collect()
 }
 
 /// Makes a route of one of the file's, with the credentials that were `chosen`.

@@ -219,7 +219,7 @@ mod tests {
         let codex = |text: &str, what: &str| refused(LoginForm::Codex, &scratch.file(text, 0o600), what, "codex login");
         claude("", "cannot be understood");
         claude("s3cret", "cannot be understood");
-        claude("[]", "cannot be understood");
+        claude("[]", "nobody is logged in");
         claude(r#"{"claudeAiOauth":{"accessToken":{"s3cret":1},"refreshToken":"x"}}"#, "cannot be understood");
         claude("{}", "nobody is logged in");
         claude(r#"{"claudeAiOauth":null}"#, "nobody is logged in");
