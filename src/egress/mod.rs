@@ -3,7 +3,7 @@
 //! Sockets that were made inside a bottle's gate come in, and what they carry is caught, named once, checked against
 //! the allow-list, given its credential, metered and forwarded, or refused with a reason that can be read. The parts,
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
-//! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`coding`], [`hold`]),
+//! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`] ([`login`]), [`model`], [`coding`], [`hold`]; or [`oauth`], which is answered here),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
 //! what became of an allowed request [`exchange`], the cut [`streams`].
 //!
@@ -40,6 +40,7 @@ pub mod headers;
 pub mod hello;
 pub mod hold;
 pub mod link;
+pub mod login;
 pub mod lookup;
 pub mod model;
 pub mod name;
@@ -102,6 +103,8 @@ pub struct Rules {
     pub also: Option<Vec<Route>>,
     /// Resolved credentials by name.
     pub credentials: BTreeMap<String, SecretString>,
+    /// Logins of the host by name.
+    pub logins: BTreeMap<String, Arc<login::Holder>>,
 }
 
 /// What a bottle may do, and what its requests are charged to.

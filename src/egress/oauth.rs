@@ -208,8 +208,8 @@ mod tests {
         #[test]
         fn whatever_else_is_sent_is_refused(body in proptest::collection::vec(any::<u8>(), 0..400), json in any::<bool>()) {
             for form in [LoginForm::Claude, LoginForm::Codex] {
-                let kind = if json { JSON } else { FORM };
-                prop_assert!(asked(form, kind, &body).is_err());
+                let refused = asked(form, if json { JSON } else { FORM }, &body).is_err();
+                prop_assert!(refused);
             }
         }
     }

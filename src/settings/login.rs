@@ -17,7 +17,7 @@ use crate::api::{Login, LoginForm};
 use crate::error::{Error, Kind, Result};
 
 /// Longest file. Claude Code keeps the tokens of MCP servers in it as well.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: u64 = 256 << 10;
 
 /// The forms by their words.
 pub(super) const FORMS: [(&str, LoginForm); 2] = [("claude", LoginForm::Claude), ("codex", LoginForm::Codex)];
@@ -121,7 +121,7 @@ pub fn found(form: LoginForm, path: &Path, shown: &str) -> Result<Login> {
         return Err(wrong(message, format!("chmod 600 {}", real.display())));
     }
     if meta.len() > LONGEST {
-        return Err(again("has more than 1 MiB".to_owned()));
+        return Err(again("has more than 256 KiB".to_owned()));
     }
     // Room for all of it: a text that grows would leave parts of itself behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0) + (8 << 10)));
@@ -231,7 +231,7 @@ mod tests {
         codex(CLAUDE, "nobody is logged in");
         codex(r#"{"OPENAI_API_KEY":"s3cret","tokens":null}"#, "nobody is logged in");
         codex(r#"{"tokens":{"access_token":"s3cret"}}"#, "no refresh token");
-        claude(&format!("{}{CLAUDE}", " ".repeat(1 << 20)), "more than 1 MiB");
+        claude(&format!("{}{CLAUDE}", " ".repeat(256 << 10)), "more than 256 KiB");
         for mode in [0o620, 0o602, 0o666] {
             refused(LoginForm::Claude, &scratch.file(CLAUDE, mode), &format!("(mode {mode:o})"), "chmod 600");
         }

@@ -15,7 +15,7 @@ pub const CLAUDE_ACCESS: &str = "sk-ant-oat01-bottlebottlebottlebottlebottlebott
 pub const CLAUDE_REFRESH: &str = "sk-ant-ort01-bottlebottlebottlebottlebottlebottlebottlebottlebottlebottlebottlebottlebottle\
                                   -placeholder00AA";
 /// What Claude Code's login is good for, as its CLI compares it.
-pub const CLAUDE_SCOPE: &str = "user:inference user:profile user:sessions:claude_code";
+pub const CLAUDE_SCOPE: &str = "user:inference";
 
 /// The account that Codex's tokens speak of.
 pub const CODEX_ACCOUNT: &str = "00000000-0000-4000-8000-00000000b077";

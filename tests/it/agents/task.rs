@@ -115,7 +115,7 @@ fn classes(tokens: &Tokens) -> Value {
 }
 
 /// Adds up what was scripted, and what a stand-in says of the questions that the CLI asks beside its task.
-fn usage_of(cli: &Cli, scripted: &[Value]) -> Tokens {
+pub(super) fn usage_of(cli: &Cli, scripted: &[Value]) -> Tokens {
     let asides = cli.asides as u64;
     let mut sum = Tokens { input: 24 * asides, output: 6 * asides, ..Tokens::default() };
     for turn in scripted {
