@@ -87,6 +87,7 @@ return {
             matches = { { paths = { { type = "prefix", value = "/backend-api/codex" } } } },
             api = "openai_responses",
             credential = "openai",
+            quiet = { "/backend-api/plugins" },
           },
           {
             host = "auth.openai.com",

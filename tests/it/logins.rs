@@ -90,7 +90,7 @@ fn a_launch_says_whose_credential_it_works_with_and_a_bad_login_starts_nothing()
         look().fails(2, "usage", "which goes to the hosts of its vendor only", "a credential of its own");
         let recipe = |route: &str| {
             let text = format!(
-                "--- @bb needs launch\nbb.launch{{ command = {{ \"true\" }}, routes = {{ {route} }}, budget = \"unlimited\" }}\n"
+                "--- @bb needs launch, egress:a.example, credential:WORK\nbb.launch{{ command = {{ \"true\" }}, routes = {{ {route} }}, budget = \"unlimited\" }}\n"
             );
             world.bb(&["run", "--grant", "all", &world.recipe("asks.lua", &text)])
         };
