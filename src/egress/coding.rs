@@ -37,15 +37,6 @@ pub(super) fn of(headers: &HeaderMap) -> Result<Coding, Deny> {
     }
 }
 
-/// Refuses every coding.
-pub(super) fn identity(headers: &HeaderMap) -> Result<(), Deny> {
-    match of(headers)? {
-        Coding::Identity => Ok(()),
-        Coding::Zstd => Err(Deny::new(Denial::ProtocolUnknown, "bb: compressed request bodies are not read here.")
-            .step("send the body without Content-Encoding")),
-    }
-}
-
 /// Decodes a body, which is one frame, to at most as much as a route that says `most` lets through. `room` makes room for so many
 /// bytes in place of those that were had.
 pub(super) async fn decode(

@@ -8,6 +8,7 @@ use hyper::ext::ReasonPhrase;
 use serde_json::{Value, json};
 
 use super::body::Outgoing;
+use super::dial::DialError;
 
 /// Header that carries the kind of a refusal.
 pub const HEADER: &str = "x-bb-deny";
@@ -83,6 +84,8 @@ pub struct Deny {
     pub kind: Denial,
     /// One or two sentences for people and models.
     pub message: String,
+    /// What the operator is told in its place, in events and never in an answer: it may name what no agent is to know.
+    pub operator: Option<String>,
     /// The allow-list entry that would have let it pass, if one would.
     pub rule_missing: Option<Box<Value>>,
     /// What can be done, each a sentence.
@@ -94,7 +97,7 @@ pub struct Deny {
 impl Deny {
     /// Makes a refusal of `kind` with its `message`.
     pub fn new(kind: Denial, message: impl Into<String>) -> Self {
-        Deny { kind, message: message.into(), rule_missing: None, next_steps: Vec::new(), quiet: false }
+        Deny { kind, message: message.into(), operator: None, rule_missing: None, next_steps: Vec::new(), quiet: false }
     }
 
     /// Names the allow-list entry that is missing.
@@ -107,6 +110,11 @@ impl Deny {
     pub fn step(mut self, step: impl Into<String>) -> Self {
         self.next_steps.push(step.into());
         self
+    }
+
+    /// Gets the sentence for the operator.
+    pub fn reason(&self) -> &str {
+        self.operator.as_deref().unwrap_or(&self.message)
     }
 
     /// Marks it as expected noise.
@@ -133,26 +141,26 @@ impl Deny {
     }
 }
 
-/// Makes a JSON answer of the plane's own.
-pub fn json_answer(status: StatusCode, body: &Value) -> Response<Outgoing> {
-    let text = Bytes::from(body.to_string());
-    let mut answer = Response::new(Outgoing::full(text));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
+impl From<DialError> for Deny {
+    fn from(error: DialError) -> Deny {
+        Deny { operator: error.operator, ..Deny::new(error.kind, error.message) }
+    }
 }
 
 /// Makes a JSON answer that carries the kind of a refusal.
 pub fn respond(kind: Denial, status: StatusCode, body: &Value) -> Response<Outgoing> {
-    let mut answer = json_answer(status, body);
+    let text = Bytes::from(body.to_string());
+    let mut answer = Response::new(Outgoing::full(text));
+    *answer.status_mut() = status;
     // Many clients (pip, urllib, requests) show this phrase of HTTP/1 and never the body.
     let phrase = format!("{} (bb: {})", status.canonical_reason().unwrap_or("Refused"), kind.as_str());
     if let Ok(phrase) = ReasonPhrase::try_from(phrase.into_bytes()) {
         answer.extensions_mut().insert(phrase);
     }
-    answer.headers_mut().insert(HEADER, HeaderValue::from_static(kind.as_str()));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(HEADER, HeaderValue::from_static(kind.as_str()));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 
@@ -185,6 +193,15 @@ mod tests {
         assert_eq!(body["error"]["type"], "bb_denied");
         assert_eq!(body["error"]["rule_missing"]["host"], "example.com");
         assert_eq!(body["error"]["next_steps"][0], "ask the operator");
+    }
+
+    #[test]
+    fn what_the_operator_alone_is_told_is_in_no_answer() {
+        let error = DialError::new(Denial::UpstreamUnreachable, "by a proxy").operator("by 10.0.0.1:3128");
+        let deny = Deny::from(error);
+        assert_eq!((deny.reason(), deny.message.as_str()), ("by 10.0.0.1:3128", "by a proxy"));
+        assert!(!deny.body().to_string().contains("10.0.0.1"));
+        assert_eq!(Deny::new(Denial::Path, "as it is").reason(), "as it is");
     }
 
     #[test]

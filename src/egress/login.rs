@@ -8,7 +8,7 @@
 //! No bottle gets any of it: a request has the token put in on its way out.
 
 pub mod file;
-mod refresh;
+pub(super) mod refresh;
 mod serve;
 
 use std::collections::VecDeque;

@@ -3,9 +3,9 @@
 //! Sockets that were made inside a bottle's gate come in, and what they carry is caught, named once, checked against
 //! the allow-list, given its credential, metered and forwarded, or refused with a reason that can be read. The parts,
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
-//! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`] ([`login`]), [`model`], [`coding`], [`hold`]; or [`oauth`], which is answered here),
+//! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`coding`], [`hold`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
-//! what became of an allowed request [`exchange`], the cut [`streams`].
+//! what became of an allowed request [`exchange`], the cut [`streams`]. Logins of the host: [`login`], and [`oauth`], which a bottle is answered by.
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
 
@@ -60,6 +60,7 @@ pub mod spent;
 pub mod streams;
 pub mod suggest;
 pub mod tee;
+mod through;
 pub mod upstream;
 pub mod upstream_proxy;
 mod websocket;

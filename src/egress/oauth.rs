@@ -7,7 +7,7 @@
 pub mod endpoint;
 pub mod placeholder;
 
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Map, Value, json};
 
 use super::body::Outgoing;
@@ -107,7 +107,11 @@ pub fn granted(form: LoginForm, left: Option<i64>) -> Response<Outgoing> {
             "refresh_token": is::CODEX_REFRESH, "id_token": is::CODEX_ID, "scope": is::CODEX_SCOPE,
         }),
     };
-    deny::json_answer(StatusCode::OK, &body)
+    let mut answer = Response::new(Outgoing::full(body.to_string().into()));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
 }
 
 /// Gets the answer to a refused request at a token endpoint, as the CLI of `form` understands it (RFC 6749, 5.2).
@@ -208,8 +212,8 @@ mod tests {
         #[test]
         fn whatever_else_is_sent_is_refused(body in proptest::collection::vec(any::<u8>(), 0..400), json in any::<bool>()) {
             for form in [LoginForm::Claude, LoginForm::Codex] {
-                let refused = asked(form, if json { JSON } else { FORM }, &body).is_err();
-                prop_assert!(refused);
+                let kind = if json { JSON } else { FORM };
+                prop_assert!(asked(form, kind, &body).is_err());
             }
         }
     }

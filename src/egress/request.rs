@@ -24,7 +24,6 @@ use super::headers::{self, Cleaning};
 use super::hold::Keeping;
 use super::link::{Link, Named, destination, name_once};
 use super::model::class;
-use super::oauth;
 use super::policy::{Current, Policy, Towards};
 use super::record::{Denied, Passed, Recorder, Tally};
 use super::route::Asked;
@@ -345,13 +344,13 @@ impl<L: Ledger> Plane<L> {
         }
         tokio::join!(self.recorder.deny(denied), drain(body));
         if let Some(form) = facts.oauth {
-            return oauth::refused(form, deny);
+            return super::oauth::refused(form, deny);
         }
         match (facts.api, deny.kind) {
             (Some(api), Denial::BudgetExhausted | Denial::Cut) => {
                 spent::answer(api, deny, jiff::Timestamp::now().as_second())
             }
-            (Some(api), Denial::LoginExpired) => oauth::expired(api, deny),
+            (Some(api), Denial::LoginExpired) => super::oauth::expired(api, deny),
             _ => deny.answer(),
         }
     }

@@ -17,7 +17,7 @@ use crate::egress::oauth::endpoint::{self, Fresh, NoTokens};
 use crate::egress::upstream::Connector;
 
 /// Time for the request and its whole answer, once there is a connection.
-const ANSWER: Duration = Duration::from_secs(10);
+pub const ANSWER: Duration = Duration::from_secs(10);
 
 /// Why there are no fresh tokens.
 #[derive(Debug)]

@@ -10,7 +10,6 @@ use hyper::body::{Body, Incoming};
 use super::{Holder, Way};
 use crate::api::Route;
 use crate::egress::body::{self, Outgoing};
-use crate::egress::coding::identity;
 use crate::egress::credential::{Injection, Source};
 use crate::egress::deny::{Denial, Deny};
 use crate::egress::exchange::{Exchange, Over};
@@ -65,7 +64,9 @@ impl<L: Ledger> Plane<L> {
         body: &mut Option<Incoming>,
         exchange: &Exchange,
     ) -> Result<Response<Outgoing>, Deny> {
-        identity(head.headers())?;
+        if head.headers().contains_key(header::CONTENT_ENCODING) {
+            return Err(Deny::new(Denial::ProtocolUnknown, "bb: a coded request for a token is not read."));
+        }
         let most = u64::try_from(oauth::MOST).ok();
         let (bytes, _room) = match body.take() {
             Some(incoming) => self.hold_body(incoming, most).await.map_err(|deny| match deny.kind {

@@ -193,17 +193,21 @@ impl Desk {
         .collect()
     }
 
-    /// Gets what the events say that became of the login.
-    async fn told(&self) -> Vec<String> {
-        // The event is queued before its request is answered, and entered after.
-        for _ in 0..200 {
-            let told = self.bench.events("login").await;
-            if !told.is_empty() {
-                return told.iter().map(|data| data["what"].as_str().unwrap().to_owned()).collect();
+    /// Gets the events of a kind, of which there is one at least. They are queued before their request is answered, and entered after.
+    async fn entered(&self, kind: &str) -> Vec<Value> {
+        for _ in 0..1000 {
+            let events = self.bench.events(kind).await;
+            if !events.is_empty() {
+                return events;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        vec![]
+        panic!("no event of kind {kind}");
+    }
+
+    /// Gets what the events say that became of the login.
+    async fn told(&self) -> Vec<String> {
+        self.entered("login").await.iter().map(|data| data["what"].as_str().unwrap().to_owned()).collect()
     }
 
     fn text(&self) -> String {
@@ -215,8 +219,9 @@ impl Desk {
         let heard = self.heard.lock().unwrap().clone();
         assert!(!heard.contains(REAL), "the bottle: {heard}");
         self.bench.settled().await;
+        self.entered(if self.heard.lock().unwrap().contains("\"usage\"") { "usage" } else { "denied" }).await;
         let events = self.bench.ledger.events(EventQuery::default()).await.unwrap();
-        assert!(!events.is_empty() && !format!("{events:?}").contains(REAL), "{events:?}");
+        assert!(!format!("{events:?}").contains(REAL), "{events:?}");
         let beside = self.file.parent().unwrap().read_dir().unwrap().flatten().map(|e| e.file_name());
         let left: Vec<_> = beside.filter(|name| name.to_string_lossy().contains(".bb-")).collect();
         assert!(left.is_empty(), "{left:?}");
@@ -237,7 +242,7 @@ async fn a_good_token_is_put_in_and_nobody_asks_for_another() {
     assert!((1..=3600).contains(&answer["expires_in"].as_i64().unwrap()), "{answer}");
     assert_eq!(desk.asked().len(), 0);
     assert_eq!(desk.text(), before);
-    let passed = desk.bench.events("request").await;
+    let passed = desk.entered("request").await;
     assert_eq!((&passed[0]["host"], &passed[0]["status"]), (&json!(CLAUDE), &json!(200)));
     desk.is_clean().await;
 }
@@ -423,7 +428,7 @@ async fn an_endpoint_that_fails_is_left_alone_for_a_while_and_never_quoted() {
         (429, json!([REAL])),
     ] {
         let spent = desk(LoginForm::Claude, &claude(1, -5)).await;
-        let near = desk(LoginForm::Claude, &claude(1, 60)).await;
+        let near = desk(LoginForm::Claude, &claude(1, 110)).await;
         for desk in [&spent, &near] {
             desk.tokens.lock().unwrap().push_back((status, answer.clone()));
         }
