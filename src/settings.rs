@@ -4,6 +4,7 @@
 //! closed. No file is the same as an empty one.
 
 mod credentials;
+pub mod login;
 mod upstream_proxy;
 
 use std::collections::BTreeMap;

@@ -17,17 +17,25 @@
 --   transcript   what has to be kept for a session to be continued
 --   resumes      true: argv heeds ctx.resume
 --   mcp          { file, key }: where it is told of MCP servers
---   credentials  by name: alternatives { env, placeholder, scheme = "header" | "Bearer" | "token", header, set, prefix }.
---                The first whose `env` the host has is used, or, where a manifest's `auth_token` names a variable, the one
---                whose `prefix` its value begins with; the bottle gets only the placeholder, in the variables of `set`
+--   credentials  by name: alternatives { env, placeholder, scheme = "header" | "Bearer" | "token", header, set, prefix }
+--                and { login = "claude" | "codex" }, each with `files` and `routes` of its own where it needs some.
+--                The first whose `env` the host has is used, else the first whose login its CLI keeps on the host, or,
+--                where a manifest's `auth_token` names a variable, the one whose `prefix` its value begins with; the
+--                bottle gets only the placeholder, in the variables of `set`, or in files, where {access_token},
+--                {refresh_token}, {id_token} and {account} stand for those of a login
 --   routes       the allow-list; `credential` names one of the above, `api` makes a route a metered one, `server_tools`
---                lets features through by which the provider reaches out for the agent, `quiet` refuses paths silently
+--                lets features through by which the provider reaches out for the agent, `quiet` refuses paths silently,
+--                `oauth` makes a route the token endpoint of a login, which bb answers by itself
 --   quiet_hosts  hosts that its CLI looks up by itself and that it does without: refused silently
 --   budget_key   what its usage is charged to; the name when absent
 --   count_tokens who counts a request's tokens before it leaves: "estimate", or the API that has an endpoint for it
 
 -- Claude Code asks before it uses a key that it does not know; it remembers the last twenty characters.
 local KEY = "sk-ant-api03-" .. string.rep("bottle", 13) .. "-placeholder00AA"
+
+-- What stands where the host's login would. It ends in the year 2100, so that Claude Code has no reason to renew it.
+local LOGIN = '{"claudeAiOauth":{"accessToken":"{access_token}","refreshToken":"{refresh_token}",'
+  .. '"expiresAt":4102444800000,"scopes":["user:inference"],"subscriptionType":null}}\n'
 
 -- A repository's own settings may name another API, a proxy or another vendor. The plane refuses where that leads, and
 -- Claude Code would try again for minutes. What an administrator sets stands above them.
@@ -104,6 +112,18 @@ return {
         prefix = "sk-ant-oat",
         placeholder = "sk-ant-oat01-" .. string.rep("bottle", 13) .. "-placeholder00AA",
         scheme = "Bearer",
+      },
+      -- A subscription: the host keeps the login and renews it.
+      {
+        login = "claude",
+        files = { { path = "~/.claude/.credentials.json", text = LOGIN } },
+        routes = {
+          {
+            host = "platform.claude.com",
+            matches = { { methods = { "POST" }, paths = { { type = "exact", value = "/v1/oauth/token" } } } },
+            oauth = "anthropic",
+          },
+        },
       },
     },
   },

@@ -116,6 +116,10 @@ fn read(text: &str) -> Result<Route> {
     if let Some(advice) = route.advice_in_yaml() {
         return Err(Error::new(Kind::Usage, format!("`{}` is not a host name", route.host)).hint(advice));
     }
+    if route.oauth.is_some() {
+        let message = format!("`oauth` of the route to {} is the provider's own to say", route.host);
+        return Err(Error::new(Kind::Usage, message).hint("leave it out"));
+    }
     route.host = canonical(&route.host).map_err(|e| Error::new(Kind::Usage, e.to_string()))?;
     Ok(route)
 }

@@ -10,7 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::launch::unknown_in_settings;
 use crate::provider;
-use crate::settings::Settings;
+use crate::settings::{Settings, login};
 use crate::yaml::read::joined;
 
 use super::out;
@@ -46,7 +46,9 @@ fn setup(args: &Args) -> Result<u8> {
         match provider.found() {
             Some(path) => {
                 out::note(&format!("found {title}: {}", path.display()));
-                found.push((name, title, provider.credential_variables().join(" or ")));
+                let mut ways: Vec<String> = provider.credential_variables().iter().map(|v| (*v).to_owned()).collect();
+                ways.extend(provider.logins().iter().map(|form| login::title(*form).to_owned()));
+                found.push((name, title, ways.join(" or ")));
             }
             None => tracing::debug!(name, "not on PATH"),
         }
@@ -131,8 +133,9 @@ fn bottle(name: &str, title: &str, variable: &str) -> String {
         "---\n\
          # What an agent in this bottle may do (docs/manifests.md).\n\
          #\n\
-         # The provider brings the one route to its model API, with its credential: {variable} of your\n\
-         # environment, which never enters the bottle.\n\
+         # The provider brings the one route to its model API, with its credential:\n\
+         # {variable},\n\
+         # which never enters the bottle.\n\
          agent_provider: {{template: {name}}}\n\
          \n\
          # Hosts that it may reach beside that, each by its exact name:\n\

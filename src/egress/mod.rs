@@ -3,7 +3,7 @@
 //! Sockets that were made inside a bottle's gate come in, and what they carry is caught, named once, checked against
 //! the allow-list, given its credential, metered and forwarded, or refused with a reason that can be read. The parts,
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
-//! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`hold`]),
+//! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`coding`], [`hold`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
 //! what became of an allowed request [`exchange`], the cut [`streams`]. Logins of the host: [`login`], and [`oauth`], which a bottle is answered by.
 //!
@@ -28,6 +28,7 @@ pub mod accept;
 pub mod address;
 pub mod body;
 pub mod ca;
+mod coding;
 pub mod credential;
 pub mod deny;
 pub mod dial;

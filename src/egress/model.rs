@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Request, Response, header};
+use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{Outgoing, Upload};
+use super::coding::{self, Coding};
 use super::deny::{Denial, Deny};
 use super::forward;
 use super::hold;
@@ -33,16 +34,6 @@ const DEFAULT_OUTPUT: u64 = 4096;
 const MOST_OUTPUT: u64 = 1 << 30;
 /// How long a held body may stand still.
 pub(super) const BODY_IDLE: Duration = Duration::from_secs(60);
-/// Refuses a coded body on a model route: what cannot be read cannot be checked.
-pub(super) fn identity(headers: &HeaderMap) -> Result<(), Deny> {
-    match headers.get(header::CONTENT_ENCODING) {
-        Some(value) if !value.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(Deny::new(Denial::ProtocolUnknown, "bb: compressed request bodies are not passed to model APIs.")
-                .step("send the body without Content-Encoding"))
-        }
-        _ => Ok(()),
-    }
-}
 
 /// Gets what a path of a model API is to the meter, or refuses it.
 pub(super) fn class(api: Api, method: &str, host: &str, path: &str) -> Result<PathClass, Deny> {
@@ -96,12 +87,17 @@ impl<L: Ledger> Plane<L> {
         (api, class): (Api, PathClass),
         route: &Route,
         mut request: Request<Upload>,
-        body: &mut Option<Incoming>,
+        (body, coding): (&mut Option<Incoming>, Coding),
     ) -> Result<Response<Outgoing>, Deny> {
-        let (bytes, room) = match body.take() {
+        let (mut bytes, mut room) = match body.take() {
             Some(incoming) => self.hold_body(incoming, route.max_request).await?,
             None => (Bytes::new(), None),
         };
+        if coding == Coding::Zstd {
+            (bytes, room) = coding::decode(&bytes, route.max_request, |had, length| self.room_for(had, length)).await?;
+            // It goes on as it was read.
+            request.headers_mut().remove(header::CONTENT_LENGTH);
+        }
         if class == PathClass::Free {
             if !bytes.is_empty() {
                 features(api, leaving.path, &bytes, &route.server_tools)?;

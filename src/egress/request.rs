@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::address::Gate;
 use super::body::{Outgoing, Upload};
+use super::coding;
 use super::credential::Injection;
 use super::deny::{Denial, Deny};
 use super::exchange::{self, Exchange};
@@ -22,7 +23,7 @@ use super::forward;
 use super::headers::{self, Cleaning};
 use super::hold::Keeping;
 use super::link::{Link, Named, destination, name_once};
-use super::model::{class, identity};
+use super::model::class;
 use super::policy::{Current, Policy, Towards};
 use super::record::{Denied, Passed, Recorder, Tally};
 use super::route::Asked;
@@ -252,14 +253,14 @@ impl<L: Ledger> Plane<L> {
                 self.websocket(leaving, &policy.connector, request, upgrade).await
             }
             Some(api) => {
-                identity(head.headers())?;
+                let coding = coding::of(head.headers())?;
                 let class = class(api, head.method().as_str(), &named.text, &allowed.path)?;
                 self.model(
                     leaving,
                     (api, class),
                     route,
                     forward::outbound(head.method().clone(), uri, clean, Upload::Empty),
-                    body,
+                    (body, coding),
                 )
                 .await
             }

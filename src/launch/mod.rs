@@ -236,6 +236,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
     }
     let places = Forbidden::of(desk.home, desk.user_home.map(Path::to_owned))
         .and(wish.sources.files())
+        .and(allow.credentials.login_files())
         .and_run(wish.sources.programs());
     check_target(&places.check_writable(desk.cwd)?)?;
     for mount in &merged.mounts {
@@ -279,6 +280,7 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         proxy: merged.proxy.as_ref().is_some_and(|said| said.value),
         origins: allow.origins,
         credentials: allow.credentials.values.clone(),
+        logins: allow.credentials.logins.clone(),
         budget: choice.budget.clone(),
         nodes: nodes.collect(),
         color: choice.color.clone(),

@@ -163,6 +163,7 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         routes,
         proxy: options.proxy,
         credentials,
+        logins: purse.logins,
         budget: options.budget.map(|b| b.0).unwrap_or_default(),
         shutdown: options.shutdown,
         cutoff_scope: options.cutoff_scope,
@@ -267,6 +268,10 @@ fn allow_list(
             let message = format!("the route '{}' is not a host name", route.host);
             return Err(Error::new(Kind::Usage, message).at("routes").hint(advice));
         }
+        if route.oauth.is_some() {
+            let message = "'oauth' of a route is the provider's own to say";
+            return Err(Error::new(Kind::Usage, message).at(format!("route {}", route.host)).hint("leave it out"));
+        }
         let wrong = |e: RouteError| Error::new(Kind::Usage, e.to_string()).at("routes");
         let route = Route { host: canonical(&route.host).map_err(wrong)?, ..route };
         if let Some(own) = plan.routes.iter().find(|own| own.host == route.host) {
@@ -295,7 +300,8 @@ fn allow_list(
     let quiet = plan.quiet.iter().filter(|quiet| !routes.iter().any(|r| r.host == quiet.host));
     let quiet: Vec<Route> = quiet.cloned().collect();
     routes.extend(quiet);
-    credentials.retain(|name| routes.iter().any(|r| r.auth.as_ref().is_some_and(|a| a.credential == name)));
+    let names = |route: &Route, name: &str| route.auth.as_ref().is_some_and(|auth| auth.credential == name);
+    credentials.retain(|name| routes.iter().any(|r| names(r, name) || r.oauth.as_deref() == Some(name)));
     // What is wrong with the settings is said by the controller.
     let proxy = Settings::load(&host.home).unwrap_or_default().upstream_proxy;
     search.put_upstream_proxy(proxy.as_ref(), &mut credentials)?;

@@ -1,17 +1,18 @@
 //! Which credential a launch gets, and where its value comes from: the environment, which wins, else what the host's settings
-//! name; in a rehearsal nobody's.
+//! name, else the login that the agent's CLI keeps on this host; in a rehearsal nobody's.
 //!
 //! Reads files and runs no command, unless a value has to be seen to know its form: a launch that is only looked at starts nothing.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
 use super::spec::Alternative;
-use crate::api::{Credentials, UpstreamProxy};
+use crate::api::{Credentials, Login, LoginForm, UpstreamProxy};
 use crate::error::{Error, Kind, Result};
-use crate::settings::Sources;
+use crate::settings::{Sources, login};
 
 /// Where credentials are looked for.
 #[derive(Clone, Copy)]
@@ -31,6 +32,8 @@ pub enum Origin {
     Variable(String),
     /// What the settings name, in their words.
     Settings(String),
+    /// A login of this host, in words.
+    Login(String),
     /// Nowhere: it is made up.
     Nobody,
 }
@@ -39,7 +42,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Origin::Variable(name) => write!(f, " from ${{{name}}}"),
-            Origin::Settings(words) => write!(f, " from {words}"),
+            Origin::Settings(words) | Origin::Login(words) => write!(f, " from {words}"),
             Origin::Nobody => f.write_str(", made up"),
         }
     }
@@ -47,11 +50,37 @@ impl fmt::Display for Origin {
 
 /// A credential that was found.
 pub struct Found {
-    /// Its value; `None` where a command gives it, which is run when the launch is made.
-    value: Option<SecretString>,
+    had: Had,
     /// The name that it was found under.
     name: String,
     origin: Origin,
+}
+
+/// What there is of it.
+enum Had {
+    /// Its value.
+    Value(SecretString),
+    /// A command gives it, which is run when the launch is made.
+    Later,
+    /// A login, whose value is the controller's to read and to renew.
+    Login(Login),
+}
+
+impl Found {
+    fn value(self) -> Option<SecretString> {
+        match self.had {
+            Had::Value(value) => Some(value),
+            Had::Later | Had::Login(_) => None,
+        }
+    }
+
+    fn begins_with(&self, prefix: &str) -> bool {
+        matches!(&self.had, Had::Value(value) if value.expose_secret().starts_with(prefix))
+    }
+
+    fn login(login: Login, words: String) -> Found {
+        Found { name: login.form.as_str().to_owned(), had: Had::Login(login), origin: Origin::Login(words) }
+    }
 }
 
 /// The credentials of a launch.
@@ -61,6 +90,8 @@ pub struct Purse {
     pub values: Credentials,
     /// Those that a command is still to give: the credential's name, and the one that the settings have it under.
     pub later: BTreeMap<String, String>,
+    /// Those that are logins.
+    pub logins: BTreeMap<String, Login>,
     /// Where each comes from.
     pub origins: BTreeMap<String, Origin>,
 }
@@ -68,17 +99,24 @@ pub struct Purse {
 impl Purse {
     /// Puts one in, under the credential's name; tells whether it is new.
     pub fn put(&mut self, credential: &str, found: Found) -> bool {
-        match found.value {
-            Some(value) => drop(self.values.insert(credential.to_owned(), value.expose_secret().to_owned())),
-            None => drop(self.later.insert(credential.to_owned(), found.name)),
+        match found.had {
+            Had::Value(value) => drop(self.values.insert(credential.to_owned(), value.expose_secret().to_owned())),
+            Had::Later => drop(self.later.insert(credential.to_owned(), found.name)),
+            Had::Login(login) => drop(self.logins.insert(credential.to_owned(), login)),
         }
         self.origins.insert(credential.to_owned(), found.origin).is_none()
+    }
+
+    /// Gets the files of the logins, which no agent may be shown.
+    pub fn login_files(&self) -> Vec<PathBuf> {
+        self.logins.values().map(|login| login.file.clone()).collect()
     }
 
     /// Keeps those that are wanted.
     pub fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
         self.values.retain(|name, _| wanted(name));
         self.later.retain(|name, _| wanted(name));
+        self.logins.retain(|name, _| wanted(name));
         self.origins.retain(|name, _| wanted(name));
     }
 }
@@ -86,16 +124,31 @@ impl Purse {
 impl Search<'_> {
     fn variable(&self, name: &str) -> Option<Found> {
         let value = (self.lookup)(name).filter(|value| !value.trim().is_empty())?;
-        Some(Found { value: Some(value.into()), name: name.to_owned(), origin: Origin::Variable(name.to_owned()) })
+        let had = Had::Value(value.into());
+        Some(Found { had, name: name.to_owned(), origin: Origin::Variable(name.to_owned()) })
     }
 
-    /// Gets what the settings name; a command is not run yet, unless its value is needed `now`.
+    /// Gets what the settings name; a command is not run yet, unless its value is needed `now`. A login is none of these.
     fn of_settings(&self, name: &str, now: bool) -> Result<Option<Found>> {
         if !self.sources.has(name) {
             return Ok(None);
         }
-        let value = if self.sources.runs(name) && !now { None } else { Some(self.sources.value(name)?) };
-        Ok(Some(Found { value, name: name.to_owned(), origin: Origin::Settings(self.sources.words(name)) }))
+        let later = self.sources.runs(name) && !now;
+        let had = if later { Had::Later } else { Had::Value(self.sources.value(name)?) };
+        Ok(Some(Found { had, name: name.to_owned(), origin: Origin::Settings(self.sources.words(name)) }))
+    }
+
+    /// Tells which login the settings have under a name that the environment has not.
+    fn named_login(&self, name: &str) -> Option<LoginForm> {
+        self.sources.login_form(name).filter(|_| self.variable(name).is_none())
+    }
+
+    /// Gets the login that the settings have under a name; in a rehearsal nobody's, so that no file of the host's is touched.
+    fn login_of_settings(&self, name: &str, form: LoginForm) -> Result<Found> {
+        if self.rehearsal {
+            return Ok(made_up_login(form));
+        }
+        Ok(Found::login(self.sources.login(name)?, self.sources.words(name)))
     }
 
     /// Looks everywhere. `Ok(None)`: it is nowhere.
@@ -107,60 +160,80 @@ impl Search<'_> {
         }
     }
 
-    /// Chooses the first alternative that the environment has, else the first that the settings name; in a rehearsal, where
-    /// there is none, the first with a made-up value.
+    /// Chooses the first alternative that the environment has, else the first that the settings name, else the first whose
+    /// login the agent's own CLI keeps on this host; in a rehearsal, where the environment has none, that login's or the
+    /// first, with a made-up value.
     pub(super) fn choose<'a>(
         &self,
         provider: &str,
         alternatives: &'a [Alternative],
     ) -> Result<(&'a Alternative, Found)> {
-        for alternative in alternatives {
-            if let Some(found) = self.variable(&alternative.env) {
+        let keys = || alternatives.iter().filter_map(|a| Some((a, a.env.as_deref()?)));
+        let logins = || alternatives.iter().filter_map(|a| Some((a, a.login?)));
+        for (alternative, env) in keys() {
+            if let Some(found) = self.variable(env) {
                 return Ok((alternative, found));
             }
         }
-        if let Some(first) = alternatives.first().filter(|_| self.rehearsal) {
-            return Ok((first, made_up(&first.env)));
+        if self.rehearsal {
+            if let Some((alternative, form)) = logins().find(|(_, form)| self.sources.has_usual_login(*form)) {
+                return Ok((alternative, made_up_login(form)));
+            }
+            if let Some((first, env)) = keys().next() {
+                return Ok((first, made_up(env)));
+            }
+            if let Some((first, form)) = logins().next() {
+                return Ok((first, made_up_login(form)));
+            }
         }
-        for alternative in alternatives {
-            if let Some(found) = self.of_settings(&alternative.env, false)? {
+        for (alternative, env) in keys() {
+            if let Some(form) = self.named_login(env) {
+                return Ok((of_login(alternatives, env, form)?, self.login_of_settings(env, form)?));
+            }
+            if let Some(found) = self.of_settings(env, false)? {
                 return Ok((alternative, found));
             }
         }
-        let names = alternatives.iter().map(|a| a.env.as_str()).collect::<Vec<_>>().join(" nor ");
-        let not = if alternatives.len() > 1 { "neither " } else { "" };
-        let is = if alternatives.len() > 1 { "is set" } else { "is not set" };
-        Err(Error::new(Kind::CredentialMissing, format!("provider {provider} needs a credential: {not}{names} {is}"))
-            .hint("set it in this shell, or try the same command with --rehearse"))
+        for (alternative, form) in logins() {
+            if let Some(login) = self.sources.usual_login(form)? {
+                return Ok((alternative, Found::login(login, self.sources.login_words(form, None))));
+            }
+        }
+        Err(none_of(provider, alternatives))
     }
 
     /// Takes the credential `variable`, in the form of the alternative of that name; else of the one whose values begin as this
-    /// one does; else of the first.
+    /// one does; else of the first. A login has the form of its own alternative.
     pub(super) fn named<'a>(
         &self,
         alternatives: &'a [Alternative],
         variable: &str,
     ) -> Result<(&'a Alternative, Found)> {
-        let same = alternatives.iter().find(|a| a.env == variable);
+        if let Some(form) = self.named_login(variable) {
+            return Ok((of_login(alternatives, variable, form)?, self.login_of_settings(variable, form)?));
+        }
+        let same = alternatives.iter().find(|a| a.env.as_deref() == Some(variable));
         // Where its beginning says the form, it has to be seen.
         let now = same.is_none() && alternatives.iter().any(|a| a.prefix.is_some());
         let found = self.find(variable, now)?.ok_or_else(|| {
             Error::new(Kind::CredentialMissing, format!("`auth_token` names {variable}, which is not set"))
                 .hint(format!("set {variable} in this shell, or say under `credentials` in settings.yml where it lies"))
         })?;
-        let value = found.value.as_ref().map_or("", |value| value.expose_secret());
-        let begins = |a: &&Alternative| a.prefix.as_deref().is_some_and(|prefix| value.starts_with(prefix));
-        match same.or_else(|| alternatives.iter().find(begins)).or_else(|| alternatives.first()) {
+        let begins = |a: &&Alternative| a.prefix.as_deref().is_some_and(|prefix| found.begins_with(prefix));
+        let first = || alternatives.iter().find(|a| a.env.is_some());
+        match same.or_else(|| alternatives.iter().find(begins)).or_else(first) {
             Some(alternative) => Ok((alternative, found)),
-            None => Err(Error::internal("a credential without an alternative")),
+            None => Err(Error::new(Kind::Usage, format!("`auth_token` names {variable}, which is no login"))
+                .hint("say it in settings.yml, as `credentials: {NAME: {login: claude}}`, and name that")),
         }
     }
 
-    /// Gets the credential that a route names.
+    /// Gets the credential that a route names. A login is none: it goes to the hosts of its vendor and nowhere else.
     ///
     /// # Errors
-    /// `credential_missing`, with its name.
+    /// `credential_missing`, with its name; `usage` for a login.
     pub fn resolve(&self, name: &str) -> Result<Found> {
+        self.no_login(name)?;
         self.find(name, false)?.ok_or_else(|| missing(name))
     }
 
@@ -169,7 +242,13 @@ impl Search<'_> {
     /// # Errors
     /// As [`Search::resolve`]; what a command of the settings says.
     pub fn value(&self, name: &str) -> Result<SecretString> {
-        self.find(name, true)?.and_then(|found| found.value).ok_or_else(|| missing(name))
+        self.no_login(name)?;
+        self.find(name, true)?.and_then(Found::value).ok_or_else(|| missing(name))
+    }
+
+    fn no_login(&self, name: &str) -> Result<()> {
+        // It says so.
+        if self.named_login(name).is_some() { self.sources.value(name).map(drop) } else { Ok(()) }
     }
 }
 
@@ -184,6 +263,7 @@ impl Search<'_> {
         else {
             return Ok(None);
         };
+        self.no_login(name)?;
         let found = self.find(name, false)?.ok_or_else(|| {
             Error::new(
                 Kind::CredentialMissing,
@@ -203,8 +283,40 @@ fn missing(name: &str) -> Error {
         .hint(format!("set {name} in this shell, or say under `credentials` in settings.yml where it lies"))
 }
 
+/// Gets the alternative of a login that is called `name`.
+fn of_login<'a>(alternatives: &'a [Alternative], name: &str, form: LoginForm) -> Result<&'a Alternative> {
+    alternatives.iter().find(|a| a.login == Some(form)).ok_or_else(|| {
+        let message = format!("{name} is {}, with which this provider cannot work", login::title(form));
+        Error::new(Kind::Usage, message).hint("name another credential in `auth_token`, or choose another provider")
+    })
+}
+
+/// Says that there is no credential at all, and what would be one.
+fn none_of(provider: &str, alternatives: &[Alternative]) -> Error {
+    let names: Vec<&str> = alternatives.iter().filter_map(|a| a.env.as_deref()).collect();
+    let logins: Vec<LoginForm> = alternatives.iter().filter_map(|a| a.login).collect();
+    let mut said = Vec::new();
+    match names.as_slice() {
+        [] => {}
+        [name] => said.push(format!("{name} is not set")),
+        names => said.push(format!("neither {} is set", names.join(" nor "))),
+    }
+    said.extend(
+        logins.iter().map(|form| format!("{} is not on this host ({})", login::title(*form), login::usual(*form))),
+    );
+    let mut ways: Vec<String> = (!names.is_empty()).then(|| "set it in this shell".to_owned()).into_iter().collect();
+    ways.extend(logins.iter().map(|form| login::advice(*form).to_owned()));
+    Error::new(Kind::CredentialMissing, format!("provider {provider} needs a credential: {}", said.join(", and ")))
+        .hint(format!("{}, or try the same command with --rehearse", ways.join(", or ")))
+}
+
 /// Makes a credential for a rehearsal: nobody's, and not the placeholder.
 fn made_up(name: &str) -> Found {
     let value = format!("rehearsal-{}", name.to_ascii_lowercase().replace('_', "-"));
-    Found { value: Some(value.into()), name: name.to_owned(), origin: Origin::Nobody }
+    Found { had: Had::Value(value.into()), name: name.to_owned(), origin: Origin::Nobody }
+}
+
+/// The same for a login: a value like any other, so that nothing of the host's is read, and nothing written.
+fn made_up_login(form: LoginForm) -> Found {
+    made_up(&format!("{}_login", form.as_str()))
 }

@@ -6,8 +6,9 @@ use mlua::Value;
 use serde::{Deserialize, Serialize};
 
 use super::credential::{Purse, Search};
-use super::spec::{Alternative, Argv, Provider, fault, timed};
-use crate::api::{Auth, File, Match, Route};
+use super::spec::{Alternative, Argv, Provider, SpecRoute, fault, timed};
+use crate::api::{Auth, AuthScheme, File, LoginForm, Match, Route};
+use crate::egress::oauth::placeholder;
 use crate::error::{Error, Kind, Result};
 use crate::settings::Sources;
 
@@ -97,53 +98,41 @@ impl Provider {
                 Some(variable) => search.named(alternatives, variable)?,
                 None => search.choose(self.name(), alternatives)?,
             };
-            for variable in alternative.set.as_deref().unwrap_or(std::slice::from_ref(&alternative.env)) {
-                env.insert(variable.clone(), alternative.placeholder.clone());
+            let own = alternative.env.as_ref().map(std::slice::from_ref).unwrap_or_default();
+            for variable in alternative.set.as_deref().unwrap_or(own) {
+                env.insert(variable.clone(), alternative.placeholder.clone().unwrap_or_default());
             }
             credentials.put(name, found);
             chosen.insert(name, alternative);
         }
-        let routes = self.spec.routes.iter().map(|r| Route {
-            host: r.host.clone(),
-            ports: r.ports.clone(),
-            matches: r.matches.clone(),
-            auth: r.credential.as_deref().and_then(|name| {
-                let alternative = chosen.get(name)?;
-                Some(Auth {
-                    scheme: alternative.scheme,
-                    header: alternative.header.clone(),
-                    credential: name.to_owned(),
-                })
-            }),
-            api: r.api,
-            server_tools: r.server_tools.clone(),
-            quiet: r.quiet.clone(),
-            deny: r.deny.clone(),
-            tls: r.tls,
-            allow_private: r.allow_private.clone(),
-            max_request: r.max_request,
-            max_response: r.max_response,
-            keep_headers: r.keep_headers.clone(),
-            websocket: r.websocket,
-            ..Route::default()
-        });
+        let mut quiet: Vec<Route> = self.spec.quiet_hosts.iter().map(|host| nothing_of(host)).collect();
+        let mut routes = Vec::new();
+        for route in self.spec.routes.iter().chain(chosen.values().flat_map(|alternative| &alternative.routes)) {
+            match &route.oauth {
+                // Of a login that was made up nothing is ever renewed.
+                Some(name) if !credentials.logins.contains_key(name) => quiet.push(nothing_of(&route.host)),
+                _ => routes.push(planned(route, &chosen)),
+            }
+        }
+        let files = self.files(wish, chosen.values().flat_map(|alternative| of(alternative)));
         Ok(Plan {
             provider: self.spec.name.clone(),
             budget_key: self.budget_key().to_owned(),
             argv,
             env,
-            files: self.files(wish),
-            routes: routes.collect(),
-            quiet: self.spec.quiet_hosts.iter().map(|host| nothing_of(host)).collect(),
+            files,
+            routes,
+            quiet,
             credentials,
             skills: self.spec.skills.clone(),
             transcript: self.spec.transcript.clone(),
         })
     }
 
-    /// Gets the files of the bottle: the provider's own, and the instructions where its CLI reads them from a file.
-    fn files(&self, wish: &Wish) -> Vec<File> {
-        let own = self.spec.files.iter().map(|file| File { fill: true, ..file.clone() });
+    /// Gets the files of the bottle: the provider's own, those of the credentials that were chosen, and the instructions where
+    /// its CLI reads them from a file.
+    fn files(&self, wish: &Wish, chosen: impl Iterator<Item = File>) -> Vec<File> {
+        let own = self.spec.files.iter().cloned().chain(chosen).map(|file| File { fill: true, ..file });
         let said = wish.instructions.iter().zip(&self.spec.instructions);
         own.chain(said.map(|(text, path)| File {
             path: path.clone(),
@@ -227,6 +216,55 @@ impl Provider {
             return Err(Error::new(Kind::Usage, format!("a command line cannot hold a NUL: {}", word.escape_debug())));
         }
         Ok(argv)
+    }
+}
+
+/// Gets the files of an alternative. In those of a login the words for its tokens stand for placeholders: the same ones that the
+/// plane answers at the token endpoint.
+fn of(alternative: &Alternative) -> Vec<File> {
+    let words: &[(&str, &str)] = match alternative.login {
+        None => &[],
+        Some(LoginForm::Claude) => {
+            &[("{access_token}", placeholder::CLAUDE_ACCESS), ("{refresh_token}", placeholder::CLAUDE_REFRESH)]
+        }
+        Some(LoginForm::Codex) => &[
+            ("{access_token}", placeholder::CODEX_ACCESS),
+            ("{refresh_token}", placeholder::CODEX_REFRESH),
+            ("{id_token}", placeholder::CODEX_ID),
+            ("{account}", placeholder::CODEX_ACCOUNT),
+        ],
+    };
+    let filled = |file: &File| {
+        let text = words.iter().fold(file.text.clone(), |text, (word, placeholder)| text.replace(word, placeholder));
+        File { text, ..file.clone() }
+    };
+    alternative.files.iter().map(filled).collect()
+}
+
+/// Makes a route of one of the file's, with the credentials that were `chosen`.
+fn planned(route: &SpecRoute, chosen: &BTreeMap<&str, &Alternative>) -> Route {
+    let auth = route.credential.as_deref().and_then(|name| {
+        let alternative = chosen.get(name)?;
+        // A login's token is a bearer's (RFC 6750).
+        let scheme = alternative.scheme.unwrap_or(AuthScheme::Bearer);
+        Some(Auth { scheme, header: alternative.header.clone(), credential: name.to_owned() })
+    });
+    Route {
+        host: route.host.clone(),
+        ports: route.ports.clone(),
+        matches: route.matches.clone(),
+        auth,
+        api: route.api,
+        server_tools: route.server_tools.clone(),
+        quiet: route.quiet.clone(),
+        deny: route.deny.clone(),
+        tls: route.tls,
+        allow_private: route.allow_private.clone(),
+        max_request: route.max_request,
+        max_response: route.max_response,
+        keep_headers: route.keep_headers.clone(),
+        websocket: route.websocket,
+        oauth: route.oauth.clone(),
     }
 }
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use mlua::{Function, Lua, LuaOptions, StdLib, Table, Value, Variadic};
 use serde::Deserialize;
 
-use crate::api::{AuthScheme, File, Match, Tls};
+use crate::api::{AuthScheme, File, LoginForm, Match, Tls};
 use crate::egress::route::canonical;
 use crate::error::{Error, Kind, Result};
 use crate::types::Api;
@@ -103,14 +103,16 @@ pub struct Mcp {
     pub key: String,
 }
 
-/// One way to have a credential.
+/// One way to have a credential: a value that is put in, or a login of the host.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Alternative {
     /// The variable of the host's environment that has the value.
-    pub env: String,
+    #[serde(default)]
+    pub env: Option<String>,
     /// What stands in the bottle instead, of the same shape.
-    pub placeholder: String,
+    #[serde(default)]
+    pub placeholder: Option<String>,
     /// How its values begin, where that tells them from those of the other alternatives.
     #[serde(default)]
     pub prefix: Option<String>,
@@ -118,10 +120,38 @@ pub(super) struct Alternative {
     #[serde(default)]
     pub set: Option<Vec<String>>,
     /// How it is written into requests.
-    pub scheme: AuthScheme,
+    #[serde(default)]
+    pub scheme: Option<AuthScheme>,
     /// The header of scheme `header`.
     #[serde(default)]
     pub header: Option<String>,
+    /// In place of all these: the login that a CLI keeps on the host, which renews it.
+    #[serde(default)]
+    pub login: Option<LoginForm>,
+    /// More files of the bottle, where this alternative is used.
+    #[serde(default)]
+    pub files: Vec<File>,
+    /// More routes, where this alternative is used.
+    #[serde(default)]
+    pub routes: Vec<SpecRoute>,
+}
+
+impl Alternative {
+    /// Says what is wrong with it, if something is.
+    fn fault(&self) -> Option<&'static str> {
+        let value = [self.env.is_some(), self.placeholder.is_some(), self.scheme.is_some()];
+        let beside = self.prefix.is_some() || self.set.is_some() || self.header.is_some();
+        match self.login {
+            Some(_) if beside || value.contains(&true) => {
+                Some("an alternative with 'login' has only 'files' and 'routes' beside it")
+            }
+            None if value.contains(&false) => Some("an alternative has 'env', 'placeholder' and 'scheme', or 'login'"),
+            None if (self.scheme == Some(AuthScheme::Header)) != self.header.is_some() => {
+                Some("each alternative of scheme header, and no other, names a header")
+            }
+            _ => None,
+        }
+    }
 }
 
 /// A route of a provider: as [`crate::api::Route`], with the name of a credential in place of how it is written.
@@ -155,6 +185,9 @@ pub(super) struct SpecRoute {
     pub websocket: bool,
     #[serde(default)]
     pub credential: Option<String>,
+    /// The credential, one with a login, whose token endpoint this is.
+    #[serde(default)]
+    pub oauth: Option<String>,
 }
 
 /// Runs a provider file and checks what it returns.
@@ -181,23 +214,33 @@ pub(super) fn read(name: &str, text: &str, place: &str) -> Result<Provider> {
         }
         other => return Err(wrong(format!("'argv' is a list or a function, not a {}", other.type_name()))),
     };
-    for route in &mut spec.routes {
+    let listed: Vec<String> = spec.credentials.keys().cloned().collect();
+    let with_login = |name: &str, alternatives: &[Alternative]| {
+        alternatives.iter().any(|a| a.login.is_some()).then(|| name.to_owned())
+    };
+    let renewed: Vec<String> = spec.credentials.iter().filter_map(|(name, list)| with_login(name, list)).collect();
+    let own = spec.credentials.values_mut().flatten().flat_map(|alternative| &mut alternative.routes);
+    for route in spec.routes.iter_mut().chain(own) {
         route.host = canonical(&route.host).map_err(|e| wrong(e.to_string()))?;
-        if let Some(credential) = &route.credential
-            && !spec.credentials.contains_key(credential)
-        {
+        if let Some(credential) = route.credential.iter().chain(&route.oauth).find(|name| !listed.contains(name)) {
             return Err(wrong(format!(
                 "route {} names the credential '{credential}', which is not listed",
                 route.host
             )));
         }
+        if let Some(name) = route.oauth.as_ref().filter(|name| !renewed.contains(name)) {
+            return Err(wrong(format!(
+                "route {}: 'oauth' names '{name}', which no alternative has a login for",
+                route.host
+            )));
+        }
     }
     for (credential, alternatives) in &spec.credentials {
-        let headerless = |a: &Alternative| (a.scheme == AuthScheme::Header) != a.header.is_some();
-        if alternatives.is_empty() || alternatives.iter().any(headerless) {
-            return Err(wrong(format!(
-                "credential '{credential}': each alternative of scheme header, and no other, names a header"
-            )));
+        if alternatives.is_empty() {
+            return Err(wrong(format!("credential '{credential}' has no alternatives")));
+        }
+        if let Some(fault) = alternatives.iter().find_map(Alternative::fault) {
+            return Err(wrong(format!("credential '{credential}': {fault}")));
         }
     }
     let named = spec.instructions.iter().map(|path| ("instructions", path));
@@ -299,7 +342,12 @@ impl Provider {
 
     /// Gets the variables of the host that its credentials may come from.
     pub fn credential_variables(&self) -> Vec<&str> {
-        self.spec.credentials.values().flatten().map(|alternative| alternative.env.as_str()).collect()
+        self.spec.credentials.values().flatten().filter_map(|alternative| alternative.env.as_deref()).collect()
+    }
+
+    /// Gets the logins of the host that it can work with.
+    pub fn logins(&self) -> Vec<LoginForm> {
+        self.spec.credentials.values().flatten().filter_map(|alternative| alternative.login).collect()
     }
 
     /// Gets the directory that its CLI looks for skills in.

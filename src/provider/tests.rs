@@ -4,6 +4,8 @@ use super::*;
 use crate::api::{AuthScheme, File};
 use crate::types::Api;
 
+mod logins;
+
 struct Scratch(Home);
 
 impl Scratch {

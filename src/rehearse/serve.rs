@@ -132,6 +132,9 @@ pub(super) struct Head {
     headers: HeaderMap,
 }
 
+/// Whose account the ChatGPT backend is asked for.
+const ACCOUNT: &str = "chatgpt-account-id";
+
 /// Headers by which requests authenticate themselves.
 const AUTH: [&str; 3] = ["authorization", "x-api-key", "x-goog-api-key"];
 
@@ -172,9 +175,9 @@ impl Head {
         }
     }
 
-    /// Gets the headers by which it authenticates itself.
+    /// Gets the headers by which it authenticates itself, and says for whom.
     pub(super) fn auth(&self) -> BTreeMap<String, SecretString> {
-        let auth = AUTH.into_iter().filter(|name| !self.header(name).is_empty());
+        let auth = AUTH.into_iter().chain([ACCOUNT]).filter(|name| !self.header(name).is_empty());
         auth.map(|name| (name.to_owned(), SecretString::from(self.header(name).to_owned()))).collect()
     }
 

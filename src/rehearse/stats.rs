@@ -25,7 +25,8 @@ pub struct Request {
     pub method: String,
     /// Path without query.
     pub path: String,
-    /// Headers by which it authenticated itself (`authorization`, `x-api-key`, `x-goog-api-key`). Not serialised.
+    /// Headers by which it authenticated itself (`authorization`, `x-api-key`, `x-goog-api-key`, `chatgpt-account-id`). Not
+    /// serialised.
     #[serde(skip)]
     pub auth: BTreeMap<String, SecretString>,
     /// Model asked for.

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
-use super::FILE;
-use crate::error::{Error, Result};
+use super::{FILE, login};
+use crate::api::{Login, LoginForm};
+use crate::error::{Error, Kind, Result};
 use crate::secret;
-use crate::yaml::read::{is_variable, table, text};
+use crate::yaml::read::{is_variable, table, text, word};
 use crate::yaml::{Entry, Node, Problems, Value};
 
-const KEYS: [&str; 2] = ["file", "command"];
+const KEYS: [&str; 3] = ["file", "command", "login"];
 
 /// Where a credential is.
 #[derive(Clone, PartialEq, Eq)]
@@ -23,6 +24,8 @@ enum Lies {
     File(String),
     /// In what a command prints, word by word.
     Command(Vec<String>),
+    /// It is a login: of this form, in the file that its CLI keeps it in, or in this one.
+    Login(LoginForm, Option<String>),
 }
 
 impl fmt::Debug for Lies {
@@ -31,6 +34,7 @@ impl fmt::Debug for Lies {
             Lies::File(path) => write!(f, "file {path:?}"),
             // Its arguments may be secrets as well.
             Lies::Command(argv) => write!(f, "command {:?}", argv.first()),
+            Lies::Login(form, path) => write!(f, "login {} {path:?}", form.as_str()),
         }
     }
 }
@@ -88,14 +92,58 @@ impl Sources {
         match self.named.get(name).map(|source| &source.lies) {
             Some(Lies::File(path)) => format!("the file {}", self.path(path).display()),
             Some(Lies::Command(argv)) => format!("the command {}", argv.first().map_or("", String::as_str)),
+            Some(Lies::Login(form, path)) => self.login_words(*form, path.as_deref()),
             None => "nowhere".to_owned(),
         }
+    }
+
+    /// Tells which login one is, where it is one.
+    pub fn login_form(&self, name: &str) -> Option<LoginForm> {
+        match self.named.get(name).map(|source| &source.lies) {
+            Some(Lies::Login(form, _)) => Some(*form),
+            _ => None,
+        }
+    }
+
+    /// Gets the login that one is, whose file is looked at.
+    ///
+    /// # Errors
+    /// `credential_missing`, with the name and the line.
+    pub fn login(&self, name: &str) -> Result<Login> {
+        let source = self.named.get(name).ok_or_else(|| Error::internal("a login that nobody named"))?;
+        let Lies::Login(form, path) = &source.lies else {
+            return Err(Error::internal("a credential that is no login"));
+        };
+        let text = path.as_deref().unwrap_or(login::usual(*form));
+        let found = login::found(*form, &self.path(text), text);
+        found.map_err(|e| Error { message: format!("the credential {name}: {}", e.message), ..e }.at(source.place()))
+    }
+
+    /// Gets the login that the CLI itself keeps on this host; `None` where there is no such file.
+    ///
+    /// # Errors
+    /// `credential_missing` where there is one that cannot be worked with.
+    pub fn usual_login(&self, form: LoginForm) -> Result<Option<Login>> {
+        match self.has_usual_login(form) {
+            true => login::found(form, &self.path(login::usual(form)), login::usual(form)).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// Tells whether the CLI itself keeps a login on this host. What it is worth is not looked at.
+    pub fn has_usual_login(&self, form: LoginForm) -> bool {
+        login::below(self.user_home.as_deref(), login::usual(form)).is_some_and(|path| path.symlink_metadata().is_ok())
+    }
+
+    /// Says which login is meant, and where it lies.
+    pub fn login_words(&self, form: LoginForm, path: Option<&str>) -> String {
+        format!("{} in {}", login::title(form), path.unwrap_or(login::usual(form)))
     }
 
     /// Gets the value of one; runs its command.
     ///
     /// # Errors
-    /// `credential_missing`, with the name and the line.
+    /// `credential_missing`, with the name and the line; `usage` for a login, whose value changes.
     pub fn value(&self, name: &str) -> Result<SecretString> {
         let source = self.named.get(name).ok_or_else(|| Error::internal("a credential that nobody named"))?;
         let value = match &source.lies {
@@ -107,6 +155,11 @@ impl Sources {
                 }
                 secret::of_command(&argv, &self.root, secret::PATIENCE)
             }
+            Lies::Login(form, _) => Err(Error::new(
+                Kind::Usage,
+                format!("it is {}, which goes to the hosts of its vendor only", login::title(*form)),
+            )
+            .hint("name it in `auth_token` of a manifest; give this route a credential of its own")),
         };
         value.map_err(|e| Error { message: format!("the credential {name}: {}", e.message), ..e }.at(source.place()))
     }
@@ -114,13 +167,18 @@ impl Sources {
     /// Lists what is wrong with the files, which are read, and runs no command.
     pub fn faults(&self) -> Vec<Error> {
         let files = self.named.keys().filter(|name| !self.runs(name));
-        files.filter_map(|name| self.value(name).err()).collect()
+        let look = |name: &String| match self.login_form(name) {
+            Some(_) => self.login(name).err(),
+            None => self.value(name).err(),
+        };
+        files.filter_map(look).collect()
     }
 
     /// Gets the files, which no agent may be shown.
     pub fn files(&self) -> Vec<PathBuf> {
         let files = self.named.values().filter_map(|source| match &source.lies {
             Lies::File(path) => Some(self.path(path)),
+            Lies::Login(form, path) => Some(self.path(path.as_deref().unwrap_or(login::usual(*form)))),
             Lies::Command(_) => None,
         });
         files.collect()
@@ -135,7 +193,7 @@ impl Sources {
             program.into_iter().chain(scripts).collect()
         };
         let commands = self.named.values().filter_map(|source| match &source.lies {
-            Lies::File(_) => None,
+            Lies::File(_) | Lies::Login(..) => None,
             Lies::Command(argv) => Some(words(argv)),
         });
         commands.flatten().collect()
@@ -157,11 +215,16 @@ impl Source {
 
 fn lies(entry: &Entry, problems: &mut Problems) -> Option<Lies> {
     let fields = table(&entry.value, "a credential", problems);
-    let mut found = Vec::new();
+    let says = |key: &str| fields.iter().any(|field| field.key == key);
+    // Of a login `file` says where that lies.
+    let login = says("login");
+    let (mut found, mut at) = (Vec::new(), None);
     for field in fields {
         match field.key.as_str() {
+            "file" if login => at = text(field, problems),
             "file" => found.extend(text(field, problems).map(Lies::File)),
             "command" => found.extend(words(field, problems).map(Lies::Command)),
+            "login" => found.extend(word(field, &login::FORMS, &[], problems).map(|form| Lies::Login(form, None))),
             _ => problems.unknown_key(field, &KEYS),
         }
     }
@@ -170,13 +233,21 @@ fn lies(entry: &Entry, problems: &mut Problems) -> Option<Lies> {
     if said == 0 && !fields.is_empty() {
         return None;
     }
-    if said != 1 && entry.value.entries().is_some() {
-        let what = if said == 0 { "says neither `file` nor `command`" } else { "says both `file` and `command`" };
+    let wrong = match (said, login, says("command")) {
+        (0, ..) => Some("says neither `file` nor `command` nor `login`"),
+        (_, true, true) => Some("says both `login` and `command`"),
+        (1, ..) | (2, true, false) => None,
+        _ => Some("says both `file` and `command`"),
+    };
+    if let Some(what) = wrong.filter(|_| entry.value.entries().is_some()) {
         problems.add(entry.line, format!("the credential `{}` {what}", entry.key)).hint =
-            Some("write one of them: {file: PATH} or {command: [PROGRAM, ARGUMENT]}".to_owned());
+            Some("write one of them: {file: PATH}, {command: [PROGRAM, ARGUMENT]} or {login: claude}".to_owned());
         return None;
     }
-    found.pop()
+    match found.pop() {
+        Some(Lies::Login(form, _)) => Some(Lies::Login(form, at)),
+        found => found,
+    }
 }
 
 /// Gets the words of a command.
@@ -240,10 +311,53 @@ mod tests {
                 "settings.yml:6: a credential must be a table of keys and values",
                 "settings.yml:7: a credential's name is not the name of a variable",
                 "settings.yml:8: `file` must be a text",
-                "settings.yml:9: the credential `G` says neither `file` nor `command`",
+                "settings.yml:9: the credential `G` says neither `file` nor `command` nor `login`",
             ]
         );
         assert!(faults.iter().all(|e| e.hint.is_some()));
         assert!(read("credentials: [A]\n").is_err());
+    }
+
+    #[test]
+    fn a_login_lies_where_its_cli_keeps_it_or_where_file_says() {
+        let text = "credentials:\n  A: {login: claude}\n  B: {login: codex, file: ~/other/auth.json}\n  C: {file: c}\n";
+        let sources = read(text).unwrap();
+        assert_eq!(
+            sources.files(),
+            ["/home/me/.claude/.credentials.json", "/home/me/other/auth.json", "/bb/c"].map(PathBuf::from)
+        );
+        let words: Vec<String> = ["A", "B"].iter().map(|name| sources.words(name)).collect();
+        assert_eq!(
+            words,
+            ["the login of Claude Code in ~/.claude/.credentials.json", "the login of Codex in ~/other/auth.json"]
+        );
+        let forms: Vec<_> = ["A", "B", "C"].iter().map(|name| sources.login_form(name)).collect();
+        assert_eq!(forms, [Some(LoginForm::Claude), Some(LoginForm::Codex), None]);
+        let error = sources.login("B").unwrap_err();
+        assert_eq!((error.kind, error.place.as_deref()), (Kind::CredentialMissing, Some("settings.yml:3")));
+        assert!(
+            error.message.starts_with("the credential B: the login of Codex in ~/other/auth.json cannot"),
+            "{error}"
+        );
+        // It is no value that could be put into other routes.
+        let error = sources.value("A").map(|_| ()).unwrap_err();
+        assert_eq!(error.kind, Kind::Usage, "{error}");
+        assert_eq!(sources.faults().len(), 3);
+        // Nobody's home has none.
+        assert!(!read(text).unwrap().for_user(None).has_usual_login(LoginForm::Claude));
+
+        let wrong = "credentials:\n  A: {login: gemini}\n  B: {login: claude, command: [x]}\n  C: {login: }\n  D: {login: claude, file: }\n";
+        let faults = read(wrong).unwrap_err();
+        let lines: Vec<String> =
+            faults.iter().map(|e| format!("{}: {}", e.place.as_deref().unwrap(), e.message)).collect();
+        assert_eq!(
+            lines,
+            [
+                "settings.yml:2: `gemini` is not a value of `login`",
+                "settings.yml:3: the credential `B` says both `login` and `command`",
+                "settings.yml:4: `login` must be a word",
+                "settings.yml:5: `file` must be a text",
+            ]
+        );
     }
 }

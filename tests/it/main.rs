@@ -33,6 +33,7 @@ mod input;
 mod keeper;
 mod leaks;
 mod limits;
+mod logins;
 mod looper;
 mod loosening;
 mod lua_api;

@@ -21,6 +21,7 @@ use super::out;
 
 mod bottle;
 mod engine;
+mod logins;
 
 /// Less free space than this is worth a warning: ledgers, logs and scratch workspaces share it. Unit: bytes.
 const LITTLE_SPACE: u64 = 512 << 20;
@@ -180,6 +181,9 @@ async fn work(args: Args) -> Result<u8> {
         Ok(home) => {
             sheet.add(&space(&home))?;
             sheet.add(&settings(&home))?;
+            for check in logins::checks(&home, &|name| std::env::var(name).ok()) {
+                sheet.add(&check)?;
+            }
             sheet.add(&ledger(&home).await)?;
             sheet.add(&controller(&home).await)?;
         }

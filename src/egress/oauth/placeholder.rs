@@ -1,5 +1,5 @@
 //! What stands in a bottle in place of a subscription login: texts of the right shape, the same in every bottle, known to nobody's
-//! server. The provider files have the same ones (a test holds them equal).
+//! server. The provider files name them by words, for which they are put in.
 //!
 //! They expire so late that a CLI which looks at them has no reason to ask for others. Nothing real is in them.
 

@@ -3,6 +3,7 @@
 //! Each test takes all who can run bb on this machine, one world each.
 
 mod budget;
+mod login;
 mod prompt;
 mod quickstart;
 mod session;
@@ -137,7 +138,7 @@ bottle:wait()
 pub(crate) fn stand_in(world: &World, scenario: &Value) -> Rehearsal {
     let server = world.rehearsal(Scenario::from_value(scenario.clone()).unwrap());
     let ca = world.write("stand-in.pem", server.ca_pem());
-    let hosts = [CLAUDE.host, CODEX.host, GEMINI.host];
+    let hosts = [CLAUDE.host, CODEX.host, GEMINI.host, "chatgpt.com"];
     let entry = |host| format!("  {host}:\n    address: \"{}\"\n    ca: {}\n", server.address(), ca.display());
     world.settings(&format!("upstreams:\n{}", hosts.map(entry).concat()));
     server

@@ -12,7 +12,7 @@ use super::{CLAUDE, CODEX, Cli, GEMINI, PATIENCE, PI, PROMPT, events, printed, r
 use crate::support::World;
 
 /// How every placeholder of a key ends.
-const PLACEHOLDER: &str = "placeholder00AA";
+pub(super) const PLACEHOLDER: &str = "placeholder00AA";
 
 impl Cli {
     /// Gets what its API can say of what was scripted: Gemini has no word for what is written to a cache.
@@ -37,7 +37,7 @@ impl Cli {
 }
 
 /// Gets the last line of a type.
-fn line(printed: &str, kind: &str) -> Value {
+pub(super) fn line(printed: &str, kind: &str) -> Value {
     let mut lines = printed.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.rfind(|line| line["type"] == kind).unwrap_or_else(|| panic!("no {kind}: {printed}"))
 }
@@ -115,7 +115,7 @@ fn classes(tokens: &Tokens) -> Value {
 }
 
 /// Adds up what was scripted, and what a stand-in says of the questions that the CLI asks beside its task.
-fn usage_of(cli: &Cli, scripted: &[Value]) -> Tokens {
+pub(super) fn usage_of(cli: &Cli, scripted: &[Value]) -> Tokens {
     let asides = cli.asides as u64;
     let mut sum = Tokens { input: 24 * asides, output: 6 * asides, ..Tokens::default() };
     for turn in scripted {
@@ -131,11 +131,11 @@ fn usage_of(cli: &Cli, scripted: &[Value]) -> Tokens {
 }
 
 /// What the agent sees of its own processes: a later exec is held apart from them.
-const LOOK: &str = "for f in /proc/[0-9]*/cmdline /proc/[0-9]*/environ; do echo \"== $f\"; tr '\\0' '\\n' <$f; done >seen.txt 2>/dev/null\n\
+pub(super) const LOOK: &str = "for f in /proc/[0-9]*/cmdline /proc/[0-9]*/environ; do echo \"== $f\"; tr '\\0' '\\n' <$f; done >seen.txt 2>/dev/null\n\
     env >>seen.txt\n";
 
 /// A task of three turns. In the second the agent waits until `go` is in its workspace.
-fn task() -> Vec<Value> {
+pub(super) fn task() -> Vec<Value> {
     let wait = "sh look.sh; echo > waiting; while [ ! -e go ]; do sleep 0.05; done";
     vec![
         json!({"text": "I write it.", "edit": {"path": "hello.txt", "content": "hello, world\n"},
@@ -184,7 +184,7 @@ fn only_the_placeholder(world: &World, cli: &Cli, slug: &str, key: &str, workspa
 }
 
 /// Gets the files below `dir` that contain `needle`.
-fn files_with(dir: &Path, needle: &str) -> Vec<PathBuf> {
+pub(super) fn files_with(dir: &Path, needle: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let (path, kind) = (entry.path(), entry.file_type().unwrap());
@@ -197,7 +197,7 @@ fn files_with(dir: &Path, needle: &str) -> Vec<PathBuf> {
     found
 }
 
-fn contains(bytes: &[u8], needle: &str) -> bool {
+pub(super) fn contains(bytes: &[u8], needle: &str) -> bool {
     bytes.windows(needle.len()).any(|w| w == needle.as_bytes())
 }
 
@@ -206,7 +206,7 @@ fn contains(bytes: &[u8], needle: &str) -> bool {
 const TRIES: u64 = 12;
 
 /// Asserts that whatever a healthy CLI asks beside its task is refused quietly, and costs it no loop of tries.
-fn refused_quietly(cli: &Cli, lines: &[Value]) {
+pub(super) fn refused_quietly(cli: &Cli, lines: &[Value]) {
     let denied = events(lines, "denied");
     let mut tries = std::collections::BTreeMap::<String, u64>::new();
     let mut noisy = vec![];
@@ -260,7 +260,7 @@ fn do_the_task(world: &World, cli: &Cli, slug: &str, key: (&str, &str), recipe: 
 }
 
 /// Asserts that the book says what the CLI says and what was scripted, class by class.
-fn same_everywhere(world: &World, cli: &Cli, slug: &str, book: &[&str], lines: &[Value]) {
+pub(super) fn same_everywhere(world: &World, cli: &Cli, slug: &str, book: &[&str], lines: &[Value]) {
     let scripted = cli.says(usage_of(cli, &task()));
     let requests = task().len() + cli.asides;
     let report = world.bb(&[&["usage", "--json"], book].concat()).expect(0).json().remove(0);

@@ -1,0 +1,175 @@
+//! Request bodies for model APIs that come compressed: Zstandard (RFC 8878), as Codex sends them to ChatGPT's backend.
+//!
+//! What cannot be read cannot be checked, and what two decoders read in two ways was checked by neither: a body is decoded
+//! here, within bounds, and goes on as it was read, uncompressed.
+
+use std::io::Read;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use ruzstd::decoding::StreamingDecoder;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::deny::{Denial, Deny};
+use super::model::{most_held, too_large};
+
+/// How a body is coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    Identity,
+    Zstd,
+}
+
+/// Furthest that a frame may point back, and so what its decoder holds beside the body (RFC 8878, 3.1.1.1.2). Unit: bytes.
+const WINDOW: u64 = 8 << 20;
+/// How much is decoded before other work has its turn. Unit: bytes.
+const PIECE: usize = 256 << 10;
+
+/// Gets how the body of a request to a model API is coded; refuses codings that are not read.
+pub(super) fn of(headers: &HeaderMap) -> Result<Coding, Deny> {
+    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let value = values.next().map_or(&b""[..], http::HeaderValue::as_bytes).trim_ascii();
+    let known = [(&b""[..], Coding::Identity), (b"identity", Coding::Identity), (b"zstd", Coding::Zstd)];
+    match known.into_iter().find(|(name, _)| value.eq_ignore_ascii_case(name)) {
+        Some((_, coding)) if values.next().is_none() => Ok(coding),
+        _ => Err(Deny::new(Denial::ProtocolUnknown, "bb: request bodies of this coding are not passed to model APIs.")
+            .step("send the body without Content-Encoding, or as one frame of zstd")),
+    }
+}
+
+/// Decodes a body, which is one frame, to at most as much as a route that says `most` lets through. `room` makes room for so many
+/// bytes in place of those that were had.
+pub(super) async fn decode(
+    coded: &Bytes,
+    most: Option<u64>,
+    mut room: impl FnMut(Option<OwnedSemaphorePermit>, usize) -> Result<Option<OwnedSemaphorePermit>, Deny>,
+) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Deny> {
+    let garbled = |what: &str| {
+        Deny::new(Denial::ProtocolUnknown, format!("bb: the compressed body of the request {what}."))
+            .step("send the body without Content-Encoding, or as one frame of zstd")
+    };
+    let most = most_held(most);
+    let mut frame = StreamingDecoder::new_with_max_window_size(coded.as_ref(), WINDOW)
+        .map_err(|_| garbled("is no frame of zstd, or one of which too much would have to be remembered"))?;
+    let mut had = None;
+    let mut body = BytesMut::new();
+    loop {
+        let length = body.len();
+        body.resize(length + PIECE, 0);
+        let fresh = body.get_mut(length..).unwrap_or_default();
+        let read = frame.read(fresh).map_err(|_| garbled("is damaged"))?;
+        body.truncate(length + read);
+        if body.len() > most {
+            return Err(too_large(most));
+        }
+        had = room(had, body.len())?;
+        if read == 0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    // A second frame would be read by some and left by others.
+    if !frame.into_inner().is_empty() {
+        return Err(garbled("has more behind its end"));
+    }
+    Ok((body.freeze(), had))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Makes a frame by hand, of raw blocks (RFC 8878, 3.1.1), whose window is `1 << (10 + exponent)` bytes.
+    fn raw(text: &[u8], exponent: u8) -> Vec<u8> {
+        let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, exponent << 3];
+        let chunks: Vec<&[u8]> = text.chunks(1024).collect();
+        for (index, chunk) in chunks.iter().enumerate() {
+            let head = (chunk.len() as u32) << 3 | u32::from(index + 1 == chunks.len());
+            frame.extend_from_slice(&head.to_le_bytes()[..3]);
+            frame.extend_from_slice(chunk);
+        }
+        frame
+    }
+
+    /// Makes a frame whose one block says `byte` so often.
+    fn repeated(byte: u8, times: u32) -> Vec<u8> {
+        let head = times << 3 | 1 << 1 | 1;
+        let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 10 << 3];
+        frame.extend_from_slice(&head.to_le_bytes()[..3]);
+        frame.push(byte);
+        frame
+    }
+
+    async fn read(frame: impl Into<Bytes>, most: Option<u64>) -> Result<Bytes, Deny> {
+        decode(&frame.into(), most, |had, _| Ok(had)).await.map(|(body, _)| body)
+    }
+
+    #[tokio::test]
+    async fn a_frame_is_read_whole_within_its_bounds() {
+        let text = br#"{"model":"gpt"}"#.repeat(1000);
+        assert_eq!(read(raw(&text, 10), None).await.unwrap(), text);
+        assert_eq!(read(raw(b"x", 0), None).await.unwrap(), &b"x"[..]);
+        let many = read(repeated(b'a', 100_000), Some(100_000)).await.unwrap();
+        assert_eq!(many.len(), 100_000);
+        let deny = read(repeated(b'a', 100_001), Some(100_000)).await.unwrap_err();
+        assert_eq!(deny.kind, Denial::BodyTooLarge);
+    }
+
+    #[tokio::test]
+    async fn what_swells_is_stopped_where_the_bound_is() {
+        let mut bomb = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 10 << 3];
+        for last in [false; 4000].into_iter().chain([true]) {
+            let head = (128u32 << 10) << 3 | 1 << 1 | u32::from(last);
+            bomb.extend_from_slice(&head.to_le_bytes()[..3]);
+            bomb.push(b' ');
+        }
+        assert!(bomb.len() < 20_000);
+        assert_eq!(read(bomb.clone(), None).await.unwrap_err().kind, Denial::BodyTooLarge);
+        // The bottle's room is asked for as it swells.
+        let mut asked = 0;
+        let full = |_, length| {
+            asked = length;
+            if length > 1 << 20 { Err(Deny::new(Denial::LimitBodies, "full")) } else { Ok(None) }
+        };
+        assert_eq!(decode(&bomb.into(), None, full).await.unwrap_err().kind, Denial::LimitBodies);
+        assert!(asked <= 2 << 20, "{asked}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_single_whole_frame_is_refused() {
+        let good = raw(br#"{"model":"gpt"}"#, 10);
+        for bad in [
+            Vec::new(),
+            b"{\"model\":\"gpt\"}".to_vec(),
+            good[..good.len() - 1].to_vec(),
+            good[..7].to_vec(),
+            [good.clone(), good.clone()].concat(),
+            [good.clone(), b" ".to_vec()].concat(),
+            // A frame that is to be skipped (3.1.2), alone and before another.
+            [&[0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, b'x'][..], &good].concat(),
+            // It would have the decoder remember 16 MiB.
+            raw(b"x", 14),
+            raw(b"x", 31),
+        ] {
+            let shown = format!("{:x?}", &bad[..bad.len().min(20)]);
+            assert_eq!(read(bad, None).await.unwrap_err().kind, Denial::ProtocolUnknown, "{shown}");
+        }
+    }
+
+    #[test]
+    fn one_coding_is_known_and_two_are_none() {
+        let of = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::CONTENT_ENCODING, http::HeaderValue::from_static(value));
+            }
+            of(&headers).map_err(|deny| deny.kind)
+        };
+        assert_eq!(of(&[]), Ok(Coding::Identity));
+        assert_eq!(of(&["identity"]), Ok(Coding::Identity));
+        assert_eq!(of(&["Zstd"]), Ok(Coding::Zstd));
+        for bad in [&["gzip"][..], &["zstd, gzip"], &["zstd", "zstd"], &["identity", "gzip"], &["br"]] {
+            assert_eq!(of(bad), Err(Denial::ProtocolUnknown), "{bad:?}");
+        }
+    }
+}
