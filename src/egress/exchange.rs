@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::body::{BodyError, Moved};
 use super::link::Named;
-use super::record::{Passed, Recorder, short};
+use super::record::{Recorder, short};
 use crate::api::Route;
 
 /// Longest path entered. Unit: bytes.
@@ -148,7 +148,8 @@ impl Exchange {
     pub async fn passed(&self, status: u16) {
         let Subject { method, scheme, named, port, path, .. } = &self.subject;
         let (exchange, took) = (self.id.as_str(), self.took());
-        let passed = Passed { exchange, method, scheme, host: &named.text, port: *port, path, status, took };
+        let passed =
+            super::record::Passed { exchange, method, scheme, host: &named.text, port: *port, path, status, took };
         self.noted(status, self.recorder.passed(passed).await);
     }
 
