@@ -148,7 +148,8 @@ impl Exchange {
     pub async fn passed(&self, status: u16) {
         let Subject { method, scheme, named, port, path, .. } = &self.subject;
         let (exchange, took) = (self.id.as_str(), self.took());
-        let passed = Passed { exchange, method, scheme, host: &named.text, port: *port, path, status, took };
+        let passed =
+            super::record::Passed { exchange, method, scheme, host: &named.text, port: *port, path, status, took };
         self.noted(status, self.recorder.passed(passed).await);
     }
 

@@ -5,9 +5,11 @@
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`coding`], [`hold`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
-//! what became of an allowed request [`exchange`], the cut [`streams`]. Logins of the host: [`login`], and [`oauth`], which a bottle is answered by.
+//! what became of an allowed request [`exchange`], the cut [`streams`].
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
+//!
+//! Logins of the host: [`login`], and [`oauth`], by which a bottle is answered that asks for one.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, UdpSocket};

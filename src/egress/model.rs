@@ -137,6 +137,12 @@ impl<L: Ledger> Plane<L> {
         Ok(leaving.wrap(answer, Some(metering)).await)
     }
 
+    /// Gets the whole body of a request that is answered here, of at most `most` bytes.
+    pub(super) async fn small_body(&self, body: Incoming, most: u64) -> Result<Bytes, Deny> {
+        let (bytes, _room) = self.hold_body(body, Some(most)).await?;
+        Ok(bytes)
+    }
+
     /// Reserves the tokens of a request to `host`.
     pub(super) async fn reserve(
         &self,
@@ -163,7 +169,7 @@ impl<L: Ledger> Plane<L> {
     }
 
     /// Gets the whole body of a request, within its bounds of size, time and the bottle's room.
-    pub(super) async fn hold_body(
+    async fn hold_body(
         &self,
         mut body: Incoming,
         most: Option<u64>,

@@ -46,11 +46,6 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ),
         ("bytes of an answer that wait for an HTTP/2 client that does not read", bytes(serve::SEND_BUFFER)),
         ("body of a request to a model API, which is held whole", bytes(model::MAX_BODY)),
-        (
-            "body of a request at a login's token endpoint, and of the real one's answer",
-            bytes(super::super::oauth::MOST),
-        ),
-        ("time for a real token endpoint's answer", seconds(login::refresh::ANSWER)),
         ("bodies held at once", bytes(model::ROOM * model::ROOM_UNIT)),
         ("time for which a held body may stand still", seconds(model::BODY_IDLE)),
         (idle, seconds(tee::SILENCE)),
@@ -58,6 +53,11 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ("look-ups at once (of all bottles: 256)", lookup::OF_ONE.to_string()),
         ("time in which a name has to resolve", seconds(dial::LOOKUP)),
         ("time in which a server has to accept", seconds(dial::DIAL)),
+        (
+            "body of a request at a login's token endpoint, and of the real one's answer",
+            bytes(super::super::oauth::MOST),
+        ),
+        ("time for a real token endpoint's answer", seconds(login::refresh::ANSWER)),
         ("time for which a request waits for tokens that others hold", seconds(hold::PATIENCE)),
         ("one line or event of a metered stream", bytes(meter::sse::MAX_EVENT)),
         ("what a coded, metered answer may become", bytes(meter::coding::MAX_DECODED.try_into().unwrap())),
