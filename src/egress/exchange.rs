@@ -81,6 +81,8 @@ pub struct Subject {
     pub path: String,
     /// The entry of the allow-list that allows it.
     pub route: Arc<Route>,
+    /// Whether it came through the bottle's own proxy.
+    pub proxied: bool,
 }
 
 #[derive(Debug, Default)]
@@ -186,6 +188,9 @@ impl Drop for Exchange {
         if let Some(api) = subject.route.api {
             data["api"] = json!(api.as_str());
         }
+        if subject.proxied {
+            data["proxied"] = json!(true);
+        }
         self.recorder.ended(data);
     }
 }
@@ -202,7 +207,7 @@ mod tests {
         let named = Named { text: host.to_string(), host, authority: http::uri::Authority::from_static("docs.test") };
         let route = Arc::new(Route { host: "*.test".into(), websocket: true, ..Route::default() });
         let (named, path) = (Arc::new(named), path.to_owned());
-        let subject = Subject { method: "GET".into(), scheme: "https", named, port: 443, path, route };
+        let subject = Subject { method: "GET".into(), scheme: "https", named, port: 443, path, route, proxied: false };
         Exchange::begin(recorder, subject)
     }
 
