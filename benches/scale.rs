@@ -290,11 +290,26 @@ local b = bb.launch{ provider = "claude", prompt = "Write hello.txt, then say th
 bb.exit(b:wait().exit_code)
 "#;
 
-/// A whole turn of Claude Code against the same stand-in of its API, by itself and by `bb run`.
+/// A whole turn of Claude Code against the same stand-in of its API, by itself and by `bb run`: answered at once, so that all
+/// that is added shows; and answered at the pace of a model, as people see it.
 fn turn() {
     let Some(bin) = claude() else { return println!("claude is not on this machine: no turn\n") };
-    let scenario = json!({"loop": true, "seed": 1, "turns": [
-        {"text": "I write it.", "edit": {"path": "hello.txt", "content": "hello\n"}}, {"text": "It is done."}]});
+    println!("| a whole turn of Claude Code, two requests, medians of {TURNS} | by itself | by `bb run` | more |");
+    println!("| --- | --- | --- | --- |");
+    let (text, quick) = ("word ".repeat(60), json!({}));
+    let paced = json!({"delay_ms": 600, "chunk_ms": 20});
+    for (what, pace) in [("answered at once", quick), ("answered as models answer, some 2 s each", paced)] {
+        let mut turns =
+            [json!({"text": text, "edit": {"path": "hello.txt", "content": "hello\n"}}), json!({"text": text})];
+        for turn in &mut turns {
+            turn.as_object_mut().unwrap().extend(pace.as_object().unwrap().clone());
+        }
+        turn_of(&bin, what, json!({"loop": true, "seed": 1, "turns": turns}));
+    }
+    println!();
+}
+
+fn turn_of(bin: &Path, what: &str, scenario: serde_json::Value) {
     let stand_in = Rehearsal::start(Scenario::from_value(scenario).unwrap()).unwrap();
     let (home, dir) = support::controller("turn");
     let ca = dir.join("stand-in.pem");
@@ -322,6 +337,10 @@ fn turn() {
         took
     };
     let bare = || {
+        // A bottle's home is new each time, too.
+        let _ = std::fs::remove_dir_all(&own);
+        std::fs::create_dir_all(own.join(".claude")).unwrap();
+        std::fs::write(own.join(".claude.json"), r#"{"hasCompletedOnboarding":true}"#).unwrap();
         let mut command = Command::new("claude");
         command.args(["--dangerously-skip-permissions", "-p", "--output-format", "json", "--"]);
         command.arg("Write hello.txt, then say that it is done.").env("HOME", &own).env("IS_SANDBOX", "1");
@@ -342,11 +361,7 @@ fn turn() {
     let asked = stand_in.stats().total;
     assert!(asked >= 4 * (TURNS as u64 + 1), "each turn asks twice: {asked}");
     let (a, b) = (percentile(&mut without, 0.5), percentile(&mut with, 0.5));
-    println!("| a whole turn of Claude Code, two requests, medians of {TURNS} | |\n| --- | --- |");
-    println!(
-        "| by itself | {a:.0} ms |\n| by `bb run`, from the call to its end | {b:.0} ms |\n| more | {:+.1}% |\n",
-        (b / a - 1.0) * 100.0
-    );
+    println!("| {what} | {a:.0} ms | {b:.0} ms | {:+.1}% |", (b / a - 1.0) * 100.0);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         if let Ok(Some(client)) = Client::connect(&home).await {

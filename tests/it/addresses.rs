@@ -163,9 +163,9 @@ fn an_address_that_becomes_one_of_the_machines_own_is_refused_from_then_on() {
         let other = world.site("other.example", welcome);
         world.name("own-mapped.example", &["::ffff:93.184.216.200".parse().unwrap()]);
         world.name("own-and-other.example", &[four.address, six.address, other.address]);
-        let recipe = "--- @bb needs launch, egress:*\n\
-             bb.launch { command = { 'sleep', '600' }, label = 'own', detach = true, routes = { 'own.example', 'own-six.example', 'own-mapped.example', \
-             'own-and-other.example', \
+        let recipe = "--- @bb needs launch, egress:*, egress:93.184.216.200/32\n\
+             bb.launch { command = { 'sleep', '600' }, label = 'own', detach = true, routes = { 'own.example', \
+             'own-six.example', 'own-mapped.example', 'own-and-other.example', \
              { host = 'meant.example', allow_private = { '93.184.216.200/32' } } } }\n";
         world.name("meant.example", &[four.address]);
         world.bb(&["run", "--grant", "all", &world.recipe("own.lua", recipe)]).expect(0);

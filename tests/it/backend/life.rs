@@ -37,7 +37,7 @@ pub fn ports_of_routes_come_and_go(desk: &Desk<'_>, slug: &str) {
         return need("wget");
     }
     let asks = |host: &str, port: u16| {
-        let script = format!("wget -T 60 -t 1 -O - http://{host}:{port}/ 2>&1 || true");
+        let script = format!("wget -O - http://{host}:{port}/ 2>&1 || true");
         desk.bb(&["exec", slug, "--", "sh", "-c", &script]).expect(0).stdout.to_lowercase()
     };
     let told = |port: u16| {
