@@ -35,11 +35,18 @@ pub use workspace::{
 /// The major version of this API. Same number = front end and controller talk.
 pub const API_MAJOR: u32 = 1;
 
+/// Raised with each key that a body gets: a controller refuses keys that it does not know, so a front end leaves out what an older
+/// one can do without ([`Launch::for_revision`]), and else asks for its restart.
+pub const API_REVISION: u32 = 1;
+
 /// Answer of `GET /v1/version`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Version {
     /// [`API_MAJOR`] of the controller.
     pub api: u32,
+    /// [`API_REVISION`] of the controller.
+    #[serde(default)]
+    pub revision: u32,
     /// The crate's version.
     pub version: String,
     /// Process id of the controller.

@@ -157,6 +157,7 @@ impl Controller {
     pub fn version(&self) -> Version {
         Version {
             api: api::API_MAJOR,
+            revision: api::API_REVISION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             home: self.host.home.root.display().to_string(),

@@ -59,6 +59,7 @@ pub mod spent;
 pub mod streams;
 pub mod suggest;
 pub mod tee;
+mod through;
 pub mod upstream;
 pub mod upstream_proxy;
 mod websocket;

@@ -85,7 +85,7 @@ impl Denied {
     pub fn new(proto: &str, host: impl Into<String>, port: u16, deny: &Deny) -> Denied {
         Denied(json!({
             "kind": deny.kind.as_str(), "proto": proto, "host": host.into(), "port": port,
-            "reason": deny.message, "quiet": deny.quiet, "addable": deny.rule_missing.is_some(),
+            "reason": deny.reason(), "quiet": deny.quiet, "addable": deny.rule_missing.is_some(),
         }))
     }
 

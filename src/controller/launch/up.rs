@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{AGENT, budget_path, internal};
-use crate::api::{Bottle, Launch, State, UpstreamProxy};
+use crate::api::{Bottle, Launch, State};
 use crate::bottle::GATE_V4;
 use crate::bottle::wire::{self, Command, Listener, Reply, Request};
 use crate::controller::binds::Binds;
@@ -164,7 +164,8 @@ impl Controller {
         upstreams.extend(live.launch.upstreams.clone());
         let rules = live.rules();
         let upstream_proxy = settings.upstream_proxy.clone().map(|proxy| {
-            let value = live.launch.credentials.get(UpstreamProxy::CREDENTIAL);
+            // Given for this proxy and no other: the settings may have changed since the launch.
+            let value = live.launch.credentials.get(&proxy.credential_key());
             let value = value.map(|value| SecretString::from(value.clone()));
             (proxy, value)
         });
