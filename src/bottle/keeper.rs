@@ -204,6 +204,10 @@ impl Keeper {
                 self.say_with(Reply::Listeners { listeners: kinds }, &fds);
             }
             Request::Listen { port } => self.listen(port),
+            Request::Unlisten { ports } => {
+                self.listeners.retain(|(kind, _)| !matches!(kind, Listener::Tcp { port } if ports.contains(port)));
+                self.say(Reply::Done);
+            }
             Request::Exec(command) => self.exec(&command),
             Request::Signal { exec, signal } => {
                 let reply = match (self.execs.get(&exec), Signal::try_from(signal)) {

@@ -35,6 +35,11 @@ pub enum Request {
         /// Port.
         port: u16,
     },
+    /// Closes the TCP listeners of these ports. Answer: [`Reply::Done`]. Only to keepers whose `verbs` have `unlisten`.
+    Unlisten {
+        /// Ports.
+        ports: Vec<u16>,
+    },
     /// Runs a command in the bottle. Answer: [`Reply::Started`] or [`Reply::Failed`].
     Exec(Command),
     /// Sends a signal to one exec's process group.
@@ -111,8 +116,8 @@ pub struct Command {
     pub terminal: Option<TerminalSize>,
 }
 
-/// What keepers of this version understand beyond the frozen verbs: [`Request::Input`], with terminals.
-pub const VERBS: [&str; 1] = ["input"];
+/// What keepers of this version understand beyond the frozen verbs: [`Request::Input`], with terminals; [`Request::Unlisten`].
+pub const VERBS: [&str; 2] = ["input", "unlisten"];
 
 /// One exec, as a keeper remembers it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -204,9 +204,14 @@ impl Live {
         lock(&self.ports).insert(port);
     }
 
-    /// Gets the number of ports that its gate listens on.
-    pub fn listeners(&self) -> usize {
-        lock(&self.ports).len()
+    /// Says that it no longer listens on these.
+    pub fn has_no_listeners(&self, ports: &[u16]) {
+        lock(&self.ports).retain(|port| !ports.contains(port));
+    }
+
+    /// Gets the ports that its gate listens on.
+    pub fn listeners(&self) -> HashSet<u16> {
+        lock(&self.ports).clone()
     }
 
     /// Gets its note as it would be with another allow-list.

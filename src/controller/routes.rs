@@ -108,7 +108,7 @@ impl Controller {
         if after == before {
             return self.routes(&live.slug);
         }
-        let wanted = live.with_room_for(&after.routes)?;
+        let (wanted, past) = live.with_room_for(&after.routes)?;
         // What is taken back, first: until the list is written both have to allow, whatever happens to the ledger or to us.
         let narrow = Rules { also: Some(after.routes.clone()), ..before.clone() };
         live.can_note(&narrow)?;
@@ -121,6 +121,7 @@ impl Controller {
             "reason": change.reason, "by": By::Operator.as_str(), "routes": told(&after.routes),
         });
         live.record_routes(data).await.map_err(|e| ledger_error(&e, &self.host.home.ledger()))?;
+        live.close_listeners(past).await?;
         live.listen_on(&wanted).await?;
         live.put_in_force(&after).await?;
         self.routes(&live.slug)
@@ -184,16 +185,25 @@ impl Live {
         self.changed_rules().unwrap_or_else(|| Rules { routes: self.launch.routes.clone(), ..Rules::default() })
     }
 
-    /// Gets the ports that `routes` need listeners for. What a gate listens on already counts: listeners stay.
-    fn with_room_for(&self, routes: &[Route]) -> Result<Vec<u16>> {
+    /// Gets the ports that `routes` need listeners for, and those of past routes that have to be closed for them: listeners stay
+    /// while there is room.
+    fn with_room_for(&self, routes: &[Route]) -> Result<(Vec<u16>, Vec<u16>)> {
         let wanted = ports(routes, self.launch.proxy)?;
-        let new = wanted.iter().filter(|port| !self.listens_on(**port)).count();
-        if self.listeners() + new > MOST_PORTS {
-            let message =
-                format!("with these routes the bottle would listen on more than {MOST_PORTS} ports, past ones counted");
+        let open = self.listeners();
+        let all = wanted.iter().filter(|port| !open.contains(port)).count() + open.len();
+        if all <= MOST_PORTS {
+            return Ok((wanted, Vec::new()));
+        }
+        // What listened from the start stays: the watch over ports that nobody serves was told of it then.
+        let first = ports(&self.launch.routes, self.launch.proxy)?;
+        let past: Vec<u16> = open.into_iter().filter(|port| !wanted.contains(port) && !first.contains(port)).collect();
+        if all - past.len() > MOST_PORTS || !self.link.knows("unlisten") {
+            let message = format!(
+                "with these routes the bottle would listen on more than {MOST_PORTS} ports, its first ones counted"
+            );
             return Err(Error::new(Kind::Usage, message).hint("start the agent anew with the routes that it needs"));
         }
-        Ok(wanted)
+        Ok((wanted, past))
     }
 
     /// Tells whether the keeper can be left a note with `rules`.
@@ -217,8 +227,26 @@ impl Live {
         Ok(())
     }
 
-    /// Opens listeners in the gate for ports that have none. Those of ports that no route has any more stay: who connects
-    /// there is told why it is refused.
+    /// Closes the listeners of ports that no route has any more, here and at the keeper.
+    async fn close_listeners(&self, ports: Vec<u16>) -> Result<()> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        let closed = self.with_egress(|egress| egress.close_listeners(&ports)).ok_or_else(|| no_way_out(&self.slug))?;
+        for one in closed {
+            // It ends without a word.
+            let _ = one.await;
+        }
+        match self.link.ask(Request::Unlisten { ports: ports.clone() }).await? {
+            (Reply::Done, _) => self.has_no_listeners(&ports),
+            (Reply::Failed { error }, _) => return Err(error),
+            (other, _) => return Err(Error::internal(format!("unexpected answer {other:?}"))),
+        }
+        Ok(())
+    }
+
+    /// Opens listeners in the gate for ports that have none. Those of ports that no route has any more stay for as long as there is
+    /// room: who connects there is told why it is refused.
     async fn listen_on(&self, ports: &[u16]) -> Result<()> {
         for &port in ports {
             if self.listens_on(port) {

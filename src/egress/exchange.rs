@@ -11,7 +11,7 @@ use http::StatusCode;
 
 use super::body::{BodyError, Moved};
 use super::link::Named;
-use super::record::{Ended, Passed, Recorder, short};
+use super::record::{Ended, Recorder, short};
 use crate::api::Route;
 use crate::types::Api;
 
@@ -81,6 +81,8 @@ pub struct Subject {
     pub path: String,
     /// The entry of the allow-list that allows it.
     pub route: Arc<Route>,
+    /// Whether it came through the bottle's own proxy.
+    pub proxied: bool,
 }
 
 #[derive(Debug, Default)]
@@ -200,6 +202,7 @@ impl Drop for Exchange {
             ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             end: how.as_str(),
             api: subject.route.api.map(Api::as_str),
+            proxied: subject.proxied,
             left_out: None,
         });
     }
@@ -219,7 +222,7 @@ mod tests {
         let named = Named { text: host.to_string(), host, authority: http::uri::Authority::from_static("docs.test") };
         let route = Arc::new(Route { host: "*.test".into(), websocket: true, ..Route::default() });
         let (named, path) = (Arc::new(named), path.to_owned());
-        let subject = Subject { method: "GET".into(), scheme: "https", named, port: 443, path, route };
+        let subject = Subject { method: "GET".into(), scheme: "https", named, port: 443, path, route, proxied: false };
         Exchange::begin(recorder, subject)
     }
 

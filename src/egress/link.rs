@@ -35,6 +35,11 @@ impl Link {
         Link { target, ..self }
     }
 
+    /// Tells whether it did.
+    pub fn is_proxied(&self) -> bool {
+        self.target.is_some()
+    }
+
     /// Gets what the connection was to, for messages.
     pub fn meant(&self) -> String {
         self.target.as_ref().map_or_else(|| self.destination.ip().to_string(), Host::to_string)

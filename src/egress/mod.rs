@@ -15,12 +15,11 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use rustls::RootCertStore;
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
 
 use crate::api::{Route, Upstream, Verdict};
 use crate::ledger::{Ledger, Node, Standing};
@@ -42,6 +41,7 @@ pub mod headers;
 pub mod hello;
 pub mod hold;
 pub mod link;
+pub mod listening;
 pub mod login;
 pub mod lookup;
 pub mod model;
@@ -77,8 +77,9 @@ pub use deny::Denial;
 pub use upstream::host_roots;
 
 use accept::Door;
-use address::{Gate, NameBook};
+use address::Gate;
 use hold::Keeping;
+use listening::{Closed, Listeners, Listening, Tasks};
 use policy::{Current, Policy, Towards};
 use record::{Recorder, Tally};
 use request::Plane;
@@ -167,7 +168,7 @@ pub enum EgressError {
 /// One bottle's open way out. Dropped = closed.
 pub struct Handle {
     plane: Arc<dyn Changing>,
-    add: Box<dyn Fn(TcpListener) -> Result<(), EgressError> + Send + Sync>,
+    listeners: Box<dyn Listening>,
     streams: Arc<Streams>,
     connections: Arc<Tally>,
     work: Arc<Tally>,
@@ -194,8 +195,6 @@ impl<L: Ledger> Changing for Plane<L> {
         why::why(&self.policy.get(), &self.streams, url, method)
     }
 }
-
-type Tasks = Arc<Mutex<JoinSet<()>>>;
 
 /// Starts to serve a bottle. Must be called inside a tokio runtime.
 ///
@@ -264,80 +263,8 @@ fn start_with<L: Ledger>(
         proxy: spec.proxy,
     });
     let tasks = Tasks::default();
-    let served = serve_all(sockets, &door, &recorder, &tasks)?;
-    let add = Box::new({
-        // Weak: the tasks hold the door, and would keep it open after the handle is gone.
-        let tasks = Arc::downgrade(&tasks);
-        move |listener: TcpListener| match tasks.upgrade() {
-            Some(tasks) => {
-                served.listens(listener.local_addr()?.port());
-                serve_tcp(listener, &door, &tasks)
-            }
-            None => Ok(()),
-        }
-    });
-    Ok(Handle { plane, add, streams, connections, work, parks, tasks })
-}
-
-/// Serves one listener for HTTP and HTTPS.
-fn serve_tcp<L: Ledger>(listener: TcpListener, door: &Arc<Door<L>>, tasks: &Tasks) -> Result<(), EgressError> {
-    let listener = tokio_listener(listener)?;
-    // Weak: the tasks are in the set that this would hold.
-    let weak = Arc::downgrade(tasks);
-    let served = accept::listen(listener, Arc::clone(door), move |connection| {
-        if let Some(tasks) = weak.upgrade() {
-            let mut set = tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            while set.try_join_next().is_some() {}
-            set.spawn(connection);
-        }
-    });
-    tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(served);
-    Ok(())
-}
-
-fn serve_all<L: Ledger>(
-    sockets: Sockets,
-    door: &Arc<Door<L>>,
-    recorder: &Arc<Recorder>,
-    tasks: &Tasks,
-) -> Result<Arc<sentinel::Served>, EgressError> {
-    let book = Arc::new(NameBook::new());
-    let served = Arc::new(sentinel::Served::default());
-    for listener in &sockets.udp {
-        served.udp.write().unwrap_or_else(PoisonError::into_inner).insert(listener.local_addr()?.port());
-    }
-    for listener in sockets.tcp.iter().chain(&sockets.dns_tcp) {
-        served.listens(listener.local_addr()?.port());
-    }
-    for listener in sockets.tcp {
-        serve_tcp(listener, door, tasks)?;
-    }
-    let mut set = tasks.lock().unwrap_or_else(PoisonError::into_inner);
-    for listener in sockets.dns_tcp {
-        set.spawn(dns::serve_tcp(tokio_listener(listener)?, Arc::clone(&book), Arc::clone(recorder)));
-    }
-    for socket in sockets.udp {
-        let served = dns::serve_udp(socket, Arc::clone(&book), Arc::clone(recorder));
-        set.spawn(async move {
-            if let Err(error) = served.await {
-                tracing::error!(%error, "a bottle's DNS ended");
-            }
-        });
-    }
-    if let Some(socket) = sockets.sentinel {
-        let watch = sentinel::watch(socket, Arc::clone(&served), book, Arc::clone(recorder));
-        set.spawn(async move {
-            if let Err(error) = watch.await {
-                tracing::warn!(%error, "a bottle's sentinel ended");
-            }
-        });
-    }
-    Ok(served)
-}
-
-fn tokio_listener(listener: TcpListener) -> std::io::Result<tokio::net::TcpListener> {
-    listener.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(listener)
+    let listeners = Box::new(Listeners::serve(sockets, door, &recorder, &tasks)?);
+    Ok(Handle { plane, listeners, streams, connections, work, parks, tasks })
 }
 
 impl Handle {
@@ -355,7 +282,12 @@ impl Handle {
     /// # Errors
     /// [`EgressError::Socket`].
     pub fn add_listener(&self, listener: TcpListener) -> Result<(), EgressError> {
-        (self.add)(listener)
+        self.listeners.add(listener)
+    }
+
+    /// Closes the listeners of ports that the allow-list has no more. Each is gone when what this gets for it ends.
+    pub fn close_listeners(&self, ports: &[u16]) -> Vec<Closed> {
+        self.listeners.close(ports)
     }
 
     /// Says what would become of `method` on `url`, and by which rule. Sends nothing.

@@ -69,6 +69,7 @@ pub async fn pass<L: Ledger>(
             port: meant.address.port(),
             path: String::new(),
             route,
+            proxied: meant.target.is_some(),
         },
     );
     let dialled = tokio::select! {

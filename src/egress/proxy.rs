@@ -114,7 +114,7 @@ fn meant(host: Host, port: u16) -> Meant {
 }
 
 /// Gets what a CONNECT asks for.
-fn target(request: &Request<impl Sized>) -> Result<Meant, Deny> {
+pub(super) fn target(request: &Request<impl Sized>) -> Result<Meant, Deny> {
     let wrong = |why: String| Deny::new(Denial::NameMismatch, format!("bb: the target of CONNECT: {why}."));
     let target = request.uri().authority().map(http::uri::Authority::as_str).unwrap_or_default();
     let (host, port) = Host::parse_authority(target).map_err(|error| wrong(error.to_string()))?;
@@ -133,7 +133,7 @@ fn target(request: &Request<impl Sized>) -> Result<Meant, Deny> {
 }
 
 /// Gets where a request with a whole address leads: a connection like the one that its client would have made itself.
-fn whole(request: &Request<impl Sized>) -> Result<Link, Deny> {
+pub(super) fn whole(request: &Request<impl Sized>) -> Result<Link, Deny> {
     let Some(authority) = request.uri().authority() else {
         return Err(Deny::new(
             Denial::ProtocolUnknown,

@@ -203,6 +203,7 @@ impl<L: Ledger> Plane<L> {
                 port: link.destination.port(),
                 path: allowed.path.to_string(),
                 route: Arc::clone(route),
+                proxied: link.is_proxied(),
             },
         );
         facts.exchange = Some(Arc::clone(&exchange));

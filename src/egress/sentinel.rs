@@ -39,6 +39,11 @@ impl Served {
     pub fn listens(&self, port: u16) {
         self.tcp.write().unwrap_or_else(PoisonError::into_inner).insert(port);
     }
+
+    /// Takes one out again.
+    pub fn no_longer_listens(&self, port: u16) {
+        self.tcp.write().unwrap_or_else(PoisonError::into_inner).remove(&port);
+    }
 }
 
 /// A packet that opens something.

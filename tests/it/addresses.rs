@@ -2,10 +2,25 @@
 
 use std::time::Duration;
 
+use crate::start::{set_up, start};
 use crate::support::nameserver::Say;
-use crate::support::{Reply, World, need, tool};
+use crate::support::{Reply, Seen, World, need, tool};
 
 const SITE: &str = "93.184.216.10";
+
+/// Welcomes, one request a connection, so that each request is looked up.
+fn welcome(_: &Seen) -> Reply {
+    Reply { headers: vec![("connection", "close".to_owned())], ..Reply::text("welcome") }
+}
+
+/// Tells whether this machine has IPv6; says so where it does not.
+fn has_ipv6() -> bool {
+    let has = std::path::Path::new("/proc/sys/net/ipv6").exists();
+    if !has {
+        need("IPv6");
+    }
+    has
+}
 
 fn launch(world: &World, label: &str, routes: &[&str]) {
     let routes: Vec<_> = routes.iter().map(|route| format!("'{route}'")).collect();
@@ -32,11 +47,7 @@ fn every_answer_is_looked_at_each_time_and_nothing_private_is_reached() {
         return need("curl");
     }
     for world in World::each() {
-        // Each connection serves one request, so each request is looked up.
-        let site = world.site("good.example", |_| Reply {
-            headers: vec![("connection", "close".to_owned())],
-            ..Reply::text("welcome")
-        });
+        let site = world.site("good.example", welcome);
         assert_eq!(site.address.to_string(), SITE);
         let crowd = || (1..=40).map(|i| format!("10.0.0.{i}")).collect::<Vec<_>>();
         let names = world.name_server(move |name, before| {
@@ -111,10 +122,7 @@ fn names_that_nobody_ever_answers_hold_up_their_own_bottle_only() {
         // As patient as a resolver can be, so that no look-up ends by itself while this is tested.
         let patient = "nameserver 9.9.9.9\noptions timeout:30 attempts:5\n";
         std::fs::write(world.dir().join("resolv.conf"), patient).unwrap();
-        world.site("good.example", |_| Reply {
-            headers: vec![("connection", "close".to_owned())],
-            ..Reply::text("welcome")
-        });
+        world.site("good.example", welcome);
         let names = world.name_server(|name, _| match name {
             "good.example" => Say::addresses(&[SITE]),
             _ => Say::Nothing,
@@ -138,5 +146,107 @@ fn names_that_nobody_ever_answers_hold_up_their_own_bottle_only() {
         let asked = names.asked().into_iter().filter(|name| name.ends_with(".slow.example")).count();
         assert!(asked <= 16, "{asked} look-ups of one bottle at once");
         world.assert_silent(&[]);
+    }
+}
+
+#[test]
+fn an_address_that_becomes_one_of_the_machines_own_is_refused_from_then_on() {
+    if tool("curl").is_none() {
+        return need("curl");
+    }
+    if !has_ipv6() {
+        return;
+    }
+    for world in World::each() {
+        let four = world.site_at("own.example", "93.184.216.200".parse().unwrap(), &[80], welcome);
+        let six = world.site_at("own-six.example", "2606:4700::200".parse().unwrap(), &[80], welcome);
+        let other = world.site("other.example", welcome);
+        world.name("own-mapped.example", &["::ffff:93.184.216.200".parse().unwrap()]);
+        world.name("own-and-other.example", &[four.address, six.address, other.address]);
+        let recipe = "--- @bb needs launch, egress:*, egress:93.184.216.200/32\n\
+             bb.launch { command = { 'sleep', '600' }, label = 'own', detach = true, routes = { 'own.example', \
+             'own-six.example', 'own-mapped.example', 'own-and-other.example', \
+             { host = 'meant.example', allow_private = { '93.184.216.200/32' } } } }\n";
+        world.name("meant.example", &[four.address]);
+        world.bb(&["run", "--grant", "all", &world.recipe("own.lua", recipe)]).expect(0);
+        for name in ["own.example", "own-six.example"] {
+            assert_eq!(fetch(&world, "own", name), "welcome 200 ", "{name} as {:?}", world.who);
+        }
+        world.own("93.184.216.200");
+        world.own("2606:4700::200");
+        for name in ["own.example", "own-six.example", "own-mapped.example"] {
+            let said = fetch(&world, "own", name);
+            assert!(said.ends_with(" 403 private_address"), "{name}: {said}");
+        }
+        assert_eq!((four.seen().len(), six.seen().len()), (1, 1));
+        // What stands beside it is reached as before, and the operator may mean it.
+        assert_eq!(fetch(&world, "own", "own-and-other.example"), "welcome 200 ");
+        assert_eq!((four.seen().len(), six.seen().len(), other.seen().len()), (1, 1, 1));
+        assert_eq!(fetch(&world, "own", "meant.example"), "welcome 200 ");
+        assert_eq!(four.seen().len(), 2);
+        world.bb(&["kill", "own"]).expect(0);
+        assert!(world.hits().is_empty(), "{:?}", world.hits());
+    }
+}
+
+#[test]
+fn a_name_is_reached_by_the_family_that_works() {
+    if tool("curl").is_none() {
+        return need("curl");
+    }
+    if !has_ipv6() {
+        return;
+    }
+    for world in World::each() {
+        // A machine with an IPv6 address of its own: its resolver has IPv6 tried first.
+        world.own("2606:4700:ffff::1");
+        let at = |name: &str, address: &str| world.site_at(name, address.parse().unwrap(), &[443, 80], welcome);
+        let six = at("six-only.example", "2606:4700::10");
+        let of_four = at("dead-six.example", "93.184.216.20");
+        let of_six = at("dead-four.example", "2606:4700::21");
+        let (dead_six, dead_four) = ("2606:4700::20".parse().unwrap(), "93.184.216.21".parse().unwrap());
+        let _silent = [dead_six, dead_four].map(|ip| world.silent(std::net::SocketAddr::new(ip, 80)));
+        world.name("dead-six.example", &[dead_six, of_four.address]);
+        world.name("dead-four.example", &[of_six.address, dead_four]);
+        launch(&world, "both", &["six-only.example", "dead-six.example", "dead-four.example"]);
+        for name in ["six-only.example", "dead-six.example", "dead-four.example"] {
+            assert_eq!(fetch(&world, "both", name), "welcome 200 ", "{name} as {:?}", world.who);
+        }
+        let over_tls = "curl -sS -m 60 https://six-only.example/ 2>&1";
+        assert_eq!(world.bb(&["exec", "both", "--", "sh", "-c", over_tls]).stdout, "welcome");
+        assert_eq!([&six, &of_four, &of_six].map(|site| site.seen().len()), [2, 1, 1]);
+        world.bb(&["kill", "both"]).expect(0);
+        world.assert_silent(&["six-only.example", "dead-six.example", "dead-four.example"]);
+    }
+}
+
+#[test]
+fn a_private_address_is_reached_by_the_route_that_says_so_and_its_neighbours_are_not() {
+    if tool("curl").is_none() {
+        return need("curl");
+    }
+    for world in World::each() {
+        // Of a manifest, since that is where people write it.
+        set_up(
+            &world,
+            "egress:\n  routes:\n    - {host: db.corp.example, allow_private: [10.1.0.0/16, \"fd00:1::/64\"]}\n    \
+             - {host: beside.corp.example, allow_private: [10.1.0.0/16]}\n    \
+             - {host: here.corp.example, allow_private: [10.1.0.0/16]}\n    - neighbour.corp.example\nbudget: unlimited\n",
+        );
+        let site = world.site_at("db.corp.example", "10.1.2.3".parse().unwrap(), &[443, 80], welcome);
+        for (name, address) in [
+            ("neighbour.corp.example", "10.1.2.3"),
+            ("beside.corp.example", "10.2.0.1"),
+            ("here.corp.example", "127.0.0.1"),
+        ] {
+            world.name(name, &[address.parse().unwrap()]);
+        }
+        let script = "for at in http://db https://db http://neighbour http://beside http://here; do \
+             curl -sS -o /dev/null -m 60 -w '%{http_code} %header{x-bb-deny}\\n' $at.corp.example/ 2>&1; done";
+        let said = start(&world, &["tester", "--headless", "--prompt", script]).expect(0).stdout;
+        let refused = "403 private_address\n".repeat(3);
+        assert_eq!(said, format!("200 \n200 \n{refused}"), "{:?}", world.who);
+        assert_eq!(site.seen().len(), 2);
+        assert!(world.hits().is_empty(), "{:?}", world.hits());
     }
 }

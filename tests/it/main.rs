@@ -25,6 +25,7 @@ mod doctor;
 mod egress_log;
 mod engines;
 mod flow;
+mod git;
 mod guards;
 mod headless;
 mod hostile;

@@ -163,6 +163,30 @@ fn fetch_all(world: &World, cases: &[&Case], launch: &str) -> Vec<String> {
     wrong
 }
 
+/// Clients that heed no variable of a proxy, or were told not to, and go to the host itself: they have to work in a bottle with a proxy
+/// as well.
+const GO_DIRECTLY: &[&str] = &["openssl", "node-fetch", "node-https", "certifi", "java"];
+
+/// Gets the path by which the site sees a case first: its own, or one of a registry.
+fn path_of(case: &Case) -> String {
+    match case.name {
+        "pip" => "/simple/".into(),
+        "npm" | "bun-add" => "/npm/".into(),
+        "cargo" => "/index/".into(),
+        "gomod" => "/go/".into(),
+        "go" => "/go-program".into(),
+        name => format!("/{name}"),
+    }
+}
+
+/// Gets whether each request of the world's one bottle came through its proxy, by its path.
+fn proxied(world: &World) -> Vec<(String, bool)> {
+    let bottle = world.bb(&["ps", "--all", "--json"]).expect(0).json().remove(0);
+    let rows = world.bb(&["egress", "log", bottle["slug"].as_str().unwrap(), "--json"]).expect(0).json();
+    let allowed = rows.iter().filter(|row| row["verdict"] == "allowed" && row["path"].is_string());
+    allowed.map(|row| (row["path"].as_str().unwrap().to_owned(), row["proxied"] == true)).collect()
+}
+
 /// Has every toolchain that is here fetch in a bottle that is launched with these options.
 fn every_toolchain(launch: &str) {
     let shown = toolchains::all();
@@ -188,6 +212,17 @@ fn every_toolchain(launch: &str) {
         let wrong = fetch_all(&world, &cases, launch);
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         assert!(site.seen().len() >= cases.len(), "{:?}", site.seen());
+        let rows = proxied(&world);
+        for case in &cases {
+            let path = path_of(case);
+            // Not more than this one's: `/curl-http1` is not `/curl`.
+            let own =
+                |row: &&(String, bool)| row.0 == path || row.0.starts_with(&format!("{}/", path.trim_end_matches('/')));
+            let ways: Vec<bool> = rows.iter().filter(own).map(|row| row.1).collect();
+            let through = launch.contains("proxy = true") && !GO_DIRECTLY.contains(&case.name);
+            let right = !ways.is_empty() && ways.iter().all(|way| *way == through);
+            assert!(right, "{} as {:?} went {ways:?} through the proxy, not {through}: {rows:?}", case.name, world.who);
+        }
         world.assert_silent(&["good.example"]);
     }
 }

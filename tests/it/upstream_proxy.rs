@@ -1,10 +1,13 @@
 //! The host's own way out through a proxy: every path that leaves the plane goes through it, and nothing goes around it.
 
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::support::raw::Asked;
 use crate::support::{Reply, World, have_tools};
 
 /// A proxy of the test's own: CONNECT only, for whoever has its password; says what it was asked for.
@@ -47,10 +50,44 @@ while True:
 "#;
 
 const ROUTES: &str = "'good.example', { host = 'pinned.example', tls = 'passthrough' }, 'direct.example', 'ranged.example', \
-    'private.example', 'inner.example', 'refused.example'";
+    'private.example', 'inner.example', 'refused.example', 'socket.example', { host = 'api.anthropic.com', api = 'anthropic' }";
 
 const SOCKET: &str = "--http1.1 -H 'Connection: Upgrade' -H 'Upgrade: websocket' -H 'Sec-WebSocket-Version: 13' \
     -H 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=='";
+
+/// A client of WebSockets: says what it is answered, and the text that comes back for its own.
+const CLIENT: &str = r#"
+import socket, ssl
+s = ssl.create_default_context().wrap_socket(socket.create_connection(("socket.example", 443), 60), server_hostname="socket.example")
+s.sendall(b"GET /talk HTTP/1.1\r\nHost: socket.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+          b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+head = b""
+while not head.endswith(b"\r\n\r\n"):
+    head += s.recv(1) or exit(head.decode())
+print(head.split(b"\r\n")[0].decode())
+# A text of five bytes, with a mask of zeros; it comes back without a mask.
+s.sendall(b"\x81\x85\0\0\0\0hello")
+back = b""
+while len(back) < 7:
+    back += s.recv(7 - len(back)) or exit("closed")
+print(back[2:].decode())
+"#;
+
+/// Answers a handshake with a key of RFC 6455 (1.3), and says back the first message.
+async fn talk(asked: Asked) {
+    let mut wire = asked.wire;
+    let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    let _ = wire.write_all(head.as_bytes()).await;
+    let mut frame = [0; 11];
+    if wire.read_exact(&mut frame).await.is_ok() {
+        let mask = frame[2..6].iter().cycle();
+        let said: Vec<u8> = frame[6..].iter().zip(mask).map(|(byte, mask)| byte ^ mask).collect();
+        let _ = wire.write_all(&[&[0x81, 5][..], &said].concat()).await;
+        // It is the client that ends it.
+        let _ = wire.read(&mut [0]).await;
+    }
+}
 
 fn fetch(world: &World, what: &str) -> String {
     let script = format!("curl -sS -m 60 -w '\\n%{{http_code}} %header{{x-bb-deny}}' {what} 2>&1");
@@ -66,7 +103,7 @@ fn set_up(world: &World, credential: &str) -> crate::support::Output {
     std::fs::set_permissions(secret, PermissionsExt::from_mode(0o600)).unwrap();
     let recipe = format!(
         "--- @bb needs launch, egress:*\n\
-         bb.launch {{ command = {{ 'sleep', '600' }}, label = 'out', routes = {{ {ROUTES} }}, detach = true }}\n"
+         bb.launch {{ command = {{ 'sleep', '600' }}, label = 'out', budget = 'unlimited', routes = {{ {ROUTES} }}, detach = true }}\n"
     );
     world.bb(&["run", "--grant", "all", &world.recipe("out.lua", &recipe)])
 }
@@ -86,6 +123,14 @@ fn every_path_goes_through_it_and_nothing_around_it() {
         let direct = world.site("direct.example", tell("direct"));
         let ranged = world.site_at("ranged.example", "93.184.216.99".parse().unwrap(), &[443], tell("ranged"));
         let inner = world.site("inner.example", tell("inner"));
+        let model = world.site("api.anthropic.com", |_| Reply {
+            headers: vec![("content-type", "application/json".to_owned())],
+            ..Reply::text(
+                r#"{"id":"msg_1","type":"message","role":"assistant","model":"m","content":[{"type":"text","text":"hello there"}],
+                "stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":1234,"output_tokens":5}}"#,
+            )
+        });
+        world.raw("socket.example", Arc::new(|asked| Box::pin(talk(asked))));
         // Only the proxy knows where that is.
         world.name("inner.example", &[]);
         world.name("proxy.corp.example", &["127.0.0.1".parse().unwrap()]);
@@ -114,6 +159,24 @@ fn every_path_goes_through_it_and_nothing_around_it() {
         let said = fetch(&world, &format!("{SOCKET} https://good.example/ws"));
         assert!(said.contains("good /ws\n200"), "{said}");
         assert_eq!(tunnels(), before + 1);
+
+        // So has one that is granted, and what is said on it goes through it both ways.
+        let client =
+            world.command(&["exec", "out", "--", "python3", "-c", CLIENT]).patience(Duration::from_secs(120)).run();
+        assert_eq!(client.stdout, "HTTP/1.1 101 Switching Protocols\nhello\n", "{client}");
+        proxy.says("CONNECT socket.example:443 known");
+        // A model's API is metered on the way.
+        let said = fetch(
+            &world,
+            "-H 'content-type: application/json' -H 'anthropic-version: 2023-06-01' -H 'x-api-key: none' \
+             -d '{\"model\":\"m\",\"max_tokens\":9,\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}' \
+             https://api.anthropic.com/v1/messages",
+        );
+        assert!(said.contains("hello there") && said.contains("\n200"), "{said}");
+        proxy.says("CONNECT api.anthropic.com:443 known");
+        assert_eq!(model.seen().len(), 1);
+        let usage = world.bb(&["usage", "--json"]).expect(0).stdout;
+        assert!(usage.contains("1234"), "{usage}");
 
         for name in ["direct", "ranged"] {
             let said = fetch(&world, &format!("https://{name}.example/x"));

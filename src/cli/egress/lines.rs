@@ -66,6 +66,9 @@ pub struct Request {
     /// The entry of the allow-list that allowed it, as `bb why` names it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
+    /// It came through the bottle's own proxy.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub proxied: bool,
     /// The denial (docs/denials.md).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
@@ -232,6 +235,7 @@ fn of(event: &Event, known: Option<Request>) -> Request {
     line.port = figure("port").or(line.port);
     line.path = text("path").or(line.path);
     line.rule = text("rule").or(line.rule);
+    line.proxied = data["proxied"].as_bool().unwrap_or(line.proxied);
     line.kind = (event.kind == "denied").then(|| text("kind")).flatten();
     line.reason = text("reason").map(|reason| reason.trim_start_matches("bb: ").to_owned());
     line.quiet = data["quiet"].as_bool().unwrap_or(false);

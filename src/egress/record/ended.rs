@@ -32,6 +32,9 @@ pub struct Ended<'a> {
     /// The API, on a model route.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api: Option<&'a str>,
+    /// It came through the bottle's own proxy.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub proxied: bool,
     /// What the ends had to tell that were not entered. The recorder's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<LeftOut>,

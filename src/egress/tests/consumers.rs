@@ -10,6 +10,7 @@ use super::super::dns::reply_to;
 use super::super::link::{self, Link};
 use super::super::name::{Host, NameError, one_form};
 use super::super::policy::{Policy, Towards};
+use super::super::proxy;
 use super::super::route::{Asked, Router, canonical};
 use super::super::streams::Streams;
 use super::*;
@@ -56,11 +57,15 @@ impl Consumers {
         if let Ok(host) = &parsed {
             well_formed(host).map_err(|why| format!("{text:?}: {why}"))?;
         }
+        // In an authority IPv6 stands in brackets.
+        let bare = name == Reading::Address && text.contains(':') && !text.starts_with('[');
+        let spelled = if bare { format!("[{text}]") } else { text.to_owned() };
         // Those that take any text, and have to say exactly what the parser says.
+        let port = text.contains([':', '[']) && name != Reading::Address;
         let mut exact = vec![
             ("a route", if text.starts_with('*') { name.clone() } else { route(text) }),
-            ("an upstream's key", if text.contains([':', '[']) { name.clone() } else { key(text) }),
-            ("why", if text.contains(['/', '?', '#', ':', '[']) { name.clone() } else { self.why(text) }),
+            ("an upstream's key", if port { name.clone() } else { key(&spelled) }),
+            ("why", if port || text.contains(['/', '?', '#']) { name.clone() } else { self.why(&spelled) }),
             ("a grant", if text.contains(['/', '*']) { name.clone() } else { grant(text) }),
         ];
         // To the name server an address is a name that there is not.
@@ -70,13 +75,21 @@ impl Consumers {
         if let Some((_, other)) = exact.iter().find(|(_, reading)| *reading != name) {
             return Err(format!("{text:?} is {name:?} and {other:?}: {exact:?}"));
         }
-        // Those to which only some texts come, by way of another parser: what they take is the same.
-        let address = if text.contains(['/', '?', '#']) { Reading::Refused } else { authority(text) };
-        for (who, reading) in [("Host", header(text)), (":authority", address), ("SNI", server_name(text))] {
-            if reading != Reading::Refused && reading != name && !text.contains([':', '[']) {
-                return Err(format!("{text:?} is {name:?}, and to {who} {reading:?}"));
-            }
+        // Those to which only some texts come, by way of another parser: what they take is the same. What follows
+        // a colon is a port.
+        let meant = Reading::from(Host::parse_authority(&spelled).map(|(host, _)| host));
+        let one = match &parsed {
+            Ok(host) => spelled == host.authority(443, true),
+            Err(_) => false,
+        };
+        for (who, reading) in [("Host", header(&spelled)), (":authority", authority(&spelled))] {
+            taken(who, &spelled, &reading, &meant, one)?;
         }
+        for (who, reading) in [("CONNECT", connect(&spelled)), ("a proxied address", proxied(&spelled))] {
+            taken(who, &spelled, &reading, &meant, one)?;
+        }
+        // No server name is an address.
+        taken("SNI", text, &server_name(text), &name, one && matches!(name, Reading::Name(_)))?;
         // The settings take the one form only.
         let is_one = matches!(&name, Reading::Name(one) if one == text);
         if crate::yaml::read::is_host(text) != is_one {
@@ -93,6 +106,15 @@ impl Consumers {
             _ => Reading::Refused,
         }
     }
+}
+
+/// Checks that a consumer takes a text for what is `meant`, or refuses it; what is in its one form has to be taken.
+fn taken(who: &str, text: &str, reading: &Reading, meant: &Reading, one: bool) -> Result<(), String> {
+    let refused = *reading == Reading::Refused;
+    if reading != meant && (one || !refused) {
+        return Err(format!("{text:?} is {meant:?}, and to {who} {reading:?}"));
+    }
+    Ok(())
 }
 
 /// Checks the one form of a host: it is its own one form, and everybody who has to take it on the way out does.
@@ -201,7 +223,40 @@ fn header(text: &str) -> Reading {
 }
 
 fn authority(text: &str) -> Reading {
+    if text.contains(['/', '?', '#']) {
+        return Reading::Refused;
+    }
     asked(Request::builder().uri(format!("http://{text}/")))
+}
+
+/// What the bottle's proxy is asked to connect to, and where that would lead.
+fn connect(text: &str) -> Reading {
+    let request = Request::builder().method("CONNECT").uri(format!("{text}:443")).body(());
+    let Ok(meant) = request.map_err(drop).and_then(|request| proxy::target(&request).map_err(drop)) else {
+        return Reading::Refused;
+    };
+    let host = meant.target.unwrap();
+    let right = match &host {
+        Host::Name(name) => std::net::IpAddr::from(of_name(name)),
+        Host::Ip(ip) => *ip,
+    };
+    assert_eq!(meant.address, (right, 443).into(), "{text:?}");
+    Ok(host).into()
+}
+
+/// What a request with a whole address is to the bottle's proxy.
+fn proxied(text: &str) -> Reading {
+    if text.contains(['/', '?', '#']) {
+        return Reading::Refused;
+    }
+    let Ok(request) = Request::builder().uri(format!("http://{text}/")).body(()) else { return Reading::Refused };
+    let Ok(link) = proxy::whole(&request) else { return Reading::Refused };
+    let Ok(named) = link::name_once(&link, &request) else { return Reading::Refused };
+    match (&named.host, link::destination(Gate::Computed, &link, &named)) {
+        (Host::Name(_), Ok(())) => Reading::Name(named.text.clone()),
+        (Host::Ip(_), Err(deny)) if deny.kind == deny::Denial::IpLiteral => Reading::Address,
+        (host, led) => panic!("{text:?} is {host:?} and leads {:?}", led.map_err(|deny| deny.kind)),
+    }
 }
 
 /// What rustls lets a client send as a server name, and what the plane makes of it.
@@ -308,6 +363,14 @@ fn every_spelling_that_is_told_apart_by_somebody_is_one_name_or_none() {
         "2002:a00:1::",
         "fe80::1%eth0",
         "[::1]",
+        "::1",
+        "[2606:4700::1111]",
+        "[2606:4700:0::1111]",
+        "[::ffff:10.0.0.1]",
+        "[::1]:443",
+        "93.184.216.34",
+        "api.example.com:443",
+        "api.example.com:80",
         "a\0b",
         "a%2eb",
         "user@a.example",

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::desk::{Desk, LONG};
 use crate::support::engine::Engine;
-use crate::support::{need, signal, status};
+use crate::support::{need, signal, status, tool};
 
 /// A stand-in of a controller asks the keeper itself: no front end opens a port while a bottle runs.
 pub fn listeners_are_made_while_it_runs(desk: &Desk<'_>, slug: &str) {
@@ -29,6 +29,50 @@ pub fn listeners_are_made_while_it_runs(desk: &Desk<'_>, slug: &str) {
     };
     assert!(desk.world.until(LONG, is_up), "{}", desk.row(slug));
     desk.bb(&["exec", slug, "--", "true"]).expect(0);
+}
+
+/// Three times nearly as many ports as there may be at once: they come with their routes, and go when there is no room for them.
+pub fn ports_of_routes_come_and_go(desk: &Desk<'_>, slug: &str) {
+    if desk.engine.is_none() && tool("wget").is_none() {
+        return need("wget");
+    }
+    let asks = |host: &str, port: u16| {
+        let script = format!("wget -O - http://{host}:{port}/ 2>&1 || true");
+        desk.bb(&["exec", slug, "--", "sh", "-c", &script]).expect(0).stdout.to_lowercase()
+    };
+    let told = |port: u16| {
+        let rows = desk.bb(&["egress", "log", slug, "--denied", "--json"]).expect(0).json();
+        rows.iter().any(|row| row["kind"] == "port" && row["port"] == port)
+    };
+    let mut before: Option<(&str, u16)> = None;
+    for (host, first) in [("a.example", 20_000u16), ("b.example", 21_000), ("c.example", 22_000)] {
+        assert!(asks(host, first).contains("refused"), "nobody listens yet");
+        // The plane itself says no to this method, so that nobody is asked for where the host is.
+        let ports: Vec<u16> = (first..first + 45).collect();
+        let route = json!({"host": host, "ports": ports, "matches": [{"methods": ["PUT"]}]}).to_string();
+        let mut change = vec!["routes", slug, "--allow", &route];
+        change.extend(before.iter().flat_map(|(host, _)| ["--remove", host]));
+        desk.bb(&change).expect(0);
+        for port in [first, first + 44] {
+            let said = asks(host, port);
+            assert!(said.contains("403"), "{port}: {said}");
+        }
+        if let Some((host, port)) = before {
+            assert!(!told(port + 1));
+            let said = asks(host, port + 1);
+            assert!(said.contains("refused"), "{port}: {said}");
+            assert!(desk.world.until(LONG, || told(port + 1)), "who connects to a port that was closed is told of");
+        }
+        before = Some((host, first));
+    }
+    // A controller that comes finds what there is.
+    let pid = fs::read_to_string(desk.bb_home.join("run/controller.lock")).unwrap().trim().parse().unwrap();
+    signal(pid, Signal::SIGKILL);
+    assert!(desk.world.until(LONG, || !desk.world.processes().iter().any(|p| p.pid == pid)));
+    assert!(asks("c.example", 22_001).contains("403") && asks("b.example", 21_001).contains("refused"));
+    // While there is room, who connects is told why.
+    desk.bb(&["routes", slug, "--remove", "c.example"]).expect(0);
+    assert!(asks("c.example", 22_001).contains("403"));
 }
 
 fn end(bottle: &Value) -> (&str, i64) {

@@ -26,6 +26,7 @@ fn keeps_its_contract(desk: &Desk<'_>) {
         commands::are_held_apart(desk, engine.which);
     }
     life::listeners_are_made_while_it_runs(desk, "box");
+    life::ports_of_routes_come_and_go(desk, "box");
     desk.bb(&["kill", "box"]).expect(0);
     assert_eq!(desk.becomes("box", "ended")["ended"], "killed");
     desk.assert_empty();

@@ -41,7 +41,7 @@ struct Row {
     each: &'static [(&'static str, usize)],
     /// The `denied` event that must tell of it: kind and host.
     denied: Option<(&'static str, &'static str)>,
-    /// The allowed thing that is most like it; must end with 0.
+    /// The allowed thing that is most like it; must end with 0. Its section's where it is empty ([`table::twin`]).
     twin: &'static str,
     /// The kinds of attack that it is one of ([`kinds`]); none where it is one of ours.
     covers: &'static [u8],
@@ -186,7 +186,7 @@ fn play(world: &World, bottle: &Bottle<'_>, rows: &[Row]) -> Played {
         bottle.words.iter().fold(text.to_owned(), |text, (word, meant)| text.replace(&format!("<<{word}>>"), meant))
     };
     let scripts: Vec<_> =
-        rows.iter().flat_map(|r| [lua(&known(r.run)), lua(&known(&format!("set -e\n{}", r.twin)))]).collect();
+        rows.iter().flat_map(|r| [lua(&known(r.run)), lua(&known(&format!("set -e\n{}", table::twin(r))))]).collect();
     let recipe = RECIPE
         .replace("NEEDS", bottle.needs)
         .replace("BEFORE", bottle.before)

@@ -35,8 +35,10 @@ fn row(out: &mut String, row: &Row) {
     if !row.embedded_only.is_empty() {
         write!(comes, " ({})", row.embedded_only).unwrap();
     }
-    let twin = if row.twin.is_empty() { "" } else { "yes" };
-    writeln!(out, "| {} | {} | {} | {twin} | {on} |", numbers(row.covers), cell(row.name), cell(&comes)).unwrap();
+    let twin = if row.twin.is_empty() { "of all" } else { "own" };
+    let whom = if row.embedded_only.is_empty() { "root, user; containers: root" } else { "root, user" };
+    writeln!(out, "| {} | {} | {} | {twin} | {on} | {whom} |", numbers(row.covers), cell(row.name), cell(&comes))
+        .unwrap();
 }
 
 /// Makes what comes after [`MARK`].
@@ -44,12 +46,15 @@ fn generated() -> String {
     let mut out = String::from(
         "\n## What is tried\n\n\
          Every row is a command in a real bottle, run as the agent's user. *Comes back* is what it must get, within two seconds, so that a time-out cannot pass for a block;\n\
-         *twin* says that the allowed thing most like it is done beside it and must work. *linux* is the embedded backend, run by root and run by an\n\
-         ordinary user; *containers* are those of Docker and of Podman, run by root. Numbers are those of the list of kinds at the end; *own* are ours.\n",
+         the allowed thing most like it is done after it and must work: a *twin* of its *own*, or the one *of all* rows of the part. *linux* is the embedded\n\
+         backend, *containers* are those of Docker and of Podman; *bb run by* says whose bottles they were: root's, and an ordinary user's. Numbers are those of the list of kinds at the end; *own* are ours.\n",
     );
     for section in SECTIONS {
-        write!(out, "\n### {}\n\nMust stay silent, or as it was: {}.\n\n", section.name, section.canary).unwrap();
-        out.push_str("| kind | tried | comes back | twin | played on |\n| --- | --- | --- | --- | --- |\n");
+        write!(out, "\n### {}\n\nMust stay silent, or as it was: {}.", section.name, section.canary).unwrap();
+        write!(out, " The twin of all: `{}`.\n\n", section.twin).unwrap();
+        out.push_str(
+            "| kind | tried | comes back | twin | played on | bb run by |\n| --- | --- | --- | --- | --- | --- |\n",
+        );
         for one in section.rows {
             row(&mut out, one);
         }

@@ -14,31 +14,64 @@ pub struct Section {
     pub rows: &'static [Row],
     /// What must stay silent, or as it was, while they are played.
     pub canary: &'static str,
+    /// The allowed twin of those of them that name none of their own.
+    pub twin: &'static str,
 }
 
 const NETWORK: &str = "servers on every address of the test's network, its name server, the listed hosts themselves";
+/// What is allowed where requests are refused.
+const GOOD: &str = "req https://good.example/hello | fine 'welcome /hello'";
 const KERNEL: &str = "the host's own files, kernel settings and processes; servers on every address";
 
 /// All rows, in the order of the page.
 pub const SECTIONS: &[Section] = &[
-    Section { name: "Names", rows: names::ROWS, canary: NETWORK },
-    Section { name: "Addresses, ports, transports", rows: addresses::ROWS, canary: NETWORK },
-    Section { name: "TLS and HTTP", rows: framing::ROWS, canary: NETWORK },
-    Section { name: "Credentials", rows: credentials::ROWS, canary: NETWORK },
+    Section { name: "Names", rows: names::ROWS, canary: NETWORK, twin: GOOD },
+    Section { name: "Addresses, ports, transports", rows: addresses::ROWS, canary: NETWORK, twin: GOOD },
+    Section { name: "TLS and HTTP", rows: framing::ROWS, canary: NETWORK, twin: GOOD },
+    Section {
+        name: "Credentials",
+        rows: credentials::ROWS,
+        canary: NETWORK,
+        twin: "req https://keyed.example/hello | fine 'welcome /hello'",
+    },
     Section {
         name: "Model APIs",
         rows: model::ROWS,
         canary: "servers on every address; the ledger, in which nothing but the allowed twins may be",
+        // It costs nothing, so that the ledger has the other twins' rows only.
+        twin: "req https://api.anthropic.com/v1/messages/count_tokens -H 'content-type: application/json' \
+               -d '{\"model\":\"m\",\"messages\":[]}' | fine input_tokens",
     },
-    Section { name: "Privileges, devices, the system's files", rows: kernel::ROWS, canary: KERNEL },
-    Section { name: "Other processes, namespaces, system calls", rows: processes::ROWS, canary: KERNEL },
+    Section {
+        name: "Privileges, devices, the system's files",
+        rows: kernel::ROWS,
+        canary: KERNEL,
+        twin: "echo own >~/twin && chmod 600 ~/twin && cat ~/twin | fine own; rm ~/twin",
+    },
+    Section {
+        name: "Other processes, namespaces, system calls",
+        rows: processes::ROWS,
+        canary: KERNEL,
+        twin: "sleep 60 & kill -STOP $!; kill -CONT $!; kill -KILL $!; cat /proc/$$/status | fine ^Uid:.*1000",
+    },
     Section {
         name: "The host's files",
         rows: kernel::HIDDEN,
         canary: "a word in each of them, which no output may have",
+        twin: "cat found.txt | fine canary",
     },
-    Section { name: "The control plane", rows: host::ROWS, canary: "the controller, its sockets and its ledger" },
-    Section { name: "What host tools run", rows: host::GUARDED, canary: "the files, compared after the bottle's end" },
+    Section {
+        name: "The control plane",
+        rows: host::ROWS,
+        canary: "the controller, its sockets and its ledger",
+        twin: "python3 -c 'import socket; a, b = socket.socketpair(); a.send(b\"own\"); print(b.recv(3))' | fine own",
+    },
+    Section {
+        name: "What host tools run",
+        rows: host::GUARDED,
+        canary: "the files, compared after the bottle's end",
+        twin: "echo own >own.txt && cat own.txt | fine own",
+    },
 ];
 
 /// Gets the rows and tests that cover a kind: their names.
@@ -46,6 +79,12 @@ pub fn covering(number: u8) -> Vec<&'static str> {
     let rows = SECTIONS.iter().flat_map(|s| s.rows).filter(|r| r.covers.contains(&number)).map(|r| r.name);
     let tests = elsewhere::ALL.iter().filter(|e| e.covers.contains(&number)).map(|e| e.name);
     rows.chain(tests).collect()
+}
+
+/// Gets the allowed thing that is most like a row: its own twin, or its section's.
+pub fn twin(row: &Row) -> &'static str {
+    let of_section = || SECTIONS.iter().find(|section| section.rows.iter().any(|one| one.name == row.name));
+    if row.twin.is_empty() { of_section().map_or("", |section| section.twin) } else { row.twin }
 }
 
 /// Gets how a container answers a row, where it is played there.
@@ -150,6 +189,9 @@ fn every_row_says_what_comes_back_and_has_a_name_of_its_own() {
             silent.push(row.name);
         }
         assert!(!row.says.is_empty() || !row.each.is_empty(), "{:?} promises nothing", row.name);
+    }
+    for row in SECTIONS.iter().flat_map(|section| section.rows).chain(kernel::OTHERWISE) {
+        assert!(!twin(row).is_empty(), "{:?} has no allowed twin", row.name);
     }
     assert!(silent.is_empty(), "these say nothing of what comes back: {silent:?}");
     for row in kernel::OTHERWISE {

@@ -40,6 +40,7 @@ enum Ask {
     Spawn { argv: Vec<String>, env: BTreeMap<String, String>, cwd: PathBuf },
     Status { pid: i32 },
     Small { at: PathBuf, options: String },
+    Own { address: IpAddr },
     Living,
     Room { kind: String, living: u32 },
 }
@@ -130,6 +131,11 @@ impl Warden {
     /// Mounts a file system in memory, with these options.
     pub fn mount_small(&self, at: &Path, options: &str) -> Result<(), String> {
         self.ask(&Ask::Small { at: at.to_owned(), options: options.into() }, &[]).map(|_| ())
+    }
+
+    /// Gives the world's one interface an address: what a machine's own addresses are.
+    pub fn own(&self, address: IpAddr) -> Result<(), String> {
+        self.ask(&Ask::Own { address }, &[]).map(|_| ())
     }
 
     /// Counts the namespaces that live in the world, by kind, whatever keeps them: the kernel's own figure, found by trying

@@ -15,7 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
 
 use super::count::{COUNTED, count, living};
-use super::set_up::set_up;
+use super::set_up::{own, set_up};
 use super::{Answer, Ask, Plan, descendants, receive, send};
 
 pub(super) fn run(plan: &Plan, socket: &OwnedFd) {
@@ -65,6 +65,10 @@ fn serve(socket: &OwnedFd) {
                     Err(e) => (Answer::Failed { what: format!("tmpfs at {}: {e}", at.display()) }, None),
                 }
             }
+            Ask::Own { address } => match own(address) {
+                Ok(()) => (Answer::Made, None),
+                Err(e) => (Answer::Failed { what: format!("{address} as an address of its own: {e}") }, None),
+            },
             Ask::Living => match living() {
                 Ok(counts) => (Answer::Living { counts }, None),
                 Err(what) => (Answer::Failed { what }, None),
@@ -122,6 +126,8 @@ fn bind(udp: bool, address: SocketAddr) -> io::Result<OwnedFd> {
     sock::setsockopt(&fd, sock::sockopt::ReuseAddr, &true)?;
     if address.is_ipv6() {
         sock::setsockopt(&fd, sock::sockopt::Ipv6V6Only, &true)?;
+        // That all are local is enough for IPv4 only.
+        sock::setsockopt(&fd, sock::sockopt::IpFreebind, &true)?;
     }
     sock::bind(fd.as_raw_fd(), &sock::SockaddrStorage::from(address))?;
     if !udp {

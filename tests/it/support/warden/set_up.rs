@@ -1,9 +1,11 @@
 //! How a warden makes its namespaces, and a network in which nothing can leave.
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -71,23 +73,6 @@ fn show(list: &[(PathBuf, PathBuf)]) -> Result<(), String> {
 /// Brings the loopback up and makes every address one of this machine: whoever tries 8.8.8.8 or 10.0.0.1 arrives at a
 /// canary, or is refused by the kernel; nothing can leave.
 fn everything_is_local() -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
-    let ask = |message: RouteNetlinkMessage, flags: u16| -> io::Result<()> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        socket.send(&bytes, 0)?;
-        let (answer, _) = socket.recv_from_full()?;
-        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map(|m| m.payload) {
-            Ok(NetlinkPayload::Error(e)) if e.code.is_some() => Err(e.to_io()),
-            _ => Ok(()),
-        }
-    };
     let lo = nix::net::if_::if_nametoindex("lo")?;
     let mut link = LinkMessage::default();
     link.header.index = lo;
@@ -109,4 +94,33 @@ fn everything_is_local() -> io::Result<()> {
         ask(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE)?;
     }
     Ok(())
+}
+
+/// Gives the loopback another address.
+pub(super) fn own(address: IpAddr) -> io::Result<()> {
+    let mut message = AddressMessage::default();
+    message.header.index = nix::net::if_::if_nametoindex("lo")?;
+    message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.prefix_len = if address.is_ipv4() { 32 } else { 128 };
+    message.attributes.extend([AddressAttribute::Local(address), AddressAttribute::Address(address)]);
+    ask(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE)
+}
+
+/// Asks the kernel for one thing.
+fn ask(message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind_auto()?;
+    socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+    let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    packet.finalize();
+    let mut bytes = vec![0; packet.buffer_len()];
+    packet.serialize(&mut bytes);
+    socket.send(&bytes, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map(|m| m.payload) {
+        Ok(NetlinkPayload::Error(e)) if e.code.is_some() => Err(e.to_io()),
+        _ => Ok(()),
+    }
 }
