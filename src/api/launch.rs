@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::login::Login;
 use super::origin::Origin;
 use super::route::Route;
 use super::workspace::{Limits, WorkspaceMode};
@@ -283,6 +284,9 @@ pub struct Launch {
     /// Resolved credentials by name. They go to controller and keeper and no further.
     #[serde(default)]
     pub credentials: Credentials,
+    /// Subscription logins of the host by name, as a route's `auth` and `oauth` name them. No name is a credential's as well.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub logins: BTreeMap<String, Login>,
     /// What of the agent's session may outlive the bottle, and what is needed to take it up again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,

@@ -2,7 +2,7 @@
 //!
 //! Shared by [`crate::client`] and [`crate::controller`]. Plain data with serde; no I/O and no decisions.
 //!
-//! * [`launch`]: what a launch asks for. [`route`], [`origin`]: its allow-list, and who said so. [`bottle`]: how a bottle stands, and what can be done to it.
+//! * [`launch`]: what a launch asks for. [`login`]: whose subscription it works with. [`route`], [`origin`]: its allow-list, and who said so. [`bottle`]: how a bottle stands, and what can be done to it.
 //! * [`workspace`]: what an agent has changed. [`exec`]: commands in a bottle, and output. [`books`]: events, usage, accounts, runs.
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ pub mod books;
 pub mod bottle;
 pub mod exec;
 pub mod launch;
+pub mod login;
 pub mod origin;
 pub mod route;
 pub mod workspace;
@@ -22,6 +23,7 @@ pub use launch::{
     BudgetNode, BudgetScope, Counted, Credentials, Direct, File, Kept, Launch, Limit, Mount, Session, Upstream,
     UpstreamProxy,
 };
+pub use login::{Login, LoginForm};
 pub use origin::{Origin, OriginKind};
 pub use route::{
     Auth, AuthScheme, HeaderKind, HeaderRule, Match, PathKind, PathRule, Route, Routes, RoutesChange, Tls, Verdict,

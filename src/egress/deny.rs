@@ -69,6 +69,8 @@ denials! {
     LimitIdle, "limit_idle", 408, "Nothing moved for too long.";
     LimitVerdict, "limit_verdict", 503, "What had to be known before a verdict took too long.";
     CredentialMissing, "credential_missing", 502, "The route's credential is not there.";
+    LoginExpired, "login_expired", 400, "The host's login is not there, or not good any more.";
+    LoginForeign, "login_foreign", 400, "A token endpoint was asked for another login than the host's.";
     BudgetExhausted, "budget_exhausted", 429, "The token budget is spent.";
     Cut, "cut", 403, "The bottle's way out was cut.";
     Policy, "policy", 403, "A policy said no.";
@@ -171,7 +173,7 @@ mod tests {
         let list = "route_missing method path name_mismatch ip_literal port private_address resolve_failed \
              upstream_unreachable upstream_tls protocol_unknown upgrade metered_path_unknown server_tool body_too_large \
              response_too_large limit_headers limit_connections limit_streams limit_bodies limit_handshakes limit_idle \
-             limit_verdict credential_missing budget_exhausted cut policy \
+             limit_verdict credential_missing login_expired login_foreign budget_exhausted cut policy \
              ledger_unavailable";
         let ours: Vec<_> = Denial::ALL.iter().map(|d| d.as_str()).collect();
         assert_eq!(ours, list.split_whitespace().collect::<Vec<_>>());

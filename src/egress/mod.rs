@@ -5,7 +5,7 @@
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`hold`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
-//! what became of an allowed request [`exchange`], the cut [`streams`].
+//! what became of an allowed request [`exchange`], the cut [`streams`]. Logins of the host: [`login`], and [`oauth`], which a bottle is answered by.
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
 
@@ -39,9 +39,11 @@ pub mod headers;
 pub mod hello;
 pub mod hold;
 pub mod link;
+pub mod login;
 pub mod lookup;
 pub mod model;
 pub mod name;
+pub mod oauth;
 mod pace;
 pub mod passthrough;
 pub mod policy;
@@ -101,6 +103,8 @@ pub struct Rules {
     pub also: Option<Vec<Route>>,
     /// Resolved credentials by name.
     pub credentials: BTreeMap<String, SecretString>,
+    /// Logins of the host by name.
+    pub logins: BTreeMap<String, Arc<login::Holder>>,
 }
 
 /// What a bottle may do, and what its requests are charged to.

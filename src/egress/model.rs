@@ -167,7 +167,7 @@ impl<L: Ledger> Plane<L> {
     }
 
     /// Gets the whole body of a request, within its bounds of size, time and the bottle's room.
-    async fn hold_body(
+    pub(super) async fn hold_body(
         &self,
         mut body: Incoming,
         most: Option<u64>,

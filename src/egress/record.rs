@@ -289,6 +289,11 @@ impl Recorder {
         true
     }
 
+    /// Writes what became of a login of the host that the bottle works with. Never waits.
+    pub fn login(&self, data: Value) {
+        let _ = self.queue.try_send(self.entry("login", data, None));
+    }
+
     /// Takes a turn for the end of a request of which nothing was entered before. Returns whether there was one.
     pub fn may_pass(&self) -> bool {
         self.passing.lock().unwrap_or_else(PoisonError::into_inner).0.take()

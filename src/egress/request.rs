@@ -31,6 +31,7 @@ use super::streams::{Entered, Streams, Subject};
 use super::tee::{Keep, Metering, Tee};
 use super::upstream::Upstreaming;
 use super::websocket;
+use crate::api::LoginForm;
 use crate::ledger::{Ledger, Node};
 use crate::meter::request::speaks_socket;
 use crate::types::Api;
@@ -111,6 +112,8 @@ struct Facts {
     host: String,
     /// The API, once the route is known.
     api: Option<Api>,
+    /// Whose token endpoint it is, once that is known.
+    oauth: Option<LoginForm>,
     /// It asked to become a WebSocket.
     websocket: bool,
     /// When it came.
@@ -131,6 +134,7 @@ impl<L: Ledger> Plane<L> {
             path: head.uri().path().to_owned(),
             host: String::new(),
             api: None,
+            oauth: None,
             websocket: false,
             began: Instant::now(),
             exchange: None,
@@ -206,7 +210,13 @@ impl<L: Ledger> Plane<L> {
             entered.is_metered();
         }
         not_cut(&self.streams, route.api.is_some())?;
-        let injection = policy.credentials.of(route)?;
+        if let Some(name) = &route.oauth {
+            let holder = policy.credentials.login(name)?;
+            facts.oauth = Some(holder.form());
+            return self.token(policy, holder, &head, body, &exchange).await;
+        }
+        let put_in = self.put_in(policy, route).await?;
+        let injection = put_in.as_deref();
         let cleaning = match (&route.api, injection) {
             (Some(_), _) => Cleaning::Model,
             (None, Some(_)) => Cleaning::Credential,
@@ -332,10 +342,14 @@ impl<L: Ledger> Plane<L> {
             denied = denied.websocket();
         }
         tokio::join!(self.recorder.deny(denied), drain(body));
+        if let Some(form) = facts.oauth {
+            return super::oauth::refused(form, deny);
+        }
         match (facts.api, deny.kind) {
             (Some(api), Denial::BudgetExhausted | Denial::Cut) => {
                 spent::answer(api, deny, jiff::Timestamp::now().as_second())
             }
+            (Some(api), Denial::LoginExpired) => super::oauth::expired(api, deny),
             _ => deny.answer(),
         }
     }
@@ -380,6 +394,9 @@ impl Leaving<'_> {
     /// Makes the answer to the bottle from upstream's.
     pub fn wrap<L: Ledger>(self, answer: Response<Incoming>, metering: Option<Metering<L>>) -> Response<Outgoing> {
         let (mut parts, incoming) = answer.into_parts();
+        if let Some(injection) = self.injection {
+            injection.answered(parts.status);
+        }
         let keep = Keep { credential: self.injection.is_some(), names: self.route.keep_headers.clone() };
         forward::clean_head(&mut parts.headers, self.injection, &keep.names);
         let redactor = self.injection.and_then(Injection::redactor);

@@ -103,6 +103,7 @@ fn decide(policy: &Policy, streams: &Streams, asked: &Question, verdict: &mut Ve
     verdict.route = Some((**route).clone());
     debug_assert!(route.tls == Tls::Intercept, "what is passed through was told before");
     let how = match (&route.auth, route.api) {
+        _ if route.oauth.is_some() => "bb answers it itself, for the host's login".to_owned(),
         (_, Some(api)) => format!("it is passed on, metered as {}, where its budget allows", api.as_str()),
         (Some(auth), None) => format!("it is passed on with the credential {}", auth.credential),
         (None, None) => "it is passed on".to_owned(),

@@ -124,6 +124,7 @@ impl Controller {
         let state_dir = self.host.home.state(&sealed.view.slug);
         let made = Made {
             slug: sealed.view.slug.clone(),
+            logins: self.logins.of(&sealed.launch.logins),
             launch: sealed.launch,
             path: terms.path,
             ledger: terms.ledger,
@@ -175,7 +176,7 @@ impl Controller {
             agent: live.view().agent,
             run: live.launch.run.clone(),
             path: live.path.clone(),
-            rules: in_force(&live.launch.credentials, &rules),
+            rules: in_force(&live.launch.credentials, &live.logins, &rules),
             upstreams,
             upstream_proxy,
             proxy: live.launch.proxy.then(|| (GATE_V4, egress::proxy::PORT).into()),
