@@ -452,6 +452,9 @@ async fn a_sweep_charges_what_an_earlier_writer_left<L: Ledger>(open: &impl Fn(&
     assert_eq!(second.open_holds(None).await.unwrap(), 1, "the new one is left alone");
     // The whole unclamped estimate of the first, the usage seen of the second.
     assert_eq!(figures(&second, GLOBAL, "claude").await, (600 + 960, 0));
+    let events = second.events(EventQuery::default()).await.unwrap();
+    let swept = events.iter().filter(|e| e.kind == "usage" && e.data["how"] == "swept").count();
+    assert_eq!(swept, 2, "whoever reads them can tell: {events:?}");
     assert_eq!(second.sweep().await.unwrap(), 0);
     let report = second.usage(UsageQuery::default()).await.unwrap();
     assert_eq!((report.total.requests, report.total.estimated), (3, 2));
