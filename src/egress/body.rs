@@ -34,6 +34,9 @@ pub enum BodyError {
     /// More than the route lets pass.
     #[error("the body is larger than the route allows")]
     TooLarge,
+    /// It is coded, and repeats the credential that was put in, or cannot be read.
+    #[error("the body is coded, and cannot be passed on")]
+    Coded,
 }
 
 /// A body that comes from elsewhere.
@@ -137,7 +140,10 @@ impl Body for Upload {
                         let length = frame.data_ref().map_or(0, Bytes::len);
                         if let Some(left) = left {
                             let length = u64::try_from(length).unwrap_or(u64::MAX);
-                            *left = left.checked_sub(length).ok_or(BodyError::TooLarge)?;
+                            *left = left.checked_sub(length).ok_or_else(|| {
+                                moved.sent_too_much.store(true, Ordering::Release);
+                                BodyError::TooLarge
+                            })?;
                         }
                         moved.count(Way::Up, length);
                         Ok(frame)
@@ -182,13 +188,21 @@ pub struct Moved {
     millis: AtomicU64,
     up: AtomicU64,
     down: AtomicU64,
+    /// More was sent than the route allows; what the client of the upstream server makes of that is a broken connection.
+    sent_too_much: AtomicBool,
 }
 
 impl Moved {
     /// Starts now.
     pub fn new() -> Arc<Moved> {
         let none = || AtomicU64::new(0);
-        Arc::new(Moved { start: Instant::now(), millis: none(), up: none(), down: none() })
+        Arc::new(Moved {
+            start: Instant::now(),
+            millis: none(),
+            up: none(),
+            down: none(),
+            sent_too_much: AtomicBool::new(false),
+        })
     }
 
     /// Counts bytes that are passed on.
@@ -198,6 +212,11 @@ impl Moved {
             Way::Down => &self.down,
         };
         counter.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Tells whether more was sent than the route allows.
+    pub fn sent_too_much(&self) -> bool {
+        self.sent_too_much.load(Ordering::Acquire)
     }
 
     /// Gets the bytes that went out of the bottle.

@@ -246,6 +246,23 @@ impl Redactor {
         redact_headers(&self.finders, trailers);
     }
 
+    /// Looks for the value in text that is not passed on itself. Gets whether it is there; after that nothing more is to be asked.
+    pub fn finds(&mut self, text: &[u8]) -> bool {
+        self.carry.extend_from_slice(text);
+        let seen = std::mem::take(&mut self.carry);
+        if self.finders.iter().any(|finder| finder.find(&seen).is_some()) {
+            return true;
+        }
+        let kept = self.overlap(&seen);
+        self.carry.extend_from_slice(&seen[seen.len() - kept..]);
+        false
+    }
+
+    /// Tells whether what came so far may end with the value's beginning.
+    pub fn awaits(&self) -> bool {
+        !self.carry.is_empty()
+    }
+
     /// Gets what is left at the end.
     pub fn finish(&mut self) -> Bytes {
         std::mem::take(&mut self.carry).freeze()
@@ -267,7 +284,7 @@ impl Redactor {
     }
 
     /// Gets the length of the longest end of `bytes` that is a beginning of a form of the value.
-    fn overlap(&self, bytes: &[u8]) -> usize {
+    pub(super) fn overlap(&self, bytes: &[u8]) -> usize {
         let of = |needle: &[u8]| {
             let longest = bytes.len().min(needle.len().saturating_sub(1));
             let (Some(first), tail) = (needle.first(), &bytes[bytes.len() - longest..]) else { return 0 };
@@ -277,6 +294,15 @@ impl Redactor {
                 .map_or(0, |at| tail.len() - at)
         };
         self.finders.iter().map(|finder| of(finder.needle())).max().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+impl Redactor {
+    /// Makes what takes `secret` out.
+    pub(in crate::egress) fn of(secret: &str) -> Redactor {
+        let finders = forms(secret).iter().map(|form| memmem::Finder::new(form.as_bytes()).into_owned()).collect();
+        Redactor { finders, carry: BytesMut::new() }
     }
 }
 

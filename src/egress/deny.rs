@@ -61,6 +61,7 @@ denials! {
     ServerTool, "server_tool", 403, "A feature by which the provider would reach out for the agent.";
     BodyTooLarge, "body_too_large", 413, "The request body is larger than the route allows, or than what is held whole (32 MiB).";
     ResponseTooLarge, "response_too_large", 502, "The answer is larger than the route allows.";
+    ResponseCoded, "response_coded", 502, "The answer is coded, and repeats the route's credential, or cannot be read to look for it.";
     LimitHeaders, "limit_headers", 431, "The request's headers are too large or too many.";
     LimitConnections, "limit_connections", 429, "Too many connections at once.";
     LimitStreams, "limit_streams", 429, "Too many requests at once.";
@@ -172,7 +173,7 @@ mod tests {
     fn the_list_is_documented_by_its_order() {
         let list = "route_missing method path name_mismatch ip_literal port private_address resolve_failed \
              upstream_unreachable upstream_tls protocol_unknown upgrade metered_path_unknown server_tool body_too_large \
-             response_too_large limit_headers limit_connections limit_streams limit_bodies limit_handshakes limit_idle \
+             response_too_large response_coded limit_headers limit_connections limit_streams limit_bodies limit_handshakes limit_idle \
              limit_verdict credential_missing login_expired login_foreign budget_exhausted cut policy \
              ledger_unavailable";
         let ours: Vec<_> = Denial::ALL.iter().map(|d| d.as_str()).collect();

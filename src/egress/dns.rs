@@ -16,6 +16,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use super::address::NameBook;
 use super::deny::{Denial, Deny};
@@ -156,6 +157,8 @@ pub async fn serve_udp(socket: UdpSocket, book: Arc<NameBook>, recorder: Arc<Rec
 /// Serves DNS over TCP on one listener until it is dropped.
 pub async fn serve_tcp(listener: TcpListener, book: Arc<NameBook>, recorder: Arc<Recorder>) {
     let places = Arc::new(Semaphore::new(TCP_AT_ONCE));
+    // They end with this: nothing of a bottle that is closed goes on.
+    let mut open = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -163,7 +166,8 @@ pub async fn serve_tcp(listener: TcpListener, book: Arc<NameBook>, recorder: Arc
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let (book, recorder) = (Arc::clone(&book), Arc::clone(&recorder));
-        tokio::spawn(async move {
+        while open.try_join_next().is_some() {}
+        open.spawn(async move {
             let _ = converse(stream, &book, &recorder).await;
             drop(place);
         });
@@ -452,5 +456,24 @@ mod tests {
             assert!(rest.is_empty(), "{game:?}");
         }
         server.abort();
+    }
+
+    #[tokio::test]
+    async fn conversations_end_with_the_listener() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (recorder, _events) = recorder();
+        let served = tokio::spawn(serve_tcp(listener, Arc::new(NameBook::new()), Arc::new(recorder)));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let query = ask("a.example.", RecordType::A).to_vec().unwrap();
+        stream.write_u16(query.len().try_into().unwrap()).await.unwrap();
+        stream.write_all(&query).await.unwrap();
+        let length = stream.read_u16().await.unwrap();
+        stream.read_exact(&mut vec![0; usize::from(length)]).await.unwrap();
+        served.abort();
+        let began = std::time::Instant::now();
+        let end = stream.read(&mut [0]).await;
+        assert!(!matches!(end, Ok(1..)), "{end:?}");
+        assert!(began.elapsed() < TCP_IDLE, "it was idle that ended it");
     }
 }

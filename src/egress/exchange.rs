@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use super::body::{BodyError, Moved};
+use super::body::{BodyError, Moved, Way};
+use super::deny::{Denial, Deny};
 use super::link::Named;
-use super::record::{Ended, Recorder, short};
+use super::record::{Denied, Ended, Recorder, short};
 use crate::api::Route;
 use crate::types::Api;
 
@@ -31,8 +32,10 @@ pub enum Over {
     Idle,
     /// A side broke off in the middle.
     Broken,
-    /// It was larger than its route allows.
-    TooLarge,
+    /// It was larger than its route allows; `Up` is what the bottle sent.
+    TooLarge(Way),
+    /// It was coded, and repeated the route's credential or could not be read.
+    Coded,
     /// The ledger did not answer.
     Ledger,
     /// The agent's side went away before the end.
@@ -47,10 +50,30 @@ impl Over {
             Over::Cut => "cut",
             Over::Idle => "idle",
             Over::Broken => "broken",
-            Over::TooLarge => "too_large",
+            Over::TooLarge(_) => "too_large",
+            Over::Coded => "coded",
             Over::Ledger => "ledger",
             Over::Gone => "gone",
         }
+    }
+
+    /// Gets the refusal that it is to go on, where a limit ended it.
+    fn denies(self) -> Option<Deny> {
+        let (kind, reason) = match self {
+            Over::TooLarge(Way::Up) => {
+                (Denial::BodyTooLarge, "bb: more was sent than the route allows, so it was broken off.")
+            }
+            Over::TooLarge(Way::Down) => {
+                (Denial::ResponseTooLarge, "bb: more came than the route allows, so it was broken off.")
+            }
+            Over::Idle => (Denial::LimitIdle, "bb: nothing moved for ten minutes, so it was broken off."),
+            Over::Coded => (
+                Denial::ResponseCoded,
+                "bb: a coded answer repeated the route's credential, or could not be read to look for it, so it was broken off.",
+            ),
+            Over::Whole | Over::Cut | Over::Broken | Over::Ledger | Over::Gone => return None,
+        };
+        Some(Deny::new(kind, reason))
     }
 }
 
@@ -61,7 +84,8 @@ impl From<&BodyError> for Over {
             BodyError::Cut => Over::Cut,
             BodyError::Idle => Over::Idle,
             BodyError::Ledger => Over::Ledger,
-            BodyError::TooLarge => Over::TooLarge,
+            BodyError::TooLarge => Over::TooLarge(Way::Down),
+            BodyError::Coded => Over::Coded,
         }
     }
 }
@@ -162,10 +186,23 @@ impl Exchange {
         state.charged = true;
     }
 
-    /// Says how it ended. The first word counts.
+    /// Says how it ended. The first word counts. Of a limit that ended it before its own end a `denied` event tells as well: its
+    /// answer had begun, and so cannot.
     pub fn over(&self, how: Over) {
         let took = self.began.elapsed();
-        self.state().over.get_or_insert((took, how));
+        {
+            let mut state = self.state();
+            if state.over.is_some() {
+                return;
+            }
+            state.over = Some((took, how));
+        }
+        if let Some(deny) = how.denies() {
+            let subject = &self.subject;
+            let denied = Denied::new(subject.scheme, subject.named.text.as_str(), subject.port, &deny);
+            let denied = denied.request(&subject.method, &subject.path).took(took, self.moved.up());
+            self.recorder.deny_limited(denied.of(&self.id));
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

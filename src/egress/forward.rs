@@ -64,7 +64,9 @@ pub async fn send(
             return Poll::Ready(Err(streams.reason(entered)));
         }
         if let Poll::Ready(answer) = Pin::new(&mut sent).poll(cx) {
-            return Poll::Ready(answer.map_err(|error| refusal(&error)));
+            return Poll::Ready(
+                answer.map_err(|error| if moved.sent_too_much() { sent_too_much() } else { refusal(&error) }),
+            );
         }
         if idle.poll_idle(cx) {
             return Poll::Ready(Err(Deny::new(
@@ -77,6 +79,10 @@ pub async fn send(
     .await
 }
 
+fn sent_too_much() -> Deny {
+    Deny::new(Denial::BodyTooLarge, "bb: the request's body is larger than the route allows.")
+}
+
 /// Gets the refusal that an error of the client is.
 fn refusal(error: &(dyn Error + 'static)) -> Deny {
     let mut cause = Some(error);
@@ -85,7 +91,7 @@ fn refusal(error: &(dyn Error + 'static)) -> Deny {
             return dial.clone().into();
         }
         if let Some(BodyError::TooLarge) = error.downcast_ref::<BodyError>() {
-            return Deny::new(Denial::BodyTooLarge, "bb: the request's body is larger than the route allows.");
+            return sent_too_much();
         }
         cause = error.source();
     }

@@ -4,7 +4,7 @@
 //! the allow-list, given its credential, metered and forwarded, or refused with a reason that can be read. The parts,
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`coding`], [`hold`]),
-//! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
+//! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`] ([`echo`]). Refusals are [`deny`] and [`spent`], events [`record`],
 //! what became of an allowed request [`exchange`], the cut [`streams`].
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
@@ -34,6 +34,7 @@ pub mod credential;
 pub mod deny;
 pub mod dial;
 pub mod dns;
+mod echo;
 pub mod exchange;
 pub mod forward;
 pub mod front;

@@ -124,6 +124,7 @@ impl<L: Ledger> Plane<L> {
         let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, &moved).await?;
         let status = answer.status();
         hold.answered(status.as_u16());
+        leaving.can_read(&answer)?;
         if status.is_success() {
             leaving.exchange.charged(status);
         } else {

@@ -111,9 +111,8 @@ pub async fn pass<L: Ledger>(
         // A side that breaks off is no refusal: the other one hears it by its end.
         ended = both => (how(&ended.map(|_| ())), Ok(())),
         () = entered.wait_cancelled() => (Over::Cut, Err(plane.streams.reason(&entered))),
-        () = idle(moved) => {
-            (Over::Idle, Err(Deny::new(Denial::LimitIdle, "bb: a connection that is passed through stood still.")))
-        }
+        // Its end tells why.
+        () = idle(moved) => (Over::Idle, Ok(())),
     };
     exchange.over(over);
     result

@@ -62,6 +62,12 @@ impl Denied {
         self
     }
 
+    /// Adds the id of the exchange that had been allowed, and was broken off.
+    pub fn of(mut self, exchange: &str) -> Denied {
+        self.0["exchange"] = json!(exchange);
+        self
+    }
+
     /// Adds that the request asked to become a WebSocket.
     pub fn websocket(mut self) -> Denied {
         self.0["websocket"] = json!(true);

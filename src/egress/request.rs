@@ -18,6 +18,7 @@ use super::body::{Outgoing, Upload};
 use super::coding;
 use super::credential::Injection;
 use super::deny::{Denial, Deny};
+use super::echo::{self, Echo};
 use super::exchange::{self, Exchange};
 use super::forward;
 use super::headers::{self, Cleaning};
@@ -104,6 +105,15 @@ pub(super) fn not_cut(streams: &Streams, metered: bool) -> Result<(), Deny> {
         Some(cut) => Err(cut.deny.clone()),
         None => Ok(()),
     }
+}
+
+/// Refuses a WebSocket of a model API where the meter reads none.
+pub(super) fn no_socket(api: Api, path: &str) -> Result<(), Deny> {
+    if speaks_socket(api, path) {
+        return Ok(());
+    }
+    Err(Deny::new(Denial::Upgrade, "bb: this API has no WebSocket here that the meter reads.")
+        .step("fall back to HTTP streaming"))
 }
 
 /// What a refusal's event and answer need to know.
@@ -241,11 +251,8 @@ impl<L: Ledger> Plane<L> {
             exchange,
         };
         match route.api {
-            Some(api) if websocket && !speaks_socket(api, &allowed.path) => {
-                Err(Deny::new(Denial::Upgrade, "bb: this API has no WebSocket here that the meter reads.")
-                    .step("fall back to HTTP streaming"))
-            }
             _ if websocket => {
+                route.api.map_or(Ok(()), |api| no_socket(api, &allowed.path))?;
                 websocket::offer(&mut clean, head.headers(), cleaning);
                 let mut request = Request::new(());
                 *request.method_mut() = head.method().clone();
@@ -299,6 +306,7 @@ impl<L: Ledger> Plane<L> {
         let method = request.method().clone();
         let moved = leaving.exchange.moved();
         let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, moved).await?;
+        leaving.can_read(&answer)?;
         if let Some(most) = leaving.route.max_response
             && answer.body().size_hint().lower() > most
         {
@@ -393,6 +401,14 @@ pub(super) struct Leaving<'a> {
 }
 
 impl Leaving<'_> {
+    /// Refuses an answer in which an echo of the credential could not be found.
+    pub fn can_read(&self, answer: &Response<Incoming>) -> Result<(), Deny> {
+        if self.injection.is_none_or(|injection| injection.redactor().is_none()) || answer.body().is_end_stream() {
+            return Ok(());
+        }
+        echo::readable(answer.headers())
+    }
+
     /// Makes the answer to the bottle from upstream's.
     pub async fn wrap<L: Ledger>(
         self,
@@ -405,9 +421,9 @@ impl Leaving<'_> {
         }
         let keep = Keep { credential: self.injection.is_some(), names: self.route.keep_headers.clone() };
         forward::clean_head(&mut parts.headers, self.injection, &keep.names);
-        let redactor = self.injection.and_then(Injection::redactor);
+        let echo = self.injection.and_then(|injection| Echo::new(&parts.headers, || injection.redactor()));
         let most = self.route.max_response;
-        let tee = Tee::<L>::new(incoming, metering, (redactor, keep), most, self.entered, self.exchange);
+        let tee = Tee::<L>::new(incoming, metering, (echo, keep), most, self.entered, self.exchange);
         let mut out = Response::new(Outgoing::Passing(Box::pin(tee.what_is_there().await)));
         *out.status_mut() = parts.status;
         *out.headers_mut() = parts.headers;

@@ -52,6 +52,7 @@ where
     });
     let noted = Arc::new(Noted::default());
     let result = if h2 {
+        // No pings: a bottle that is paused answers none, and what it has under way waits. One that has ended is closed as a whole.
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
@@ -59,8 +60,6 @@ where
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20))
             .serve_connection(TokioIo::new(io), service)
             .await
     } else {

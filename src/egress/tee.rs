@@ -18,7 +18,7 @@ use http::{HeaderMap, StatusCode};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::body::{BodyError, Idle, Way};
-use super::credential::Redactor;
+use super::echo::Echo;
 use super::exchange::{Exchange, Over};
 use super::headers;
 use super::hold::OpenHold;
@@ -165,7 +165,8 @@ impl<L: Ledger> Drop for Metering<L> {
 pub struct Tee<L: Ledger> {
     inner: Incoming,
     metering: Option<Metering<L>>,
-    redactor: Option<Redactor>,
+    /// Of a route with a credential.
+    echo: Option<Echo>,
     /// What the route says of its answers' headers, for trailers.
     keep: Keep,
     /// Bytes that may still come; no limit where absent.
@@ -204,10 +205,10 @@ pub struct Keep {
 
 impl<L: Ledger> Tee<L> {
     /// Makes the body around what upstream sends, of which `most` bytes may come.
-    pub fn new(
+    pub(super) fn new(
         inner: Incoming,
         metering: Option<Metering<L>>,
-        (redactor, keep): (Option<Redactor>, Keep),
+        (echo, keep): (Option<Echo>, Keep),
         most: Option<u64>,
         entered: Entered,
         exchange: Arc<Exchange>,
@@ -219,7 +220,7 @@ impl<L: Ledger> Tee<L> {
         Tee {
             inner,
             metering,
-            redactor,
+            echo,
             keep,
             left: most,
             entered,
@@ -263,8 +264,8 @@ impl<L: Ledger> Tee<L> {
     /// Cleans trailers as the head was cleaned.
     fn clean(&self, mut trailers: HeaderMap) -> HeaderMap {
         headers::answer(&mut trailers, self.keep.credential, &self.keep.names);
-        if let Some(redactor) = &self.redactor {
-            redactor.trailers(&mut trailers);
+        if let Some(echo) = &self.echo {
+            echo.trailers(&mut trailers);
         }
         trailers
     }
@@ -377,9 +378,13 @@ impl<L: Ledger> Tee<L> {
                             if let Err(error) = this.count(&bytes) {
                                 return this.fail(error);
                             }
-                            let bytes = match &mut this.redactor {
-                                Some(redactor) => redactor.pass(bytes),
-                                None => bytes,
+                            let clean = match &mut this.echo {
+                                Some(echo) => echo.pass(bytes),
+                                None => Ok(bytes),
+                            };
+                            let bytes = match clean {
+                                Ok(bytes) => bytes,
+                                Err(error) => return this.fail(error),
                             };
                             if let Some(frame) = this.take(bytes, look_ahead) {
                                 return Poll::Ready(Some(Ok(frame)));
@@ -391,7 +396,10 @@ impl<L: Ledger> Tee<L> {
                 Poll::Ready(None) => {
                     this.stage = Stage::Ending;
                     // What was kept for redaction comes after all that was read, and is read by the meter as well.
-                    this.rest = this.redactor.as_mut().map(Redactor::finish);
+                    match this.echo.as_mut().map(Echo::finish).transpose() {
+                        Ok(rest) => this.rest = rest,
+                        Err(error) => return this.fail(error),
+                    }
                     if let Some(metering) = &mut this.metering {
                         metering.meter.feed(this.rest.as_deref().unwrap_or_default());
                         metering.meter.finish();

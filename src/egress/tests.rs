@@ -39,6 +39,7 @@ mod metered;
 mod names;
 mod oauth;
 mod passing;
+mod paused;
 
 mod protocols;
 mod proxy;
@@ -371,6 +372,18 @@ impl Bench {
     async fn events(&self, kind: &str) -> Vec<Value> {
         let events = self.ledger.events(EventQuery::default()).await.unwrap();
         events.into_iter().filter(|e| e.kind == kind).map(|e| e.data).collect()
+    }
+
+    /// Waits until as many refusals are written; gets their words.
+    async fn denied(&self, count: usize) -> Vec<String> {
+        for _ in 0..3000 {
+            let denied = self.events("denied").await;
+            if denied.len() >= count {
+                return denied.iter().map(|denied| denied["kind"].as_str().unwrap_or_default().to_owned()).collect();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not told: {:?}", self.events("denied").await);
     }
 
     fn seen(&self) -> Vec<Seen> {

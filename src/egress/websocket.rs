@@ -126,6 +126,7 @@ impl<L: Ledger> Plane<L> {
             })?,
             () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
         };
+        leaving.can_read(&answer)?;
         self.note(&leaving, &method, answer.status().as_u16()).await;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Ok(leaving.wrap::<L>(answer, None).await);

@@ -10,7 +10,7 @@ use super::link::literal;
 use super::model;
 use super::name::Host;
 use super::policy::Policy;
-use super::request::{method, not_cut};
+use super::request::{method, no_socket, not_cut};
 use super::route::Asked;
 use super::streams::Streams;
 use crate::api::{Tls, Verdict};
@@ -19,6 +19,8 @@ use crate::api::{Tls, Verdict};
 struct Question {
     method: Method,
     tls: bool,
+    /// It asks for a WebSocket.
+    websocket: bool,
     host: Host,
     port: u16,
     path: String,
@@ -53,6 +55,7 @@ fn question(url: &str, method: &str, verdict: &mut Verdict) -> Result<Question, 
         "http" | "ws" => false,
         _ => return Err(Deny::new(Denial::ProtocolUnknown, "bb: only HTTPS and HTTP leave a bottle.")),
     };
+    let websocket = scheme.to_ascii_lowercase().starts_with("ws");
     verdict.scheme = if tls { "https" } else { "http" }.to_owned();
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
@@ -69,7 +72,7 @@ fn question(url: &str, method: &str, verdict: &mut Verdict) -> Result<Question, 
     verdict.path = uri.path().to_owned();
     let method = Method::from_bytes(method.as_bytes())
         .map_err(|_| Deny::new(Denial::Method, "bb: this is no method that a request can have."))?;
-    Ok(Question { method, tls, host, port, path: uri.path().to_owned() })
+    Ok(Question { method, tls, websocket, host, port, path: uri.path().to_owned() })
 }
 
 fn decide(policy: &Policy, streams: &Streams, asked: &Question, verdict: &mut Verdict) -> Result<String, Deny> {
@@ -91,13 +94,18 @@ fn decide(policy: &Policy, streams: &Streams, asked: &Question, verdict: &mut Ve
         method: asked.method.as_str(),
         path: &asked.path,
         headers: &headers,
-        websocket: false,
+        websocket: asked.websocket,
     })?;
     let route = &allowed.route;
     verdict.path = allowed.path.into_owned();
     not_cut(streams, route.api.is_some())?;
     policy.credentials.of(route)?;
-    if let Some(api) = route.api {
+    if asked.websocket && asked.method != Method::GET {
+        return Err(Deny::new(Denial::Upgrade, "bb: the handshake of a WebSocket is a GET."));
+    }
+    if let Some(api) = route.api.filter(|_| asked.websocket) {
+        no_socket(api, &verdict.path)?;
+    } else if let Some(api) = route.api {
         model::class(api, asked.method.as_str(), &asked.host.to_string(), &verdict.path)?;
     }
     verdict.route = Some((**route).clone());
@@ -148,6 +156,8 @@ mod tests {
                 ..Route::default()
             },
             Route { host: "api.anthropic.com".into(), api: Some(Api::Anthropic), ..Route::default() },
+            Route { host: "api.openai.com".into(), api: Some(Api::OpenaiResponses), ..Route::default() },
+            Route { host: "socket.example".into(), websocket: true, ..Route::default() },
             Route { host: "*.pin.example".into(), tls: Tls::Passthrough, ..Route::default() },
             Route {
                 host: "ruled.example".into(),
@@ -187,10 +197,18 @@ mod tests {
             ("https://docs.rs/", "CONNECT", "method"),
             ("http://api.anthropic.com/v1/messages", "POST", "port"),
             ("https://api.anthropic.com/v1/odd", "POST", "metered_path_unknown"),
+            ("wss://docs.rs/live", "GET", "upgrade"),
+            ("wss://socket.example/live", "POST", "upgrade"),
+            ("wss://api.anthropic.com/v1/messages", "GET", "upgrade"),
+            ("wss://api.openai.com/v1/odd", "GET", "upgrade"),
         ] {
             let no = ask(url, method);
             assert_eq!((no.allowed, no.kind.as_deref()), (false, Some(kind)), "{url}: {no:?}");
             assert!(!no.message.is_empty() && !no.message.starts_with("bb:"));
+        }
+        for url in ["wss://socket.example/live", "wss://api.openai.com/v1/responses"] {
+            let yes = ask(url, "GET");
+            assert!(yes.allowed, "{url}: {yes:?}");
         }
         assert_eq!(ask("https://crates.io/", "GET").rule_missing.unwrap()["host"], "crates.io");
         assert!(

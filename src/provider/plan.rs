@@ -98,7 +98,7 @@ impl Provider {
                 Some(variable) => search.named(alternatives, variable)?,
                 None => search.choose(self.name(), alternatives)?,
             };
-            let own = alternative.env.as_ref().map(std::slice::from_ref).unwrap_or_default();
+            let own = alternative.env.as_slice();
             for variable in alternative.set.as_deref().unwrap_or(own) {
                 env.insert(variable.clone(), alternative.placeholder.clone().unwrap_or_default());
             }

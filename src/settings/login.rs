@@ -47,6 +47,7 @@ pub fn advice(form: LoginForm) -> &'static str {
 }
 
 /// A string that is there and not empty, of which nothing is kept.
+#[derive(Default)]
 struct Filled(bool);
 
 impl<'de> Deserialize<'de> for Filled {
@@ -68,11 +69,6 @@ impl<'de> Deserialize<'de> for Filled {
     }
 }
 
-impl Default for Filled {
-    fn default() -> Filled {
-        Filled(false)
-    }
-}
 
 /// The two tokens of a login.
 #[derive(Default, Deserialize)]

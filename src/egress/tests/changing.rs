@@ -133,6 +133,46 @@ async fn bodies_beyond_what_the_route_allows_stop_there() {
 }
 
 #[tokio::test]
+async fn bodies_of_no_said_length_stop_there_too_and_it_is_told() {
+    // Sends back in pieces what it was sent, without a length.
+    let script: Script = Arc::new(|seen: &Seen| {
+        let pieces: Vec<_> = seen.body.chunks(100).map(Bytes::copy_from_slice).collect();
+        let frames = pieces.into_iter().map(|piece| Ok::<_, std::io::Error>(Frame::data(piece)));
+        Response::new(BodyExt::boxed(StreamBody::new(futures_util::stream::iter(frames.collect::<Vec<_>>()))))
+    });
+    let bench = bench(None, script).await;
+    bench.change(|routes| {
+        routes[1].max_request = Some(1000);
+        routes[1].max_response = Some(500);
+    });
+    let host = format!("{PLAIN}:{}", bench.address.port());
+    let chunked = async |size: usize| {
+        let mut stream = bench.tls(PLAIN, false).await;
+        let head =
+            format!("PUT /open/x HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..size / 100 {
+            // It may be refused in the middle.
+            let _ = stream.write_all(format!("64\r\n{}\r\n", "x".repeat(100)).as_bytes()).await;
+        }
+        let _ = stream.write_all(b"0\r\n\r\n").await;
+        let mut answer = Vec::new();
+        let _ = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut answer)).await.expect("an end");
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let fits = chunked(500).await;
+    assert!(fits.starts_with("HTTP/1.1 200") && fits.ends_with("0\r\n\r\n"), "{fits}");
+    let much = chunked(600).await;
+    assert!(!much.ends_with("0\r\n\r\n"), "it must not look whole: {much}");
+    assert!(much.matches('x').count() <= 510, "{much}");
+    assert_eq!(bench.denied(1).await, ["response_too_large"]);
+    let refused = chunked(1100).await;
+    assert!(refused.starts_with("HTTP/1.1 413") && refused.contains("x-bb-deny: body_too_large"), "{refused}");
+    assert_eq!(bench.denied(2).await, ["response_too_large", "body_too_large"]);
+    assert!(bench.seen().iter().all(|seen| seen.body.len() <= 1000), "more than the route lets pass left");
+}
+
+#[tokio::test]
 async fn trailers_are_cleaned_like_heads() {
     let bench = bench(None, answers("{}".into())).await;
     let mut stream = bench.tls(PLAIN, false).await;

@@ -61,6 +61,7 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ("time for which a request waits for tokens that others hold", seconds(hold::PATIENCE)),
         ("one line or event of a metered stream", bytes(meter::sse::MAX_EVENT)),
         ("what a coded, metered answer may become", bytes(meter::coding::MAX_DECODED.try_into().unwrap())),
+        ("what a coded answer may become where a credential was put in", bytes(echo::MAX_DECODED.try_into().unwrap())),
         ("a DNS query", bytes(dns::MAX_QUERY)),
         ("DNS connections at once", dns::TCP_AT_ONCE.to_string()),
         ("time between two DNS queries of a connection", seconds(dns::TCP_IDLE)),
