@@ -5,7 +5,7 @@
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`hold`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
-//! what became of an allowed request [`exchange`], the cut [`streams`].
+//! what became of an allowed request [`exchange`], the cut [`streams`], what may be held [`room`].
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
 
@@ -47,8 +47,10 @@ pub mod passthrough;
 pub mod policy;
 pub mod proxy;
 pub mod record;
+pub mod refused;
 pub mod request;
 pub mod rewound;
+pub mod room;
 pub mod route;
 pub mod sentinel;
 pub mod serve;
@@ -75,6 +77,7 @@ use hold::Keeping;
 use policy::{Current, Policy, Towards};
 use record::{Recorder, Tally};
 use request::Plane;
+use room::Room;
 use streams::{Cut, Streams};
 use upstream_proxy::UpstreamProxy;
 
@@ -243,7 +246,10 @@ fn start_with<L: Ledger>(
         recorder: Arc::clone(&recorder),
         connections: Arc::clone(&connections),
         streams: Arc::clone(&streams),
-        room: Arc::new(Semaphore::new(model::ROOM)),
+        room: Room::default(),
+        reading: tokio::sync::Mutex::new(()),
+        refusing: Semaphore::new(refused::AT_ONCE),
+        wide: Arc::new(Semaphore::new(serve::WIDE_AT_ONCE)),
         gate,
     });
     let door = Arc::new(Door {

@@ -29,7 +29,7 @@ const PACE: Duration = Duration::from_millis(100);
 /// The same for allowed requests, which never wait: after a burst one in a second is entered, and the others are counted.
 const PASSED_PACE: Duration = Duration::from_secs(1);
 /// Longest path entered. Unit: bytes.
-const MAX_PATH: usize = 512;
+pub(super) const MAX_PATH: usize = 512;
 
 /// Counts what is under way, so that an end can be waited for.
 #[derive(Debug, Default)]

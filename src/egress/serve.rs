@@ -31,11 +31,15 @@ pub(super) const HEAD_TIME: Duration = Duration::from_secs(120);
 pub(super) const MAX_STREAMS: u32 = 128;
 /// Largest head of an HTTP/2 request, as RFC 9113, 6.5.2 counts. Unit: bytes.
 pub(super) const H2_HEAD: u32 = 64 << 10;
-/// What may come of a body before it is read on, of one HTTP/2 stream and of all of a connection. Unit: bytes.
+/// What may come of bodies before they are read on, of one HTTP/2 stream and of all of a connection. Unit: bytes.
 const STREAM_WINDOW: u32 = 512 << 10;
 pub(super) const CONNECTION_WINDOW: u32 = 1 << 20;
+/// HTTP/2 connections with these windows.
+pub(super) const WIDE_AT_ONCE: usize = 8;
+/// The windows of all others of a bottle: the protocol knows no smaller one of a connection. Unit: bytes.
+pub(super) const NARROW_WINDOW: u32 = (64 << 10) - 1;
 /// What of an answer may wait for an HTTP/2 client that does not read. Unit: bytes.
-pub(super) const SEND_BUFFER: usize = 256 << 10;
+pub(super) const SEND_BUFFER: usize = 32 << 10;
 
 /// Serves one connection to its end.
 pub async fn connection<L: Ledger, IO>(plane: Arc<Plane<L>>, link: Link, io: IO, h2: bool)
@@ -51,13 +55,18 @@ where
         }
     });
     let noted = Arc::new(Noted::default());
+    let wide = if h2 { Arc::clone(&plane.wide).try_acquire_owned().ok() } else { None };
+    let (stream_window, window) = match &wide {
+        Some(_) => (STREAM_WINDOW, CONNECTION_WINDOW),
+        None => (NARROW_WINDOW, NARROW_WINDOW),
+    };
     let result = if h2 {
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(H2_HEAD)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(window)
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20))
@@ -67,6 +76,7 @@ where
         let front = Front::new(io, Watch::default(), Arc::clone(&noted));
         http1().serve_connection(TokioIo::new(front), service).with_upgrades().await
     };
+    drop(wide);
     tell_unread(&plane, &link, &noted, result.err().as_ref());
 }
 

@@ -21,7 +21,7 @@ use crate::api;
 use crate::types::CutScope;
 
 /// Requests under way in one bottle.
-pub const AT_ONCE: usize = 1024;
+pub const AT_ONCE: usize = 512;
 
 /// What a request was allowed as, so that it can be asked again when the allow-list changes.
 #[derive(Debug)]

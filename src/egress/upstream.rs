@@ -40,7 +40,11 @@ const POOL_SIZE: usize = 32;
 /// Time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Largest head of an answer. Unit: bytes.
-const MAX_HEAD: usize = 128 * 1024;
+const MAX_HEAD: usize = 64 * 1024;
+/// What a server may send over one HTTP/2 connection before its answers are read on, and what of a request may wait for one that
+/// does not read. Unit: bytes.
+pub(super) const CONNECTION_WINDOW: u32 = 2 << 20;
+const SEND_BUFFER: usize = 64 << 10;
 
 /// Why the client cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +87,8 @@ pub fn client(connector: Connector) -> Upstreaming {
         .http1_max_buf_size(MAX_HEAD)
         .http2_max_header_list_size(64 * 1024)
         .http2_initial_stream_window_size(1 << 20)
-        .http2_initial_connection_window_size(4 << 20)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_send_buf_size(SEND_BUFFER)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .http2_keep_alive_timeout(Duration::from_secs(20))
         .build(connector)
