@@ -5,7 +5,7 @@
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`hold`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
-//! what became of an allowed request [`exchange`], the cut [`streams`], what may be held [`room`].
+//! what became of an allowed request [`exchange`], the cut [`streams`], what may be held [`room`], and wait to be read [`unread`].
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
 
@@ -59,6 +59,7 @@ pub mod spent;
 pub mod streams;
 pub mod suggest;
 pub mod tee;
+pub mod unread;
 pub mod upstream;
 pub mod upstream_proxy;
 mod websocket;

@@ -95,7 +95,11 @@ impl<L: Ledger> Plane<L> {
         body: &mut Option<Incoming>,
     ) -> Result<Response<Outgoing>, Deny> {
         let bytes = match body.take() {
-            Some(incoming) => self.hold_body(incoming, route.max_request).await?,
+            Some(incoming) => tokio::select! {
+                biased;
+                () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
+                held = self.hold_body(incoming, route.max_request) => held?,
+            },
             None => Bytes::new(),
         };
         if class == PathClass::Free {

@@ -173,6 +173,7 @@ impl<L: Ledger> Plane<L> {
         facts.host.clone_from(&named.text);
         destination(self.gate, link, &named)?;
         let entered = self.streams.enter()?;
+        link.carries(&entered.stream());
         let websocket = websocket::asked(&head)?;
         facts.websocket = websocket;
         let upgrade = websocket.then(|| hyper::upgrade::on(&mut head));

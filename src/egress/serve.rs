@@ -27,6 +27,8 @@ use crate::ledger::Ledger;
 /// Time for a head, which is also how long a kept connection may idle: longer than the clients' pools keep theirs, so
 /// that they close first and no request meets a closing connection.
 pub(super) const HEAD_TIME: Duration = Duration::from_secs(120);
+/// Time for a client to read what it is told when its request is cut.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// HTTP/2 streams at once on one connection.
 pub(super) const MAX_STREAMS: u32 = 128;
 /// Largest head of an HTTP/2 request, as RFC 9113, 6.5.2 counts. Unit: bytes.
@@ -60,8 +62,10 @@ where
         Some(_) => (STREAM_WINDOW, CONNECTION_WINDOW),
         None => (NARROW_WINDOW, NARROW_WINDOW),
     };
+    // What ends by a cut is seen by whoever writes the answer, and nobody does while its client does not read.
+    let unread = left_unread(Arc::clone(&plane), Arc::clone(&link));
     let result = if h2 {
-        http2::Builder::new(TokioExecutor::new())
+        let served = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(H2_HEAD)
@@ -70,14 +74,32 @@ where
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(Duration::from_secs(30))
             .keep_alive_timeout(Duration::from_secs(20))
-            .serve_connection(TokioIo::new(io), service)
-            .await
+            .serve_connection(TokioIo::new(io), service);
+        tokio::select! {
+            result = served => result,
+            () = unread => Ok(()),
+        }
     } else {
         let front = Front::new(io, Watch::default(), Arc::clone(&noted));
-        http1().serve_connection(TokioIo::new(front), service).with_upgrades().await
+        tokio::select! {
+            result = http1().serve_connection(TokioIo::new(front), service).with_upgrades() => result,
+            () = unread => Ok(()),
+        }
     };
     drop(wide);
     tell_unread(&plane, &link, &noted, result.err().as_ref());
+}
+
+/// Returns when a request of the connection was cancelled and is still there a while later: its connection has to go then.
+async fn left_unread<L: Ledger>(plane: Arc<Plane<L>>, link: Arc<Link>) {
+    let mut cancels = plane.streams.cancels();
+    // Its sender is the plane's own, so it does not go away.
+    while cancels.changed().await.is_ok() {
+        tokio::time::sleep(LAST_WORDS).await;
+        if link.lags() {
+            return;
+        }
+    }
 }
 
 /// Gets what serves HTTP/1 for bottles.

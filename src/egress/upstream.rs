@@ -41,6 +41,8 @@ const POOL_SIZE: usize = 32;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Largest head of an answer. Unit: bytes.
 const MAX_HEAD: usize = 64 * 1024;
+/// What of a request may wait, encrypted, for a server that does not read. Unit: bytes.
+const UNSENT: usize = 16 << 10;
 /// What a server may send over one HTTP/2 connection before its answers are read on, and what of a request may wait for one that
 /// does not read. Unit: bytes.
 pub(super) const CONNECTION_WINDOW: u32 = 2 << 20;
@@ -160,10 +162,11 @@ impl Inner {
             Arc::clone(config)
         };
         let handshake = TlsConnector::from(config).connect(name, stream);
-        let stream = tokio::time::timeout(HANDSHAKE, handshake)
+        let mut stream = tokio::time::timeout(HANDSHAKE, handshake)
             .await
             .map_err(|_| refused("no handshake in time".into()))?
             .map_err(|error| refused(error.to_string()))?;
+        stream.get_mut().1.set_buffer_limit(Some(UNSENT));
         Ok(Conn::Tls(TokioIo::new(Box::new(stream))))
     }
 }

@@ -49,6 +49,10 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ("HTTP/2 streams at once on one connection", serve::MAX_STREAMS.to_string()),
         ("bytes that one HTTP/2 connection may send ahead of their being read", ahead),
         (
+            "bytes of all answers that wait for clients that do not read, beyond which only one piece of each does",
+            bytes(unread::UNREAD),
+        ),
+        (
             "bytes that an HTTP/2 server may send ahead of their being read, over one connection",
             bytes(upstream::CONNECTION_WINDOW.try_into().unwrap()),
         ),

@@ -80,6 +80,11 @@ impl Server {
 
 /// A bench whose model API has WebSockets, and one that is open.
 pub(super) async fn talk(limit: Option<u64>) -> (Bench, Bottle, Server) {
+    talk_with(limit, &[]).await
+}
+
+/// As [`talk`], with features of the API that the route allows.
+pub(super) async fn talk_with(limit: Option<u64>, tools: &[&str]) -> (Bench, Bottle, Server) {
     let (sent, mut taken) = mpsc::unbounded_channel();
     let taking = Taken(sent);
     let script: Script = Arc::new(move |_| {
@@ -95,6 +100,7 @@ pub(super) async fn talk(limit: Option<u64>) -> (Bench, Bottle, Server) {
     let bench = bench(limit, script).await;
     let mut routes = bench.routes.clone();
     routes[0].api = Some(Api::OpenaiResponses);
+    routes[0].server_tools = tools.iter().map(|&tool| tool.to_owned()).collect();
     let credentials = [("claude".to_owned(), SecretString::from(SECRET))].into();
     bench.handle.set_routes(&Rules { routes, credentials, ..Rules::default() }).unwrap();
     let (stream, head) = websocket::handshake(&bench, MODEL, "/v1/responses").await;

@@ -114,12 +114,7 @@ async fn steering_of_what_has_ended_is_reserved_for_the_sockets_model() {
     assert_eq!((usage.len(), &usage[1]["model"]), (2, &json!("gpt-x")), "{usage:?}");
 
     // Where nothing was asked yet there is no model.
-    let (bench, mut bottle, mut server) = talk(None).await;
-    let mut routes = bench.routes.clone();
-    routes[0].api = Some(Api::OpenaiResponses);
-    routes[0].server_tools = vec!["previous_response".into()];
-    let credentials = [("claude".to_owned(), SecretString::from(SECRET))].into();
-    bench.handle.set_routes(&Rules { routes, credentials, ..Rules::default() }).unwrap();
+    let (_bench, mut bottle, mut server) = talk_with(None, &["previous_response"]).await;
     bottle.says(steer("resp_of_another")).await;
     bottle.is_refused(400, "protocol_unknown", 1008).await;
     server.hears_nothing().await;
