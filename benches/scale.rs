@@ -18,7 +18,9 @@ use bb::rehearse::{Rehearsal, Scenario};
 use futures_util::StreamExt;
 use memory::Memory;
 use serde_json::json;
-use support::{CHUNKS, FILES, connect, connect_as, head, launch_of, run_in_bottle, send, server, trusting};
+use support::{
+    CHUNKS, FILES, connect, connect_as, head, launch_of, run_in_bottle, run_in_bottles, send, server, trusting,
+};
 
 #[path = "support/memory.rs"]
 mod memory;
@@ -31,6 +33,10 @@ const TOGETHER: usize = 16;
 /// Streams at once, and the milliseconds between two chunks of each.
 const STREAMS: usize = 500;
 const PACE: u64 = 100;
+/// Bottles that they come out of: one may have no more than 256 connections.
+const SHARES: usize = 4;
+/// How finely a client tells how long its chunks took.
+const QUANTILES: usize = 1000;
 
 /// Bytes each way.
 const BULK: usize = 1 << 30;
@@ -50,7 +56,7 @@ fn main() {
         named.is_empty() || named.iter().any(|n| n.as_str() == name)
     };
     if wanted("streams") {
-        beside("client-streams", streams);
+        streamed();
     }
     if wanted("bulk") {
         beside("client-bulk", bulk);
@@ -87,32 +93,65 @@ fn beside(name: &str, client: fn(&str, &str) -> String) {
     let (address, ca) = server();
     let direct = numbers(&client(&address, &ca));
     let (home, dir) = support::controller("scale");
-    let look = |pid| (processor_time(pid), Memory::of(pid).private);
     let (text, before, after) = run_in_bottle(&home, &launch_of(&address, &ca, &[name]), look);
     let caught = numbers(&text);
     let _ = std::fs::remove_dir_all(dir);
-    println!("| | direct | out of a bottle | times |\n| --- | --- | --- | --- |");
-    for (what, d) in &direct {
-        let b = caught.get(what).copied().unwrap_or(f64::NAN);
-        println!("| {what} | {d:.1} | {b:.1} | {:.2} |", b / d);
-    }
-    let spent = after.0 - before.0;
-    if name == "client-streams" {
-        let chunks = (STREAMS * CHUNKS) as f64;
-        println!("| processor time of the controller for 1,000 chunks, ms | | {:.2} | |", spent / chunks * 1e3);
-    } else {
-        println!("| processor time of the controller for both, ms | | {spent:.0} | |");
-    }
+    table(direct.iter().map(|(what, &d)| (what.clone(), d, caught.get(what).copied().unwrap_or(f64::NAN))));
+    println!("| processor time of the controller for both, ms | | {:.0} | |", after.0 - before.0);
     println!("| the controller grew by, KiB of private memory | | {} | |\n", after.1.saturating_sub(before.1));
 }
 
-/// Many streamed answers at once: each chunk on its way. Microseconds.
+/// Processor time and private memory of a process.
+fn look(pid: u32) -> (f64, u64) {
+    (processor_time(pid), Memory::of(pid).private)
+}
+
+fn table(rows: impl Iterator<Item = (String, f64, f64)>) {
+    println!("| | direct | out of a bottle | times |\n| --- | --- | --- | --- |");
+    for (what, direct, bottle) in rows {
+        println!("| {what} | {direct:.1} | {bottle:.1} | {:.2} |", bottle / direct);
+    }
+}
+
+/// Many streamed answers at once, out of several bottles, and as many clients without any.
+fn streamed() {
+    let (address, ca) = server();
+    let quantiles = |texts: Vec<String>| -> Vec<f64> {
+        texts
+            .iter()
+            .flat_map(|text| serde_json::from_str::<Vec<f64>>(text.lines().last().unwrap_or("")).unwrap())
+            .collect()
+    };
+    let mut direct = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..SHARES).map(|_| scope.spawn(|| streams(&address, &ca))).collect();
+        quantiles(clients.into_iter().map(|client| client.join().unwrap()).collect())
+    });
+    let (home, dir) = support::controller("scale");
+    let launches: Vec<Launch> = (0..SHARES)
+        .map(|n| Launch { id: format!("streams-{n}"), ..launch_of(&address, &ca, &["client-streams"]) })
+        .collect();
+    let (texts, before, after) = run_in_bottles(&home, &launches, look);
+    let mut caught = quantiles(texts);
+    let _ = std::fs::remove_dir_all(dir);
+    table([0.5, 0.99].into_iter().map(|p| {
+        let what = format!("a chunk of {STREAMS} streams out of {SHARES} bottles, us: p{}", p * 100.0);
+        (what, percentile(&mut direct, p), percentile(&mut caught, p))
+    }));
+    let chunks = (STREAMS * CHUNKS) as f64;
+    println!(
+        "| processor time of the controller for 1,000 chunks, ms | | {:.2} | |",
+        (after.0 - before.0) / chunks * 1e3
+    );
+    println!("| the controller grew by, KiB of private memory | | {} | |\n", after.1.saturating_sub(before.1));
+}
+
+/// One bottle's share of the streams: how long chunks were on their way, as quantiles. Microseconds.
 fn streams(address: &str, ca: &str) -> String {
     let config = trusting(ca);
     let all: Vec<Vec<f64>> = std::thread::scope(|scope| {
         let one = |number: usize| {
             // Not all at once: it is the streams that are measured.
-            std::thread::sleep(Duration::from_millis(number as u64 * 4));
+            std::thread::sleep(Duration::from_millis((number * SHARES) as u64 * 4));
             let mut stream = connect(address, &config);
             send(&mut stream, support::HOST, Some(PACE));
             assert_eq!(head(&mut stream), None);
@@ -130,17 +169,16 @@ fn streams(address: &str, ca: &str) -> String {
                 }
             }
         };
-        let threads = (0..STREAMS).map(|number| {
+        let threads = (0..STREAMS / SHARES).map(|number| {
             std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, move || one(number)).unwrap()
         });
         let threads: Vec<_> = threads.collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     let mut chunks = all.concat();
-    assert_eq!(chunks.len(), STREAMS * CHUNKS, "no chunk is lost");
-    let figures =
-        [0.5, 0.99].map(|p| (format!("a chunk of {STREAMS} streams, us: p{}", p * 100.0), percentile(&mut chunks, p)));
-    serde_json::to_string(&BTreeMap::from(figures)).unwrap()
+    assert_eq!(chunks.len(), STREAMS / SHARES * CHUNKS, "no chunk is lost");
+    let quantiles: Vec<f64> = (0..=QUANTILES).map(|n| percentile(&mut chunks, n as f64 / QUANTILES as f64)).collect();
+    serde_json::to_string(&quantiles).unwrap()
 }
 
 /// A lot of bytes each way. MiB a second.
@@ -252,11 +290,26 @@ local b = bb.launch{ provider = "claude", prompt = "Write hello.txt, then say th
 bb.exit(b:wait().exit_code)
 "#;
 
-/// A whole turn of Claude Code against the same stand-in of its API, by itself and by `bb run`.
+/// A whole turn of Claude Code against the same stand-in of its API, by itself and by `bb run`: answered at once, so that all
+/// that is added shows; and answered at the pace of a model, as people see it.
 fn turn() {
     let Some(bin) = claude() else { return println!("claude is not on this machine: no turn\n") };
-    let scenario = json!({"loop": true, "seed": 1, "turns": [
-        {"text": "I write it.", "edit": {"path": "hello.txt", "content": "hello\n"}}, {"text": "It is done."}]});
+    println!("| a whole turn of Claude Code, two requests, medians of {TURNS} | by itself | by `bb run` | more |");
+    println!("| --- | --- | --- | --- |");
+    let (text, quick) = ("word ".repeat(60), json!({}));
+    let paced = json!({"delay_ms": 600, "chunk_ms": 20});
+    for (what, pace) in [("answered at once", quick), ("answered as models answer, some 2 s each", paced)] {
+        let mut turns =
+            [json!({"text": text, "edit": {"path": "hello.txt", "content": "hello\n"}}), json!({"text": text})];
+        for turn in &mut turns {
+            turn.as_object_mut().unwrap().extend(pace.as_object().unwrap().clone());
+        }
+        turn_of(&bin, what, json!({"loop": true, "seed": 1, "turns": turns}));
+    }
+    println!();
+}
+
+fn turn_of(bin: &Path, what: &str, scenario: serde_json::Value) {
     let stand_in = Rehearsal::start(Scenario::from_value(scenario).unwrap()).unwrap();
     let (home, dir) = support::controller("turn");
     let ca = dir.join("stand-in.pem");
@@ -284,6 +337,10 @@ fn turn() {
         took
     };
     let bare = || {
+        // A bottle's home is new each time, too.
+        let _ = std::fs::remove_dir_all(&own);
+        std::fs::create_dir_all(own.join(".claude")).unwrap();
+        std::fs::write(own.join(".claude.json"), r#"{"hasCompletedOnboarding":true}"#).unwrap();
         let mut command = Command::new("claude");
         command.args(["--dangerously-skip-permissions", "-p", "--output-format", "json", "--"]);
         command.arg("Write hello.txt, then say that it is done.").env("HOME", &own).env("IS_SANDBOX", "1");
@@ -304,11 +361,7 @@ fn turn() {
     let asked = stand_in.stats().total;
     assert!(asked >= 4 * (TURNS as u64 + 1), "each turn asks twice: {asked}");
     let (a, b) = (percentile(&mut without, 0.5), percentile(&mut with, 0.5));
-    println!("| a whole turn of Claude Code, two requests, medians of {TURNS} | |\n| --- | --- |");
-    println!(
-        "| by itself | {a:.0} ms |\n| by `bb run`, from the call to its end | {b:.0} ms |\n| more | {:+.1}% |\n",
-        (b / a - 1.0) * 100.0
-    );
+    println!("| {what} | {a:.0} ms | {b:.0} ms | {:+.1}% |", (b / a - 1.0) * 100.0);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         if let Ok(Some(client)) = Client::connect(&home).await {

@@ -296,23 +296,39 @@ pub fn launch_of(address: &str, ca: &str, args: &[&str]) -> Launch {
 /// Runs a launch to its end and the controller with it; gets what was printed, and what `look` saw of the controller's process
 /// right before the launch and after its end.
 pub fn run_in_bottle<T>(home: &Home, launch: &Launch, look: impl Fn(u32) -> T) -> (String, T, T) {
+    let (mut texts, before, after) = run_in_bottles(home, std::slice::from_ref(launch), look);
+    (texts.remove(0), before, after)
+}
+
+/// The same for several launches at once.
+pub fn run_in_bottles<T>(home: &Home, launches: &[Launch], look: impl Fn(u32) -> T) -> (Vec<String>, T, T) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let client = Client::connect(home).await.unwrap().expect("a controller");
         let pid = client.version().await.unwrap().pid;
         let before = look(pid);
-        let bottle = client.launch(launch).await.unwrap();
-        let ended = client.wait(&bottle.slug, None).await.unwrap().unwrap();
+        let mut slugs = Vec::new();
+        for launch in launches {
+            slugs.push(client.launch(launch).await.unwrap().slug);
+        }
+        let mut codes = Vec::new();
+        for slug in &slugs {
+            codes.push(client.wait(slug, None).await.unwrap().unwrap().exit_code);
+        }
         let after = look(pid);
-        let mut logs = client.logs(&bottle.slug, 0, false).await.unwrap();
-        let mut text = String::new();
-        while let Some(frame) = logs.next().await {
-            if let Ok(ExecFrame::Output { text: more, .. }) = frame {
-                text.push_str(&more);
+        let mut texts = Vec::new();
+        for slug in &slugs {
+            let mut logs = client.logs(slug, 0, false).await.unwrap();
+            let mut text = String::new();
+            while let Some(frame) = logs.next().await {
+                if let Ok(ExecFrame::Output { text: more, .. }) = frame {
+                    text.push_str(&more);
+                }
             }
+            texts.push(text);
         }
         client.stop().await.unwrap();
-        assert_eq!(ended.exit_code, Some(0), "{text}");
-        (text, before, after)
+        assert!(codes.iter().all(|code| *code == Some(0)), "{}", texts.join("\n"));
+        (texts, before, after)
     })
 }
