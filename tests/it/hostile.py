@@ -218,10 +218,10 @@ def ahead(count, seconds):
     say("sent", sent)
 
 
-def bodies(kind, count, size, seconds, host="api.anthropic.com", path="/v1/messages"):
-    """Large bodies, all at once, none of which ends. Prints how much of them was taken."""
-    sent, open_ = [0] * int(count), []
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+def bodies(kind, count, size, seconds):
+    """Large bodies for a model, all at once, none of which ends. Prints how much of them was taken."""
+    host, sent, open_ = "api.anthropic.com", [0] * int(count), []
+    head = f"POST /v1/messages HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     piece = b"[1]," * (1 << 14)
 
     def send(n, s):
