@@ -350,6 +350,7 @@ function Bottle:logs(options) end
 ---| "crossed"
 ---| "enforced"
 ---| "routes"
+---| "login"
 ---| "gap"
 
 ---Calls `handler` for each event of that type in this run, one after the other in order of `seq`; `"*"` = every event. The

@@ -1,9 +1,11 @@
 //! What a launch asks for: routes, limits, upstreams, files, mounts, credentials.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::login::Login;
 use super::origin::Origin;
 use super::route::Route;
 use super::workspace::{Limits, WorkspaceMode};
@@ -80,8 +82,11 @@ pub struct UpstreamProxy {
 }
 
 impl UpstreamProxy {
-    /// What the value of its credential is called among those of a launch. No route can name it: it is no variable's name.
-    pub const CREDENTIAL: &'static str = "upstream proxy";
+    /// Gets what the value of its credential is called among those of a launch. It says whose it is: another proxy, which the settings
+    /// may name later, does not get it. No route can name it: it is no variable's name.
+    pub fn credential_key(&self) -> String {
+        format!("upstream proxy {}:{}", self.host, self.port)
+    }
 }
 
 /// What is reached without the host's proxy.
@@ -279,6 +284,9 @@ pub struct Launch {
     /// Resolved credentials by name. They go to controller and keeper and no further.
     #[serde(default)]
     pub credentials: Credentials,
+    /// Subscription logins of the host by name, as a route's `auth` and `oauth` name them. No name is a credential's as well.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub logins: BTreeMap<String, Login>,
     /// What of the agent's session may outlive the bottle, and what is needed to take it up again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<Session>,
@@ -336,6 +344,15 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// Gets it as a controller of that revision of the API takes it: without what an older one does not know and can do without. What
+    /// binds a bottle is never left out: it is refused there.
+    pub fn for_revision(&self, revision: u32) -> Cow<'_, Launch> {
+        if revision >= 1 || self.origins.is_empty() {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(Launch { origins: Vec::new(), ..self.clone() })
+    }
+
     /// Gets the launches that its budgets are counted from.
     pub fn counted(&self) -> Counted {
         self.counted.clone().unwrap_or_else(|| Counted::of(&self.id))

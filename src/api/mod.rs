@@ -2,7 +2,7 @@
 //!
 //! Shared by [`crate::client`] and [`crate::controller`]. Plain data with serde; no I/O and no decisions.
 //!
-//! * [`launch`]: what a launch asks for. [`route`], [`origin`]: its allow-list, and who said so. [`bottle`]: how a bottle stands, and what can be done to it.
+//! * [`launch`]: what a launch asks for. [`login`]: whose subscription it works with. [`route`], [`origin`]: its allow-list, and who said so. [`bottle`]: how a bottle stands, and what can be done to it.
 //! * [`workspace`]: what an agent has changed. [`exec`]: commands in a bottle, and output. [`books`]: events, usage, accounts, runs.
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ pub mod books;
 pub mod bottle;
 pub mod exec;
 pub mod launch;
+pub mod login;
 pub mod origin;
 pub mod route;
 pub mod workspace;
@@ -22,6 +23,7 @@ pub use launch::{
     BudgetNode, BudgetScope, Counted, Credentials, Direct, File, Kept, Launch, Limit, Mount, Session, Upstream,
     UpstreamProxy,
 };
+pub use login::{Login, LoginForm};
 pub use origin::{Origin, OriginKind};
 pub use route::{
     Auth, AuthScheme, HeaderKind, HeaderRule, Match, PathKind, PathRule, Route, Routes, RoutesChange, Tls, Verdict,
@@ -33,11 +35,18 @@ pub use workspace::{
 /// The major version of this API. Same number = front end and controller talk.
 pub const API_MAJOR: u32 = 1;
 
+/// Raised with each key that a body gets: a controller refuses keys that it does not know, so a front end leaves out what an older
+/// one can do without ([`Launch::for_revision`]), and else asks for its restart.
+pub const API_REVISION: u32 = 1;
+
 /// Answer of `GET /v1/version`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Version {
     /// [`API_MAJOR`] of the controller.
     pub api: u32,
+    /// [`API_REVISION`] of the controller.
+    #[serde(default)]
+    pub revision: u32,
     /// The crate's version.
     pub version: String,
     /// Process id of the controller.

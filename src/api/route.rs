@@ -54,6 +54,10 @@ pub struct Route {
     /// WebSockets pass although `matches` names methods. Without rules that name methods they pass anyway.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub websocket: bool,
+    /// The login, by its name in [`super::Launch::logins`], whose token endpoint this is. The plane answers it: nothing is sent
+    /// there for the bottle.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<String>,
 }
 
 /// Whether the TLS of a route is looked into.
@@ -118,6 +122,7 @@ impl Route {
         if self.websocket {
             parts.push("WebSockets".to_owned());
         }
+        parts.extend(self.oauth.as_ref().map(|login| format!("answered by bb for the login {login}")));
         parts
     }
 
@@ -259,7 +264,7 @@ pub struct Auth {
     /// The header of scheme `header`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
-    /// The name of the credential in [`super::Launch::credentials`].
+    /// The name of the credential in [`super::Launch::credentials`], or of the login in [`super::Launch::logins`].
     pub credential: String,
 }
 

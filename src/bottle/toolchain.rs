@@ -58,9 +58,22 @@ const IN_HOME: &[InHome] = &[
     (".sdkman", &[".sdkman/candidates"], None),
     (".local/share/mise", &[".local/share/mise"], None),
     (".local/share/fnm", &[".local/share/fnm"], None),
-    (".local/bin", &[".local/bin", ".local/share/claude", ".local/share/uv", ".local/share/pipx", ".local/lib"], None),
+    // Beside those of uv lie its credentials.
+    (
+        ".local/bin",
+        &[
+            ".local/bin",
+            ".local/share/claude",
+            ".local/share/uv/python",
+            ".local/share/uv/tools",
+            ".local/share/pipx",
+            ".local/lib",
+        ],
+        None,
+    ),
     ("go/bin", &["go/bin"], None),
-    (".npm-global", &[".npm-global"], None),
+    // Beside them lies `etc/npmrc`, with tokens of registries.
+    (".npm-global", &[".npm-global/bin", ".npm-global/lib"], None),
 ];
 
 /// What lies beside `bin` in installations that work only as a whole.
@@ -260,15 +273,36 @@ mod tests {
     #[test]
     fn a_toolchain_is_shown_without_the_credentials_beside_it() {
         let home = std::env::temp_dir().join(format!("bb-toolchain-{}", std::process::id()));
-        for dir in [".cargo/bin", ".rustup/toolchains", "private/bin"] {
+        let runs = [
+            ".cargo/bin",
+            ".rustup/toolchains",
+            ".npm-global/bin",
+            ".npm-global/lib",
+            ".local/bin",
+            ".local/share/uv/python",
+            ".local/share/uv/tools",
+        ];
+        let secrets =
+            [".cargo/credentials.toml", ".npm-global/etc/npmrc", ".local/share/uv/credentials/credentials.toml"];
+        for dir in runs.iter().chain(&["private/bin"]) {
             fs::create_dir_all(home.join(dir)).unwrap();
         }
-        fs::write(home.join(".cargo/credentials.toml"), "secret").unwrap();
-        let path = format!("{0}/.cargo/bin:relative:{0}/private/bin:{0}/missing", home.display());
+        for secret in secrets {
+            fs::create_dir_all(home.join(secret).parent().unwrap()).unwrap();
+            fs::write(home.join(secret), "secret").unwrap();
+        }
+        let path = format!(
+            "{0}/.cargo/bin:relative:{0}/private/bin:{0}/missing:{0}/.npm-global/bin:{0}/.local/bin",
+            home.display()
+        );
         let found = collect(&path, Some(&home), "true", &[], |p| !p.ends_with("private/bin"));
         let sources: Vec<_> = found.binds.iter().map(|b| b.source.clone()).collect();
-        assert!(sources.contains(&home.join(".cargo/bin")) && sources.contains(&home.join(".rustup/toolchains")));
-        assert!(!sources.iter().any(|s| home.join(".cargo/credentials.toml").starts_with(s)), "{sources:?}");
+        for dir in runs {
+            assert!(sources.contains(&home.join(dir)), "{dir}: {sources:?}");
+        }
+        for secret in secrets {
+            assert!(!sources.iter().any(|s| home.join(secret).starts_with(s)), "{secret}: {sources:?}");
+        }
         assert!(!found.path.iter().any(|p| p.ends_with("private/bin") || p.is_relative()));
         fs::remove_dir_all(home).unwrap();
     }

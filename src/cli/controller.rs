@@ -332,7 +332,8 @@ mod tests {
     #[test]
     fn a_status_says_pid_age_and_places() {
         let home = Home { root: "/h".into(), runtime: "/r".into() };
-        let version = Version { api: 1, version: "0.1.0".into(), pid: 7, home: "/h".into(), started: 0, running: 1 };
+        let version =
+            Version { api: 1, revision: 1, version: "0.1.0".into(), pid: 7, home: "/h".into(), started: 0, running: 1 };
         assert_eq!(
             described(&version, &home, 3_723_000),
             "running  pid 7, up 1 h 2 min, 1 bottle\nversion  bb 0.1.0, API 1\nhome     /h\n\

@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::home::Home;
+use crate::printable;
 
 use super::out;
 
@@ -29,11 +30,10 @@ async fn work(args: Args) -> Result<u8> {
     let mut codes = Vec::new();
     for slug in &args.bottles.slugs {
         match client.inspect(slug).await {
-            // JSON escapes control characters by itself.
             Ok(value) if args.json => out::json(&value)?,
             Ok(value) => {
                 let text = serde_json::to_string_pretty(&value).map_err(|e| Error::internal(e.to_string()))?;
-                out::print(&crate::printable::printable(&text, false))?;
+                out::print(&printable::printable(&printable::json(&text), false))?;
             }
             Err(error) => codes.push(out::fail(&error)),
         }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::launch::COLORS;
 use crate::lua::errors::{Report, Sources};
 use crate::lua::log::Output;
-use crate::printable::printable;
+use crate::printable::{self, printable};
 
 /// Runs a command's work to its exit code; an error is shown and decides the code.
 pub fn block_on(work: impl Future<Output = Result<u8>>) -> u8 {
@@ -55,12 +55,12 @@ pub fn print(line: &str) -> Result<()> {
     write(io::stdout().lock(), &format!("{line}\n"))
 }
 
-/// Writes a JSON value as a line of its own.
+/// Writes a JSON value as a line of its own, which no terminal obeys.
 ///
 /// # Errors
 /// As [`print`].
 pub fn json(value: &impl serde::Serialize) -> Result<()> {
-    print(&serde_json::to_string(value).map_err(|e| Error::internal(e.to_string()))?)
+    print(&printable::json(&serde_json::to_string(value).map_err(|e| Error::internal(e.to_string()))?))
 }
 
 fn write(to: impl Write, text: &str) -> Result<()> {

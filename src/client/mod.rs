@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::api::{self, Account, Act, Bottle, Commit, Launch, Run, UsageQuery, UsageReport, Version};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::types::Book;
 
@@ -54,6 +54,8 @@ pub struct Client {
     home: Home,
     /// Whether a controller may be started when there is none.
     may_start: bool,
+    /// Of the API that the controller speaks.
+    revision: u32,
 }
 
 /// Which events to read; see [`Client::events`].
@@ -83,7 +85,7 @@ impl Client {
         match start::probe(home).await {
             Ok(version) => {
                 start::check_major(&version)?;
-                Ok(Some(Client { home: home.clone(), may_start: false }))
+                Ok(Some(Client { home: home.clone(), may_start: false, revision: version.revision }))
             }
             Err(Failure::Unreachable(_)) if start::lock_is_held(home) => Err(start::silent(home)),
             Err(Failure::Unreachable(_)) => Ok(None),
@@ -97,8 +99,8 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`], and what kept a new controller from starting.
     pub async fn connect_or_start(home: &Home) -> Result<Client> {
-        start::ensure(home).await?;
-        Ok(Client { home: home.clone(), may_start: true })
+        let revision = start::ensure(home).await?.revision;
+        Ok(Client { home: home.clone(), may_start: true, revision })
     }
 
     /// Gets the home whose controller this is.
@@ -134,7 +136,7 @@ impl Client {
     /// `POST /v1/bottles`: launches; returns when the agent's process runs.
     ///
     /// # Errors
-    /// What kept it from starting.
+    /// What kept it from starting; `controller_version` where an older controller does not know all of it.
     pub async fn launch(&self, launch: &Launch) -> Result<Bottle> {
         let copies = launch.workspace_mode == Some(api::WorkspaceMode::Copy);
         let patience = match launch.backend.as_deref() {
@@ -142,7 +144,11 @@ impl Client {
             Some("docker") => ENGINE_LAUNCH,
             _ => LAUNCH,
         };
-        self.call(Request::post("/v1/bottles", launch)?.within(patience)).await
+        let launch = launch.for_revision(self.revision);
+        self.call(Request::post("/v1/bottles", launch.as_ref())?.within(patience)).await.map_err(|error: Error| {
+            let older = error.kind == Kind::UnknownKey && self.revision < api::API_REVISION;
+            if older { start::older(&error) } else { error }
+        })
     }
 
     /// Waits until a bottle has ended, or `deadline` has passed: then returns `None`.

@@ -29,6 +29,9 @@ const MOST_STARTS: u32 = 5;
 const PASSED_ON: [&str; 10] =
     ["PATH", "HOME", "USER", "LOGNAME", "TZ", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "BB_LOG", "BB_HELPER"];
 
+/// What makes another version of a controller out of one that runs.
+const RESTART: &str = "run `bb controller restart`; bottles go on running";
+
 /// Asks the controller for its version.
 pub(super) async fn probe(home: &Home) -> std::result::Result<Version, Failure> {
     let body = wire::answer(home.socket(), &Request::get("/v1/version").within(ANSWERS_WITHIN)).await?;
@@ -51,7 +54,17 @@ pub(super) fn check_major(version: &Version) -> Result<()> {
             version.api
         ),
     )
-    .hint("run `bb controller restart`; bottles go on running"))
+    .hint(RESTART))
+}
+
+/// What is wrong with a controller that refuses a key because it is older than this front end.
+pub(super) fn older(refusal: &Error) -> Error {
+    let message = format!(
+        "the running controller is older than this bb {} and does not know all that was asked for: {}",
+        env!("CARGO_PKG_VERSION"),
+        refusal.message
+    );
+    Error::new(Kind::ControllerVersion, message).hint(RESTART)
 }
 
 /// Makes sure that a controller answers, starting one if need be.

@@ -15,7 +15,6 @@ use tokio::net::UnixListener;
 
 use super::*;
 use crate::api::ExecFrame;
-use crate::error::Kind;
 
 /// A home in a directory that goes away with it.
 struct Scratch(Home);
@@ -105,6 +104,26 @@ async fn another_major_version_is_refused_with_the_remedy() {
 }
 
 #[tokio::test]
+async fn an_older_controller_is_sent_what_it_knows_or_is_to_be_restarted() {
+    let launch = Launch { id: "x".into(), origins: vec![api::Origin::default()], ..Launch::default() };
+    for (revision, sends) in [("", false), (r#""revision":1,"#, true)] {
+        let scratch = Scratch::new(if sends { "revision" } else { "older" });
+        let said = version(1).replacen("{", &format!("{{{revision}"), 1);
+        serve(&scratch.0, move |path, body| match path {
+            "/v1/version" => (200, said.clone()),
+            _ => {
+                assert_eq!(body.contains("origins"), sends, "{body}");
+                (400, r#"{"error":{"kind":"unknown_key","message":"unknown key `proxy`"}}"#.into())
+            }
+        });
+        let client = Client::connect(&scratch.0).await.unwrap().unwrap();
+        let error = client.launch(&launch).await.unwrap_err();
+        assert_eq!(error.kind, if sends { Kind::UnknownKey } else { Kind::ControllerVersion });
+        assert!(sends || error.message.contains("`proxy`") && error.hint.unwrap().contains("bb controller restart"));
+    }
+}
+
+#[tokio::test]
 async fn a_held_lock_without_an_answer_names_the_pid() {
     let scratch = Scratch::new("silent");
     std::fs::write(scratch.0.lock(), "4242\n").unwrap();
@@ -150,7 +169,7 @@ async fn an_event_stream_that_breaks_goes_on_after_the_last_event_and_tells_none
              {\"v\":1,\"seq\":5,\"ts\":0,\"type\":\"usage\"}\n{\"v\":1,\"seq\":6,\"ts\":0,\"type\":\"crossed\"}\n",
         ],
     );
-    let client = Client { home: scratch.0.clone(), may_start: true };
+    let client = Client { home: scratch.0.clone(), may_start: true, revision: 0 };
     let filter = EventFilter { run: Some("r".into()), follow: true, ..Default::default() };
     let mut events = client.events(filter).await.unwrap();
     assert_eq!(events.next().await.unwrap().unwrap().seq, 5);
@@ -182,7 +201,7 @@ async fn an_exec_that_is_interrupted_is_asked_again_and_its_output_told_once() {
         }
         other => panic!("unexpected call {other}"),
     });
-    let client = Client { home: scratch.0.clone(), may_start: true };
+    let client = Client { home: scratch.0.clone(), may_start: true, revision: 0 };
     let exec = api::Exec { id: "one".into(), argv: vec!["true".into()], ..Default::default() };
     let mut frames = client.exec("s", &exec).await.unwrap();
     let mut text = String::new();
@@ -204,7 +223,7 @@ async fn a_lease_is_taken_up_again_when_its_connection_ends() {
         let _ = tell.send(path.to_owned());
         (200, if path == "/v1/version" { version(1) } else { "{}\n".into() })
     });
-    let client = Client { home: scratch.0.clone(), may_start: true };
+    let client = Client { home: scratch.0.clone(), may_start: true, revision: 0 };
     let lease = client.hold_lease("L1").await.unwrap();
     for _ in 0..3 {
         assert_eq!(told.recv().await.unwrap(), "/v1/leases/L1");

@@ -94,7 +94,8 @@ pub fn compose_unless(
     let homes = host.user_home.iter().cloned().chain(owner.and_then(|(uid, _)| home_of(uid)));
     // Settings that cannot be read launch nothing.
     let named = Settings::load(&host.home).unwrap_or_default().credentials.for_user(host.user_home.as_deref());
-    let places = Forbidden::of(&host.home, homes).and(named.files()).and_run(named.programs());
+    let logins = launch.logins.values().map(|login| login.file.clone()).collect();
+    let places = Forbidden::of(&host.home, homes).and(named.files()).and(logins).and_run(named.programs());
     let as_root = nix::unistd::geteuid().is_root();
     let mode = launch.workspace_mode.unwrap_or_default();
     let of_root = launch.workspace.is_some() && owner.is_some_and(|(uid, _)| uid == 0);

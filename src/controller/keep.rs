@@ -362,7 +362,7 @@ impl Controller {
                 "files": launch.files.iter().map(|f| &f.path).collect::<Vec<_>>(),
                 "workspace": launch.workspace, "workspace_mode": launch.workspace_mode.unwrap_or_default(),
                 "mounts": launch.mounts, "routes": launch.routes,
-                "credentials": launch.credentials.keys().collect::<Vec<_>>(),
+                "credentials": launch.credentials.keys().collect::<Vec<_>>(), "logins": launch.logins,
                 "budget": launch.budget, "limits": launch.limits, "timeout_ms": launch.timeout_ms,
                 "lease": launch.lease,
             });

@@ -14,7 +14,7 @@ pub(super) use up::{Terms, agent_code};
 
 use super::compose::{self, Composed};
 use super::note::Note;
-use super::{Controller, keep, ledger_error};
+use super::{Controller, keep, ledger_error, logins};
 use crate::api::{Bottle, Egress, Ended, Launch, State};
 use crate::bottle::cgroup;
 use crate::bottle::output::now_ms;
@@ -74,6 +74,7 @@ impl Controller {
 
     async fn launch_once(self: &Arc<Self>, mut launch: Launch, given_up: &AtomicBool) -> Result<Bottle> {
         let settings = self.settings()?;
+        tokio::task::block_in_place(|| logins::settle(&mut launch))?;
         let found = || Some(crate::bottle::backend::found(&self.host.home).as_str().to_owned());
         launch.backend = launch.backend.or_else(|| settings.backend.clone()).or_else(found);
         launch.image = launch.image.or_else(|| settings.image.clone());

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::binds::Binds;
 use super::link::{Link, Said};
+use super::logins::Holders;
 use super::note::{Note, Rules};
 use crate::api::{Bottle, Cut, Egress, Ended, Launch, State};
 use crate::bottle::output;
@@ -36,6 +37,8 @@ pub struct Made {
     pub slug: String,
     /// What was asked for. Its credentials are the only secrets here; they go to the egress plane and nowhere else.
     pub launch: Launch,
+    /// The host's logins that it works with.
+    pub logins: Holders,
     /// Nodes of its budget, nearest first.
     pub path: Vec<Node>,
     /// The book it is entered in.

@@ -4,7 +4,7 @@
 //! * [`launch`], [`compose`], [`trust`], [`adopt`]: the ways in to a running bottle. [`binds`]: what holds on each of them. [`live`]: a
 //!   bottle while it lives.
 //! * [`input`]: what is typed and fed. [`keep`]: what is left of bottles that have ended, and what their agents changed.
-//! * [`lease`]: front ends that bottles depend on. [`link`]: keepers. [`note`]: what they
+//! * [`lease`]: front ends that bottles depend on. [`logins`]: the host's, which they work with. [`link`]: keepers. [`note`]: what they
 //!   remember for the next controller. [`stream`]: events and output for readers.
 //!
 //! Front ends reach all of it through the socket only (docs/controller-api.md).
@@ -36,6 +36,7 @@ pub mod launch;
 pub mod lease;
 pub mod link;
 pub mod live;
+pub mod logins;
 pub mod note;
 pub mod peer;
 mod routes;
@@ -75,6 +76,8 @@ pub struct Controller {
     adopted: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     enforcement: std::sync::OnceLock<Arc<Enforcement>>,
+    /// Logins of the host that bottles work with.
+    pub logins: logins::Logins,
     /// Authorities of the host, for upstream certificates.
     pub roots: Arc<rustls::RootCertStore>,
 }
@@ -118,6 +121,7 @@ impl Controller {
             adopted: watch::Sender::new(false),
             stop: watch::Sender::new(false),
             enforcement: std::sync::OnceLock::new(),
+            logins: logins::Logins::default(),
             roots: crate::egress::upstream::host_roots(),
             keepers: Keepers::new(host.exe.clone()),
             host,
@@ -153,6 +157,7 @@ impl Controller {
     pub fn version(&self) -> Version {
         Version {
             api: api::API_MAJOR,
+            revision: api::API_REVISION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             home: self.host.home.root.display().to_string(),
@@ -321,6 +326,7 @@ impl Controller {
         for bottle in self.running() {
             bottle.close_egress().await;
         }
+        self.logins.idle().await;
         for ledger in std::iter::once(&self.real).chain(self.rehearsal.get()) {
             if let Err(e) = ledger.close().await {
                 tracing::error!("closing the ledger: {e}");

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::Controller;
 use super::ledger_error;
 use super::live::Live;
+use super::logins::{self, Holders};
 use super::note::Rules;
 use crate::api::{Credentials, Launch, Origin, OriginKind, Route, Routes, RoutesChange, Verdict};
 use crate::bottle::wire::{self, Listener, Reply, Request};
@@ -44,11 +45,12 @@ pub fn ports(routes: &[Route], proxy: bool) -> Result<Vec<u16>> {
 }
 
 /// Gets a list as the plane takes it.
-pub fn in_force(launch: &Credentials, rules: &Rules) -> egress::Rules {
+pub fn in_force(launch: &Credentials, logins: &Holders, rules: &Rules) -> egress::Rules {
     let values = launch.iter().chain(rules.credentials.iter());
     egress::Rules {
         routes: rules.routes.clone(),
         also: rules.also.clone(),
+        logins: logins.clone(),
         credentials: values.map(|(name, value)| (name.clone(), SecretString::from(value.clone()))).collect(),
     }
 }
@@ -126,9 +128,22 @@ impl Controller {
 
     /// Refuses a list whose credentials are not there, or would go where the launch did not send them.
     fn has_its_credentials(&self, live: &Live, rules: &Rules) -> Result<()> {
+        if let Some(name) = rules.credentials.keys().find(|name| live.launch.logins.contains_key(*name)) {
+            return Err(Error::new(Kind::Usage, format!("{name} is the name of a login of this bottle"))
+                .hint("give the credential another name"));
+        }
+        logins::fit(&live.launch.logins, &live.launch.credentials, &rules.routes)?;
         for route in &rules.routes {
+            if route.oauth.is_some() && !live.launch.routes.contains(route) {
+                return Err(Error::new(Kind::Usage, "a token endpoint (`oauth`) is the provider's own to name")
+                    .at(route.host.clone())
+                    .hint("leave it out"));
+            }
             let Some(auth) = &route.auth else { continue };
             let name = &auth.credential;
+            if live.launch.logins.contains_key(name) {
+                continue;
+            }
             let given = rules.credentials.contains_key(name);
             let launched = live.launch.credentials.contains_key(name);
             if !given && !launched {
@@ -195,7 +210,7 @@ impl Live {
     }
 
     async fn put_in_force(self: &Arc<Self>, rules: &Rules) -> Result<()> {
-        let rules_of_plane = in_force(&self.launch.credentials, rules);
+        let rules_of_plane = in_force(&self.launch.credentials, &self.logins, rules);
         let done = self.with_egress(|egress| egress.set_routes(&rules_of_plane));
         done.ok_or_else(|| no_way_out(&self.slug))?.map_err(|e| Error::new(Kind::Usage, e.to_string()))?;
         self.note_rules(rules.clone()).await;

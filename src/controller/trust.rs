@@ -51,10 +51,19 @@ const WHOLE_BUNDLE: &[&str] = &[
 ];
 const ADDED: &[&str] = &["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 
-/// Where Pythons and their virtual environments lie in what a bottle shows; `*` is any directory.
-const PYTHONS: &[&str] = &["", "versions/*", "venvs/*", "tools/*"];
-/// Where packages lie in one of them.
-const PACKAGES: &[&str] = &["lib/*/site-packages", "lib/*/dist-packages", "*/site-packages"];
+/// Where Pythons and their environments lie in what a bottle shows (pyenv, mise and asdf, pipx, uv; Conda's and Miniforge's as one of
+/// them); `*` is any rest of a name.
+const PYTHONS: &[&str] =
+    &["", "envs/*", "versions/*", "versions/*/envs/*", "installs/*/*", "installs/*/*/envs/*", "venvs/*"];
+/// Directories in which each entry may be one, or have some, and where those lie.
+const OF_MANY: &[(&str, &[&str])] = &[
+    ("/opt", &["*", "*/*", "*/envs/*", "*/versions/*", "*/*/envs/*"]),
+    ("/usr/local", &["*", "*/envs/*"]),
+    ("uv/python", &["*"]),
+    ("uv/tools", &["*"]),
+];
+/// Where packages lie in the `lib` of one of them.
+const PACKAGES: &[&str] = &["python*/site-packages", "python*/dist-packages", "pypy*/site-packages"];
 /// The bundle that many packages for Python bring along, and trust whatever variables say.
 const CERTIFI: &str = "certifi/cacert.pem";
 /// Most directories looked at for one `*`.
@@ -121,13 +130,19 @@ fn brought_along(bind: &Bind) -> Vec<PathBuf> {
     };
     // The system's own programs look where the system has its bundle; what was added to them does not.
     let real = if real == Path::new("/usr") { real.join("local") } else { real };
-    let pythons = PYTHONS.iter().flat_map(|python| directories(&real, python));
-    let packages = pythons.flat_map(|python| PACKAGES.iter().flat_map(move |packages| directories(&python, packages)));
+    let many = OF_MANY.iter().filter(|(dir, _)| real.ends_with(dir)).flat_map(|(_, among)| among.iter());
+    let pythons = PYTHONS.iter().chain(many).flat_map(|python| directories(&real, python));
+    // Of an installation on the PATH the `lib` is shown by itself.
+    let libs = pythons.map(|python| if python.ends_with("lib") { python } else { python.join("lib") });
+    let libs = libs.filter(|lib| lib.is_dir());
+    let packages = libs.flat_map(|lib| PACKAGES.iter().flat_map(move |packages| directories(&lib, packages)));
     let bundles = packages.map(|packages| packages.join(CERTIFI));
     // Through links it would be mounted elsewhere than where programs look.
     let plain = bundles.filter(|bundle| bundle.canonicalize().is_ok_and(|file| file == *bundle));
     plain
         .filter_map(|bundle| Some(bind.target.join(bundle.strip_prefix(bind.source.canonicalize().ok()?).ok()?)))
+        .collect::<BTreeSet<_>>()
+        .into_iter()
         .collect()
 }
 
@@ -136,10 +151,14 @@ fn directories(at: &Path, pattern: &str) -> Vec<PathBuf> {
     let mut found = vec![at.to_owned()];
     for part in pattern.split('/').filter(|part| !part.is_empty()) {
         let below = |dir: PathBuf| -> Vec<PathBuf> {
-            if part != "*" {
-                return vec![dir.join(part)];
-            }
-            fs::read_dir(dir).into_iter().flatten().flatten().take(MOST).map(|entry| entry.path()).collect()
+            let Some(start) = part.strip_suffix('*') else { return vec![dir.join(part)] };
+            // A `lib` has thousands of files beside what is looked for.
+            let is_one = |entry: &fs::DirEntry| {
+                entry.file_name().as_encoded_bytes().starts_with(start.as_bytes())
+                    && entry.file_type().is_ok_and(|kind| kind.is_dir())
+            };
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.filter(is_one).take(MOST).map(|entry| entry.path()).collect()
         };
         found = found.into_iter().flat_map(below).filter(|dir| dir.is_dir()).collect();
     }
@@ -253,6 +272,48 @@ mod tests {
             "what is the agent's own stays so"
         );
         fs::remove_dir_all(base.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_bundle_is_found_in_each_layout_that_installs_pythons() {
+        let base = std::env::temp_dir().join(format!("bb-trust-layouts-{}", std::process::id()));
+        let packages = "lib/python3.12/site-packages/certifi";
+        // What is shown, and where a Python lies in it.
+        for (at, (shown, python)) in [
+            (".local/share/mise", "installs/python/3.12.1"),
+            (".asdf", "installs/python/3.12.1"),
+            (".asdf", "installs/python/miniforge3-24/envs/data"),
+            (".pyenv", "versions/miniforge3-24/envs/data"),
+            (".local/share/uv/python", "cpython-3.12.1-linux-x86_64-gnu"),
+            (".local/share/uv/tools", "ruff"),
+            (".local/share/pipx", "venvs/black"),
+            ("miniforge3", ""),
+            ("miniforge3", "envs/data"),
+            ("miniforge3/envs/data", ""),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let home = base.join(at.to_string());
+            let dir = home.join(shown).join(python).join(packages);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("cacert.pem"), "").unwrap();
+            // As many files beside it as Conda's have.
+            for n in 0..200 {
+                fs::write(dir.ancestors().nth(3).unwrap().join(format!("{n}.so")), "").unwrap();
+            }
+            assert_eq!(brought_along(&Bind::read_only(home.join(shown))), [dir.join("cacert.pem")], "{shown} {python}");
+            // Where only its `lib` is shown.
+            let lib = dir.ancestors().nth(3).unwrap();
+            assert_eq!(brought_along(&Bind::read_only(lib)), [dir.join("cacert.pem")], "{shown} {python}: lib");
+        }
+        fs::remove_dir_all(base).unwrap();
+        let among =
+            |real: &Path| OF_MANY[0].1.iter().any(|p| directories(real, p).iter().any(|d| d.ends_with("b/envs/x")));
+        let opt = std::env::temp_dir().join(format!("bb-trust-opt-{}", std::process::id()));
+        fs::create_dir_all(opt.join("b/envs/x")).unwrap();
+        assert!(among(&opt), "what `/opt` may have");
+        fs::remove_dir_all(opt).unwrap();
     }
 
     #[test]

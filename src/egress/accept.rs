@@ -27,6 +27,7 @@ use super::proxy;
 use super::record::{Denied, Tally};
 use super::request::Plane;
 use super::rewound::Rewound;
+use super::route::Asked;
 use super::serve;
 use crate::api;
 use crate::ledger::Ledger;
@@ -173,13 +174,29 @@ async fn begins<L: Ledger>(door: &Door<L>, stream: &Rewound, meant: &Meant) -> i
         return Ok(None);
     };
     let Some(first) = first? else {
-        // Clients open connections ahead and drop them; to an address that no name has, it was a try.
-        if !address::is_computed(meant.address.ip()) && door.proxy != Some(meant.address) {
-            tell(door, "tcp", meant, &literal(&meant.text()));
+        if let Some(deny) = tried(door, meant) {
+            tell(door, "tcp", meant, &deny);
         }
         return Ok(None);
     };
     Ok(Some(speaks(first)))
+}
+
+/// Gets what there is to tell of a connection that said nothing. Clients open some ahead and drop them; to what could never have
+/// been allowed, it was a try.
+fn tried<L: Ledger>(door: &Door<L>, meant: &Meant) -> Option<Deny> {
+    match &meant.target {
+        None if address::is_computed(meant.address.ip()) || door.proxy == Some(meant.address) => None,
+        None | Some(Host::Ip(_)) => Some(literal(&meant.text())),
+        // The proxy was asked for a name.
+        Some(host) => {
+            let (port, headers) = (meant.address.port(), http::HeaderMap::new());
+            let (method, path) = ("GET", "/");
+            let asked = Asked { host, port, tls: true, method, path, headers: &headers, websocket: false };
+            let denied = door.plane.policy.get().check(asked).err();
+            denied.filter(|deny| matches!(deny.kind, Denial::RouteMissing | Denial::Port))
+        }
+    }
 }
 
 async fn carry<L: Ledger>(door: &Arc<Door<L>>, speaks: Speaks, stream: Rewound, meant: Meant) -> io::Result<()> {

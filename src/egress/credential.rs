@@ -1,18 +1,22 @@
 //! The credentials of a bottle's routes: put into requests, taken out of answers that echo them.
 //!
-//! Values live here and in the keeper only. They are chosen by route, which was chosen by the one name of the request,
-//! and the router has already refused plain HTTP for such routes. Nothing here is ever printed.
+//! Values live here and in the keeper only; those of a login ([`super::login`]) are asked for at each request. They are chosen by
+//! route, which was chosen by the one name of the request, and the router has already refused plain HTTP for such routes. Nothing
+//! here is ever printed.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use memchr::memmem;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::deny::{Denial, Deny};
+use super::login::Holder;
 use crate::api::{Auth, AuthScheme, Route};
 
 /// A shorter value is not looked for in answers: it would be found by chance.
@@ -25,6 +29,10 @@ const REDACTED: HeaderValue = HeaderValue::from_static("[redacted by bb]");
 pub struct Injection {
     name: HeaderName,
     value: HeaderValue,
+    /// What goes with it: the account that a login is of.
+    beside: Option<(HeaderName, HeaderValue)>,
+    /// Set when the API has said 401 to it, where somebody wants to know.
+    refused: Option<Arc<AtomicBool>>,
     /// What is looked for in answers: the value in each form in which a server may echo it.
     finders: Arc<[memmem::Finder<'static>]>,
 }
@@ -37,7 +45,19 @@ impl fmt::Debug for Injection {
 
 /// The credentials of all routes of a bottle.
 #[derive(Debug, Default)]
-pub struct Credentials(Vec<(Auth, Injection)>);
+pub struct Credentials {
+    fixed: Vec<(Auth, Injection)>,
+    logins: BTreeMap<String, Arc<Holder>>,
+}
+
+/// Where what a route puts in comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Source<'a> {
+    /// It was given at the launch.
+    Fixed(&'a Injection),
+    /// It is a login's, and has to be asked for.
+    Login(&'a Arc<Holder>),
+}
 
 impl Credentials {
     /// Prepares what `routes` put in. A route whose value is absent, empty or not a header's is left out, and its
@@ -48,14 +68,28 @@ impl Credentials {
             let injection = prepare(auth, values.get(&auth.credential)?.expose_secret())?;
             Some((auth.clone(), injection))
         });
-        Credentials(prepared.collect())
+        Credentials { fixed: prepared.collect(), logins: BTreeMap::new() }
     }
 
-    /// Gets what `route` puts in, if anything.
-    pub fn of(&self, route: &Route) -> Result<Option<&Injection>, Deny> {
+    /// Adds logins, by the names by which routes have them.
+    pub fn with(self, logins: BTreeMap<String, Arc<Holder>>) -> Credentials {
+        Credentials { logins, ..self }
+    }
+
+    /// Gets the login that a route is the token endpoint of.
+    pub fn login(&self, name: &str) -> Result<&Arc<Holder>, Deny> {
+        let missing = || Deny::new(Denial::CredentialMissing, format!("bb: the login {name:?} was not given."));
+        self.logins.get(name).ok_or_else(missing)
+    }
+
+    /// Gets where what `route` puts in comes from, if it puts anything in.
+    pub fn of(&self, route: &Route) -> Result<Option<Source<'_>>, Deny> {
         let Some(auth) = &route.auth else { return Ok(None) };
-        match self.0.iter().find(|(known, _)| known == auth) {
-            Some((_, injection)) => Ok(Some(injection)),
+        if let Some(holder) = self.logins.get(&auth.credential).filter(|_| auth.scheme == AuthScheme::Bearer) {
+            return Ok(Some(Source::Login(holder)));
+        }
+        match self.fixed.iter().find(|(known, _)| known == auth) {
+            Some((_, injection)) => Ok(Some(Source::Fixed(injection))),
             None => Err(Deny::new(
                 Denial::CredentialMissing,
                 format!(
@@ -83,9 +117,15 @@ fn prepare(auth: &Auth, secret: &str) -> Option<Injection> {
     };
     let mut value = HeaderValue::from_str(&text).ok()?;
     value.set_sensitive(true);
-    let forms = if secret.len() >= SHORTEST_REDACTED { forms(secret) } else { Vec::new() };
-    let finders = forms.iter().map(|form| memmem::Finder::new(form.as_bytes()).into_owned()).collect();
-    Some(Injection { name, value, finders })
+    let finders = finders([secret]);
+    Some(Injection { name, value, beside: None, refused: None, finders })
+}
+
+/// Gets what finds each of `secrets` in each of its forms.
+fn finders<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Arc<[memmem::Finder<'static>]> {
+    let long = secrets.into_iter().filter(|secret| secret.len() >= SHORTEST_REDACTED);
+    let forms = long.flat_map(forms);
+    forms.map(|form| memmem::Finder::new(form.as_bytes()).into_owned()).collect()
 }
 
 /// Gets the forms in which a server may echo a value: as it is, inside a JSON text, and inside an address.
@@ -108,10 +148,48 @@ fn forms(secret: &str) -> Vec<zeroize::Zeroizing<String>> {
     forms
 }
 
+/// The header by which ChatGPT's API is told the account that a token is of.
+const ACCOUNT: HeaderName = HeaderName::from_static("chatgpt-account-id");
+
 impl Injection {
+    /// Makes that of a login: its access token, and the account that it is of. All of `looked_for` is taken out of answers.
+    /// `refused` is set when the API has said 401 to it.
+    pub(super) fn of_login<'a>(
+        access: &SecretString,
+        account: Option<&'a str>,
+        looked_for: impl Iterator<Item = &'a SecretString>,
+        refused: Arc<AtomicBool>,
+    ) -> Injection {
+        let marked = |text: &str| {
+            // Tokens were checked when they were read: a header can hold them.
+            let mut value = HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static(""));
+            value.set_sensitive(true);
+            value
+        };
+        let text = zeroize::Zeroizing::new(format!("Bearer {}", access.expose_secret()));
+        Injection {
+            name: header::AUTHORIZATION,
+            value: marked(&text),
+            beside: account.map(|account| (ACCOUNT, marked(account))),
+            refused: Some(refused),
+            finders: finders(looked_for.map(ExposeSecret::expose_secret).chain(account)),
+        }
+    }
+
     /// Puts the credential in.
     pub fn put(&self, headers: &mut HeaderMap) {
         headers.insert(self.name.clone(), self.value.clone());
+        if let Some((name, value)) = &self.beside {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+
+    /// Hears what the server has answered to it.
+    pub fn answered(&self, status: StatusCode) {
+        let says = if status == StatusCode::UNAUTHORIZED { Some(true) } else { status.is_success().then_some(false) };
+        if let (Some(refused), Some(says)) = (&self.refused, says) {
+            refused.store(says, Ordering::Release);
+        }
     }
 
     /// Takes the value out of an answer's headers.
@@ -192,7 +270,11 @@ impl Redactor {
     fn overlap(&self, bytes: &[u8]) -> usize {
         let of = |needle: &[u8]| {
             let longest = bytes.len().min(needle.len().saturating_sub(1));
-            (1..=longest).rev().find(|&n| bytes.ends_with(&needle[..n])).unwrap_or(0)
+            let (Some(first), tail) = (needle.first(), &bytes[bytes.len() - longest..]) else { return 0 };
+            // Tokens have thousands of bytes: only where one may begin is it looked whether one does.
+            memchr::memchr_iter(*first, tail)
+                .find(|at| needle.starts_with(&tail[*at..]))
+                .map_or(0, |at| tail.len() - at)
         };
         self.finders.iter().map(|finder| of(finder.needle())).max().unwrap_or(0)
     }
@@ -212,6 +294,13 @@ mod tests {
         }
     }
 
+    fn fixed<'a>(credentials: &'a Credentials, route: &Route) -> &'a Injection {
+        match credentials.of(route).unwrap().unwrap() {
+            Source::Fixed(injection) => injection,
+            Source::Login(_) => panic!("nobody logged in"),
+        }
+    }
+
     fn values(value: &str) -> BTreeMap<String, SecretString> {
         [("key".to_owned(), SecretString::from(value))].into()
     }
@@ -227,7 +316,7 @@ mod tests {
             let credentials = Credentials::new(std::slice::from_ref(&route), &values("s3cret-value\n"));
             let mut headers = HeaderMap::new();
             headers.insert("x-api-key", HeaderValue::from_static("placeholder"));
-            credentials.of(&route).unwrap().unwrap().put(&mut headers);
+            fixed(&credentials, &route).put(&mut headers);
             assert_eq!(headers[name], value);
         }
     }
@@ -249,7 +338,7 @@ mod tests {
         let credentials = Credentials::new(std::slice::from_ref(&route), &values("s3cret-value"));
         assert!(!format!("{credentials:?}").contains("s3cret"));
         let mut headers = HeaderMap::new();
-        credentials.of(&route).unwrap().unwrap().put(&mut headers);
+        fixed(&credentials, &route).put(&mut headers);
         assert!(!format!("{headers:?}").contains("s3cret"));
     }
 
@@ -260,7 +349,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-echo", HeaderValue::from_static("got Bearer s3cret-value"));
         headers.insert("x-other", HeaderValue::from_static("fine"));
-        credentials.of(&route).unwrap().unwrap().redact_headers(&mut headers);
+        fixed(&credentials, &route).redact_headers(&mut headers);
         assert_eq!(headers["x-echo"], REDACTED);
         assert_eq!(headers["x-other"], "fine");
     }
@@ -273,7 +362,7 @@ mod tests {
             let secret = "s3cret-s3cret-value";
             let route = route(AuthScheme::Bearer, None);
             let credentials = Credentials::new(std::slice::from_ref(&route), &values(secret));
-            let mut redactor = credentials.of(&route).unwrap().unwrap().redactor().unwrap();
+            let mut redactor = fixed(&credentials, &route).redactor().unwrap();
             let body = format!("{before}{secret}{after}{secret}");
             let mut rest = Bytes::from(body.clone());
             let mut out = Vec::new();

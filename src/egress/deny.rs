@@ -8,6 +8,7 @@ use hyper::ext::ReasonPhrase;
 use serde_json::{Value, json};
 
 use super::body::Outgoing;
+use super::dial::DialError;
 
 /// Header that carries the kind of a refusal.
 pub const HEADER: &str = "x-bb-deny";
@@ -68,6 +69,8 @@ denials! {
     LimitIdle, "limit_idle", 408, "Nothing moved for too long.";
     LimitVerdict, "limit_verdict", 503, "What had to be known before a verdict took too long.";
     CredentialMissing, "credential_missing", 502, "The route's credential is not there.";
+    LoginExpired, "login_expired", 400, "The host's login is not there, or not good any more.";
+    LoginForeign, "login_foreign", 400, "A token endpoint was asked for another login than the host's.";
     BudgetExhausted, "budget_exhausted", 429, "The token budget is spent.";
     Cut, "cut", 403, "The bottle's way out was cut.";
     Policy, "policy", 403, "A policy said no.";
@@ -81,6 +84,8 @@ pub struct Deny {
     pub kind: Denial,
     /// One or two sentences for people and models.
     pub message: String,
+    /// What the operator is told in its place, in events and never in an answer: it may name what no agent is to know.
+    pub operator: Option<String>,
     /// The allow-list entry that would have let it pass, if one would.
     pub rule_missing: Option<Box<Value>>,
     /// What can be done, each a sentence.
@@ -92,7 +97,7 @@ pub struct Deny {
 impl Deny {
     /// Makes a refusal of `kind` with its `message`.
     pub fn new(kind: Denial, message: impl Into<String>) -> Self {
-        Deny { kind, message: message.into(), rule_missing: None, next_steps: Vec::new(), quiet: false }
+        Deny { kind, message: message.into(), operator: None, rule_missing: None, next_steps: Vec::new(), quiet: false }
     }
 
     /// Names the allow-list entry that is missing.
@@ -105,6 +110,11 @@ impl Deny {
     pub fn step(mut self, step: impl Into<String>) -> Self {
         self.next_steps.push(step.into());
         self
+    }
+
+    /// Gets the sentence for the operator.
+    pub fn reason(&self) -> &str {
+        self.operator.as_deref().unwrap_or(&self.message)
     }
 
     /// Marks it as expected noise.
@@ -128,6 +138,12 @@ impl Deny {
     pub fn answer(&self) -> Response<Outgoing> {
         let status = if self.quiet { StatusCode::NOT_FOUND } else { self.kind.status() };
         respond(self.kind, status, &self.body())
+    }
+}
+
+impl From<DialError> for Deny {
+    fn from(error: DialError) -> Deny {
+        Deny { operator: error.operator, ..Deny::new(error.kind, error.message) }
     }
 }
 
@@ -157,7 +173,7 @@ mod tests {
         let list = "route_missing method path name_mismatch ip_literal port private_address resolve_failed \
              upstream_unreachable upstream_tls protocol_unknown upgrade metered_path_unknown server_tool body_too_large \
              response_too_large limit_headers limit_connections limit_streams limit_bodies limit_handshakes limit_idle \
-             limit_verdict credential_missing budget_exhausted cut policy \
+             limit_verdict credential_missing login_expired login_foreign budget_exhausted cut policy \
              ledger_unavailable";
         let ours: Vec<_> = Denial::ALL.iter().map(|d| d.as_str()).collect();
         assert_eq!(ours, list.split_whitespace().collect::<Vec<_>>());
@@ -177,6 +193,15 @@ mod tests {
         assert_eq!(body["error"]["type"], "bb_denied");
         assert_eq!(body["error"]["rule_missing"]["host"], "example.com");
         assert_eq!(body["error"]["next_steps"][0], "ask the operator");
+    }
+
+    #[test]
+    fn what_the_operator_alone_is_told_is_in_no_answer() {
+        let error = DialError::new(Denial::UpstreamUnreachable, "by a proxy").operator("by 10.0.0.1:3128");
+        let deny = Deny::from(error);
+        assert_eq!((deny.reason(), deny.message.as_str()), ("by 10.0.0.1:3128", "by a proxy"));
+        assert!(!deny.body().to_string().contains("10.0.0.1"));
+        assert_eq!(Deny::new(Denial::Path, "as it is").reason(), "as it is");
     }
 
     #[test]

@@ -44,12 +44,20 @@ pub struct DialError {
     pub kind: Denial,
     /// One sentence.
     pub message: String,
+    /// The same for the operator alone, where it says what no agent is told.
+    pub operator: Option<String>,
 }
 
 impl DialError {
     /// Makes an error of `kind`.
     pub fn new(kind: Denial, message: impl Into<String>) -> Self {
-        DialError { kind, message: message.into() }
+        DialError { kind, message: message.into(), operator: None }
+    }
+
+    /// Adds what the operator is told in place of the message.
+    pub fn operator(mut self, message: impl Into<String>) -> Self {
+        self.operator = Some(message.into());
+        self
     }
 }
 

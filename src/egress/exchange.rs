@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::body::{BodyError, Moved};
 use super::link::Named;
-use super::record::{Recorder, short};
+use super::record::{Passed, Recorder, short};
 use crate::api::Route;
 
 /// Longest path entered. Unit: bytes.
@@ -142,6 +142,14 @@ impl Exchange {
         let mut state = self.state();
         state.status = status;
         state.noted = Some(entered);
+    }
+
+    /// Enters a `request` event of one that the plane itself has answered.
+    pub async fn passed(&self, status: u16) {
+        let Subject { method, scheme, named, port, path, .. } = &self.subject;
+        let (exchange, took) = (self.id.as_str(), self.took());
+        let passed = Passed { exchange, method, scheme, host: &named.text, port: *port, path, status, took };
+        self.noted(status, self.recorder.passed(passed).await);
     }
 
     /// Says that it was answered with `status` and is charged: its end is always entered, as its usage is.

@@ -82,7 +82,7 @@ fn refusal(error: &(dyn Error + 'static)) -> Deny {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(dial) = error.downcast_ref::<DialError>() {
-            return Deny::new(dial.kind, dial.message.clone());
+            return dial.clone().into();
         }
         if let Some(BodyError::TooLarge) = error.downcast_ref::<BodyError>() {
             return Deny::new(Denial::BodyTooLarge, "bb: the request's body is larger than the route allows.");

@@ -12,6 +12,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::through::writes_through;
+
 /// Longest line of a head. The parser's own bound for a whole head is far smaller, and has an answer of its own (431).
 pub(super) const LINE: usize = 256 * 1024;
 /// Longest chunk size in hexadecimal digits: 16 TiB is more than anybody sends.
@@ -330,33 +332,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Front<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Front<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.watch.answered(buf);
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.watch.answered(bufs.iter().find(|buf| !buf.is_empty()).map_or(&[], |buf| buf));
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-}
+writes_through!([<IO: AsyncWrite + Unpin>] Front<IO>, io, |front, bytes| front.watch.answered(bytes));
 
 #[cfg(test)]
 mod tests;

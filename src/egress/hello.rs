@@ -9,6 +9,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::through::writes_through;
+
 /// Most that is kept. A greeting is far below; rustls gives up at 64 KiB.
 pub(super) const MOST: usize = 80 * 1024;
 /// Encrypted Client Hello (RFC 9849): the name that is shown is not the name that is meant.
@@ -63,31 +65,7 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Kept<IO> {
     }
 }
 
-impl<IO: AsyncWrite + Unpin> AsyncWrite for Kept<IO> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-}
+writes_through!([<IO: AsyncWrite + Unpin>] Kept<IO>, io, |_, _| {});
 
 /// Tells whether a greeting is known to hide no other name: it can be read to its last byte, shows one server name in the one
 /// form that it may have, and has no Encrypted Client Hello. Browsers send one of random content too; nothing tells it from a

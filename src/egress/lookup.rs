@@ -17,7 +17,11 @@ pub(super) const OF_ONE: usize = 16;
 /// Look-ups of all bottles: half of the threads that the runtime blocks at most, so that there are some for everything else.
 pub(super) const OF_ALL: usize = 256;
 
+/// Look-ups of the upstream proxy's own name, for all bottles.
+pub(super) const OF_PROXIES: usize = 64;
+
 static ALL: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(OF_ALL)));
+static PROXIES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(OF_PROXIES)));
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +51,12 @@ impl Default for Lookups {
 }
 
 impl Lookups {
+    /// Makes those of the host's upstream proxy for one bottle. They take no place of what bottles ask for: names whose servers never
+    /// answer, of whichever bottle, keep nobody from the proxy.
+    pub fn of_the_proxy() -> Lookups {
+        Lookups { own: Arc::new(Semaphore::new(OF_ONE)), all: Arc::clone(&PROXIES) }
+    }
+
     /// Gets the addresses of `name`, within `limit`.
     pub async fn look_up(&self, name: &str, port: u16, limit: Duration) -> Result<Vec<SocketAddr>, LookupError> {
         // The trailing dot keeps the host's search domains out.
@@ -118,6 +128,15 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
+    }
+
+    #[tokio::test]
+    async fn the_proxys_name_has_places_that_no_bottle_can_take() {
+        let (bottle, proxy) = (Lookups::default(), Lookups::of_the_proxy());
+        let _own = bottle.own.acquire_many(OF_ONE as u32).await.unwrap();
+        assert!(matches!(bottle.ask(Duration::from_millis(20), || Ok(())).await, Err(LookupError::Full)));
+        proxy.ask(LONG, || Ok(())).await.unwrap();
+        assert!(!Arc::ptr_eq(&bottle.all, &proxy.all), "nor can all of them together");
     }
 
     #[tokio::test]

@@ -5,7 +5,8 @@
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`hold`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`]. Refusals are [`deny`] and [`spent`], events [`record`],
-//! what became of an allowed request [`exchange`], the cut [`streams`], what may be held [`room`], and wait to be read [`unread`].
+//! what became of an allowed request [`exchange`], the cut [`streams`], what may be held [`room`], and wait to be read [`unread`]. Logins of the host:
+//! [`login`], and [`oauth`], which a bottle is answered by.
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
 
@@ -39,9 +40,11 @@ pub mod headers;
 pub mod hello;
 pub mod hold;
 pub mod link;
+pub mod login;
 pub mod lookup;
 pub mod model;
 pub mod name;
+pub mod oauth;
 mod pace;
 pub mod passthrough;
 pub mod policy;
@@ -59,6 +62,7 @@ pub mod spent;
 pub mod streams;
 pub mod suggest;
 pub mod tee;
+mod through;
 pub mod unread;
 pub mod upstream;
 pub mod upstream_proxy;
@@ -104,6 +108,8 @@ pub struct Rules {
     pub also: Option<Vec<Route>>,
     /// Resolved credentials by name.
     pub credentials: BTreeMap<String, SecretString>,
+    /// Logins of the host by name.
+    pub logins: BTreeMap<String, Arc<login::Holder>>,
 }
 
 /// What a bottle may do, and what its requests are charged to.

@@ -170,7 +170,7 @@ impl<L: Ledger> Plane<L> {
     }
 
     /// Gets the whole body of a request, within its bounds of size, time and the bottle's room.
-    async fn hold_body(&self, mut body: Incoming, most: Option<u64>) -> Result<Bytes, Deny> {
+    pub(super) async fn hold_body(&self, mut body: Incoming, most: Option<u64>) -> Result<Bytes, Deny> {
         let most = most_held(most);
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if declared > most {

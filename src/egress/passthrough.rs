@@ -80,7 +80,7 @@ pub async fn pass<L: Ledger>(
     };
     let mut upstream = dialled.map_err(|error| {
         exchange.refused();
-        Deny::new(error.kind, error.message)
+        Deny::from(error)
     })?;
     let passed = Passed {
         exchange: exchange.id(),

@@ -50,7 +50,8 @@ impl Policy {
         let also = rules.also.as_deref().map(Router::new).transpose()?;
         let connector = Connector::new(towards, Arc::clone(&router))?;
         let client = upstream::client(connector.clone());
-        Ok(Policy { router, also, connector, client, credentials: Credentials::new(&rules.routes, &rules.credentials) })
+        let credentials = Credentials::new(&rules.routes, &rules.credentials).with(rules.logins.clone());
+        Ok(Policy { router, also, connector, client, credentials })
     }
 
     /// Gets the route that allows the request, or why none does.

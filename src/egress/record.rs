@@ -85,7 +85,7 @@ impl Denied {
     pub fn new(proto: &str, host: impl Into<String>, port: u16, deny: &Deny) -> Denied {
         Denied(json!({
             "kind": deny.kind.as_str(), "proto": proto, "host": host.into(), "port": port,
-            "reason": deny.message, "quiet": deny.quiet, "addable": deny.rule_missing.is_some(),
+            "reason": deny.reason(), "quiet": deny.quiet, "addable": deny.rule_missing.is_some(),
         }))
     }
 
@@ -287,6 +287,11 @@ impl Recorder {
             let _ = tokio::time::timeout(PATIENCE, self.queue.send(entry)).await;
         }
         true
+    }
+
+    /// Writes what became of a login of the host that the bottle works with. Never waits.
+    pub fn login(&self, data: Value) {
+        let _ = self.queue.try_send(self.entry("login", data, None));
     }
 
     /// Takes a turn for the end of a request of which nothing was entered before. Returns whether there was one.

@@ -9,7 +9,9 @@ use hyper::body::{Body, Incoming};
 
 use super::body::Outgoing;
 use super::deny::{Denial, Deny};
+use super::oauth;
 use super::spent;
+use crate::api::LoginForm;
 use crate::types::Api;
 
 /// Refusals of one bottle that wait until they are written; further ones are answered at once, and counted.
@@ -18,12 +20,16 @@ pub const AT_ONCE: usize = 256;
 const DRAIN_BYTES: usize = 1 << 20;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// Gets the answer of a refusal, in the words of `api` where it has some for it.
-pub fn answer(api: Option<Api>, deny: &Deny) -> Response<Outgoing> {
+/// Gets the answer of a refusal, in the words of a login's `form` or of `api` where they have some for it.
+pub fn answer(api: Option<Api>, form: Option<LoginForm>, deny: &Deny) -> Response<Outgoing> {
+    if let Some(form) = form {
+        return oauth::refused(form, deny);
+    }
     match (api, deny.kind) {
         (Some(api), Denial::BudgetExhausted | Denial::Cut) => {
             spent::answer(api, deny, jiff::Timestamp::now().as_second())
         }
+        (Some(api), Denial::LoginExpired) => oauth::expired(api, deny),
         _ => deny.answer(),
     }
 }

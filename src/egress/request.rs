@@ -30,6 +30,7 @@ use super::streams::{Entered, Streams, Subject};
 use super::tee::{Keep, Metering, Tee};
 use super::upstream::Upstreaming;
 use super::websocket;
+use crate::api::LoginForm;
 use crate::ledger::{Ledger, Node};
 use crate::meter::request::speaks_socket;
 use crate::types::Api;
@@ -121,6 +122,8 @@ struct Facts {
     host: String,
     /// The API, once the route is known.
     api: Option<Api>,
+    /// Whose token endpoint it is, once that is known.
+    oauth: Option<LoginForm>,
     /// It asked to become a WebSocket.
     websocket: bool,
     /// When it came.
@@ -141,6 +144,7 @@ impl<L: Ledger> Plane<L> {
             path: short(head.uri().path(), MAX_PATH).to_owned(),
             host: String::new(),
             api: None,
+            oauth: None,
             websocket: false,
             began: Instant::now(),
             exchange: None,
@@ -220,7 +224,13 @@ impl<L: Ledger> Plane<L> {
             entered.is_metered();
         }
         not_cut(&self.streams, route.api.is_some())?;
-        let injection = policy.credentials.of(route)?;
+        if let Some(name) = &route.oauth {
+            let holder = policy.credentials.login(name)?;
+            facts.oauth = Some(holder.form());
+            return self.token(policy, holder, &head, body, &exchange).await;
+        }
+        let put_in = self.put_in(policy, route).await?;
+        let injection = put_in.as_deref();
         let cleaning = match (&route.api, injection) {
             (Some(_), _) => Cleaning::Model,
             (None, Some(_)) => Cleaning::Credential,
@@ -331,13 +341,13 @@ impl<L: Ledger> Plane<L> {
     /// Writes a refusal, then gives its answer.
     async fn refuse(&self, link: &Link, facts: &Facts, body: Option<Incoming>, deny: &Deny) -> Response<Outgoing> {
         tokio::join!(self.recorder.deny(self.denied(link, facts, deny)), refused::drain(body));
-        refused::answer(facts.api, deny)
+        refused::answer(facts.api, facts.oauth, deny)
     }
 
     /// Refuses where nothing more can be waited with: neither for the event to be written nor for a client that still sends.
     fn refuse_at_once(&self, link: &Link, facts: &Facts, deny: &Deny) -> Response<Outgoing> {
         self.recorder.deny_limited(self.denied(link, facts, deny));
-        refused::answer(facts.api, deny)
+        refused::answer(facts.api, facts.oauth, deny)
     }
 
     /// Gets the event of a refusal.
@@ -382,6 +392,9 @@ impl Leaving<'_> {
     /// Makes the answer to the bottle from upstream's.
     pub fn wrap<L: Ledger>(self, answer: Response<Incoming>, metering: Option<Metering<L>>) -> Response<Outgoing> {
         let (mut parts, incoming) = answer.into_parts();
+        if let Some(injection) = self.injection {
+            injection.answered(parts.status);
+        }
         let keep = Keep { credential: self.injection.is_some(), names: self.route.keep_headers.clone() };
         forward::clean_head(&mut parts.headers, self.injection, &keep.names);
         let redactor = self.injection.and_then(Injection::redactor);

@@ -22,6 +22,7 @@ mod compile;
 mod path;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use compile::{Compiled, Pattern, Rule};
 pub use compile::{RouteError, canonical};
@@ -204,7 +205,7 @@ fn denied(compiled: &Compiled, asked: Asked<'_>) -> Result<(), Deny> {
 /// Gets the path to send on, if the route allows the request. `methods_denied`: some rule refuses methods of the host.
 fn allow<'a>(compiled: &Compiled, asked: Asked<'a>, methods_denied: bool) -> Result<Cow<'a, str>, Deny> {
     let route = &compiled.route;
-    if !asked.tls && (route.auth.is_some() || route.api.is_some()) {
+    if !asked.tls && (route.auth.is_some() || route.api.is_some() || route.oauth.is_some()) {
         return Err(Deny::new(
             Denial::Port,
             format!("bb: {} has a credential or is metered, so it is served over HTTPS only.", asked.host),

@@ -68,7 +68,8 @@ impl Subject {
         };
         policy.check(asked).is_ok_and(|allowed| {
             let (now, then) = (&allowed.route, &self.route);
-            now.auth == then.auth && now.api == then.api && now.allow_private == then.allow_private
+            let same = now.auth == then.auth && now.api == then.api && now.oauth == then.oauth;
+            same && now.allow_private == then.allow_private
         })
     }
 }

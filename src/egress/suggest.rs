@@ -14,6 +14,7 @@ use super::name::Host;
 use super::route::{Asked, Router};
 use crate::api::{Event, Match, Route, Tls};
 
+mod ids;
 mod paths;
 mod wanted;
 mod yaml;
@@ -68,7 +69,7 @@ pub struct Suggestion {
 /// Something for which no entry is suggested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LeftOut {
-    /// What was asked for, as it was asked for: text of an agent.
+    /// What was asked for, as it was asked for, but for `<id>` in place of what looks like an id or a secret: text of an agent.
     pub what: String,
     /// Why no entry is suggested.
     pub why: String,
@@ -137,7 +138,7 @@ impl Gather {
                     self.private.insert(raw.to_owned());
                 }
                 let what = match (data["method"].as_str(), data["path"].as_str(), data["port"].as_u64()) {
-                    (Some(method), Some(path), _) => format!("{method} {raw}{path}"),
+                    (Some(method), Some(path), _) => format!("{method} {raw}{}", ids::without(path)),
                     (_, _, Some(port)) => format!("{raw}:{port}"),
                     _ => raw.to_owned(),
                 };
@@ -226,9 +227,14 @@ impl Gather {
             let what = if want.bare {
                 format!("{host}:{}", want.port)
             } else {
-                format!("{} {host}{}", want.method, want.path)
+                format!("{} {host}{}", want.method, ids::without(&want.path))
             };
             let key = (what, why.to_owned());
+            // Two that differ in an id only are one.
+            if let Some(known) = self.left_out.get_mut(&key) {
+                merge(known, &seen);
+                continue;
+            }
             if self.order.len() >= MOST_LEFT_OUT {
                 self.more = self.more.saturating_add(seen.times);
                 continue;
@@ -243,6 +249,9 @@ const UNKNOWN: &str = "it had a route, which is not known any more: keep that on
                        is a wildcard, copy what it allows to this host, since an exact name decides alone";
 const COPIED: &str = "what a wildcard in force says, for this host: an exact name decides alone";
 const NOT_ASKED: &str = "nothing was asked for yet, since nobody listened on the port: run again to see what it needs";
+
+const WITHOUT_IDS: &str =
+    "what looks like an id or a secret in a path is left out: a prefix or an expression stands for any";
 
 /// Gets the entries that decide about a host: the most specific ones.
 fn deciding<'a>(routes: &'a [Route], host: &str) -> Vec<&'a Route> {
@@ -305,7 +314,8 @@ fn entries(host: &str, wants: &BTreeMap<Want, Seen>) -> Vec<Suggestion> {
         };
         let mut seen = Seen::default();
         here.iter().for_each(|(_, one)| merge(&mut seen, one));
-        let note = bare.then(|| NOT_ASKED.to_owned());
+        let widened = here.iter().any(|(want, _)| ids::before_the_first(&want.path).is_some());
+        let note = bare.then_some(NOT_ASKED).or(widened.then_some(WITHOUT_IDS)).map(str::to_owned);
         let same = |other: &&mut Suggestion| {
             other.route.matches == route.matches && other.route.websocket == route.websocket && other.note == note
         };

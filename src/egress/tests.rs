@@ -37,6 +37,7 @@ mod hygiene;
 mod limits;
 mod metered;
 mod names;
+mod oauth;
 mod passing;
 
 mod protocols;
@@ -202,6 +203,7 @@ async fn bench_to(upstream: Upstreamed, limit: Option<u64>) -> Bench {
         let to = Upstream { address: upstream.address.to_string(), ca_pem: Some(upstream.ca.cert_pem().into()) };
         (format!("{host}:{port}"), to)
     };
+    let at_its_own_port = |host: &str| (host.to_owned(), redirected(host).1);
     let ca = Ca::generate("test-1").unwrap();
     let told = Arc::new(Told::default());
     let spec = Spec {
@@ -245,11 +247,15 @@ async fn bench_to(upstream: Upstreamed, limit: Option<u64>) -> Bench {
                 Route { host: "nowhere.example.com".into(), ports: vec![port], ..Route::default() },
             ],
             credentials: [("claude".to_owned(), SecretString::from(SECRET))].into(),
+            logins: BTreeMap::new(),
         },
         upstreams: [
             redirected(MODEL),
             redirected(PLAIN),
             redirected("nokey.example.com"),
+            redirected("chatgpt.com"),
+            at_its_own_port("platform.claude.com"),
+            at_its_own_port("auth.openai.com"),
             // Nobody listens on port 1 of loopback.
             (format!("nowhere.example.com:{port}"), Upstream { address: "127.0.0.1:1".into(), ca_pem: None }),
         ]

@@ -3,7 +3,7 @@
 //!
 //! Called after the route check only. Names alone are asked for, never addresses; a name whose address is known here to be
 //! private is refused as ever, and what cannot be looked up here is the proxy's to judge. Its credential goes to the proxy alone:
-//! it is never on a connection to anybody else, and never in a message.
+//! it is never on a connection to anybody else, and never in a message. Where the proxy is, is told to the operator and to no agent.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -37,7 +37,11 @@ pub struct UpstreamProxy {
     port: u16,
     /// `Basic ...`
     authorization: Option<HeaderValue>,
+    /// The settings name a credential for it.
+    wants_one: bool,
     direct: Vec<Direct>,
+    /// Those of its own name.
+    lookups: Lookups,
 }
 
 impl UpstreamProxy {
@@ -56,7 +60,9 @@ impl UpstreamProxy {
             host: Host::parse(&said.host)?,
             port: said.port,
             authorization,
+            wants_one: said.credential.is_some(),
             direct: said.direct.clone(),
+            lookups: Lookups::of_the_proxy(),
         })
     }
 
@@ -83,9 +89,9 @@ impl UpstreamProxy {
             // Nor does a bottle that has used up its look-ups get past the check.
             Err(error) => return Err(error),
         }
-        timeout(ANSWER, self.ask(name, port, lookups))
+        timeout(ANSWER, self.ask(name, port))
             .await
-            .unwrap_or_else(|_| Err(self.failed(name, "it gave no answer in time")))
+            .unwrap_or_else(|_| Err(self.failed(name, "it gave no answer in time", "")))
     }
 
     fn is_direct_by_name(&self, name: &str) -> bool {
@@ -105,26 +111,28 @@ impl UpstreamProxy {
         !addresses.is_empty() && addresses.iter().all(within)
     }
 
-    fn failed(&self, name: &str, why: &str) -> DialError {
+    /// Says why it failed; to the operator also where the proxy is, and `more`.
+    fn failed(&self, name: &str, why: &str, more: &str) -> DialError {
         let proxy = self.host.authority(self.port, false);
-        DialError::new(
-            Denial::UpstreamUnreachable,
-            format!("bb: {name} is reached through the host's upstream proxy {proxy}: {why}."),
-        )
+        let said = |proxy: &str, more: &str| {
+            format!("bb: {name} is reached through the host's upstream proxy{proxy}: {why}{more}.")
+        };
+        DialError::new(Denial::UpstreamUnreachable, said("", "")).operator(said(&format!(" {proxy}"), more))
     }
 
     /// Has the proxy connect to a name.
-    async fn ask(&self, name: &str, port: u16, lookups: &Lookups) -> Result<TcpStream, DialError> {
-        let unreachable = |error: DialError| self.failed(name, &format!("it cannot be reached ({})", error.message));
+    async fn ask(&self, name: &str, port: u16) -> Result<TcpStream, DialError> {
+        let unreachable =
+            |error: DialError| self.failed(name, "it cannot be reached", &format!(" ({})", error.message));
         let addresses = match &self.host {
             // The operator has named it, wherever it is.
             Host::Name(_) => {
-                dial::resolve(&self.host, self.port, &dial::ANYWHERE, lookups).await.map_err(unreachable)?
+                dial::resolve(&self.host, self.port, &dial::ANYWHERE, &self.lookups).await.map_err(unreachable)?
             }
             Host::Ip(ip) => vec![SocketAddr::new(*ip, self.port)],
         };
         let stream = dial::connect_to(&self.host, &addresses).await.map_err(unreachable)?;
-        let broken = |_| self.failed(name, "it broke off its answer");
+        let broken = |_| self.failed(name, "it broke off its answer", "");
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_buf_size(MAX_HEAD)
             .handshake(TokioIo::new(stream))
@@ -136,24 +144,29 @@ impl UpstreamProxy {
         if let Some(authorization) = &self.authorization {
             request = request.header(header::PROXY_AUTHORIZATION, authorization);
         }
-        let request = request.body(Empty::<Bytes>::new()).map_err(|_| self.failed(name, "it cannot be asked for"))?;
+        let request =
+            request.body(Empty::<Bytes>::new()).map_err(|_| self.failed(name, "it cannot be asked for", ""))?;
         let answer = sender.send_request(request).await.map_err(broken)?;
         match answer.status() {
             status if status.is_success() => {}
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
-                let why = match self.authorization {
-                    Some(_) => "it does not accept the credential of `upstream_proxy` (407)",
-                    None => "it wants a credential (407): name one in `upstream_proxy` of settings.yml",
+                let more = match self.authorization {
+                    Some(_) => ": it does not accept the credential of `upstream_proxy`",
+                    None if self.wants_one => {
+                        ": this bottle has no credential for it, because settings.yml named another proxy when it was launched; \
+                         end it and resume it"
+                    }
+                    None => ": name one in `upstream_proxy` of settings.yml",
                 };
-                return Err(self.failed(name, why));
+                return Err(self.failed(name, "it wants a credential (407)", more));
             }
-            status => return Err(self.failed(name, &format!("it answered {}", status.as_u16()))),
+            status => return Err(self.failed(name, &format!("it answered {}", status.as_u16()), "")),
         }
         let upgraded = hyper::upgrade::on(answer).await.map_err(broken)?;
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             // Nobody that is connected to through it speaks first: what came is the proxy's own.
             Ok(parts) if parts.read_buf.is_empty() => Ok(parts.io.into_inner()),
-            _ => Err(self.failed(name, "it sent more than an answer")),
+            _ => Err(self.failed(name, "it sent more than an answer", "")),
         }
     }
 }
@@ -185,7 +198,9 @@ mod tests {
         let host = Host::parse("a.invalid").unwrap();
         let error = proxy(&[]).reach(&host, 443, &[], &Lookups::default()).await.unwrap_err();
         assert_eq!(error.kind, Denial::UpstreamUnreachable);
-        assert!(error.message.contains("a.invalid") && error.message.contains("127.0.0.1:1"), "{error}");
+        assert!(error.message.contains("a.invalid") && !error.message.contains("127.0.0.1"), "{error}");
+        let operator = error.operator.unwrap();
+        assert!(operator.contains("a.invalid") && operator.contains("127.0.0.1:1"), "{operator}");
         let literal = Host::parse("1.1.1.1").unwrap();
         assert_eq!(
             proxy(&[]).reach(&literal, 443, &[], &Lookups::default()).await.unwrap_err().kind,

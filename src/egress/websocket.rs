@@ -101,7 +101,7 @@ impl<L: Ledger> Plane<L> {
         };
         let method = request.method().clone();
         let answered = async {
-            let stream = connector.tunnel(request.uri()).await.map_err(|error| Deny::new(error.kind, error.message))?;
+            let stream = connector.tunnel(request.uri()).await.map_err(Deny::from)?;
             let broken =
                 || Deny::new(Denial::UpstreamUnreachable, "bb: the server broke off the WebSocket's handshake.");
             let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(|_| broken())?;

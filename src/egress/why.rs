@@ -80,7 +80,8 @@ fn decide(policy: &Policy, streams: &Streams, asked: &Question, verdict: &mut Ve
     if let Some(route) = policy.passes_through(&asked.host, asked.port).filter(|_| asked.tls) {
         not_cut(streams, false)?;
         verdict.route = Some((*route).clone());
-        return Ok("its TLS is passed through: nothing but the server name is looked at".to_owned());
+        let how = "its TLS is passed through: nothing but the server name is looked at";
+        return Ok(how.to_owned() + &addresses(policy, asked));
     }
     let headers = HeaderMap::new();
     let allowed = policy.check(Asked {
@@ -102,11 +103,21 @@ fn decide(policy: &Policy, streams: &Streams, asked: &Question, verdict: &mut Ve
     verdict.route = Some((**route).clone());
     debug_assert!(route.tls == Tls::Intercept, "what is passed through was told before");
     let how = match (&route.auth, route.api) {
+        _ if route.oauth.is_some() => "bb answers it itself, for the host's login".to_owned(),
         (_, Some(api)) => format!("it is passed on, metered as {}, where its budget allows", api.as_str()),
         (Some(auth), None) => format!("it is passed on with the credential {}", auth.credential),
         (None, None) => "it is passed on".to_owned(),
     };
-    Ok(how)
+    Ok(how + &addresses(policy, asked))
+}
+
+/// Says which addresses its name may have, since nothing is looked up here.
+fn addresses(policy: &Policy, asked: &Question) -> String {
+    let ranges: Vec<String> = policy.router.private(&asked.host, asked.port).iter().map(ToString::to_string).collect();
+    match ranges.as_slice() {
+        [] => ", unless its name leads to a private address (`private_address`)".to_owned(),
+        ranges => format!(", also where its name leads into {} (`allow_private`)", ranges.join(", ")),
+    }
 }
 
 #[cfg(test)]
@@ -122,8 +133,12 @@ mod tests {
     use super::super::spent;
     use super::super::streams::Cut;
     use super::*;
-    use crate::api::{Match, Route};
+    use crate::api::{Match, PathKind, PathRule, Route};
     use crate::types::{Api, CutScope};
+
+    fn below(value: &str) -> PathRule {
+        PathRule { kind: PathKind::Prefix, value: value.to_owned() }
+    }
 
     fn policy() -> Policy {
         let routes = [
@@ -134,6 +149,13 @@ mod tests {
             },
             Route { host: "api.anthropic.com".into(), api: Some(Api::Anthropic), ..Route::default() },
             Route { host: "*.pin.example".into(), tls: Tls::Passthrough, ..Route::default() },
+            Route {
+                host: "ruled.example".into(),
+                matches: vec![Match { paths: vec![below("/a")], ..Match::default() }],
+                deny: vec![Match { paths: vec![below("/a/no")], ..Match::default() }],
+                allow_private: vec!["10.1.0.0/16".parse().unwrap()],
+                ..Route::default()
+            },
         ];
         let towards = Towards {
             roots: Arc::new(RootCertStore::empty()),
@@ -175,6 +197,64 @@ mod tests {
             ask("https://api.anthropic.com/v1/messages?beta=true", "POST").message.contains("metered as anthropic")
         );
         assert!(ask("https://x.pin.example/anything", "DELETE").message.contains("passed through"));
+    }
+
+    #[test]
+    fn each_reason_is_said_in_words_with_what_is_missing_or_can_be_done() {
+        // The request; what is said; what is missing, as the entry of the allow-list; what can be done.
+        for (url, method, said, missing, step) in [
+            (
+                "crates.io/x",
+                "GET",
+                "crates.io is not on this bottle's allow-list",
+                r#""host":"crates.io""#,
+                "ask the operator",
+            ),
+            ("ruled.example/b", "GET", "does not allow this path", r#""paths":["/b"]"#, "ask the operator"),
+            (
+                "docs.rs/x",
+                "POST",
+                "the route to docs.rs does not allow POST here",
+                r#""methods":["POST"]"#,
+                "ask the operator",
+            ),
+            (
+                "ruled.example/a/no",
+                "GET",
+                "a rule of ruled.example refuses this request, whatever else allows it",
+                "",
+                "take the rule back",
+            ),
+            (
+                "docs.rs:8443/",
+                "GET",
+                "the route to docs.rs does not include port 8443",
+                r#""ports":[8443]"#,
+                "[443, 80]",
+            ),
+            ("http://x.pin.example/", "GET", "is passed through, over TLS only", "", "use https://x.pin.example/"),
+            ("http://api.anthropic.com/", "GET", "served over HTTPS only", "", "use https://api.anthropic.com/"),
+            (
+                "10.0.0.1/",
+                "GET",
+                "10.0.0.1 is an IP address; a bottle reaches hosts by name only",
+                "",
+                "use the host's name",
+            ),
+        ] {
+            let no = ask(url, method);
+            assert!(!no.allowed && no.message.contains(said), "{url}: {no:?}");
+            let rule = no.rule_missing.map(|rule| rule.to_string()).unwrap_or_default();
+            assert!(rule.contains(missing) && rule.is_empty() == missing.is_empty(), "{url}: {rule}");
+            assert!(no.next_steps.iter().any(|one| one.contains(step)), "{url}: {:?}", no.next_steps);
+        }
+        // Which address a name has is not known before it is dialled.
+        let private = ask("ruled.example/a/yes", "GET").message;
+        assert!(private.contains("also where its name leads into 10.1.0.0/16"), "{private}");
+        for url in ["docs.rs/x", "x.pin.example/"] {
+            let public = ask(url, "GET").message;
+            assert!(public.contains("unless its name leads to a private address"), "{public}");
+        }
     }
 
     #[test]

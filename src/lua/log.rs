@@ -8,7 +8,7 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use crate::api::Event;
-use crate::printable::printable;
+use crate::printable::{json as json_text, printable};
 
 /// Where a recipe's output goes and in what form.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +44,7 @@ impl Output {
     /// `print`.
     pub fn print(&self, text: &str) {
         if self.json {
-            self.line(&json!({"v": 1, "type": "print", "text": printable(text, false)}).to_string());
+            self.object(&json!({"v": 1, "type": "print", "text": printable(text, false)}));
             return;
         }
         let mut text = printable(text, self.colour);
@@ -57,7 +57,7 @@ impl Output {
     /// `bb.log`.
     pub fn log(&self, level: &str, text: &str) {
         if self.json {
-            self.line(&json!({"v": 1, "type": "log", "level": level, "text": printable(text, false)}).to_string());
+            self.object(&json!({"v": 1, "type": "log", "level": level, "text": printable(text, false)}));
             return;
         }
         let code = match level {
@@ -75,17 +75,15 @@ impl Output {
 
     /// An event of the run, with `--json`.
     pub fn event(&self, event: &Event) {
-        if self.json
-            && let Ok(text) = serde_json::to_string(event)
-        {
-            self.line(&text);
+        if self.json {
+            self.object(event);
         }
     }
 
     /// A record of `bb run` itself, with `--json`.
     pub fn record(&self, record: Value) {
         if self.json {
-            self.line(&record.to_string());
+            self.object(&record);
         }
     }
 
@@ -96,6 +94,13 @@ impl Output {
             None => {
                 let _ = writeln!(std::io::stderr().lock(), "{}", text.trim_end_matches('\n'));
             }
+        }
+    }
+
+    /// A JSON value on a line of its own, which no terminal obeys.
+    fn object(&self, value: &impl serde::Serialize) {
+        if let Ok(text) = serde_json::to_string(value) {
+            self.line(&json_text(&text));
         }
     }
 

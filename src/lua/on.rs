@@ -19,7 +19,7 @@ use crate::client::Events;
 use crate::error::{Error, Kind, Result, nearest};
 
 /// Every event type that a handler can ask for; docs/controller-api.md describes them.
-pub const EVENTS: [&str; 12] = [
+pub const EVENTS: [&str; 13] = [
     "*",
     "bottle.running",
     "bottle.ended",
@@ -31,6 +31,7 @@ pub const EVENTS: [&str; 12] = [
     "crossed",
     "enforced",
     "routes",
+    "login",
     "gap",
 ];
 

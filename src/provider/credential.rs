@@ -179,7 +179,9 @@ impl Search<'_> {
     /// # Errors
     /// As [`Search::resolve`].
     pub fn put_upstream_proxy(&self, proxy: Option<&UpstreamProxy>, purse: &mut Purse) -> Result<Option<String>> {
-        let Some(name) = proxy.and_then(|proxy| proxy.credential.as_deref()).filter(|_| !self.rehearsal) else {
+        let Some((proxy, name)) =
+            proxy.and_then(|proxy| Some((proxy, proxy.credential.as_deref()?))).filter(|_| !self.rehearsal)
+        else {
             return Ok(None);
         };
         let found = self.find(name, false)?.ok_or_else(|| {
@@ -191,7 +193,7 @@ impl Search<'_> {
             .hint(format!("set {name} in this shell, or say under `credentials` in settings.yml where it lies"))
         })?;
         let words = format!("{name} of the upstream proxy{}", found.origin);
-        purse.put(UpstreamProxy::CREDENTIAL, found);
+        purse.put(&proxy.credential_key(), found);
         Ok(Some(words))
     }
 }

@@ -125,6 +125,7 @@ impl Provider {
             max_response: r.max_response,
             keep_headers: r.keep_headers.clone(),
             websocket: r.websocket,
+            ..Route::default()
         });
         Ok(Plan {
             provider: self.spec.name.clone(),

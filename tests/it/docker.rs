@@ -240,7 +240,7 @@ fn a_workspace_is_the_hosts_with_its_guards() {
 }
 
 #[test]
-fn limits_of_processes_and_of_disk_hold_in_a_container() {
+fn limits_hold_in_a_container_and_whatever_an_image_says_of_itself_does_not_count() {
     each(|world, engine| {
         let says = |limits: &str, script: &str| {
             let recipe = world.recipe(
@@ -259,12 +259,12 @@ fn limits_of_processes_and_of_disk_hold_in_a_container() {
         assert!(!says("pids = 16", forks).contains("all of them"), "it had more processes than it may have");
         assert!(says("disk = '64M'", &copy(8, "/tmp/x")).contains("fits"));
         assert!(!says("disk = '64M'", &copy(32, "/tmp/x")).contains("fits"), "it wrote more than it may");
-        whatever_an_image_says_of_itself_does_not_count(world, engine);
+        images_that_say_much(world, engine);
     });
 }
 
 /// Images that say how they want to be run, and one that has nothing of what is usual; in each the processor time is bound.
-fn whatever_an_image_says_of_itself_does_not_count(world: &World, engine: &Engine<'_>) {
+fn images_that_say_much(world: &World, engine: &Engine<'_>) {
     let context = world.make_dir("bossy");
     let dockerfile = format!(
         "FROM {IMAGE}\nRUN mkdir -p /data /elsewhere && echo kept >/data/file && chmod 777 /data /data/file\n\

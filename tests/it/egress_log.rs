@@ -100,6 +100,12 @@ fn every_request_has_its_line_over_a_restart_and_after_the_end() {
         let all = world.bb(&["egress", "log", "--json"]).expect(0).json();
         assert_eq!(all, lines, "of all bottles: there is one");
         world.bb(&["egress", "log", "absent"]).fails(2, "no_such_bottle", "absent", "bb ps");
+        // A bottle that only the ledger knows any more.
+        world.bb(&["controller", "restart"]).expect(0);
+        let late = ["egress", "log", "open", "--since", "2100-01-01"];
+        assert_eq!(world.bb(&late).expect(0).stdout, "", "it is known, and nothing is so late");
+        let absent = ["egress", "log", "absent", "--since", "2100-01-01"];
+        world.bb(&absent).fails(2, "no_such_bottle", "absent", "bb ps");
         world.assert_silent(&["first.example", "pinned.example"]);
     }
 }

@@ -215,9 +215,9 @@ fn a_bottle_that_is_hostile_costs_the_controller_little_and_other_bottles_nothin
     assert!(stalled.stdout.contains("open 100"), "{stalled}");
 
     for (what, args) in [
-        ("answers over TLS that nobody reads", &["stall", "250", "1", "443"][..]),
+        ("answers over TLS that nobody reads", &["stall", "200", "1", "443"][..]),
         ("streams of HTTP/2 that nobody reads", &["unread", "4", "128", "1"]),
-        ("streams of many connections that nobody reads", &["unread", "128", "4", "1"]),
+        ("streams of many connections that nobody reads", &["unread", "64", "4", "1"]),
     ] {
         let stalled = scene.client("evil", args);
         stalled.says("begun");

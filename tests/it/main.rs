@@ -41,6 +41,7 @@ mod modes;
 mod moved;
 mod names;
 mod nightly;
+mod oauth;
 mod only_docker;
 mod proxy;
 mod quickstart;

@@ -1,16 +1,18 @@
 //! What the vendors' own SDKs ask of a model API from inside a bottle: each feature by which the provider would reach out is
 //! refused with nothing sent upstream, its plain twin passes, and a route that names the feature lets it pass.
 //!
-//! The table of features is one, in `tests/sdks/features.py`.
+//! There is a table of features for each language that the vendors have SDKs for: `tests/sdks/features.py`, and
+//! `tests/sdks/features.cjs`, which asks for the same.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bb::rehearse::Scenario;
 use serde_json::{Value, json};
 
-use crate::support::{Who, World, need, toolchains};
+use crate::support::toolchains::{self, Toolchain};
+use crate::support::{Who, World, need, tool};
 
 /// What the host has.
 const KEY: &str = "sk-the-hosts-7f3a9b1c";
@@ -25,19 +27,34 @@ const APIS: [(&str, &str, &str); 3] = [
 /// An endpoint that no list of features opens.
 const PATH: &str = "metered_path_unknown";
 
-fn script() -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks/features.py")
+/// A language that the SDKs are for.
+struct Language {
+    /// Its table, beside the others.
+    table: &'static str,
+    /// What runs it, on the host and in a bottle.
+    runs: [&'static str; 2],
+    /// What the file is called in which a mode leaves what came of it, after the mode.
+    left: &'static str,
 }
 
-/// Gets the table: name and feature of each case.
-fn cases() -> Vec<Value> {
-    let listed = std::process::Command::new("/usr/bin/python3").arg(script()).arg("list").output().unwrap();
-    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
-    serde_json::from_slice(&listed.stdout).unwrap()
+const PYTHON: Language = Language { table: "features.py", runs: ["/usr/bin/python3", "python"], left: ".json" };
+const NODE: Language = Language { table: "features.cjs", runs: ["node", "node"], left: "-node.json" };
+
+impl Language {
+    fn script(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks").join(self.table)
+    }
+
+    /// Gets the table: name and feature of each case.
+    fn cases(&self) -> Vec<Value> {
+        let listed = std::process::Command::new(self.runs[0]).arg(self.script()).arg("list").output().unwrap();
+        assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+        serde_json::from_slice(&listed.stdout).unwrap()
+    }
 }
 
 /// Two bottles beside each other, whose routes name no feature and all of them.
-fn recipe(features: &[&str]) -> String {
+fn recipe(language: &Language, features: &[&str]) -> String {
     let routes = |tools: &[&str]| -> String {
         let tools: String = tools.iter().map(|tool| format!("'{tool}', ")).collect();
         let routes = APIS.iter().map(|(host, api, auth)| {
@@ -51,7 +68,7 @@ fn recipe(features: &[&str]) -> String {
     format!(
         "--- @bb needs launch, write:args, egress:*, credential:REAL_KEY\n\
          local function play(mode, routes)\n\
-           return bb.launch {{ command = {{ 'python', 'features.py', mode }}, workspace = bb.args[1], label = mode, \
+           return bb.launch {{ command = {{ '{}', '{}', mode }}, workspace = bb.args[1], label = mode, \
              budget = 'unlimited', routes = routes, timeout = '10m' }}\n\
          end\n\
          local both = {{ play('refused', {{ {} }}), play('allowed', {{ {} }}) }}\n\
@@ -60,6 +77,8 @@ fn recipe(features: &[&str]) -> String {
            if code ~= 0 then for f in bottle:logs() do if f.type == 'output' then print(f.text) end end end\n\
            print(bottle.label, code)\n\
          end\n",
+        language.runs[1],
+        language.table,
         routes(&[]),
         routes(features)
     )
@@ -77,24 +96,21 @@ fn judge(mode: &str, case: &Value) -> Option<String> {
     (!fine).then(|| format!("{mode}: {case}"))
 }
 
-#[test]
-fn what_the_vendors_sdks_ask_for_is_refused_by_feature_and_passes_where_a_route_names_it() {
-    let shown = toolchains::all();
-    if !shown.iter().any(|toolchain| toolchain.has("python")) {
-        return need("the vendors' SDKs (.ci/run installs them)");
-    }
-    let cases = cases();
+/// Plays a language's table with what is `shown`, which has at least so many cases of each kind: features, paths, plain ones.
+fn play(language: &Language, shown: &[Toolchain], least: [usize; 3]) {
+    let cases = language.cases();
     let mut features: Vec<_> = cases.iter().filter_map(|case| case["feature"].as_str()).collect();
     let of_kind =
         |path: bool| cases.iter().filter(|c| c["feature"].is_string() && (c["feature"] == PATH) == path).count();
     let (reaching, paths) = (of_kind(false), of_kind(true));
     let plain = cases.len() - reaching - paths;
-    assert!(reaching > 40 && paths > 10 && plain > 10, "{reaching} {paths} {plain}");
+    let enough = [reaching, paths, plain].iter().zip(least).all(|(count, least)| *count >= least);
+    assert!(enough, "{reaching} {paths} {plain}");
     features.retain(|feature| *feature != PATH);
     features.sort_unstable();
     features.dedup();
     for who in Who::all() {
-        let Some(world) = World::showing(who, &shown) else { continue };
+        let Some(world) = World::showing(who, shown) else { continue };
         let scenario = json!({"loop": true, "key": KEY, "turns": [{"text": "hello there"}]});
         let rehearsal = world.rehearsal(Scenario::from_value(scenario).unwrap());
         world.write(world.bb_home().join("upstream.pem"), rehearsal.ca_pem());
@@ -103,15 +119,15 @@ fn what_the_vendors_sdks_ask_for_is_refused_by_feature_and_passes_where_a_route_
             APIS.map(|(host, ..)| format!("  {host}: {{address: \"{address}\", ca: upstream.pem}}\n")).concat();
         world.settings(&format!("upstreams:\n{upstreams}"));
         let project = world.make_dir("project");
-        world.write(project.join("features.py"), fs::read(script()).unwrap());
-        let recipe = world.recipe("sdks.lua", &recipe(&features));
+        world.write(project.join(language.table), fs::read(language.script()).unwrap());
+        let recipe = world.recipe("sdks.lua", &recipe(language, &features));
         let args = ["run", "--grant", "all", &recipe, "--", &project.display().to_string()];
         let command = world.command(&args).env("REAL_KEY", KEY).patience(Duration::from_secs(240));
         let output = command.run().expect(0);
         assert_eq!(output.stdout, "refused\t0\nallowed\t0\n", "{output}");
         let mut wrong = vec![];
         for mode in ["refused", "allowed"] {
-            let text = fs::read(project.join(format!("{mode}.json"))).unwrap();
+            let text = fs::read(project.join(format!("{mode}{}", language.left))).unwrap();
             let got: Vec<Value> = serde_json::from_slice(&text).unwrap();
             assert_eq!(got.len(), cases.len());
             wrong.extend(got.iter().filter_map(|case| judge(mode, case)));
@@ -123,4 +139,21 @@ fn what_the_vendors_sdks_ask_for_is_refused_by_feature_and_passes_where_a_route_
         assert_eq!(arrived.len(), 2 * plain + reaching, "{arrived:#?}");
         world.assert_silent(&[]);
     }
+}
+
+#[test]
+fn what_the_vendors_sdks_ask_for_is_refused_by_feature_and_passes_where_a_route_names_it() {
+    let shown = toolchains::all();
+    if !shown.iter().any(|toolchain| toolchain.has("python")) {
+        return need("the vendors' SDKs (.ci/run installs them)");
+    }
+    play(&PYTHON, &shown, [41, 11, 11]);
+}
+
+#[test]
+fn what_the_vendors_sdks_for_node_ask_for_is_refused_by_feature_and_passes_where_a_route_names_it() {
+    let Some(sdks) = toolchains::sdks().filter(|_| tool("node").is_some()) else {
+        return need("the vendors' SDKs for Node (.ci/run installs them)");
+    };
+    play(&NODE, &[sdks], [35, 9, 9]);
 }

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+mod containers;
+
 use crate::support::toolchains;
 use crate::support::{Reply, Who, World, need, tool};
 

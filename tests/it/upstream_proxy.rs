@@ -39,7 +39,7 @@ def serve(c):
     c.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
     threading.Thread(target=pipe, args=(c, s), daemon=True).start()
     pipe(s, c)
-listener = socket.create_server(("127.0.0.1", 18080), backlog=64)
+listener = socket.create_server(("127.0.0.1", int(sys.argv[2])), backlog=64)
 print("ready", flush=True)
 while True:
     c, _ = listener.accept()
@@ -92,7 +92,7 @@ fn every_path_goes_through_it_and_nothing_around_it() {
         world.name("private.example", &["10.1.2.3".parse().unwrap()]);
         world.name("refused.example", &[good.address]);
         let script = world.write("proxy.py", PROXY).display().to_string();
-        let proxy = world.program("/usr/bin/python3", &[&script, &inner.address.to_string()]).spawn();
+        let proxy = world.program("/usr/bin/python3", &[&script, &inner.address.to_string(), "18080"]).spawn();
         proxy.says("ready");
 
         let missing = set_up(&world, "ABSENT");
@@ -123,7 +123,11 @@ fn every_path_goes_through_it_and_nothing_around_it() {
         assert!(said.contains("\n403 private_address"), "{said}");
         let said = fetch(&world, "https://refused.example/x");
         assert!(said.contains("\n502 upstream_unreachable") && said.contains("it answered 403"), "{said}");
-        assert!(said.contains("proxy.corp.example:18080"), "{said}");
+        // Where the proxy is, the agent is not told; the operator is.
+        let hidden = |said: &str| !said.contains("proxy.corp") && !said.contains("18080");
+        assert!(hidden(&said) && said.contains("the host's upstream proxy"), "{said}");
+        let log = world.bb(&["egress", "log", "out", "--denied", "--json"]).expect(0).stdout;
+        assert!(log.contains("the host's upstream proxy proxy.corp.example:18080: it answered 403"), "{log}");
         let said = fetch(&world, "https://off.example/x");
         assert!(said.contains("\n403 route_missing"), "{said}");
         let asked = proxy.stdout();
@@ -142,18 +146,71 @@ fn every_path_goes_through_it_and_nothing_around_it() {
             // A connection that was kept may be noticed to be dead a moment later only.
             let named = world.until(Duration::from_secs(60), || {
                 said = fetch(&world, what);
-                said.contains("proxy.corp.example:18080") && said.contains("\n502 upstream_unreachable")
+                said.contains("it cannot be reached") && said.contains("\n502 upstream_unreachable")
             });
-            assert!(named, "{what}: {said}");
+            assert!(named && hidden(&said), "{what}: {said}");
         }
         let said = fetch(&world, &format!("{SOCKET} https://good.example/late"));
-        assert!(said.contains("proxy.corp.example:18080"), "{said}");
+        assert!(said.contains("it cannot be reached") && hidden(&said), "{said}");
         assert!(!fetch(&world, "-k https://pinned.example/late").contains("\n200"));
         assert!(fetch(&world, "https://direct.example/late").contains("direct /late\n200"));
         for site in [&good, &pinned, &inner] {
             assert!(site.seen().iter().all(|seen| !seen.path.contains("late")), "{:?}", site.seen());
         }
         world.bb(&["kill", "out"]).expect(0);
+        assert!(world.hits().is_empty(), "{:?}", world.hits());
+    }
+}
+
+#[test]
+fn its_credential_is_for_the_proxy_that_it_was_given_for_and_for_no_other() {
+    if !have_tools(&["curl", "python3"]) {
+        return;
+    }
+    for world in World::each() {
+        let good = world.site("good.example", |seen| Reply::text(format!("good {}", seen.path)));
+        world.name("proxy.corp.example", &["127.0.0.1".parse().unwrap()]);
+        world.name("other.corp.example", &["127.0.0.1".parse().unwrap()]);
+        let script = world.write("proxy.py", PROXY).display().to_string();
+        let start = |port: &str| {
+            let proxy = world.program("/usr/bin/python3", &[&script, "127.0.0.1", port]).spawn();
+            proxy.says("ready");
+            proxy
+        };
+        let (proxy, other) = (start("18080"), start("18081"));
+        set_up(&world, "CORP").expect(0);
+        assert!(fetch(&world, "https://good.example/before").contains("good /before\n200"));
+        proxy.says("CONNECT good.example:443 known");
+        // The same credential's name, and another proxy, which a controller that takes the bottle up reads.
+        let named = |host: &str, port: u16| {
+            world.settings(&format!(
+                "upstream_proxy: {{address: \"http://{host}.corp.example:{port}\", credential: CORP}}\n\
+                 credentials: {{CORP: {{file: corp}}}}\n"
+            ));
+            world.bb(&["controller", "restart"]).expect(0);
+        };
+        named("other", 18081);
+        let said = fetch(&world, "https://good.example/other");
+        assert!(said.contains("it wants a credential (407)") && !said.contains("other.corp"), "{said}");
+        other.says("CONNECT good.example:443 stranger");
+        let log = world.bb(&["egress", "log", "out", "--denied", "--json"]).expect(0).stdout;
+        assert!(log.contains("this bottle has no credential for it") && log.contains("resume it"), "{log}");
+        // A bottle of now has it, and this one has its own again where the settings are as they were.
+        let recipe = world.home().join("out.lua").display().to_string();
+        let fresh = world.bb(&["run", "--grant", "all", &recipe]).expect(0);
+        let fetch_of = |slug: &str| {
+            let script = "curl -sS -m 60 https://good.example/fresh 2>&1";
+            world.command(&["exec", slug, "--", "sh", "-c", script]).patience(Duration::from_secs(120)).run().stdout
+        };
+        assert_eq!(fetch_of("out-2"), "good /fresh", "{fresh}");
+        other.says("CONNECT good.example:443 known");
+        named("proxy", 18080);
+        assert!(fetch(&world, "https://good.example/after").contains("good /after\n200"));
+        assert!(!proxy.stdout().contains("stranger"), "{}", proxy.stdout());
+        assert_eq!(good.seen().len(), 3);
+        for slug in ["out", "out-2"] {
+            world.bb(&["kill", slug]).expect(0);
+        }
         assert!(world.hits().is_empty(), "{:?}", world.hits());
     }
 }

@@ -1,7 +1,7 @@
 //! From events to the lines of `bb egress log`: one for each request that was allowed or refused. Pure; the form of its JSON is
 //! a contract (docs/egress-log.md).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -16,6 +16,8 @@ use crate::types::Tokens;
 
 /// Requests of which the beginning or the usage was seen and not the end, at most: what is older is told without its end.
 const MOST_OPEN: usize = 8192;
+/// Of those that were told without their end, how many are known, so that what comes of them later is not told as another.
+const MOST_TOLD: usize = 65_536;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -104,13 +106,19 @@ struct Open {
     line: Request,
     /// Its `request` or `usage` event was seen; what `usage` says is in the line.
     bottle: Option<String>,
+    /// Its place among those that are open.
+    at: u64,
 }
 
 /// Makes lines of events, in their order.
 #[derive(Default)]
 pub struct Lines {
     open: HashMap<String, Open>,
-    order: VecDeque<String>,
+    /// The ids of those that are open, in the order in which they came up.
+    order: BTreeMap<u64, String>,
+    next: u64,
+    /// Ids of what was told without its end, the oldest first.
+    told: (HashSet<String>, VecDeque<String>),
 }
 
 impl Lines {
@@ -119,16 +127,20 @@ impl Lines {
         let data = &event.data;
         let exchange = data["exchange"].as_str().map(str::to_owned);
         match (event.kind.as_str(), exchange) {
+            // What a later controller charged for a request of one that was killed: nobody is left to tell more.
+            ("usage", None) if data["how"] == "swept" => vec![told(ended(of(event, None), "lost"))],
             ("request" | "usage", None) => vec![told(of(event, None))],
+            // It was told, and has one line only.
+            ("request" | "usage" | "request.ended", Some(id)) if self.told.0.contains(&id) => vec![],
             // Of a request whose end was told already.
             ("usage", Some(id)) if data["late"] == true && !self.open.contains_key(&id) => vec![],
             ("request" | "usage", Some(id)) => {
-                let known = self.open.remove(&id).map(|open| open.line);
+                let known = self.take(&id).map(|open| open.line);
                 let line = of(event, known);
-                self.remember(id, Open { line, bottle: event.bottle.clone() })
+                self.remember(id, line, event.bottle.clone())
             }
             ("request.ended", id) => {
-                let known = id.and_then(|id| self.open.remove(&id)).map(|open| open.line);
+                let known = id.and_then(|id| self.take(&id)).map(|open| open.line);
                 vec![told(of(event, known))]
             }
             ("denied", _) => vec![told(of(event, None))],
@@ -136,8 +148,8 @@ impl Lines {
                 let at = |key: &str| data[key].as_u64().unwrap_or_default();
                 vec![Line::Gap { v: 1, from: at("from"), to: at("to") }]
             }
-            // Its controller died, and with it what would have told the ends.
-            ("bottle.adopted", _) => self.rest("lost", |open| open.bottle == event.bottle),
+            // Its controller died, and with it what would have told the ends; or the bottle has ended, which is told after all of them.
+            ("bottle.adopted" | "bottle.ended", _) => self.rest("lost", |open| open.bottle == event.bottle),
             _ => vec![],
         }
     }
@@ -147,23 +159,48 @@ impl Lines {
         self.rest("open", |_| true)
     }
 
-    fn remember(&mut self, id: String, open: Open) -> Vec<Line> {
-        if self.open.insert(id.clone(), open).is_none() {
-            self.order.push_back(id);
-        }
-        // Ids whose end was told are still in the order; they go first.
+    fn remember(&mut self, id: String, line: Request, bottle: Option<String>) -> Vec<Line> {
+        let at = self.next;
+        self.next += 1;
+        self.order.insert(at, id.clone());
+        self.open.insert(id, Open { line, bottle, at });
         let mut lines = vec![];
-        while self.order.len() > MOST_OPEN {
-            let oldest = self.order.pop_front().and_then(|id| self.open.remove(&id));
-            lines.extend(oldest.map(|open| told(ended(open.line, "open"))));
+        while self.open.len() > MOST_OPEN
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            let open = self.open.remove(&oldest);
+            self.has_told(oldest);
+            lines.extend(open.map(|open| told(ended(open.line, "open"))));
         }
         lines
     }
 
+    fn take(&mut self, id: &str) -> Option<Open> {
+        let open = self.open.remove(id)?;
+        self.order.remove(&open.at);
+        Some(open)
+    }
+
+    /// Notes that a request was told without its end.
+    fn has_told(&mut self, id: String) {
+        let (known, order) = &mut self.told;
+        if known.insert(id.clone()) {
+            order.push_back(id);
+        }
+        while order.len() > MOST_TOLD
+            && let Some(oldest) = order.pop_front()
+        {
+            known.remove(&oldest);
+        }
+    }
+
     fn rest(&mut self, how: &str, which: impl Fn(&Open) -> bool) -> Vec<Line> {
         let ids: Vec<String> = self.open.iter().filter(|(_, open)| which(open)).map(|(id, _)| id.clone()).collect();
-        let lines = ids.iter().filter_map(|id| self.open.remove(id));
-        let mut lines: Vec<Request> = lines.map(|open| ended(open.line, how)).collect();
+        let mut lines: Vec<Request> = vec![];
+        for id in ids {
+            lines.extend(self.take(&id).map(|open| ended(open.line, how)));
+            self.has_told(id);
+        }
         lines.sort_by_key(|line| line.seq);
         lines.into_iter().map(told).collect()
     }

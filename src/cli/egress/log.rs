@@ -63,9 +63,20 @@ pub(super) async fn work(args: Args) -> Result<u8> {
         read(events, named.started.filter(|_| follow), &mut writer).await?;
     }
     match named.unknown {
-        Some(error) if !writer.any => Err(error),
+        // Nothing so late: was there ever something?
+        Some(error) if !writer.any && (after.is_none() || !knows(&client, &named.books, bottle).await?) => Err(error),
         _ => Ok(0),
     }
+}
+
+/// Tells whether a ledger has something of a bottle.
+async fn knows(client: &Client, books: &[Book], bottle: Option<&str>) -> Result<bool> {
+    for book in books {
+        if events(client, *book, bottle, None, false).await?.next().await.transpose()?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Reads to the end of the events, or to the end of the bottle that has started then.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{AGENT, budget_path, internal};
-use crate::api::{Bottle, Launch, State, UpstreamProxy};
+use crate::api::{Bottle, Launch, State};
 use crate::bottle::GATE_V4;
 use crate::bottle::wire::{self, Command, Listener, Reply, Request};
 use crate::controller::binds::Binds;
@@ -124,6 +124,7 @@ impl Controller {
         let state_dir = self.host.home.state(&sealed.view.slug);
         let made = Made {
             slug: sealed.view.slug.clone(),
+            logins: self.logins.of(&sealed.launch.logins),
             launch: sealed.launch,
             path: terms.path,
             ledger: terms.ledger,
@@ -163,7 +164,8 @@ impl Controller {
         upstreams.extend(live.launch.upstreams.clone());
         let rules = live.rules();
         let upstream_proxy = settings.upstream_proxy.clone().map(|proxy| {
-            let value = live.launch.credentials.get(UpstreamProxy::CREDENTIAL);
+            // Given for this proxy and no other: the settings may have changed since the launch.
+            let value = live.launch.credentials.get(&proxy.credential_key());
             let value = value.map(|value| SecretString::from(value.clone()));
             (proxy, value)
         });
@@ -174,7 +176,7 @@ impl Controller {
             agent: live.view().agent,
             run: live.launch.run.clone(),
             path: live.path.clone(),
-            rules: in_force(&live.launch.credentials, &rules),
+            rules: in_force(&live.launch.credentials, &live.logins, &rules),
             upstreams,
             upstream_proxy,
             proxy: live.launch.proxy.then(|| (GATE_V4, egress::proxy::PORT).into()),

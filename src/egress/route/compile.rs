@@ -95,6 +95,14 @@ pub enum RouteError {
         /// The host as written.
         route: String,
     },
+    /// A token endpoint that is more than one, or something else as well.
+    #[error("route {route:?}: a token endpoint (`oauth`) is POST on exact paths of one host and nothing else: {what}")]
+    TokenEndpoint {
+        /// The host as written.
+        route: String,
+        /// What it is beside.
+        what: &'static str,
+    },
     /// Two routes, or two rules of one, of which one can never hold.
     #[error("route {route:?} contradicts another one of the same host: {what}")]
     Contradiction {
@@ -218,6 +226,9 @@ pub(super) fn compile(route: &api::Route) -> Result<(Pattern, Compiled), RouteEr
     if route.tls == api::Tls::Passthrough {
         can_be_passed_through(route, &pattern)?;
     }
+    if route.oauth.is_some() {
+        super::token::is_one_only(route, &pattern)?;
+    }
     if route.deny.iter().any(|deny| route.matches.contains(deny)) {
         return Err(RouteError::Contradiction { route: said(), what: "a rule stands in `matches` and in `deny`" });
     }
@@ -237,6 +248,9 @@ pub(super) fn contradiction(earlier: &api::Route, later: &api::Route) -> Result<
     }
     if earlier.api != later.api {
         return of("they do not name the same `api`");
+    }
+    if earlier.oauth != later.oauth && (earlier.matches.is_empty() || earlier.matches == later.matches) {
+        return of("the same requests are a token endpoint's and are not");
     }
     // The first that fits is taken: after one for everything, or for the same, another credential would never be put in.
     if earlier.auth != later.auth && (earlier.matches.is_empty() || earlier.matches == later.matches) {

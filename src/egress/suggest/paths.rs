@@ -1,8 +1,9 @@
-//! Which paths a rule names: those that were asked for, less what looks like an id, and a directory in place of many of its
-//! entries. Pure.
+//! Which paths a rule names: those that were asked for, less what looks like an id or a secret ([`super::ids`]), and a directory in
+//! place of many of its entries. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::ids;
 use crate::api::{PathKind, PathRule};
 
 /// Entries of one directory that are named one by one.
@@ -14,12 +15,17 @@ const MOST_AT_ROOT: usize = 16;
 pub(super) fn merged(paths: &BTreeSet<&str>) -> Vec<PathRule> {
     let mut exact: BTreeSet<String> = BTreeSet::new();
     let mut prefixes: BTreeSet<String> = BTreeSet::new();
+    let mut forms: BTreeSet<String> = BTreeSet::new();
     for path in paths {
-        match before_an_id(path) {
+        match ids::before_the_first(path) {
             // What begins with an id has nothing before it that would be less than everything.
-            Some("") | None => exact.insert((*path).to_owned()),
+            Some("") => forms.insert(ids::form(path)),
+            None => exact.insert((*path).to_owned()),
             Some(before) => prefixes.insert(before.to_owned()),
         };
+    }
+    if forms.len() > MOST_AT_ROOT {
+        return vec![];
     }
     loop {
         let above: Vec<String> = prefixes.iter().cloned().collect();
@@ -47,7 +53,8 @@ pub(super) fn merged(paths: &BTreeSet<&str>) -> Vec<PathRule> {
     }
     let rule = |kind| move |value| PathRule { kind, value };
     let exact = exact.into_iter().map(rule(PathKind::Exact));
-    let mut rules: Vec<PathRule> = exact.chain(prefixes.into_iter().map(rule(PathKind::Prefix))).collect();
+    let forms = forms.into_iter().map(rule(PathKind::Regex));
+    let mut rules: Vec<PathRule> = exact.chain(prefixes.into_iter().map(rule(PathKind::Prefix))).chain(forms).collect();
     rules.sort_by(|one, other| one.value.cmp(&other.value));
     rules
 }
@@ -60,30 +67,6 @@ fn is_below(path: &str, dir: &str) -> bool {
     path.strip_prefix(dir).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// Gets what stands before the first segment that looks like an id or a secret, which would be another one the next time, and
-/// should not stand in a file.
-fn before_an_id(path: &str) -> Option<&str> {
-    let mut at = 0;
-    for segment in path.split('/').skip(1) {
-        if is_id(segment) {
-            return path.get(..at);
-        }
-        at += 1 + segment.len();
-    }
-    None
-}
-
-fn is_id(segment: &str) -> bool {
-    let count = |what: fn(&char) -> bool| segment.chars().filter(what).count();
-    let (digits, letters) = (count(char::is_ascii_digit), count(char::is_ascii_alphabetic));
-    let hexadecimal = segment.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
-    let upper_and_lower =
-        segment.chars().any(|c| c.is_ascii_uppercase()) && segment.chars().any(|c| c.is_ascii_lowercase());
-    (segment.len() >= 5 && digits == segment.len())
-        || (segment.len() >= 12 && hexadecimal && digits > 0)
-        || (segment.len() >= 20 && digits >= 3 && letters >= 3 && (upper_and_lower || digits >= 6))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,7 +74,8 @@ mod tests {
     fn rules(paths: &[&str]) -> Vec<String> {
         let word = |rule: PathRule| match rule.kind {
             PathKind::Prefix => format!("{}…", rule.value),
-            _ => rule.value,
+            PathKind::Regex => format!("~{}", rule.value),
+            PathKind::Exact => rule.value,
         };
         merged(&paths.iter().copied().collect()).into_iter().map(word).collect()
     }
@@ -108,11 +92,13 @@ mod tests {
 
     #[test]
     fn ids_and_secrets_do_not_stand_in_a_rule() {
-        for id in ["12345", "6ba7b810-9dad-11d1-80b4-00c04fd430c8", "ghp_AbCd0123456789EfGhIjKlMnOpQr", "deadbeef0123"]
-        {
-            assert_eq!(rules(&[&format!("/api/items/{id}/parts")]), ["/api/items…"], "{id}");
-        }
+        let token = "ghp_AbCd0123456789EfGhIjKlMnOpQr";
+        assert_eq!(rules(&["/api/items/12345/parts", &format!("/api/items/{token}")]), ["/api/items…"]);
+        // In the first segment there is no directory that would be less than everything.
+        assert_eq!(rules(&[&format!("/{token}/a.b"), "/12345/a.b", "/c"]), [r"~/[^/]+/a\.b", "/c"]);
+        assert_eq!(rules(&[&format!("/{token}/x/{token}")]), ["~/[^/]+/x/[^/]+"]);
+        let many: Vec<String> = (0..17).map(|n| format!("/{token}/{n}")).collect();
+        assert!(rules(&many.iter().map(String::as_str).collect::<Vec<_>>()).is_empty(), "everything");
         assert_eq!(rules(&["/serde_json/1.0.140/serde_json"]), ["/serde_json/1.0.140/serde_json"]);
-        assert_eq!(rules(&["/v1beta/models-of-the-house"]), ["/v1beta/models-of-the-house"]);
     }
 }

@@ -16,7 +16,7 @@ impl Bench {
     }
 
     fn set(&self, routes: Vec<Route>) -> Result<(), EgressError> {
-        self.handle.set_routes(&Rules { routes, also: None, credentials: self.credentials() })
+        self.handle.set_routes(&Rules { routes, credentials: self.credentials(), ..Rules::default() })
     }
 }
 
@@ -55,7 +55,8 @@ async fn a_route_that_is_taken_back_closes_what_it_allowed_and_nothing_else() {
     // While a list is not written yet, both have to allow.
     let mut narrow = bench.routes.clone();
     narrow[1].matches[0].paths[0].value = "/open/only".into();
-    let both = Rules { routes: bench.routes.clone(), also: Some(narrow), credentials: bench.credentials() };
+    let credentials = bench.credentials();
+    let both = Rules { routes: bench.routes.clone(), also: Some(narrow), credentials, ..Rules::default() };
     bench.handle.set_routes(&both).unwrap();
     assert_eq!(bench.ask(PLAIN, "GET", "/open/only", "").await.0, 200);
     assert_eq!(bench.ask(PLAIN, "GET", "/open/other", "").await.0, 403);

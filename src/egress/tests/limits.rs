@@ -58,6 +58,11 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ),
         ("bytes of an answer that wait for an HTTP/2 client that does not read", bytes(serve::SEND_BUFFER)),
         ("body of a request to a model API, which is held whole", bytes(model::MAX_BODY)),
+        (
+            "body of a request at a login's token endpoint, and of the real one's answer",
+            bytes(super::super::oauth::MOST),
+        ),
+        ("time for a real token endpoint's answer", seconds(login::refresh::ANSWER)),
         ("held at once, all together", bytes(room::ROOM)),
         ("time for which a request waits for its place in what is held", seconds(room::PATIENCE)),
         ("time for which a held body may stand still", seconds(model::BODY_IDLE)),

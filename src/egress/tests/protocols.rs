@@ -100,7 +100,7 @@ async fn heads_ranges_and_answers_without_a_body_keep_their_form() {
         let mut routes = bench.routes.clone();
         routes[1].matches.clear();
         let credentials = [("claude".to_owned(), SecretString::from(SECRET))].into();
-        bench.handle.set_routes(&Rules { also: None, routes, credentials }).unwrap();
+        bench.handle.set_routes(&Rules { routes, credentials, ..Rules::default() }).unwrap();
         for h2 in [false, true] {
             let mut client = bench.client(PLAIN, h2).await;
             let mut ranged = bench.request(PLAIN, "GET", "/open/x", "", h2);

@@ -144,6 +144,33 @@ async fn what_is_in_a_tunnel_is_tls_or_http_and_no_second_tunnel() {
 }
 
 #[tokio::test]
+async fn a_tunnel_that_nothing_came_through_is_told_where_it_could_not_have_led_anywhere() {
+    let bench = bench(None, answers("{}".into())).await;
+    // The proxy itself, by its address in the gate; an address behind it; a name and a port of no route.
+    for (target, kind) in [
+        (bench.proxy.to_string(), "ip_literal"),
+        ("198.18.0.3:3128".to_owned(), "ip_literal"),
+        ("[fd00::1]:443".to_owned(), "ip_literal"),
+        ("off.example:443".to_owned(), "route_missing"),
+        (format!("{PLAIN}:9"), "port"),
+    ] {
+        let before = bench.events("denied").await.len();
+        // What is allowed is no refusal: clients open connections ahead.
+        let (status, stream) = bench.connect(&format!("{PLAIN}:{}", bench.address.port()), b"").await;
+        assert_eq!(status, "200");
+        drop(stream);
+        let (status, stream) = bench.connect(&target, b"").await;
+        assert_eq!(status, "200", "{target}");
+        drop(stream);
+        let kinds = bench.denied_kinds(before + 1).await;
+        assert_eq!(kinds[before..], [kind], "{target}");
+        let event = bench.events("denied").await.pop().unwrap();
+        assert_eq!((&event["proto"], event["method"].is_null()), (&"tcp".into(), true), "{event}");
+    }
+    assert!(bench.seen().is_empty());
+}
+
+#[tokio::test]
 async fn the_proxy_is_no_server_and_speaks_no_tls() {
     let bench = bench(None, answers("{}".into())).await;
     let port = bench.address.port();

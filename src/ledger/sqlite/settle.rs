@@ -87,6 +87,9 @@ fn end(tx: &mut Tx<'_>, hold: &Open, charge: Charge, how: &str, settle: &Settle)
         if duplicate {
             more.insert("duplicate".to_owned(), json!(true));
         }
+        if how == "swept" {
+            more.insert("how".to_owned(), json!(how));
+        }
         let model = settle.model.as_deref().unwrap_or(&hold.model);
         let about = About { id: &hold.id, api: &hold.api, host: &hold.host, model };
         let data = event_data(&about, &settle.facts, &charge, &settled, more);

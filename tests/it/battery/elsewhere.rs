@@ -145,7 +145,7 @@ pub const ALL: &[Elsewhere] = &[
         tests: &[
             ("tests/it/limits.rs", "processes_and_processor_time_are_bound"),
             ("tests/it/limits.rs", "an_agent_that_needs_more_memory_than_it_may_have_ends_as_out_of_memory"),
-            ("tests/it/docker.rs", "limits_of_processes_and_of_disk_hold_in_a_container"),
+            ("tests/it/docker.rs", "limits_hold_in_a_container_and_whatever_an_image_says_of_itself_does_not_count"),
         ],
         on: BOTH,
     },
@@ -190,7 +190,10 @@ pub const ALL: &[Elsewhere] = &[
         name: "an image that says what it would run, with which rights and variables",
         covers: &[67],
         comes: "it does not count",
-        tests: &[("tests/it/docker.rs", "whatever_an_image_says_of_itself_does_not_count")],
+        tests: &[(
+            "tests/it/docker.rs",
+            "limits_hold_in_a_container_and_whatever_an_image_says_of_itself_does_not_count",
+        )],
         on: "containers",
     },
     Elsewhere {

@@ -157,6 +157,38 @@ fn every_row_says_what_comes_back_and_has_a_name_of_its_own() {
     }
 }
 
+/// Tells whether a file has a test of that name which is run with all others: its attributes say so, and none leaves it out.
+fn is_run(text: &str, test: &str) -> bool {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let begins = |line: &str| {
+        ["", "pub ", "async ", "pub async "].iter().any(|way| line.starts_with(&format!("{way}fn {test}(")))
+    };
+    let Some(at) = lines.iter().position(|line| begins(line)) else { return false };
+    let above = lines[..at].iter().rev().take_while(|line| line.starts_with("#[") || line.starts_with("//"));
+    let attributes: Vec<&str> = above.copied().filter(|line| line.starts_with("#[")).collect();
+    let is_test = |line: &str| line == "#[test]" || line.starts_with("#[tokio::test");
+    attributes.iter().any(|line| is_test(line))
+        && !attributes.iter().any(|line| line.contains("ignore") || line.contains("cfg"))
+}
+
+#[test]
+fn a_proof_that_is_left_out_is_none() {
+    for (above, run) in [
+        ("#[test]", true),
+        ("#[tokio::test]", true),
+        ("#[test]\n/// Says what it shows.", true),
+        ("#[test]\n#[ignore]", false),
+        ("#[ignore = \"slow\"]\n#[test]", false),
+        ("#[test]\n#[cfg_attr(debug_assertions, ignore)]", false),
+        ("#[test]\n#[cfg(feature = \"x\")]", false),
+        ("", false),
+        ("#[test]\nfn other() {}\n", false),
+    ] {
+        assert_eq!(is_run(&format!("use x;\n\n{above}\nasync fn proof() {{\n"), "proof"), run, "{above}");
+    }
+    assert!(!is_run("#[test]\nfn proof_of_more() {", "proof") && !is_run("// fn proof()", "proof"));
+}
+
 #[test]
 fn every_test_that_is_named_as_proof_is_there() {
     for Elsewhere { name, tests, .. } in elsewhere::ALL {
@@ -164,7 +196,7 @@ fn every_test_that_is_named_as_proof_is_there() {
         for (file, test) in *tests {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
             let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{file}: {e}"));
-            assert!(text.contains(&format!("fn {test}(")), "{name}: {file} has no test {test}");
+            assert!(is_run(&text, test), "{name}: {file} has no test {test} that is run");
         }
     }
 }

@@ -22,6 +22,13 @@ impl Toolchain {
     }
 }
 
+/// Gets the vendors' SDKs for Node, if they are here: packages in a directory of their own, with programs beside them.
+pub fn sdks() -> Option<Toolchain> {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks/node_modules");
+    Some(Toolchain { from, bin: ".bin" })
+        .filter(|sdks| sdks.from.join("openai").is_dir() && sdks.from.join(".bin").is_dir())
+}
+
 /// Gets those that are here: Bun and Deno from npm, a Python with packages from PyPI, and the Rust that builds this.
 pub fn all() -> Vec<Toolchain> {
     let built =

@@ -94,6 +94,45 @@ fn what_has_no_end_is_told_and_what_an_older_bb_wrote_is_read() {
     // However much begins and never ends, it is told in the end, and not kept.
     let told: usize = (0..MOST_OPEN as u64 + 10).map(|n| lines.add(&begun(n, &n.to_string())).len()).sum();
     assert_eq!((told, lines.open.len()), (10, MOST_OPEN));
+    // Its end is not another request.
+    assert!(lines.add(&ended(0, "3", json!({}))).is_empty() && lines.add(&begun(0, "3")).is_empty());
+    assert_eq!(lines.add(&ended(0, "11", json!({}))).len(), 1, "the others' are theirs");
+}
+
+#[test]
+fn a_long_request_has_one_line_however_many_come_and_go_beside_it() {
+    let mut lines = Lines::default();
+    assert!(lines.add(&begun(1, "long")).is_empty());
+    for n in 0..MOST_OPEN as u64 + 10 {
+        assert!(lines.add(&begun(n, &n.to_string())).is_empty(), "{n}");
+        assert_eq!(lines.add(&ended(n, &n.to_string(), json!({}))).len(), 1);
+    }
+    let end = lines.add(&ended(2, "long", json!({})));
+    assert_eq!((end.len(), lines.finish().len(), lines.order.len()), (1, 0, 0));
+    assert!(!texts(&end)[0].contains("no end"), "{end:?}");
+}
+
+#[test]
+fn what_a_killed_controller_left_is_lost_once() {
+    let lost = "(its controller died before the end)";
+    for how in ["bottle.adopted", "bottle.ended"] {
+        let mut lines = Lines::default();
+        lines.add(&begun(1, "a"));
+        let mut other = begun(2, "b");
+        other.bottle = Some("other".into());
+        lines.add(&other);
+        let told = texts(&lines.add(&event(3, how, json!({}))));
+        assert!(told.len() == 1 && told[0].ends_with(lost), "{how}: {told:?}");
+        let usage = json!({"exchange": "a", "request": "h", "host": "docs.rs", "tokens": {}, "counted": 1});
+        for more in [event(4, "usage", usage), ended(5, "a", json!({})), event(6, "bottle.ended", json!({}))] {
+            assert!(lines.add(&more).is_empty(), "{how}: {more:?}");
+        }
+        assert_eq!(lines.finish().len(), 1, "the other bottle's has no end so far");
+    }
+    // What the next one charges for a hold that nobody settled.
+    let swept = json!({"request": "h", "host": "api.anthropic.com", "how": "swept", "counted": 9});
+    let told = texts(&Lines::default().add(&event(1, "usage", swept)));
+    assert!(told.len() == 1 && told[0].ends_with(lost), "{told:?}");
 }
 
 #[test]
