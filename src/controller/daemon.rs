@@ -105,6 +105,7 @@ fn daemon(home: &Home, tell: File) -> u8 {
         Err(e) => return fail(&at(home.lock(), e)),
     };
     set_bounds();
+    crate::os::memory::give_back_large_blocks();
     let _ = fs::remove_file(home.stopped());
     let filter = std::env::var("BB_LOG").unwrap_or_else(|_| "info".to_owned());
     tracing_subscriber::fmt().with_ansi(false).with_env_filter(filter).with_writer(log).init();

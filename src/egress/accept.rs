@@ -42,6 +42,9 @@ pub(super) const FIRST_BYTE: Duration = Duration::from_secs(60);
 pub(super) const HANDSHAKE_PLACE: Duration = Duration::from_secs(5);
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// What of an answer may wait, encrypted, for a client that does not read. Unit: bytes.
+const UNSENT: usize = 16 << 10;
+
 /// Connections to strangers that are told why at once, and how often one more is.
 pub(super) const STRANGERS: u32 = 512;
 /// In tests never: how fast this machine shakes hands must not matter there.
@@ -256,7 +259,7 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: Rewound, meant: Meant) -> i
     };
     let result = timeout(HANDSHAKE, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     drop(place);
-    let (sni, stream) = match result {
+    let (sni, mut stream) = match result {
         Ok(Begun::Ended(sni, stream)) => (sni, stream),
         Ok(Begun::Stranger(host)) => {
             let reason = "bb: too many names that are not on the allow-list were tried at once.";
@@ -285,6 +288,7 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: Rewound, meant: Meant) -> i
             return Err(error);
         }
     };
+    stream.get_mut().1.set_buffer_limit(Some(UNSENT));
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let link = Link::new(meant.address, true, sni).through(meant.target);
     serve::connection(Arc::clone(&door.plane), link, stream, h2).await;

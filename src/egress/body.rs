@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use super::headers::{self, Cleaning};
@@ -95,8 +94,6 @@ pub enum Upload {
         taken: Arc<AtomicBool>,
         /// What counts them.
         moved: Arc<Moved>,
-        /// The bottle's room for held bodies, given back when this is dropped.
-        room: Option<OwnedSemaphorePermit>,
     },
     /// As it comes from the bottle.
     Streaming {

@@ -8,10 +8,10 @@ use std::io::Read;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use ruzstd::decoding::StreamingDecoder;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::deny::{Denial, Deny};
 use super::model::{most_held, too_large};
+use super::room::{self, Share};
 
 /// How a body is coded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +37,9 @@ pub(super) fn of(headers: &HeaderMap) -> Result<Coding, Deny> {
     }
 }
 
-/// Decodes a body, which is one frame, to at most as much as a route that says `most` lets through. `room` makes room for so many
-/// bytes in place of those that were had.
-pub(super) async fn decode(
-    coded: &Bytes,
-    most: Option<u64>,
-    mut room: impl FnMut(Option<OwnedSemaphorePermit>, usize) -> Result<Option<OwnedSemaphorePermit>, Deny>,
-) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Deny> {
+/// Decodes a body, which is one frame, to at most as much as a route that says `most` lets through. Takes of the bottle's room as it
+/// swells, and does not wait for it: who waits here would wait for those who wait for their turn to be decoded.
+pub(super) async fn decode(coded: &Bytes, most: Option<u64>, mut share: Share) -> Result<Bytes, Deny> {
     let garbled = |what: &str| {
         Deny::new(Denial::ProtocolUnknown, format!("bb: the compressed body of the request {what}."))
             .step("send the body without Content-Encoding, or as one frame of zstd")
@@ -51,7 +47,6 @@ pub(super) async fn decode(
     let most = most_held(most);
     let mut frame = StreamingDecoder::new_with_max_window_size(coded.as_ref(), WINDOW)
         .map_err(|_| garbled("is no frame of zstd, or one of which too much would have to be remembered"))?;
-    let mut had = None;
     let mut body = BytesMut::new();
     loop {
         let length = body.len();
@@ -62,7 +57,9 @@ pub(super) async fn decode(
         if body.len() > most {
             return Err(too_large(most));
         }
-        had = room(had, body.len())?;
+        if !share.try_grow(body.len()) {
+            return Err(room::full());
+        }
         if read == 0 {
             break;
         }
@@ -72,7 +69,7 @@ pub(super) async fn decode(
     if !frame.into_inner().is_empty() {
         return Err(garbled("has more behind its end"));
     }
-    Ok((body.freeze(), had))
+    Ok(share.of(body.freeze()))
 }
 
 #[cfg(test)]
@@ -101,7 +98,7 @@ mod tests {
     }
 
     async fn read(frame: impl Into<Bytes>, most: Option<u64>) -> Result<Bytes, Deny> {
-        decode(&frame.into(), most, |had, _| Ok(had)).await.map(|(body, _)| body)
+        decode(&frame.into(), most, room::Room::default().share()).await
     }
 
     #[tokio::test]
@@ -126,13 +123,10 @@ mod tests {
         assert!(bomb.len() < 20_000);
         assert_eq!(read(bomb.clone(), None).await.unwrap_err().kind, Denial::BodyTooLarge);
         // The bottle's room is asked for as it swells.
-        let mut asked = 0;
-        let full = |_, length| {
-            asked = length;
-            if length > 1 << 20 { Err(Deny::new(Denial::LimitBodies, "full")) } else { Ok(None) }
-        };
-        assert_eq!(decode(&bomb.into(), None, full).await.unwrap_err().kind, Denial::LimitBodies);
-        assert!(asked <= 2 << 20, "{asked}");
+        let room = room::Room::default();
+        let mut others = room.share();
+        assert!(others.try_grow(room::ROOM - (1 << 20)));
+        assert_eq!(decode(&bomb.into(), None, room.share()).await.unwrap_err().kind, Denial::LimitBodies);
     }
 
     #[tokio::test]

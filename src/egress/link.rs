@@ -1,7 +1,7 @@
 //! The one name of a request: SNI, `:authority`, `Host` and an absolute address say the same, and the connection went
 //! to the address that this bottle's DNS gave for it. Anything else is refused. Pure.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use http::uri::Authority;
 use http::{Request, header};
@@ -9,6 +9,7 @@ use http::{Request, header};
 use super::address::Gate;
 use super::deny::{Denial, Deny};
 use super::name::{Host, NameError};
+use super::streams::Stream;
 
 /// What is known of a connection before its first request.
 pub struct Link {
@@ -22,12 +23,27 @@ pub struct Link {
     target: Option<Host>,
     /// The first name asked for, as it was spelled: nearly always the only one.
     known: OnceLock<(String, Arc<Named>)>,
+    /// The requests of it that are under way.
+    carried: Mutex<Vec<Weak<Stream>>>,
 }
 
 impl Link {
     /// Makes it.
     pub fn new(destination: std::net::SocketAddr, tls: bool, sni: Option<Result<Host, NameError>>) -> Link {
-        Link { destination, tls, sni, target: None, known: OnceLock::new() }
+        Link { destination, tls, sni, target: None, known: OnceLock::new(), carried: Mutex::default() }
+    }
+
+    /// Says that a request of it is under way.
+    pub fn carries(&self, stream: &Arc<Stream>) {
+        let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        carried.retain(|stream| stream.strong_count() > 0);
+        carried.push(Arc::downgrade(stream));
+    }
+
+    /// Tells whether a request of it was cancelled and is still there.
+    pub fn lags(&self) -> bool {
+        let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        carried.iter().filter_map(Weak::upgrade).any(|stream| stream.cancelled())
     }
 
     /// Says that the connection came through the bottle's proxy, which was asked for `target`.

@@ -5,7 +5,7 @@
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`coding`], [`hold`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`] ([`echo`]). Refusals are [`deny`] and [`spent`], events [`record`],
-//! what became of an allowed request [`exchange`], the cut [`streams`].
+//! what became of an allowed request [`exchange`], the cut [`streams`], what may be held [`room`], and wait to be read [`unread`].
 //!
 //! It decides nothing about budgets: the ledger grants holds, the [`Enforcer`] acts on crossings.
 //!
@@ -53,8 +53,10 @@ pub mod passthrough;
 pub mod policy;
 pub mod proxy;
 pub mod record;
+pub mod refused;
 pub mod request;
 pub mod rewound;
+pub mod room;
 pub mod route;
 pub mod sentinel;
 pub mod serve;
@@ -65,6 +67,7 @@ pub mod suggest;
 pub mod tally;
 pub mod tee;
 mod through;
+pub mod unread;
 pub mod upstream;
 pub mod upstream_proxy;
 mod websocket;
@@ -84,6 +87,7 @@ use listening::{Closed, Listeners, Listening, Tasks};
 use policy::{Current, Policy, Towards};
 use record::{Recorder, Tally};
 use request::Plane;
+use room::Room;
 use streams::{Cut, Streams};
 use upstream_proxy::UpstreamProxy;
 
@@ -252,7 +256,10 @@ fn start_with<L: Ledger>(
         recorder: Arc::clone(&recorder),
         connections: Arc::clone(&connections),
         streams: Arc::clone(&streams),
-        room: Arc::new(Semaphore::new(model::ROOM)),
+        room: Room::default(),
+        reading: tokio::sync::Mutex::new(()),
+        refusing: Semaphore::new(refused::AT_ONCE),
+        wide: Arc::new(Semaphore::new(serve::WIDE_AT_ONCE)),
         gate,
     });
     let door = Arc::new(Door {

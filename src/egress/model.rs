@@ -8,7 +8,6 @@ use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{Outgoing, Upload};
 use super::coding::{self, Coding};
@@ -25,9 +24,6 @@ use crate::types::Api;
 
 /// Largest request body on a model route. Unit: bytes.
 pub(super) const MAX_BODY: usize = 32 << 20;
-/// Bodies held at once in one bottle, in units of [`ROOM_UNIT`]: 256 MiB.
-pub const ROOM: usize = 4096;
-pub(super) const ROOM_UNIT: usize = 64 * 1024;
 /// Output reserved where a request does not say how much it allows itself. Unit: tokens.
 const DEFAULT_OUTPUT: u64 = 4096;
 /// More than any model gives: a request that says more is believed so far.
@@ -89,24 +85,33 @@ impl<L: Ledger> Plane<L> {
         mut request: Request<Upload>,
         (body, coding): (&mut Option<Incoming>, Coding),
     ) -> Result<Response<Outgoing>, Deny> {
-        let (mut bytes, mut room) = match body.take() {
-            Some(incoming) => self.hold_body(incoming, route.max_request).await?,
-            None => (Bytes::new(), None),
+        let mut bytes = match body.take() {
+            Some(incoming) => tokio::select! {
+                biased;
+                () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
+                held = self.hold_body(incoming, route.max_request) => held?,
+            },
+            None => Bytes::new(),
         };
         if coding == Coding::Zstd {
-            (bytes, room) = coding::decode(&bytes, route.max_request, |had, length| self.room_for(had, length)).await?;
+            let _one = self.reading.lock().await;
+            bytes = coding::decode(&bytes, route.max_request, self.room.share()).await?;
             // It goes on as it was read.
             request.headers_mut().remove(header::CONTENT_LENGTH);
         }
         if class == PathClass::Free {
             if !bytes.is_empty() {
+                let _one = self.reading.lock().await;
                 features(api, leaving.path, &bytes, &route.server_tools)?;
                 let moved = Arc::clone(leaving.exchange.moved());
-                *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: Arc::default(), moved, room };
+                *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: Arc::default(), moved };
             }
             return self.plain(leaving, request).await;
         }
-        let asked = features(api, leaving.path, &bytes, &route.server_tools)?;
+        let asked = {
+            let _one = self.reading.lock().await;
+            features(api, leaving.path, &bytes, &route.server_tools)?
+        };
         let input = estimate_input(bytes.len());
         let method = request.method().clone();
         let facts = json!({"method": method.as_str(), "path": leaving.path, "exchange": leaving.exchange.id()});
@@ -119,8 +124,7 @@ impl<L: Ledger> Plane<L> {
         leaving.entered.is_holding();
         hold.belongs_to(&leaving.exchange);
         let moved = Arc::clone(leaving.exchange.moved());
-        *request.body_mut() =
-            Upload::Held { bytes: Some(bytes), taken: hold.written(), moved: Arc::clone(&moved), room };
+        *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: hold.written(), moved: Arc::clone(&moved) };
         let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, &moved).await?;
         let status = answer.status();
         hold.answered(status.as_u16());
@@ -132,16 +136,10 @@ impl<L: Ledger> Plane<L> {
         }
         let text = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
         let content_type = text(header::CONTENT_TYPE);
-        let meter = Meter::new(api, content_type, text(header::CONTENT_ENCODING));
+        let meter = Meter::new(api, content_type, text(header::CONTENT_ENCODING)).within(Box::new(self.room.share()));
         let look_ahead = text(header::CONTENT_LENGTH).is_some() || content_type.is_some_and(|t| t.contains("json"));
         let metering = Metering::new(meter, hold, status, look_ahead, input);
         Ok(leaving.wrap(answer, Some(metering)).await)
-    }
-
-    /// Gets the whole body of a request that is answered here, of at most `most` bytes.
-    pub(super) async fn small_body(&self, body: Incoming, most: u64) -> Result<Bytes, Deny> {
-        let (bytes, _room) = self.hold_body(body, Some(most)).await?;
-        Ok(bytes)
     }
 
     /// Reserves the tokens of a request to `host`.
@@ -170,17 +168,14 @@ impl<L: Ledger> Plane<L> {
     }
 
     /// Gets the whole body of a request, within its bounds of size, time and the bottle's room.
-    async fn hold_body(
-        &self,
-        mut body: Incoming,
-        most: Option<u64>,
-    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Deny> {
+    pub(super) async fn hold_body(&self, mut body: Incoming, most: Option<u64>) -> Result<Bytes, Deny> {
         let most = most_held(most);
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if declared > most {
             return Err(too_large(most));
         }
-        let mut room = self.room_for(None, declared)?;
+        let mut share = self.room.share();
+        share.grow(declared).await?;
         let mut first = Bytes::new();
         let mut rest = BytesMut::new();
         loop {
@@ -194,7 +189,7 @@ impl<L: Ledger> Plane<L> {
             if length > most {
                 return Err(too_large(most));
             }
-            room = self.room_for(room, length)?;
+            share.grow(length).await?;
             if first.is_empty() && rest.is_empty() {
                 first = data;
             } else {
@@ -205,33 +200,7 @@ impl<L: Ledger> Plane<L> {
                 rest.extend_from_slice(&data);
             }
         }
-        Ok((if rest.is_empty() { first } else { rest.freeze() }, room))
-    }
-
-    /// Gets room for `length` bytes, given what is had already.
-    pub(super) fn room_for(
-        &self,
-        had: Option<OwnedSemaphorePermit>,
-        length: usize,
-    ) -> Result<Option<OwnedSemaphorePermit>, Deny> {
-        let units = length.div_ceil(ROOM_UNIT);
-        let more = units.saturating_sub(had.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
-        if more == 0 {
-            return Ok(had);
-        }
-        let full = || {
-            Deny::new(Denial::LimitBodies, "bb: too many request bodies are under way at once.")
-                .step("wait for some of them to end")
-        };
-        let more = u32::try_from(more).map_err(|_| full())?;
-        let got = Arc::clone(&self.room).try_acquire_many_owned(more).map_err(|_| full())?;
-        Ok(Some(match had {
-            Some(mut had) => {
-                had.merge(got);
-                had
-            }
-            None => got,
-        }))
+        Ok(share.of(if rest.is_empty() { first } else { rest.freeze() }))
     }
 }
 

@@ -38,7 +38,7 @@ const PACE: Duration = Duration::from_millis(100);
 /// The same for allowed requests, which never wait: after a burst one in a second is entered, and the others are counted.
 const PASSED_PACE: Duration = Duration::from_secs(1);
 /// Longest path entered. Unit: bytes.
-const MAX_PATH: usize = 512;
+pub(super) const MAX_PATH: usize = 512;
 
 /// A refusal as it is entered.
 #[derive(Clone, Debug)]

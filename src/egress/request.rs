@@ -5,11 +5,9 @@
 //! up, dialled or sent before all steps have passed.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::Bytes;
 use http::{Method, Request, Response, header};
-use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::sync::Semaphore;
 
@@ -26,9 +24,10 @@ use super::hold::Keeping;
 use super::link::{Link, Named, destination, name_once};
 use super::model::class;
 use super::policy::{Current, Policy, Towards};
-use super::record::{Denied, Passed, Recorder, Tally};
+use super::record::{Denied, MAX_PATH, Passed, Recorder, Tally, short};
+use super::refused;
+use super::room::{Room, Share};
 use super::route::Asked;
-use super::spent;
 use super::streams::{Entered, Streams, Subject};
 use super::tee::{Keep, Metering, Tee};
 use super::upstream::Upstreaming;
@@ -40,9 +39,8 @@ use crate::types::Api;
 
 /// Largest head of a request: address and headers. Unit: bytes.
 pub const MAX_HEAD: usize = 64 * 1024;
-/// What is read of a refused request's body, so that its client hears the answer before a reset.
-const DRAIN_BYTES: usize = 1 << 20;
-const DRAIN_TIME: Duration = Duration::from_secs(2);
+/// What a head may have without room of its own: mostly they have far less. Unit: bytes.
+const SMALL_HEAD: usize = 8 * 1024;
 
 /// All that the requests of one bottle share.
 pub struct Plane<L: Ledger> {
@@ -70,8 +68,14 @@ pub struct Plane<L: Ledger> {
     pub connections: Arc<Tally>,
     /// What is under way, and the cut.
     pub streams: Arc<Streams>,
-    /// Room for held bodies.
-    pub room: Arc<Semaphore>,
+    /// Room for what has to be held.
+    pub room: Room,
+    /// Held while a body is looked at: what is known of it takes memory, too, so it is one at a time.
+    pub reading: tokio::sync::Mutex<()>,
+    /// Places for refusals that wait until they are written.
+    pub refusing: Semaphore,
+    /// HTTP/2 connections that may send much ahead.
+    pub wide: Arc<Semaphore>,
     /// Which destinations are admitted.
     pub gate: Gate,
 }
@@ -86,8 +90,9 @@ pub(super) fn method(method: &Method) -> Result<(), Deny> {
     Ok(())
 }
 
-/// Refuses heads that hyper let through because they came in large pieces.
-fn small_head(head: &Request<()>) -> Result<(), Deny> {
+/// Refuses heads that hyper let through because they came in large pieces, and finds room for large ones: as they came, and as
+/// they are sent on.
+fn small_head(head: &Request<()>, room: &Room) -> Result<Share, Deny> {
     let path = head.uri().path_and_query().map_or(0, |p| p.as_str().len());
     let size = head.headers().iter().fold(path, |sum, (name, value)| sum + name.as_str().len() + value.len());
     if size > MAX_HEAD {
@@ -96,7 +101,12 @@ fn small_head(head: &Request<()>) -> Result<(), Deny> {
             format!("bb: the request's head is larger than {MAX_HEAD} bytes."),
         ));
     }
-    Ok(())
+    let mut share = room.share();
+    if size > SMALL_HEAD && !share.try_grow(3 * size) {
+        return Err(Deny::new(Denial::LimitBodies, "bb: too many requests with large heads are under way at once.")
+            .step("wait for some of them to end"));
+    }
+    Ok(share)
 }
 
 /// Tells whether the bottle is cut for this route.
@@ -142,7 +152,7 @@ impl<L: Ledger> Plane<L> {
         let waits = head.headers().contains_key(header::EXPECT);
         let mut facts = Facts {
             method: head.method().clone(),
-            path: head.uri().path().to_owned(),
+            path: short(head.uri().path(), MAX_PATH).to_owned(),
             host: String::new(),
             api: None,
             oauth: None,
@@ -156,7 +166,10 @@ impl<L: Ledger> Plane<L> {
             Err(deny) => {
                 // Who waits for `100 Continue` has not begun to send, and shall not be told to.
                 let body = if waits { None } else { body };
-                self.refuse(link, &facts, body, &deny).await
+                match self.refusing.try_acquire() {
+                    Ok(_place) => self.refuse(link, &facts, body, &deny).await,
+                    Err(_) => self.refuse_at_once(link, &facts, &deny),
+                }
             }
         }
     }
@@ -170,11 +183,12 @@ impl<L: Ledger> Plane<L> {
         facts: &mut Facts,
     ) -> Result<Response<Outgoing>, Deny> {
         method(head.method())?;
-        small_head(&head)?;
+        let _head = small_head(&head, &self.room)?;
         let named = name_once(link, &head)?;
         facts.host.clone_from(&named.text);
         destination(self.gate, link, &named)?;
         let entered = self.streams.enter()?;
+        link.carries(&entered.stream());
         let websocket = websocket::asked(&head)?;
         facts.websocket = websocket;
         let upgrade = websocket.then(|| hyper::upgrade::on(&mut head));
@@ -211,7 +225,7 @@ impl<L: Ledger> Plane<L> {
                 scheme: link.scheme(),
                 named: Arc::clone(&named),
                 port: link.destination.port(),
-                path: allowed.path.to_string(),
+                path: short(&allowed.path, MAX_PATH).to_owned(),
                 route: Arc::clone(route),
                 proxied: link.is_proxied(),
             },
@@ -336,6 +350,18 @@ impl<L: Ledger> Plane<L> {
 
     /// Writes a refusal, then gives its answer.
     async fn refuse(&self, link: &Link, facts: &Facts, body: Option<Incoming>, deny: &Deny) -> Response<Outgoing> {
+        tokio::join!(self.recorder.deny(self.denied(link, facts, deny)), refused::drain(body));
+        refused::answer(facts.api, facts.oauth, deny)
+    }
+
+    /// Refuses where nothing more can be waited with: neither for the event to be written nor for a client that still sends.
+    fn refuse_at_once(&self, link: &Link, facts: &Facts, deny: &Deny) -> Response<Outgoing> {
+        self.recorder.deny_limited(self.denied(link, facts, deny));
+        refused::answer(facts.api, facts.oauth, deny)
+    }
+
+    /// Gets the event of a refusal.
+    fn denied(&self, link: &Link, facts: &Facts, deny: &Deny) -> Denied {
         let host = match (&link.sni, facts.host.is_empty()) {
             (_, false) => facts.host.clone(),
             (Some(Ok(sni)), true) => sni.to_string(),
@@ -345,39 +371,11 @@ impl<L: Ledger> Plane<L> {
             exchange.refused();
             exchange.moved().up()
         });
-        let mut denied = Denied::new(link.scheme(), host, link.destination.port(), deny)
+        let denied = Denied::new(link.scheme(), host, link.destination.port(), deny)
             .request(facts.method.as_str(), &facts.path)
             .took(facts.began.elapsed(), up);
-        if facts.websocket {
-            denied = denied.websocket();
-        }
-        tokio::join!(self.recorder.deny(denied), drain(body));
-        if let Some(form) = facts.oauth {
-            return super::oauth::refused(form, deny);
-        }
-        match (facts.api, deny.kind) {
-            (Some(api), Denial::BudgetExhausted | Denial::Cut) => {
-                spent::answer(api, deny, jiff::Timestamp::now().as_second())
-            }
-            (Some(api), Denial::LoginExpired) => super::oauth::expired(api, deny),
-            _ => deny.answer(),
-        }
+        if facts.websocket { denied.websocket() } else { denied }
     }
-}
-
-/// Reads on for a moment: a client that is still sending would otherwise meet a reset before it reads the answer.
-async fn drain(body: Option<Incoming>) {
-    let Some(mut body) = body.filter(|b| !b.is_end_stream()) else { return };
-    let _ = tokio::time::timeout(DRAIN_TIME, async {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, Bytes::len);
-            if read > DRAIN_BYTES {
-                break;
-            }
-        }
-    })
-    .await;
 }
 
 /// A request that has passed its checks.

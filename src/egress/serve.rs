@@ -27,15 +27,21 @@ use crate::ledger::Ledger;
 /// Time for a head, which is also how long a kept connection may idle: longer than the clients' pools keep theirs, so
 /// that they close first and no request meets a closing connection.
 pub(super) const HEAD_TIME: Duration = Duration::from_secs(120);
+/// Time for a client to read what it is told when its request is cut.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// HTTP/2 streams at once on one connection.
 pub(super) const MAX_STREAMS: u32 = 128;
 /// Largest head of an HTTP/2 request, as RFC 9113, 6.5.2 counts. Unit: bytes.
 pub(super) const H2_HEAD: u32 = 64 << 10;
-/// What may come of a body before it is read on, of one HTTP/2 stream and of all of a connection. Unit: bytes.
+/// What may come of bodies before they are read on, of one HTTP/2 stream and of all of a connection. Unit: bytes.
 const STREAM_WINDOW: u32 = 512 << 10;
 pub(super) const CONNECTION_WINDOW: u32 = 1 << 20;
+/// HTTP/2 connections with these windows.
+pub(super) const WIDE_AT_ONCE: usize = 8;
+/// The windows of all others of a bottle: the protocol knows no smaller one of a connection. Unit: bytes.
+pub(super) const NARROW_WINDOW: u32 = (64 << 10) - 1;
 /// What of an answer may wait for an HTTP/2 client that does not read. Unit: bytes.
-pub(super) const SEND_BUFFER: usize = 256 << 10;
+pub(super) const SEND_BUFFER: usize = 32 << 10;
 
 /// Serves one connection to its end.
 pub async fn connection<L: Ledger, IO>(plane: Arc<Plane<L>>, link: Link, io: IO, h2: bool)
@@ -51,22 +57,48 @@ where
         }
     });
     let noted = Arc::new(Noted::default());
+    let wide = if h2 { Arc::clone(&plane.wide).try_acquire_owned().ok() } else { None };
+    let (stream_window, window) = match &wide {
+        Some(_) => (STREAM_WINDOW, CONNECTION_WINDOW),
+        None => (NARROW_WINDOW, NARROW_WINDOW),
+    };
+    // What ends by a cut is seen by whoever writes the answer, and nobody does while its client does not read.
+    let unread = left_unread(Arc::clone(&plane), Arc::clone(&link));
     let result = if h2 {
         // No pings: a bottle that is paused answers none, and what it has under way waits. One that has ended is closed as a whole.
-        http2::Builder::new(TokioExecutor::new())
+        let served = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(H2_HEAD)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_stream_window_size(stream_window)
+            .initial_connection_window_size(window)
             .max_send_buf_size(SEND_BUFFER)
-            .serve_connection(TokioIo::new(io), service)
-            .await
+            .serve_connection(TokioIo::new(io), service);
+        tokio::select! {
+            result = served => result,
+            () = unread => Ok(()),
+        }
     } else {
         let front = Front::new(io, Watch::default(), Arc::clone(&noted));
-        http1().serve_connection(TokioIo::new(front), service).with_upgrades().await
+        tokio::select! {
+            result = http1().serve_connection(TokioIo::new(front), service).with_upgrades() => result,
+            () = unread => Ok(()),
+        }
     };
+    drop(wide);
     tell_unread(&plane, &link, &noted, result.err().as_ref());
+}
+
+/// Returns when a request of the connection was cancelled and is still there a while later: its connection has to go then.
+async fn left_unread<L: Ledger>(plane: Arc<Plane<L>>, link: Arc<Link>) {
+    let mut cancels = plane.streams.cancels();
+    // Its sender is the plane's own, so it does not go away.
+    while cancels.changed().await.is_ok() {
+        tokio::time::sleep(LAST_WORDS).await;
+        if link.lags() {
+            return;
+        }
+    }
 }
 
 /// Gets what serves HTTP/1 for bottles.

@@ -11,17 +11,19 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use http::{HeaderMap, Method, Uri};
+use tokio::sync::watch;
 
 use super::deny::{Denial, Deny};
 use super::link::Named;
 use super::policy::Policy;
 use super::route::Asked;
 use super::spent;
+use super::unread::{self, Unread};
 use crate::api;
 use crate::types::CutScope;
 
 /// Requests under way in one bottle.
-pub const AT_ONCE: usize = 1024;
+pub const AT_ONCE: usize = 256;
 
 /// What a request was allowed as, so that it can be asked again when the allow-list changes.
 #[derive(Debug)]
@@ -145,7 +147,11 @@ pub struct Cut {
 pub struct Streams {
     open: Mutex<HashMap<u64, Arc<Stream>>>,
     next: AtomicU64,
+    /// What of their answers waits to be read.
+    unread: Unread,
     is_cut: AtomicBool,
+    /// Told whenever some were cancelled.
+    cancels: watch::Sender<()>,
     cut: RwLock<Option<Arc<Cut>>>,
 }
 
@@ -161,6 +167,11 @@ impl Streams {
         }
         open.insert(id, Arc::clone(&stream));
         Ok(Entered { streams: Arc::clone(self), id, stream })
+    }
+
+    /// Gets what is told whenever requests were cancelled.
+    pub fn cancels(&self) -> watch::Receiver<()> {
+        self.cancels.subscribe()
     }
 
     /// Gets the cut that refuses a request, if one does.
@@ -191,6 +202,7 @@ impl Streams {
                 stream.cancel();
             }
         }
+        self.cancels.send_replace(());
     }
 
     /// Sets the cut in force, or lifts it; open streams stay. A narrower cut does not replace a wider one.
@@ -217,6 +229,7 @@ impl Streams {
                 stream.cancel();
             }
         }
+        self.cancels.send_replace(());
     }
 
     /// Closes everything.
@@ -224,6 +237,7 @@ impl Streams {
         for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
             stream.cancel();
         }
+        self.cancels.send_replace(());
     }
 }
 
@@ -236,6 +250,11 @@ pub struct Entered {
 }
 
 impl Entered {
+    /// Begins its answer.
+    pub fn answer(&self) -> unread::Answer {
+        self.streams.unread.answer()
+    }
+
     /// Gets the request's part that others may hold.
     pub fn stream(&self) -> Arc<Stream> {
         Arc::clone(&self.stream)

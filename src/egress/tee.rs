@@ -23,6 +23,7 @@ use super::exchange::{Exchange, Over};
 use super::headers;
 use super::hold::OpenHold;
 use super::streams::Entered;
+use super::unread;
 use crate::ledger::{Ledger, LedgerError, Settlement};
 use crate::meter::{Meter, Reading};
 use crate::types::Tokens;
@@ -172,6 +173,8 @@ pub struct Tee<L: Ledger> {
     /// Bytes that may still come; no limit where absent.
     left: Option<u64>,
     entered: Entered,
+    /// What of it waits to be read.
+    unread: unread::Answer,
     exchange: Arc<Exchange>,
     /// What upstream said it would send.
     length: Option<u64>,
@@ -223,6 +226,7 @@ impl<L: Ledger> Tee<L> {
             echo,
             keep,
             left: most,
+            unread: entered.answer(),
             entered,
             exchange,
             length,
@@ -317,7 +321,7 @@ impl<L: Ledger> Body for Tee<L> {
             Poll::Ready(None) => this.exchange.over(Over::Whole),
             Poll::Pending => {}
         }
-        frame
+        frame.map_ok(|frame| frame.map_data(|bytes| this.unread.count(bytes)))
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -360,6 +364,9 @@ impl<L: Ledger> Tee<L> {
             let look_ahead = this.metering.as_ref().is_some_and(|m| m.look_ahead);
             if !look_ahead && let Some(bytes) = this.back.take() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
+            if !this.unread.poll_next(cx) {
+                return Poll::Pending;
             }
             // What is held back until the end need not wait for the end to be said as well.
             let next = if look_ahead && this.back.is_some() && this.inner.is_end_stream() {
@@ -412,38 +419,4 @@ impl<L: Ledger> Tee<L> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reading(tokens: Option<u64>, terminal: bool, streamed: u64) -> Reading {
-        let tokens = tokens.map(|output| Tokens { output, ..Tokens::default() });
-        Reading { tokens, terminal, streamed, ..Reading::default() }
-    }
-
-    #[test]
-    fn the_hold_machine_ends_each_way_by_what_was_seen() {
-        let ok = StatusCode::OK;
-        let ten = Tokens { output: 10, ..Tokens::default() };
-        let cases = [
-            (ok, reading(Some(10), true, 3), End::Whole, Settlement::Exact(ten)),
-            (ok, reading(Some(10), true, 3), End::Early, Settlement::Exact(ten)),
-            (ok, reading(Some(10), false, 3), End::Early, Settlement::Partial { seen: Some(ten), streamed: 3 }),
-            (ok, reading(Some(10), false, 3), End::Whole, Settlement::Partial { seen: Some(ten), streamed: 3 }),
-            (ok, reading(None, false, 3), End::Early, Settlement::Partial { seen: None, streamed: 3 }),
-            (ok, reading(None, false, 3), End::Whole, Settlement::AtEstimate { streamed: 3 }),
-            (ok, reading(None, true, 3), End::Whole, Settlement::AtEstimate { streamed: 3 }),
-            (StatusCode::BAD_REQUEST, reading(None, true, 0), End::Whole, Settlement::Released),
-            (StatusCode::TOO_MANY_REQUESTS, reading(None, false, 0), End::Early, Settlement::Released),
-            (StatusCode::BAD_REQUEST, reading(Some(10), true, 0), End::Whole, Settlement::Exact(ten)),
-        ];
-        for (status, reading, end, expected) in cases {
-            assert_eq!(settlement(status, &reading, end), expected, "{status} {reading:?} {end:?}");
-        }
-    }
-
-    #[test]
-    fn damaged_figures_are_not_trusted() {
-        let broken = Reading { broken: true, ..reading(Some(1), false, 3) };
-        assert_eq!(settlement(StatusCode::OK, &broken, End::Whole), Settlement::AtEstimate { streamed: 3 });
-    }
-}
+mod tests;

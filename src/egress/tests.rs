@@ -45,6 +45,8 @@ mod protocols;
 mod proxy;
 mod refusals;
 mod sockets;
+mod steering;
+mod strained;
 mod websocket;
 
 const MODEL: &str = "api.anthropic.com";

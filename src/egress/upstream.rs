@@ -40,7 +40,13 @@ const POOL_SIZE: usize = 32;
 /// Time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Largest head of an answer. Unit: bytes.
-const MAX_HEAD: usize = 128 * 1024;
+const MAX_HEAD: usize = 64 * 1024;
+/// What of a request may wait, encrypted, for a server that does not read. Unit: bytes.
+const UNSENT: usize = 16 << 10;
+/// What a server may send over one HTTP/2 connection before its answers are read on, and what of a request may wait for one that
+/// does not read. Unit: bytes.
+pub(super) const CONNECTION_WINDOW: u32 = 2 << 20;
+const SEND_BUFFER: usize = 64 << 10;
 
 /// Why the client cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +89,8 @@ pub fn client(connector: Connector) -> Upstreaming {
         .http1_max_buf_size(MAX_HEAD)
         .http2_max_header_list_size(64 * 1024)
         .http2_initial_stream_window_size(1 << 20)
-        .http2_initial_connection_window_size(4 << 20)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_send_buf_size(SEND_BUFFER)
         .http2_keep_alive_interval(Duration::from_secs(20))
         .http2_keep_alive_timeout(Duration::from_secs(20))
         .build(connector)
@@ -155,10 +162,11 @@ impl Inner {
             Arc::clone(config)
         };
         let handshake = TlsConnector::from(config).connect(name, stream);
-        let stream = tokio::time::timeout(HANDSHAKE, handshake)
+        let mut stream = tokio::time::timeout(HANDSHAKE, handshake)
             .await
             .map_err(|_| refused("no handshake in time".into()))?
             .map_err(|error| refused(error.to_string()))?;
+        stream.get_mut().1.set_buffer_limit(Some(UNSENT));
         Ok(Conn::Tls(TokioIo::new(Box::new(stream))))
     }
 }

@@ -13,7 +13,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::usage::{Facts, Len, Normaliser, Unreadable, count, estimate};
+use super::glance::{Len, small};
+use super::usage::{Facts, Normaliser, Unreadable, count, estimate};
 use crate::types::Tokens;
 
 /// Where one answer stands.
@@ -58,7 +59,7 @@ struct Event<'a> {
     kind: Cow<'a, str>,
     #[serde(borrow, default)]
     message: Option<Message<'a>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small")]
     usage: Value,
     #[serde(default)]
     delta: Option<Delta>,
@@ -72,7 +73,7 @@ struct Message<'a> {
     id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     model: Option<Cow<'a, str>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small")]
     usage: Value,
 }
 

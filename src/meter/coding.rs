@@ -75,6 +75,14 @@ impl Coding {
         }
     }
 
+    /// As [`Coding::pipe`], to be changed.
+    pub(super) fn pipe_mut(&mut self) -> &mut Pipe {
+        match &mut self.stage {
+            Stage::Sniff(_, pipe) | Stage::Identity(pipe) | Stage::Closed(pipe) => pipe,
+            Stage::Gzip(decoder) => &mut decoder.get_mut().pipe,
+        }
+    }
+
     /// Takes the next coded bytes.
     pub(super) fn feed(&mut self, chunk: &[u8]) {
         match &mut self.stage {

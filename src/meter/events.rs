@@ -2,17 +2,20 @@
 //!
 //! Pure. The rules, from OpenAI's API reference: events are those of the stream; responses of one lane (`stream_id`, absent in
 //! the one that has no name) are answered in the order in which they were asked for; a successor that steering makes begins when its
-//! target has ended. What cannot be brought home to a response that was asked for is [`Unasked`], and spends tokens that nobody
-//! has reserved.
+//! target has ended. What cannot be brought home to a response that was asked for is [`Misplaced`]: it spends tokens that nobody
+//! has reserved, or ends nobody knows which.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use serde::Deserialize;
-use serde_json::Value;
+
+use super::glance::Whole;
 
 /// Responses that may still be gone on from.
 const KNOWN: usize = 1024;
+/// Longest id and name of a lane: they are kept, and compared. Unit: bytes.
+const MAX_NAME: usize = 256;
 
 /// What an event does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +58,7 @@ struct Wire<'a> {
     #[serde(default)]
     steer: Option<Steered>,
     #[serde(default)]
-    status: Value,
+    status: Whole,
 }
 
 #[derive(Deserialize)]
@@ -80,7 +83,7 @@ impl Event {
             "response.cancelled" => Does::Ends,
             "response.steer.failed" | "response.steer.pending" => Does::SteersNot,
             "error" => {
-                let status = wire.status.as_u64().and_then(|status| u16::try_from(status).ok());
+                let status = wire.status.0.and_then(|status| u16::try_from(status).ok());
                 Does::Fails(status.filter(|status| (400..600).contains(status)).unwrap_or(400))
             }
             kind if kind.starts_with("response.") && kind.ends_with(".delta") => Does::Brings,
@@ -88,7 +91,8 @@ impl Event {
         };
         let steered = wire.steer.and_then(|steer| steer.previous_response_id).filter(|_| does == Does::SteersNot);
         let id = steered.or(wire.response.and_then(|response| response.id)).or(wire.response_id);
-        Some(Event { does, lane: wire.stream_id, id })
+        let fits = |name: &Option<String>| name.as_ref().is_none_or(|name| name.len() <= MAX_NAME);
+        (fits(&id) && fits(&wire.stream_id)).then_some(Event { does, lane: wire.stream_id, id })
     }
 }
 
@@ -115,17 +119,32 @@ pub enum Place {
     None,
 }
 
-/// An event of a response that nobody has asked for.
+/// An event that cannot be brought home.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the server speaks of a response that was not asked for")]
-pub struct Unasked;
+pub enum Misplaced {
+    /// It is of a response that nobody has asked for.
+    #[error("the server speaks of a response that was not asked for")]
+    Unasked,
+    /// It ends a response, and does not say which of several.
+    #[error("the server does not say which response its error is about")]
+    Ambiguous,
+}
+
+/// A response that may be gone on from.
+#[derive(Debug)]
+struct Known {
+    id: String,
+    /// What whoever goes on from it takes along. Unit: tokens.
+    tokens: u64,
+    lane: Option<String>,
+}
 
 /// The responses of one socket.
 #[derive(Debug)]
 pub struct Lanes<T> {
     open: Vec<Open<T>>,
-    /// Ids of responses of this socket, each with the tokens that whoever goes on from it takes along.
-    known: VecDeque<(String, u64)>,
+    /// Responses of this socket.
+    known: VecDeque<Known>,
 }
 
 impl<T> Default for Lanes<T> {
@@ -142,13 +161,27 @@ impl<T> Lanes<T> {
 
     /// Adds the successor that steering `target` makes.
     pub fn steer(&mut self, target: &str, kept: T) {
-        let lane = self.open.iter().find(|open| open.id.as_deref() == Some(target)).and_then(|open| open.lane.clone());
+        let lane = self.lane_of(target);
         self.open.push(Open { lane, id: None, target: Some(target.to_owned()), broken: false, kept });
+    }
+
+    /// Gets the lane of the response that is called `id`.
+    fn lane_of(&self, id: &str) -> Option<String> {
+        match self.open.iter().find(|open| open.id.as_deref() == Some(id)) {
+            Some(open) => open.lane.clone(),
+            None => self.known.iter().rev().find(|known| known.id == id).and_then(|known| known.lane.clone()),
+        }
     }
 
     /// Gets the responses that have not ended.
     pub fn open(&self) -> usize {
         self.open.iter().filter(|open| !open.broken).count()
+    }
+
+    /// Gets the responses that are kept: those that have not ended, and those that broke off and that the server may speak of
+    /// once more.
+    pub fn kept(&self) -> usize {
+        self.open.len()
     }
 
     /// Gets what is kept of the response at `at`.
@@ -163,19 +196,19 @@ impl<T> Lanes<T> {
 
     /// Gets what going on from a response of this socket takes along, where it is one. Unit: tokens.
     pub fn context(&self, id: &str) -> Option<u64> {
-        self.known.iter().rev().find(|(known, _)| known == id).map(|(_, tokens)| *tokens)
+        self.known.iter().rev().find(|known| known.id == id).map(|known| known.tokens)
     }
 
     /// Says what going on from `id` takes along.
     pub fn remember(&mut self, id: &str, tokens: u64) {
-        if let Some(known) = self.known.iter_mut().rev().find(|(known, _)| known == id) {
-            known.1 = tokens;
+        if let Some(known) = self.known.iter_mut().rev().find(|known| known.id == id) {
+            known.tokens = tokens;
             return;
         }
         if self.known.len() >= KNOWN {
             self.known.pop_front();
         }
-        self.known.push_back((id.to_owned(), tokens));
+        self.known.push_back(Known { id: id.to_owned(), tokens, lane: self.lane_of(id) });
     }
 
     /// Takes out the response at `at`, which has ended.
@@ -198,8 +231,8 @@ impl<T> Lanes<T> {
     /// Gets what an event is about, and takes note of the id that it says.
     ///
     /// # Errors
-    /// [`Unasked`].
-    pub fn place(&mut self, event: &Event) -> Result<Place, Unasked> {
+    /// [`Misplaced`].
+    pub fn place(&mut self, event: &Event) -> Result<Place, Misplaced> {
         let find = |wanted: &dyn Fn(&Open<T>) -> bool| self.open.iter().position(wanted);
         let here = |open: &Open<T>| open.lane == event.lane;
         let called = event.id.as_deref().and_then(|id| find(&|open| open.id.as_deref() == Some(id)));
@@ -210,6 +243,7 @@ impl<T> Lanes<T> {
             successor.or_else(|| find(&|open| next(open) && open.target.is_none()))
         };
         let only = || (self.open.len() == 1).then_some(0);
+        let current = || find(&|open| open.id.is_some() && !open.broken && here(open));
         let found = match event.does {
             Does::SteersNot => {
                 return Ok(event
@@ -223,18 +257,31 @@ impl<T> Lanes<T> {
                 match called {
                     // Said once more of one that has ended.
                     None if known => return Ok(Place::None),
+                    // What has not begun does not end before what has.
+                    None if event.does == Does::Ends && current().is_some() => match event.id {
+                        None => current(),
+                        Some(_) => return Err(Misplaced::Unasked),
+                    },
                     None => waiting().or_else(|| only().filter(|_| !self.has_begun(0))),
                     found => found,
                 }
             }
-            Does::Brings | Does::Fails(_) | Does::Tells => {
-                let current = || find(&|open| open.id.is_some() && !open.broken && here(open));
-                called.or_else(current).or_else(waiting).or_else(only)
+            Does::Fails(_) if called.is_none() && event.id.as_deref().is_some_and(|id| self.context(id).is_some()) => {
+                return Ok(Place::None);
             }
+            Does::Fails(_) if called.is_none() => {
+                // An error need not name its lane: then it may be about any.
+                let mut meant = (0..self.open.len()).filter(|at| event.lane.is_none() || here(&self.open[*at]));
+                match (meant.next(), meant.next()) {
+                    (found, None) => found,
+                    _ => return Err(Misplaced::Ambiguous),
+                }
+            }
+            Does::Brings | Does::Fails(_) | Does::Tells => called.or_else(current).or_else(waiting).or_else(only),
         };
         let Some(at) = found else {
             return match event.does {
-                Does::Begins | Does::Ends | Does::Brings => Err(Unasked),
+                Does::Begins | Does::Ends | Does::Brings => Err(Misplaced::Unasked),
                 _ => Ok(Place::None),
             };
         };
@@ -266,129 +313,4 @@ impl<T> Lanes<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn event(value: &Value) -> Event {
-        Event::read(value.to_string().as_bytes()).unwrap()
-    }
-
-    fn begins(lane: Option<&str>, id: &str) -> Event {
-        event(&json!({"type": "response.created", "stream_id": lane, "response": {"id": id, "usage": null}}))
-    }
-
-    fn ends(lane: Option<&str>, id: &str) -> Event {
-        event(&json!({"type": "response.completed", "stream_id": lane, "response": {"id": id}}))
-    }
-
-    fn brings(lane: Option<&str>) -> Event {
-        event(&json!({"type": "response.output_text.delta", "stream_id": lane, "delta": "x"}))
-    }
-
-    fn name<T: Copy>(lanes: &mut Lanes<T>, event: &Event) -> Option<T> {
-        match lanes.place(event) {
-            Ok(Place::At(at)) => lanes.at(at).copied(),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn an_event_says_what_it_does() {
-        let does = |value: Value| event(&value).does;
-        assert_eq!(does(json!({"type": "error", "status": 429, "error": {}})), Does::Fails(429));
-        assert_eq!(does(json!({"type": "error"})), Does::Fails(400));
-        assert_eq!(does(json!({"type": "codex.rate_limits"})), Does::Tells);
-        assert_eq!(does(json!({"type": "response.steer.accepted", "steer": {}})), Does::Tells);
-        assert_eq!(brings(None).does, Does::Brings);
-        let failed = event(&json!({"type": "response.steer.failed", "steer": {"previous_response_id": "r"}}));
-        assert_eq!((failed.does, failed.id.as_deref()), (Does::SteersNot, Some("r")));
-        for none in [&b"{}"[..], b"[]", b"x", b"{\"type\":1}"] {
-            assert_eq!(Event::read(none), None);
-        }
-    }
-
-    #[test]
-    fn a_lane_is_answered_in_order_and_lanes_do_not_meet() {
-        let mut lanes = Lanes::default();
-        lanes.ask(None, 1);
-        lanes.ask(Some("b".into()), 2);
-        lanes.ask(None, 3);
-        assert_eq!(name(&mut lanes, &begins(Some("b"), "rb")), Some(2));
-        assert_eq!(name(&mut lanes, &begins(None, "r1")), Some(1));
-        assert_eq!(name(&mut lanes, &brings(Some("b"))), Some(2));
-        assert_eq!(name(&mut lanes, &brings(None)), Some(1));
-        assert_eq!(name(&mut lanes, &ends(None, "r1")), Some(1));
-        lanes.end(0);
-        lanes.remember("r1", 10);
-        assert_eq!(lanes.place(&ends(None, "r1")), Ok(Place::None), "said once more");
-        assert_eq!(name(&mut lanes, &begins(None, "r3")), Some(3));
-        assert_eq!(lanes.place(&begins(Some("c"), "rc")), Err(Unasked));
-        assert_eq!((lanes.open(), lanes.context("r1"), lanes.context("r3")), (2, Some(10), None));
-    }
-
-    #[test]
-    fn a_server_that_names_no_lane_is_understood_where_there_is_one_response() {
-        let mut lanes = Lanes::default();
-        lanes.ask(Some("a".into()), 1);
-        assert_eq!(name(&mut lanes, &begins(None, "r")), Some(1));
-        assert_eq!(name(&mut lanes, &brings(None)), Some(1));
-        lanes.ask(Some("b".into()), 2);
-        assert_eq!(lanes.place(&brings(None)), Err(Unasked), "whose it is cannot be told");
-    }
-
-    #[test]
-    fn what_nobody_asked_for_is_told_from_what_spends_nothing() {
-        let mut lanes = Lanes::<u8>::default();
-        assert_eq!(lanes.place(&begins(None, "r")), Err(Unasked));
-        assert_eq!(lanes.place(&brings(None)), Err(Unasked));
-        assert_eq!(lanes.place(&event(&json!({"type": "codex.rate_limits"}))), Ok(Place::None));
-        assert_eq!(lanes.place(&event(&json!({"type": "error"}))), Ok(Place::None));
-    }
-
-    #[test]
-    fn a_successor_begins_when_its_target_has_ended_and_takes_all_steering_in() {
-        let mut lanes = Lanes::default();
-        lanes.ask(None, 1);
-        assert_eq!(name(&mut lanes, &begins(None, "r1")), Some(1));
-        lanes.ask(None, 2);
-        lanes.steer("r1", 3);
-        lanes.steer("r1", 4);
-        assert_eq!(name(&mut lanes, &ends(None, "r1")), Some(1));
-        lanes.end(0);
-        lanes.remember("r1", 5);
-        let Ok(Place::At(at)) = lanes.place(&begins(None, "r2")) else { panic!() };
-        assert_eq!((lanes.at(at).copied(), lanes.gone_by(at)), (Some(3), (at, vec![4])));
-        assert_eq!(lanes.open(), 2);
-        lanes.steer("r2", 6);
-        let failed = event(&json!({"type": "response.steer.failed", "steer": {"previous_response_id": "r2"}}));
-        assert_eq!(name(&mut lanes, &failed), Some(6));
-    }
-
-    #[test]
-    fn what_broke_off_stays_until_its_lane_goes_on() {
-        let mut lanes = Lanes::default();
-        lanes.ask(None, 1);
-        assert_eq!(name(&mut lanes, &begins(None, "r1")), Some(1));
-        let error = event(&json!({"type": "error", "status": 500}));
-        let Ok(Place::At(at)) = lanes.place(&error) else { panic!() };
-        lanes.breaks(at);
-        assert_eq!(lanes.open(), 0);
-        let failed = event(&json!({"type": "response.failed", "response": {"id": "r1"}}));
-        assert_eq!(name(&mut lanes, &failed), Some(1));
-        lanes.ask(None, 2);
-        let Ok(Place::At(at)) = lanes.place(&begins(None, "r2")) else { panic!() };
-        assert_eq!((at, lanes.gone_by(at)), (1, (0, vec![1])));
-        assert_eq!(lanes.open(), 1);
-    }
-
-    #[test]
-    fn only_so_many_ids_are_kept() {
-        let mut lanes = Lanes::<u8>::default();
-        for n in 0..=KNOWN {
-            lanes.remember(&format!("r{n}"), 1);
-        }
-        assert_eq!((lanes.context("r0"), lanes.context("r1")), (None, Some(1)));
-    }
-}
+mod tests;

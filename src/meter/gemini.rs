@@ -13,7 +13,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::usage::{Facts, Len, Normaliser, Unreadable, count};
+use super::glance::{Len, small};
+use super::usage::{Facts, Normaliser, Unreadable, count};
 use crate::types::Tokens;
 
 /// Where one answer stands.
@@ -31,7 +32,7 @@ struct Chunk<'a> {
     candidates: Option<Vec<Candidate>>,
     #[serde(default)]
     prompt_feedback: Option<Feedback>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small")]
     usage_metadata: Value,
     #[serde(borrow, default)]
     model_version: Option<Cow<'a, str>>,

@@ -3,7 +3,8 @@
 //! The end is found by counting brackets outside strings, so the usage is known with the last byte of the object and
 //! not only when the connection says so. Whether it is JSON is for the parser to say.
 
-use super::sse::{MAX_EVENT, OnEvent};
+use super::bound::Bound;
+use super::sse::OnEvent;
 use super::usage::Unreadable;
 
 /// Where one body stands.
@@ -21,17 +22,22 @@ impl Json {
     ///
     /// # Errors
     /// [`Unreadable`] where the body is over 16 MiB or goes on after its end, or as `on_body` says.
-    pub(super) fn feed(&mut self, bytes: &[u8], on_body: &mut OnEvent<'_>) -> Result<(), Unreadable> {
+    pub(super) fn feed(
+        &mut self,
+        bytes: &[u8],
+        bound: &mut Bound,
+        on_body: &mut OnEvent<'_>,
+    ) -> Result<(), Unreadable> {
         let end = if self.closed { 0 } else { self.scan(bytes) };
         if bytes[end..].iter().any(|b| !b.is_ascii_whitespace()) {
             return Err(Unreadable::Form);
         }
-        if self.body.len() + end > MAX_EVENT {
-            return Err(Unreadable::Form);
-        }
+        bound.keeps(self.body.len() + end)?;
         self.body.extend_from_slice(&bytes[..end]);
         if self.closed && !self.body.is_empty() {
-            return on_body(&std::mem::take(&mut self.body));
+            let done = on_body(&std::mem::take(&mut self.body));
+            bound.keeps(0)?;
+            return done;
         }
         Ok(())
     }
@@ -74,27 +80,27 @@ mod tests {
         let text = br#"{"a":"}\"]{","b":[{"c":"\\"}]}"#;
         for cut in 0..text.len() {
             let mut got = Vec::new();
-            let mut json = Json::default();
+            let (mut json, bound) = (Json::default(), &mut Bound::default());
             let mut take = |body: &[u8]| {
                 got.push(body.to_vec());
                 Ok(())
             };
-            json.feed(&text[..cut], &mut take).unwrap();
-            json.feed(&text[cut..], &mut take).unwrap();
-            json.feed(b" \n", &mut take).unwrap();
-            assert!(json.feed(b"{", &mut take).is_err(), "a second text is not part of a body");
+            json.feed(&text[..cut], bound, &mut take).unwrap();
+            json.feed(&text[cut..], bound, &mut take).unwrap();
+            json.feed(b" \n", bound, &mut take).unwrap();
+            assert!(json.feed(b"{", bound, &mut take).is_err(), "a second text is not part of a body");
             assert_eq!(got, [text.to_vec()]);
         }
     }
 
     #[test]
     fn a_body_over_the_bound_is_refused() {
-        let mut json = Json::default();
+        let (mut json, bound) = (Json::default(), &mut Bound::default());
         let mut take = |_: &[u8]| Ok(());
-        json.feed(b"{\"", &mut take).unwrap();
+        json.feed(b"{\"", bound, &mut take).unwrap();
         for _ in 0..15 {
-            json.feed(&vec![b'x'; 1 << 20], &mut take).unwrap();
+            json.feed(&vec![b'x'; 1 << 20], bound, &mut take).unwrap();
         }
-        assert!(json.feed(&vec![b'x'; 1 << 20], &mut take).is_err());
+        assert!(json.feed(&vec![b'x'; 1 << 20], bound, &mut take).is_err());
     }
 }

@@ -10,9 +10,11 @@
 //! [`events`] says which of the responses under way an event is about.
 
 mod anthropic;
+pub(crate) mod bound;
 pub(crate) mod coding;
 pub mod events;
 mod gemini;
+mod glance;
 pub mod hosts;
 mod json;
 mod openai_responses;
@@ -25,6 +27,8 @@ pub mod websocket;
 
 #[cfg(test)]
 mod tests;
+
+pub use bound::Room;
 
 use crate::types::{Api, Tokens};
 use coding::Coding;
@@ -68,6 +72,12 @@ impl Meter {
             .and_then(|t| t.split(';').next())
             .is_some_and(|t| t.trim().eq_ignore_ascii_case("text/event-stream"));
         Meter { coding: Coding::new(content_encoding, Pipe::new(normaliser(api), event_stream)) }
+    }
+
+    /// Has what it keeps of an event or a body that has not come whole, beyond 64 KiB, share `room` with others.
+    pub fn within(mut self, room: Box<dyn Room>) -> Meter {
+        self.coding.pipe_mut().bound().within(room);
+        self
     }
 
     /// Makes a meter for one response whose events come as messages: what is fed at once is one event.

@@ -12,7 +12,8 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::usage::{Facts, Len, Normaliser, Unreadable, count};
+use super::glance::{Len, small};
+use super::usage::{Facts, Normaliser, Unreadable, count};
 use crate::types::Tokens;
 
 /// Where one answer stands.
@@ -45,7 +46,7 @@ struct Response<'a> {
     status: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     model: Option<Cow<'a, str>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "small")]
     usage: Value,
 }
 

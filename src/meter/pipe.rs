@@ -2,6 +2,7 @@
 //!
 //! Keeps the one rule on failure: after one, nothing more is read, and figures that were final before it stand.
 
+use super::bound::Bound;
 use super::json::Json;
 use super::sse::Sse;
 use super::usage::{Facts, Normaliser, Unreadable};
@@ -15,6 +16,7 @@ const MAX_BLANK: usize = 4096;
 #[derive(Default)]
 pub(super) struct Pipe {
     framing: Framing,
+    bound: Bound,
     /// `None` only in a pipe that was [taken](Pipe::take).
     normaliser: Option<Box<dyn Normaliser>>,
     none: Facts,
@@ -45,6 +47,11 @@ impl Pipe {
         Pipe { framing: Framing::Messages, normaliser: Some(normaliser), ..Pipe::default() }
     }
 
+    /// Gets what may be kept.
+    pub(super) fn bound(&mut self) -> &mut Bound {
+        &mut self.bound
+    }
+
     /// Moves the pipe out of its place.
     pub(super) fn take(&mut self) -> Pipe {
         std::mem::take(self)
@@ -65,15 +72,18 @@ impl Pipe {
         self.broken |= !self.facts().terminal;
         self.dead = true;
         self.framing = Framing::Closed;
+        // Nothing can be kept of nothing.
+        let _ = self.bound.keeps(0);
     }
 
     /// Takes decoded bytes.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         let Some(normaliser) = self.normaliser.as_mut().filter(|_| !self.dead) else { return };
+        let bound = &mut self.bound;
         let done = match &mut self.framing {
             Framing::Closed => Ok(()),
-            Framing::Sse(sse) => sse.feed(bytes, &mut |data| event(normaliser.as_mut(), data)),
-            Framing::Json(json) => json.feed(bytes, &mut |body| normaliser.body(body)),
+            Framing::Sse(sse) => sse.feed_within(bytes, bound, &mut |data| event(normaliser.as_mut(), data)),
+            Framing::Json(json) => json.feed(bytes, bound, &mut |body| normaliser.body(body)),
             Framing::Messages => event(normaliser.as_mut(), bytes),
             Framing::Sniff(head) => {
                 head.extend_from_slice(bytes);

@@ -143,14 +143,17 @@ pub fn inspect(api: Api, path: &str, body: &[u8]) -> Result<RequestFacts, Reques
     Ok(RequestFacts { model, stream, max_output, reaching: found.0 })
 }
 
+/// Most features that are told apart; whoever asks for more asks for what nobody allows.
+const MOST_FEATURES: usize = 64;
+
 /// The features found.
 #[derive(Default)]
 struct Found(Vec<String>);
 
 impl Found {
     fn add(&mut self, name: &str) {
-        if !self.0.iter().any(|known| known == name) {
-            self.0.push(name.to_owned());
+        if self.0.len() <= MOST_FEATURES && !self.0.iter().any(|known| known == name) {
+            self.0.push(if self.0.len() < MOST_FEATURES { name } else { "too_many_features" }.to_owned());
         }
     }
 
@@ -316,6 +319,13 @@ mod tests {
     fn reaching(api: Api, mut body: Value) -> Vec<String> {
         body["model"] = json!("m");
         inspect(api, "", body.to_string().as_bytes()).unwrap().reaching
+    }
+
+    #[test]
+    fn very_many_features_are_not_told_apart_and_not_allowed() {
+        let tools: Vec<Value> = (0..50_000).map(|n| json!({"type": format!("tool_{n}_x")})).collect();
+        let found = reaching(Api::OpenaiResponses, json!({"tools": tools, "input": []}));
+        assert_eq!((found.len(), found.last().map(String::as_str)), (MOST_FEATURES + 1, Some("too_many_features")));
     }
 
     #[test]

@@ -144,6 +144,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
         while let Some(element) = seq.next_element_seed(self)? {
             elements.push(element);
         }
+        // Most are small, and a list grows in steps that are not.
+        elements.shrink_to_fit();
         Ok(Shape::List(elements))
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
@@ -164,6 +166,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
             let value = map.next_value_seed(self)?;
             fields.push((key, value));
         }
+        fields.shrink_to_fit();
         Ok(Shape::Object(fields))
     }
 }

@@ -3,13 +3,8 @@
 //! As in the WHATWG HTML standard ("9.2.6 Interpreting an event stream"): lines end with LF, CR or CRLF, one leading
 //! BOM, comments, several data lines joined by LF. Event names are not looked at: the APIs repeat them in the JSON.
 
+use super::bound::{Bound, KEPT};
 use super::usage::Unreadable;
-
-/// Most bytes of one event. Final events of the Responses API repeat the whole output and can be megabytes.
-pub(crate) const MAX_EVENT: usize = 16 << 20;
-
-/// What is kept allocated between events.
-const KEPT: usize = 64 << 10;
 
 /// Where one stream stands.
 #[derive(Default)]
@@ -33,28 +28,35 @@ impl Sse {
     ///
     /// # Errors
     /// [`Unreadable`] where an event is too large, or as `on_event` says.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8], on_event: &mut OnEvent<'_>) -> Result<(), Unreadable> {
+    pub(crate) fn feed(&mut self, bytes: &[u8], on_event: &mut OnEvent<'_>) -> Result<(), Unreadable> {
+        self.feed_within(bytes, &mut Bound::default(), on_event)
+    }
+
+    /// As [`Sse::feed`], keeping what `bound` lets it.
+    pub(super) fn feed_within(
+        &mut self,
+        mut bytes: &[u8],
+        bound: &mut Bound,
+        on_event: &mut OnEvent<'_>,
+    ) -> Result<(), Unreadable> {
         while let Some(&first) = bytes.first() {
             if std::mem::take(&mut self.after_cr) && first == b'\n' {
                 bytes = &bytes[1..];
                 continue;
             }
             let Some(end) = memchr::memchr2(b'\r', b'\n', bytes) else {
-                self.fits(bytes.len())?;
+                self.keeps(bytes.len(), bound)?;
                 self.line.extend_from_slice(bytes);
                 return Ok(());
             };
             self.after_cr = bytes[end] == b'\r';
             if self.line.is_empty() {
-                self.take_line(&bytes[..end], on_event)?;
+                self.take_line(&bytes[..end], bound, on_event)?;
             } else {
-                self.fits(end)?;
+                self.keeps(end, bound)?;
                 let mut line = std::mem::take(&mut self.line);
                 line.extend_from_slice(&bytes[..end]);
-                self.take_line(&line, on_event)?;
-                line.clear();
-                line.shrink_to(KEPT);
-                self.line = line;
+                self.line = self.take_whole(line, bound, on_event)?;
             }
             bytes = &bytes[end + 1..];
         }
@@ -67,18 +69,38 @@ impl Sse {
     /// As `on_event` says.
     pub(crate) fn finish(&mut self, on_event: &mut OnEvent<'_>) -> Result<(), Unreadable> {
         let line = std::mem::take(&mut self.line);
+        let mut bound = Bound::default();
         if !line.is_empty() {
-            self.take_line(&line, on_event)?;
+            self.take_whole(line, &mut bound, on_event)?;
         }
-        self.dispatch(on_event)
+        self.dispatch(&mut bound, on_event)
     }
 
-    fn take_line(&mut self, line: &[u8], on_event: &mut OnEvent<'_>) -> Result<(), Unreadable> {
+    /// Takes a line that came in pieces; gets what is kept allocated for the next one. A large one becomes the data, without a copy.
+    fn take_whole(
+        &mut self,
+        mut line: Vec<u8>,
+        bound: &mut Bound,
+        on_event: &mut OnEvent<'_>,
+    ) -> Result<Vec<u8>, Unreadable> {
+        if line.len() > KEPT && self.started && !self.has_data && line.starts_with(b"data:") {
+            line.drain(..if line.get(5) == Some(&b' ') { 6 } else { 5 });
+            self.has_data = true;
+            self.data = line;
+            return Ok(Vec::new());
+        }
+        self.take_line(&line, bound, on_event)?;
+        line.clear();
+        line.shrink_to(KEPT);
+        Ok(line)
+    }
+
+    fn take_line(&mut self, line: &[u8], bound: &mut Bound, on_event: &mut OnEvent<'_>) -> Result<(), Unreadable> {
         let bom = if self.started { &[][..] } else { &[0xef, 0xbb, 0xbf] };
         self.started = true;
         let line = line.strip_prefix(bom).unwrap_or(line);
         if line.is_empty() {
-            return self.dispatch(on_event);
+            return self.dispatch(bound, on_event);
         }
         let colon = memchr::memchr(b':', line).unwrap_or(line.len());
         if &line[..colon] != b"data" {
@@ -86,7 +108,7 @@ impl Sse {
         }
         let value = line.get(colon + 1..).unwrap_or_default();
         let value = value.strip_prefix(b" ").unwrap_or(value);
-        self.fits(value.len() + 1)?;
+        self.keeps(value.len() + 1, bound)?;
         if self.has_data {
             self.data.push(b'\n');
         }
@@ -95,19 +117,20 @@ impl Sse {
         Ok(())
     }
 
-    fn dispatch(&mut self, on_event: &mut OnEvent<'_>) -> Result<(), Unreadable> {
+    fn dispatch(&mut self, bound: &mut Bound, on_event: &mut OnEvent<'_>) -> Result<(), Unreadable> {
         if !std::mem::take(&mut self.has_data) {
             return Ok(());
         }
         let done = on_event(&self.data);
         self.data.clear();
         self.data.shrink_to(KEPT);
+        self.keeps(0, bound)?;
         done
     }
 
-    fn fits(&self, more: usize) -> Result<(), Unreadable> {
-        let total = self.line.len() + self.data.len() + more;
-        if total > MAX_EVENT { Err(Unreadable::Form) } else { Ok(()) }
+    /// Says that so many bytes more are kept.
+    fn keeps(&self, more: usize, bound: &mut Bound) -> Result<(), Unreadable> {
+        bound.keeps(self.line.len() + self.data.len() + more)
     }
 }
 

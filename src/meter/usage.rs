@@ -1,10 +1,7 @@
 //! What the normalisers share: their face, what they know, and how a token count is read.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::types::Tokens;
@@ -119,49 +116,6 @@ fn clip(text: &str) -> String {
     text[..end].to_owned()
 }
 
-/// Length of a JSON string in bytes; 0 for whatever else stands there. Copies nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Len(pub(super) u64);
-
-impl<'de> Deserialize<'de> for Len {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Len, D::Error> {
-        struct LenVisitor;
-        impl<'de> Visitor<'de> for LenVisitor {
-            type Value = Len;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("anything")
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Len, E> {
-                Ok(Len(text.len() as u64))
-            }
-            fn visit_bool<E>(self, _: bool) -> Result<Len, E> {
-                Ok(Len(0))
-            }
-            fn visit_i64<E>(self, _: i64) -> Result<Len, E> {
-                Ok(Len(0))
-            }
-            fn visit_u64<E>(self, _: u64) -> Result<Len, E> {
-                Ok(Len(0))
-            }
-            fn visit_f64<E>(self, _: f64) -> Result<Len, E> {
-                Ok(Len(0))
-            }
-            fn visit_unit<E>(self) -> Result<Len, E> {
-                Ok(Len(0))
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Len, A::Error> {
-                while seq.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Len(0))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Len, A::Error> {
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Len(0))
-            }
-        }
-        deserializer.deserialize_any(LenVisitor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,11 +133,5 @@ mod tests {
         for bad in [&["neg"][..], &["f"], &["s"], &["big"], &["o"], &["a", "x"]] {
             assert_eq!(count(&usage, bad), Err(Unreadable::Figures), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn lengths_are_of_the_text_not_of_its_escapes() {
-        let of = |json: &str| serde_json::from_str::<Len>(json).unwrap().0;
-        assert_eq!((of(r#""a\nb""#), of(r#""\u00e9""#), of("{\"a\":[1]}"), of("null"), of("-3")), (3, 2, 0, 0, 0));
     }
 }

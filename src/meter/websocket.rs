@@ -7,7 +7,7 @@
 
 mod messages;
 
-pub use messages::{Item, Message, Messages};
+pub use messages::{Item, Message, Messages, Wire};
 
 /// Longest payload of a control frame (RFC 6455, 5.5). Unit: bytes.
 const MAX_CONTROL: u64 = 125;

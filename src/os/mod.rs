@@ -7,6 +7,7 @@ pub mod attribute;
 pub mod beneath;
 pub mod datagram;
 pub mod file_system;
+pub mod memory;
 pub mod process;
 pub mod ready;
 pub mod sealed;

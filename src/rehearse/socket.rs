@@ -1,7 +1,7 @@
 //! WebSockets of the OpenAI Responses API, as Codex uses them: `response.create` in, the events of a stream out, one response after
 //! the other, each going on from any earlier one of the socket.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,11 @@ use super::serve::{Head, MAX_BODY, Play, Stage, asked, now, play};
 use super::stats::{Entry, Request as Logged};
 use crate::meter::websocket::{Item, Messages, Opcode, Sender, close, frame};
 use crate::types::{Api, Tokens};
+
+/// Conversations that may still be gone on from; a longer one is a copy of what was before it.
+const KNOWN: usize = 64;
+/// What is read of a client while it is answered. Unit: bytes.
+const AHEAD: usize = 4 << 20;
 
 /// What a server's accept is made with (RFC 6455, 1.3).
 const ACCEPT: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -44,8 +49,9 @@ struct Client {
     from: ReadHalf<TokioIo<Upgraded>>,
     messages: Messages,
     buffer: BytesMut,
-    /// What came while an answer was played.
+    /// What came while an answer was played, and how long it is.
     ahead: VecDeque<Item>,
+    length: usize,
 }
 
 impl Client {
@@ -64,11 +70,33 @@ impl Client {
         }
     }
 
-    /// Returns when the client has left.
+    /// Reads the next item, or takes one that was read ahead.
+    async fn next(&mut self) -> Option<Item> {
+        match self.ahead.pop_front() {
+            Some(item) => {
+                self.length = self.length.saturating_sub(length(&item));
+                Some(item)
+            }
+            None => self.read().await,
+        }
+    }
+
+    /// Returns when the client has left. Whoever sends on meanwhile is not read on for ever.
     async fn left(&mut self) {
-        while let Some(item) = self.read().await {
+        while self.length < AHEAD {
+            let Some(item) = self.read().await else { return };
+            self.length += length(&item);
             self.ahead.push_back(item);
         }
+        std::future::pending().await
+    }
+}
+
+/// Gets how much an item counts.
+fn length(item: &Item) -> usize {
+    match item {
+        Item::Control { wire, .. } => wire.len(),
+        Item::Message(message) => message.content().len() + 16,
     }
 }
 
@@ -77,22 +105,19 @@ pub(super) async fn serve(stage: Arc<Stage>, head: Head, upgrade: OnUpgrade) {
     let Ok(upgraded) = upgrade.await else { return };
     let (from, mut to) = tokio::io::split(TokioIo::new(upgraded));
     let messages = Messages::new(Sender::Client, MAX_BODY);
-    let mut client = Client { from, messages, buffer: BytesMut::new(), ahead: VecDeque::new() };
-    let mut socket = Socket { stage, head, known: HashMap::new() };
+    let mut client = Client { from, messages, buffer: BytesMut::new(), ahead: VecDeque::new(), length: 0 };
+    let mut socket = Socket { stage, head, known: VecDeque::new() };
     loop {
-        let next = match client.ahead.pop_front() {
-            Some(item) => Some(item),
-            None => client.read().await,
-        };
-        let message = match next {
+        let message = match client.next().await {
             None => return,
             Some(Item::Control { opcode: Opcode::Close, .. }) => {
                 let _ = to.write_all(&close(1000, "")).await;
                 let _ = to.shutdown().await;
                 return;
             }
-            Some(Item::Control { opcode: Opcode::Ping, .. }) => {
-                let _ = to.write_all(&frame(Opcode::Pong, b"", None)).await;
+            Some(Item::Control { opcode: Opcode::Ping, payload, .. }) => {
+                let _ = to.write_all(&frame(Opcode::Pong, &payload, None)).await;
+                let _ = to.flush().await;
                 continue;
             }
             Some(Item::Control { .. }) => continue,
@@ -100,7 +125,7 @@ pub(super) async fn serve(stage: Arc<Stage>, head: Head, upgrade: OnUpgrade) {
         };
         let content = message.content();
         let answered = tokio::select! {
-            answered = socket.answer(&content, &mut to) => answered,
+            answered = socket.answer(content, &mut to) => answered,
             () = client.left() => return,
         };
         if answered.is_none() {
@@ -113,8 +138,8 @@ pub(super) async fn serve(stage: Arc<Stage>, head: Head, upgrade: OnUpgrade) {
 struct Socket {
     stage: Arc<Stage>,
     head: Head,
-    /// The whole conversation up to each response.
-    known: HashMap<String, Vec<Value>>,
+    /// The whole conversation up to each of the last responses.
+    known: VecDeque<(String, Vec<Value>)>,
 }
 
 impl Socket {
@@ -135,13 +160,20 @@ impl Socket {
         };
         let mut entry = self.stage.enter(logged);
         let lane = json["stream_id"].clone();
-        if kind != "response.create" {
-            return self.refuse(entry, to, 400, "the rehearsal knows response.create only", lane).await;
+        match kind.as_str() {
+            "response.create" => {}
+            // Its answers are made before they are played, so none takes anything in.
+            "response.steer" => {
+                entry.note(|request| request.status = 400);
+                entry.ended();
+                return say(to, &not_steered(&json["previous_response_id"])).await;
+            }
+            _ => return self.refuse(entry, to, 400, "the rehearsal does not know this message", lane).await,
         }
         let mut items = match json["previous_response_id"].as_str() {
             None => Vec::new(),
-            Some(id) => match self.known.get(id) {
-                Some(items) => items.clone(),
+            Some(id) => match self.known.iter().rev().find(|(known, _)| known == id) {
+                Some((_, items)) => items.clone(),
                 None => return self.refuse(entry, to, 400, "previous_response_not_found", lane).await,
             },
         };
@@ -173,7 +205,10 @@ impl Socket {
             if piece.terminal {
                 items.extend(event["response"]["output"].as_array().cloned().unwrap_or_default());
                 if let Some(id) = event["response"]["id"].as_str() {
-                    self.known.insert(id.to_owned(), std::mem::take(&mut items));
+                    if self.known.len() >= KNOWN {
+                        self.known.pop_front();
+                    }
+                    self.known.push_back((id.to_owned(), std::mem::take(&mut items)));
                 }
             }
             if !lane.is_null() {
@@ -223,7 +258,18 @@ fn failed(status: u16, message: &str, lane: Value) -> Value {
     event
 }
 
+/// Gets the event that says that a response was not steered.
+fn not_steered(target: &Value) -> Value {
+    let mut event = openai::error(400, "the rehearsal's responses cannot be steered");
+    event["type"] = json!("response.steer.failed");
+    event["steer"] = json!({"previous_response_id": target});
+    event
+}
+
 async fn say(to: &mut WriteHalf<TokioIo<Upgraded>>, event: &Value) -> Option<()> {
     to.write_all(&frame(Opcode::Text, event.to_string().as_bytes(), None)).await.ok()?;
     to.flush().await.ok()
 }
+
+#[cfg(test)]
+mod tests;

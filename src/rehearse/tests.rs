@@ -36,12 +36,16 @@ impl Answer {
     }
 }
 
-fn start(table: Value) -> Rehearsal {
+pub(super) fn start(table: Value) -> Rehearsal {
     Rehearsal::start(Scenario::from_value(table).unwrap()).unwrap()
 }
 
-/// Sends one request on a connection of its own and returns the answer's head.
-async fn send(to: &Rehearsal, host: &str, h2: bool, method: &str, path: &str, body: &str) -> hyper::Response<Incoming> {
+/// Connects.
+pub(super) async fn tls(
+    to: &Rehearsal,
+    host: &str,
+    h2: bool,
+) -> tokio_rustls::client::TlsStream<tokio::net::TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(to.ca_pem().as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -53,7 +57,12 @@ async fn send(to: &Rehearsal, host: &str, h2: bool, method: &str, path: &str, bo
     config.alpn_protocols = vec![if h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
     let tcp = tokio::net::TcpStream::connect(to.address()).await.unwrap();
     let name = ServerName::try_from(host.to_owned()).unwrap();
-    let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+}
+
+/// Sends one request on a connection of its own and returns the answer's head.
+async fn send(to: &Rehearsal, host: &str, h2: bool, method: &str, path: &str, body: &str) -> hyper::Response<Incoming> {
+    let tls = tls(to, host, h2).await;
     let uri = if h2 { format!("https://{host}{path}") } else { path.to_owned() };
     let mut request = hyper::Request::builder().method(method).uri(uri).header("authorization", "Bearer sk-test");
     if !h2 {

@@ -69,7 +69,6 @@ impl<'de> Deserialize<'de> for Filled {
     }
 }
 
-
 /// The two tokens of a login.
 #[derive(Default, Deserialize)]
 #[serde(default)]

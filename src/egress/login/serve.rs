@@ -67,11 +67,12 @@ impl<L: Ledger> Plane<L> {
         if head.headers().contains_key(header::CONTENT_ENCODING) {
             return Err(Deny::new(Denial::ProtocolUnknown, "bb: a coded request for a token is not read."));
         }
+        let most = u64::try_from(oauth::MOST).ok();
         let bytes = match body.take() {
-            Some(incoming) => {
-                let small = self.small_body(incoming, u64::try_from(oauth::MOST).unwrap_or(u64::MAX)).await;
-                small.map_err(|deny| if deny.kind == Denial::BodyTooLarge { oauth::too_large() } else { deny })?
-            }
+            Some(incoming) => self.hold_body(incoming, most).await.map_err(|deny| match deny.kind {
+                Denial::BodyTooLarge => oauth::too_large(),
+                _ => deny,
+            })?,
             None => Bytes::new(),
         };
         let kind = head.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());

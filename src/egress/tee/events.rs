@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::{End, Metering, OpenHold};
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, Settlement};
 use crate::meter::Meter;
 use crate::types::Api;
 
@@ -22,6 +22,26 @@ impl<L: Ledger> Metering<L> {
     pub async fn end(&mut self, end: End) -> Result<(), LedgerError> {
         self.begin_settling(end);
         self.worked().await
+    }
+
+    /// Tells whether it was settled.
+    pub fn is_settled(&self) -> bool {
+        self.settled.is_some()
+    }
+
+    /// Tells whether it was settled by usage that is final.
+    pub fn is_exact(&self) -> bool {
+        matches!(self.settled, Some(Settlement::Exact(_)))
+    }
+
+    /// Notes that `tokens` more go in than it was reserved for: reserved with its next event, where they do not fit.
+    pub fn takes_in(&mut self, tokens: u64) {
+        self.input = self.input.saturating_add(tokens);
+    }
+
+    /// Gets the input as reserved, as said, or with what was taken in. Unit: tokens.
+    pub fn input(&self) -> u64 {
+        self.input
     }
 
     /// Notes that it was refused with `status`: without usage it costs nothing.

@@ -114,3 +114,25 @@ async fn a_ledger_that_is_gone_closes_model_routes_and_nothing_else() {
     assert!(bench.seen().is_empty());
     assert_eq!(bench.ask(PLAIN, "GET", "/open", "").await.0, 200);
 }
+
+#[tokio::test]
+async fn a_cut_closes_an_answer_that_its_client_does_not_read() {
+    for h2 in [false, true] {
+        let script: Script = Arc::new(move |_| Response::new(full(vec![b'x'; 64 << 20])));
+        let bench = bench(None, script).await;
+        let mut client = bench.client(PLAIN, h2).await;
+        let answer = client.send(bench.request(PLAIN, "GET", "/open", "", h2)).await.unwrap();
+        // What nobody reads stays where it is as long as nobody says otherwise.
+        assert_eq!((answer.status().as_u16(), bench.handle.connections()), (200, 1));
+        bench.handle.cut(CutScope::All, "operator said stop", false);
+        let mut left = 0;
+        while bench.events("request.ended").await.is_empty() {
+            left += 1;
+            assert!(left < 1000, "its request stays, h2: {h2}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(bench.events("request.ended").await[0]["end"], "cut");
+        // It was not read to its end.
+        assert!(answer.into_body().collect().await.is_err());
+    }
+}

@@ -27,6 +27,13 @@ fn bytes(count: usize) -> String {
 fn the_page_about_limits_has_every_limit_with_its_number() {
     let strangers = format!("{}, then one each 50 ms", accept::STRANGERS);
     let idle = "time for which nothing moves in a request, an answer, a WebSocket or what is passed through";
+    let window = |window: u32| bytes(window.next_multiple_of(1 << 10).try_into().unwrap());
+    let ahead = format!(
+        "{}; {} beyond {} such connections",
+        window(serve::CONNECTION_WINDOW),
+        window(serve::NARROW_WINDOW),
+        serve::WIDE_AT_ONCE
+    );
     let limits = [
         ("open connections", accept::CONNECTIONS.to_string()),
         ("TLS handshakes at once", accept::HANDSHAKES.to_string()),
@@ -40,13 +47,19 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ("header lines of an HTTP/1.1 request", HEADER_LINES.to_string()),
         ("requests at once, WebSockets and what is passed through among them", streams::AT_ONCE.to_string()),
         ("HTTP/2 streams at once on one connection", serve::MAX_STREAMS.to_string()),
+        ("bytes that one HTTP/2 connection may send ahead of their being read", ahead),
         (
-            "bytes that one HTTP/2 connection may send ahead of their being read",
-            bytes(serve::CONNECTION_WINDOW.try_into().unwrap()),
+            "bytes of all answers that wait for clients that do not read, beyond which only one piece of each does",
+            bytes(unread::UNREAD),
+        ),
+        (
+            "bytes that an HTTP/2 server may send ahead of their being read, over one connection",
+            bytes(upstream::CONNECTION_WINDOW.try_into().unwrap()),
         ),
         ("bytes of an answer that wait for an HTTP/2 client that does not read", bytes(serve::SEND_BUFFER)),
         ("body of a request to a model API, which is held whole", bytes(model::MAX_BODY)),
-        ("bodies held at once", bytes(model::ROOM * model::ROOM_UNIT)),
+        ("held at once, all together", bytes(room::ROOM)),
+        ("time for which a request waits for its place in what is held", seconds(room::PATIENCE)),
         ("time for which a held body may stand still", seconds(model::BODY_IDLE)),
         (idle, seconds(tee::SILENCE)),
         ("time for the server's answer to a WebSocket's handshake", seconds(super::super::websocket::ANSWER)),
@@ -59,12 +72,13 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ),
         ("time for a real token endpoint's answer", seconds(login::refresh::ANSWER)),
         ("time for which a request waits for tokens that others hold", seconds(hold::PATIENCE)),
-        ("one line or event of a metered stream", bytes(meter::sse::MAX_EVENT)),
+        ("one line or event of a metered stream", bytes(meter::bound::MAX_EVENT)),
         ("what a coded, metered answer may become", bytes(meter::coding::MAX_DECODED.try_into().unwrap())),
         ("what a coded answer may become where a credential was put in", bytes(echo::MAX_DECODED.try_into().unwrap())),
         ("a DNS query", bytes(dns::MAX_QUERY)),
         ("DNS connections at once", dns::TCP_AT_ONCE.to_string()),
         ("time between two DNS queries of a connection", seconds(dns::TCP_IDLE)),
+        ("refusals that wait until they are written, before they are answered", refused::AT_ONCE.to_string()),
         ("refusals a second that are written one by one, of those without an answer", record::LIMIT.to_string()),
     ];
     for (limit, number) in &limits {
@@ -77,6 +91,8 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
     assert!(table.contains(&wait), "{wait}");
     assert_eq!(lookup::OF_ALL, 256, "as the page says");
     assert_eq!(serve::H2_HEAD as usize, request::MAX_HEAD, "one bound for both");
+    let after = format!("refused with `limit_bodies` after {}", seconds(room::PATIENCE));
+    assert!(PAGE.contains(&after), "{after}");
     // Every word of a limit is one of the refusals.
     for word in table.split('`').filter(|word| word.starts_with("limit_")) {
         assert!(Denial::ALL.iter().any(|denial| denial.as_str() == word), "{word}");
@@ -107,11 +123,12 @@ async fn bodies_that_are_held_have_one_bound_for_all_of_a_bottle() {
     let host = format!("{MODEL}:{}", bench.address.port());
     let mut waiting = Vec::new();
     // Declared, and never sent: room is taken when a body is announced.
-    for _ in 0..model::ROOM * model::ROOM_UNIT / model::MAX_BODY {
+    // Two of half the room.
+    for _ in 0..2 {
         let mut stream = bench.tls(MODEL, false).await;
         let head = format!(
             "POST /v1/messages HTTP/1.1\r\nhost: {host}\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
-            model::MAX_BODY
+            room::ROOM / 2
         );
         stream.write_all(head.as_bytes()).await.unwrap();
         let mut told = [0; 12];
@@ -119,16 +136,96 @@ async fn bodies_that_are_held_have_one_bound_for_all_of_a_bottle() {
         assert_eq!(&told, b"HTTP/1.1 100", "its body is waited for");
         waiting.push(stream);
     }
-    let (status, headers, _) = bench.message().await;
+    let (status, headers, _) = bench.ask(MODEL, "POST", "/v1/messages", long_prompt()).await;
     assert_eq!((status.as_u16(), headers[deny::HEADER].to_str().unwrap()), (429, "limit_bodies"));
     assert!(bench.seen().is_empty());
+    // One that is small needs no place among them.
+    assert_eq!(bench.message().await.0, 200);
     // The twin: what goes away gives its room back.
     drop(waiting.pop());
     for _ in 0..500 {
-        if bench.message().await.0 == 200 {
+        if bench.ask(MODEL, "POST", "/v1/messages", long_prompt()).await.0 == 200 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("no room came back");
+}
+
+/// A prompt that has to have a place among what is held.
+fn long_prompt() -> String {
+    prompt(100).replace("\"hi\"", &format!("\"{}\"", "h".repeat(100_000)))
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_its_place_goes_on_when_there_is_one() {
+    let (release, script) = streams();
+    let bench = Arc::new(bench(None, script).await);
+    // It is held until the server has it; the server reads nothing before it may.
+    let host = format!("{MODEL}:{}", bench.address.port());
+    let mut first = bench.tls(MODEL, false).await;
+    let head = format!("POST /v1/messages HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\n\r\n", room::ROOM);
+    first.write_all(head.as_bytes()).await.unwrap();
+    first.write_all(&vec![b' '; 100_000]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let waiting = tokio::spawn({
+        let bench = Arc::clone(&bench);
+        async move { bench.ask(MODEL, "POST", "/v1/messages", long_prompt()).await.0 }
+    });
+    drop((first, release));
+    assert_eq!(waiting.await.unwrap(), 200);
+}
+
+#[tokio::test]
+async fn an_answer_that_has_no_place_passes_untouched_and_is_counted_at_its_estimate() {
+    let line = format!("data: {{\"type\":\"ping\",\"x\":\"{}\"}}\n\n", "x".repeat(1 << 20));
+    let text = [begin(7), line.clone().into(), done(5)[0].clone(), done(5)[1].clone()].concat();
+    let script: Script = Arc::new(move |_| sse(full(text.clone())));
+    let bench = bench(None, script).await;
+    let (status, _, body) = bench.message().await;
+    assert_eq!((status.as_u16(), bench.counted().await), (200, 12), "there is room");
+    let mut waiting = bench.tls(MODEL, false).await;
+    let host = format!("{MODEL}:{}", bench.address.port());
+    let length = room::ROOM - (1 << 20);
+    let head = format!(
+        "POST /v1/messages HTTP/1.1\r\nhost: {host}\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+    );
+    waiting.write_all(head.as_bytes()).await.unwrap();
+    waiting.read_exact(&mut [0; 12]).await.unwrap();
+    let (status, _, again) = bench.message().await;
+    assert!(status == 200 && again == body, "as it came");
+    bench.settled().await;
+    let usage = bench.events("usage").await;
+    assert_eq!(usage.last().unwrap()["source"], "estimated", "{usage:?}");
+    assert!(bench.counted().await >= 12 + 100);
+}
+
+#[tokio::test]
+async fn large_heads_have_a_place_too() {
+    let bench = bench(None, answers("{}".into())).await;
+    let host = format!("{PLAIN}:{}", bench.address.port());
+    let large = "x".repeat(60 << 10);
+    let mut open = Vec::new();
+    for _ in 0..room::ROOM / (3 * large.len()) - 1 {
+        let mut stream = bench.tls(PLAIN, false).await;
+        // A body that does not come: its request is under way.
+        let head = format!("PUT /open HTTP/1.1\r\nhost: {host}\r\nx-large: {large}\r\ncontent-length: 9\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    let mut client = bench.client(PLAIN, false).await;
+    for _ in 0..500 {
+        let mut request = bench.request(PLAIN, "GET", "/open", "", false);
+        request.headers_mut().insert("x-large", large.parse().unwrap());
+        let answer = client.send(request).await.unwrap();
+        if answer.status() == 429 {
+            assert_eq!(answer.headers()[deny::HEADER], "limit_bodies");
+            let small = bench.ask(PLAIN, "GET", "/open", "").await.0;
+            assert_eq!(small, 200, "a small one needs none");
+            return;
+        }
+        answer.into_body().collect().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("no place was ever missing");
 }

@@ -11,31 +11,31 @@ use crate::meter::websocket::{Item, Messages, Opcode, Sender, close, frame};
 #[derive(Clone)]
 pub(super) struct Taken(pub(super) mpsc::UnboundedSender<OnUpgrade>);
 
-const KEY: [u8; 4] = [9, 8, 7, 6];
+pub(super) const KEY: [u8; 4] = [9, 8, 7, 6];
 
 /// One end of a socket.
-struct Side<S> {
-    stream: S,
+pub(super) struct Side<S> {
+    pub(super) stream: S,
     messages: Messages,
     buffer: BytesMut,
     key: Option<[u8; 4]>,
 }
 
-type Bottle = Side<tokio_rustls::client::TlsStream<TcpStream>>;
-type Server = Side<TokioIo<Upgraded>>;
+pub(super) type Bottle = Side<tokio_rustls::client::TlsStream<TcpStream>>;
+pub(super) type Server = Side<TokioIo<Upgraded>>;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
-    async fn send(&mut self, bytes: &[u8]) {
+    pub(super) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
         self.stream.flush().await.unwrap();
     }
 
-    async fn says(&mut self, value: Value) {
+    pub(super) async fn says(&mut self, value: Value) {
         self.send(&frame(Opcode::Text, value.to_string().as_bytes(), self.key)).await;
     }
 
     /// Gets the next item; `None` at the end.
-    async fn next(&mut self) -> Option<Item> {
+    pub(super) async fn next(&mut self) -> Option<Item> {
         tokio::time::timeout(Duration::from_secs(60), async {
             loop {
                 if let Some(item) = self.messages.take(&mut self.buffer).unwrap() {
@@ -50,22 +50,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
         .expect("something")
     }
 
-    async fn hears(&mut self) -> Value {
+    pub(super) async fn hears(&mut self) -> Value {
         match self.next().await {
-            Some(Item::Message(message)) => serde_json::from_slice(&message.content()).unwrap(),
+            Some(Item::Message(message)) => serde_json::from_slice(message.content()).unwrap(),
             other => panic!("{other:?}"),
         }
     }
 
     /// Asserts that an event says why, and that the socket ends.
-    async fn is_refused(&mut self, status: u16, code: &str, close: u16) {
+    pub(super) async fn is_refused(&mut self, status: u16, code: &str, close: u16) {
         let event = self.hears().await;
         assert_eq!(
             (&event["type"], &event["status"], &event["error"]["code"]),
             (&json!("error"), &json!(status), &json!(code)),
             "{event}"
         );
-        let Some(Item::Control { opcode: Opcode::Close, wire }) = self.next().await else { panic!() };
+        let Some(Item::Control { opcode: Opcode::Close, wire, .. }) = self.next().await else { panic!() };
         assert_eq!(wire[2..4], close.to_be_bytes());
         assert!(self.next().await.is_none());
     }
@@ -73,13 +73,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Side<S> {
 
 impl Server {
     /// Hears nothing more than the end.
-    async fn hears_nothing(&mut self) {
+    pub(super) async fn hears_nothing(&mut self) {
         assert!(self.next().await.is_none());
     }
 }
 
 /// A bench whose model API has WebSockets, and one that is open.
-async fn talk(limit: Option<u64>) -> (Bench, Bottle, Server) {
+pub(super) async fn talk(limit: Option<u64>) -> (Bench, Bottle, Server) {
+    talk_with(limit, &[]).await
+}
+
+/// As [`talk`], with features of the API that the route allows.
+pub(super) async fn talk_with(limit: Option<u64>, tools: &[&str]) -> (Bench, Bottle, Server) {
     let (sent, mut taken) = mpsc::unbounded_channel();
     let taking = Taken(sent);
     let script: Script = Arc::new(move |_| {
@@ -95,6 +100,7 @@ async fn talk(limit: Option<u64>) -> (Bench, Bottle, Server) {
     let bench = bench(limit, script).await;
     let mut routes = bench.routes.clone();
     routes[0].api = Some(Api::OpenaiResponses);
+    routes[0].server_tools = tools.iter().map(|&tool| tool.to_owned()).collect();
     let credentials = [("claude".to_owned(), SecretString::from(SECRET))].into();
     bench.handle.set_routes(&Rules { routes, credentials, ..Rules::default() }).unwrap();
     let (stream, head) = websocket::handshake(&bench, MODEL, "/v1/responses").await;
@@ -108,7 +114,7 @@ async fn talk(limit: Option<u64>) -> (Bench, Bottle, Server) {
     (bench, bottle, server)
 }
 
-fn create(lane: Option<&str>) -> Value {
+pub(super) fn create(lane: Option<&str>) -> Value {
     let mut create = json!({"type": "response.create", "model": "gpt-x", "input": "hello", "max_output_tokens": 50});
     if let Some(lane) = lane {
         create["stream_id"] = json!(lane);
@@ -116,21 +122,21 @@ fn create(lane: Option<&str>) -> Value {
     create
 }
 
-fn begun(id: &str) -> Value {
+pub(super) fn begun(id: &str) -> Value {
     json!({"type": "response.created", "response": {"id": id, "model": "gpt-x", "usage": null}})
 }
 
-fn ended(id: &str, input: u64, output: u64) -> Value {
+pub(super) fn ended(id: &str, input: u64, output: u64) -> Value {
     let usage = json!({"input_tokens": input, "output_tokens": output, "total_tokens": input + output});
     json!({"type": "response.completed", "response": {"id": id, "model": "gpt-x", "usage": usage}})
 }
 
-fn laned(lane: &str, mut event: Value) -> Value {
+pub(super) fn laned(lane: &str, mut event: Value) -> Value {
     event["stream_id"] = json!(lane);
     event
 }
 
-async fn holds(bench: &Bench) -> u64 {
+pub(super) async fn holds(bench: &Bench) -> u64 {
     bench.ledger.open_holds(None).await.unwrap()
 }
 
@@ -231,7 +237,7 @@ async fn control_frames_and_closing_codes_pass() {
     let (_bench, mut bottle, mut server) = talk(None).await;
     for (opcode, payload) in [(Opcode::Ping, &b"are you there"[..]), (Opcode::Pong, b"")] {
         bottle.send(&frame(opcode, payload, Some(KEY))).await;
-        let Some(Item::Control { opcode: heard, wire }) = server.next().await else { panic!() };
+        let Some(Item::Control { opcode: heard, wire, .. }) = server.next().await else { panic!() };
         assert_eq!((heard, wire.len()), (opcode, 6 + payload.len()));
         server.send(&frame(opcode, payload, None)).await;
         let Some(Item::Control { wire, .. }) = bottle.next().await else { panic!() };

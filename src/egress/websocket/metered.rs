@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 
 use super::relay::idle;
 use crate::api::Route;
-use crate::egress::body::Moved;
+use crate::egress::body::{Moved, Way};
 use crate::egress::credential::Redactor;
 use crate::egress::deny::{Denial, Deny};
 use crate::egress::exchange::{Exchange, Over};
@@ -31,7 +31,7 @@ use crate::egress::streams::Entered;
 use crate::egress::tee::Metering;
 use crate::ledger::Ledger;
 use crate::meter::events::Lanes;
-use crate::meter::websocket::{Opcode, close, frame};
+use crate::meter::websocket::{Message, Opcode, close, frame};
 use crate::types::Api;
 
 /// Time for the last words to the bottle, and for its answer to them.
@@ -113,8 +113,10 @@ impl From<Refusal> for Ended {
 struct Answer<L: Ledger> {
     metering: Metering<L>,
     model: String,
-    /// Estimate of its input. Unit: tokens.
-    input: u64,
+    /// Estimate of the message that asked for it. Unit: tokens.
+    own: u64,
+    /// Steering that was taken into it: it costs something where this response does not say what all of it has cost.
+    taken_in: Vec<Metering<L>>,
     /// Bytes that may still come of it; no limit where absent.
     left: Option<u64>,
 }
@@ -122,6 +124,8 @@ struct Answer<L: Ledger> {
 /// The responses under way, and what waits for their end.
 struct UnderWay<L: Ledger> {
     lanes: Lanes<Answer<L>>,
+    /// The model that was asked last.
+    model: Option<String>,
     refused: Option<Refusal>,
 }
 
@@ -148,7 +152,7 @@ impl<L: Ledger> Socket<L> {
         (entered, exchange): (Entered, Arc<Exchange>),
     ) -> Socket<L> {
         exchange.moved().mark();
-        let under_way = Mutex::new(UnderWay { lanes: Lanes::default(), refused: None });
+        let under_way = Mutex::new(UnderWay { lanes: Lanes::default(), model: None, refused: None });
         let (moved, writing, closed) = (Arc::clone(exchange.moved()), AtomicBool::new(false), AtomicBool::new(false));
         Socket { plane, of, redactor, entered, exchange, under_way, moved, writing, closed }
     }
@@ -186,6 +190,16 @@ impl<L: Ledger> Socket<L> {
         };
         let farewell = self.farewell(refusal, &mut from_bottle, &mut to_bottle);
         let _ = tokio::time::timeout(FAREWELL, farewell).await;
+    }
+
+    /// Writes a message as it came.
+    async fn write(&self, message: Message, to: &mut (impl AsyncWrite + Unpin), way: Way) -> std::io::Result<()> {
+        for piece in message.into_wire() {
+            to.write_all(&piece).await?;
+            self.moved.count(way, piece.len());
+            self.moved.mark();
+        }
+        to.flush().await
     }
 
     /// Says why, where something can be said, and lets the bottle read it: with unread bytes behind it the connection would be reset.

@@ -21,7 +21,7 @@ use crate::egress::tee::SILENCE;
 use crate::meter::websocket::{Frames, Sender, Step};
 
 /// Read at once.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = 32 * 1024;
 /// How often it is looked whether something moved.
 const LOOK: Duration = Duration::from_secs(15);
 

@@ -115,6 +115,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_null_is_not_there() {
+        let value = json!({"type": "response.create", "model": "m", "input": "x", "previous_response_id": null, "stream_id": null});
+        let Ok(Message::Create { facts, lane, follows }) = read(&value) else { panic!() };
+        assert_eq!((lane, follows, facts.reaching.len()), (None, None, 0));
+    }
+
+    #[test]
     fn steering_is_looked_at_too() {
         let input = json!([{"type": "message", "role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]);
         let value = json!({"type": "response.steer", "previous_response_id": "resp_1", "input": input});

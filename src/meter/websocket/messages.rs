@@ -1,9 +1,7 @@
 //! Whole messages, collected out of frames: each can be read as one text, and then goes on byte for byte as it came.
 //!
-//! What is held is bounded by what the maker says, and by a number of frames. Control frames that stand within a message are
-//! handed out at once.
-
-use std::borrow::Cow;
+//! What is held is bounded by what the maker says, and by a number of frames; it is held once, however many frames it came in.
+//! Control frames that stand within a message are handed out at once.
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -11,12 +9,15 @@ use super::{Fault, Frames, Head, Opcode, Sender, Step, mask};
 
 /// Most frames of one message.
 const MAX_FRAMES: usize = 1 << 15;
+/// What goes on in one piece together with what stands before it. Unit: bytes.
+const SMALL: usize = 16 << 10;
 
-/// One frame of a message, in its wire bytes.
+/// One frame of a message.
 #[derive(Clone, Copy, Debug)]
 struct Part {
-    /// Where its payload begins.
-    start: usize,
+    /// Where its head ends among the heads.
+    head: usize,
+    /// Length of its payload.
     length: usize,
     key: Option<[u8; 4]>,
 }
@@ -25,16 +26,18 @@ struct Part {
 #[derive(Debug)]
 pub struct Message {
     opcode: Opcode,
-    /// Heads and payloads as they came, but that payloads are unmasked.
-    wire: BytesMut,
+    /// The heads of its frames as they came, one after the other.
+    heads: Vec<u8>,
+    /// The payloads of its frames, unmasked, one after the other.
+    content: BytesMut,
     parts: Vec<Part>,
-    /// Length of its content so far, and of what its last head has announced. Unit: bytes.
+    /// Length of its content, of which the last frame's may be still to come. Unit: bytes.
     length: usize,
 }
 
 impl Message {
     fn new(opcode: Opcode) -> Message {
-        Message { opcode, wire: BytesMut::new(), parts: Vec::new(), length: 0 }
+        Message { opcode, heads: Vec::new(), content: BytesMut::new(), parts: Vec::new(), length: 0 }
     }
 
     /// Tells whether it is a text.
@@ -43,35 +46,71 @@ impl Message {
     }
 
     /// Gets its content, whatever frames it came in.
-    pub fn content(&self) -> Cow<'_, [u8]> {
-        match self.parts.as_slice() {
-            [one] => Cow::Borrowed(self.payload(*one)),
-            many => Cow::Owned(many.iter().map(|part| self.payload(*part)).collect::<Vec<_>>().concat()),
-        }
-    }
-
-    fn payload(&self, part: Part) -> &[u8] {
-        self.wire.get(part.start..part.start + part.length).unwrap_or_default()
+    pub fn content(&self) -> &[u8] {
+        &self.content
     }
 
     /// Puts `content`, which has the same length, in the place of what it says.
-    pub fn replace(&mut self, mut content: &[u8]) {
-        for part in &self.parts {
-            let place = self.wire.get_mut(part.start..part.start + part.length).unwrap_or_default();
-            let Some((now, rest)) = content.split_at_checked(place.len()) else { return };
-            place.copy_from_slice(now);
-            content = rest;
+    pub fn replace(&mut self, content: &[u8]) {
+        if content.len() == self.content.len() {
+            self.content.copy_from_slice(content);
         }
     }
 
-    /// Gets the bytes as they came.
-    pub fn into_wire(mut self) -> Bytes {
-        for part in &self.parts {
-            if let (Some(key), Some(payload)) = (part.key, self.wire.get_mut(part.start..part.start + part.length)) {
-                mask(payload, key);
+    /// Gets the bytes as they came, in pieces.
+    pub fn into_wire(self) -> Wire {
+        Wire { message: self, part: 0, large: None }
+    }
+
+    /// Gets what it takes in memory. Unit: bytes.
+    fn held(&self) -> usize {
+        self.content.len() + self.heads.len() + self.parts.len() * size_of::<Part>()
+    }
+
+    /// Takes the mask off the last frame, which has come whole.
+    fn unmask(&mut self) {
+        if let Some(Part { length, key: Some(key), .. }) = self.parts.last().copied() {
+            let from = self.content.len().saturating_sub(length);
+            mask(self.content.get_mut(from..).unwrap_or_default(), key);
+        }
+    }
+}
+
+/// The bytes of a message as they came, a piece at a time: small frames together, large ones without a copy.
+#[derive(Debug)]
+pub struct Wire {
+    message: Message,
+    part: usize,
+    /// A large payload whose head went out.
+    large: Option<Bytes>,
+}
+
+impl Iterator for Wire {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if let Some(large) = self.large.take() {
+            return Some(large);
+        }
+        let mut out = BytesMut::new();
+        while let Some(part) = self.message.parts.get(self.part).copied() {
+            let from = self.part.checked_sub(1).and_then(|at| self.message.parts.get(at)).map_or(0, |part| part.head);
+            self.part += 1;
+            out.extend_from_slice(self.message.heads.get(from..part.head).unwrap_or_default());
+            let mut payload = self.message.content.split_to(part.length.min(self.message.content.len()));
+            if let Some(key) = part.key {
+                mask(&mut payload, key);
+            }
+            if payload.len() > SMALL {
+                self.large = Some(payload.freeze());
+                break;
+            }
+            out.extend_from_slice(&payload);
+            if out.len() > SMALL {
+                break;
             }
         }
-        self.wire.freeze()
+        (!out.is_empty()).then(|| out.freeze())
     }
 }
 
@@ -84,6 +123,8 @@ pub enum Item {
         opcode: Opcode,
         /// Its bytes as they came.
         wire: Bytes,
+        /// What it says.
+        payload: Bytes,
     },
     /// A whole message.
     Message(Message),
@@ -134,7 +175,7 @@ impl Messages {
                         None => self.message.as_mut(),
                     };
                     if let Some(into) = into {
-                        into.wire.extend_from_slice(from.get(..taken).unwrap_or_default());
+                        into.content.extend_from_slice(from.get(..taken).unwrap_or_default());
                     }
                 }
             }
@@ -163,35 +204,31 @@ impl Messages {
         if into.parts.len() >= MAX_FRAMES {
             return Err(Fault::TooManyFrames(MAX_FRAMES));
         }
-        into.wire.extend_from_slice(&raw);
-        into.parts.push(Part { start: into.wire.len(), length, key: head.mask });
+        into.heads.extend_from_slice(&raw);
+        into.parts.push(Part { head: into.heads.len(), length, key: head.mask });
         Ok(())
     }
 
     /// Takes the mask off a frame that has come whole; gets what is whole by it.
     fn ended(&mut self) -> Result<Option<Item>, Fault> {
-        let unmask = |message: &mut Message| {
-            if let Some(part) = message.parts.last()
-                && let Some(key) = part.key
-                && let Some(payload) = message.wire.get_mut(part.start..part.start + part.length)
-            {
-                mask(payload, key);
-            }
-        };
         if let Some((opcode, mut control)) = self.control.take() {
-            unmask(&mut control);
+            control.unmask();
+            let payload = Bytes::copy_from_slice(control.content());
             if opcode == Opcode::Close {
-                check_close(&control.content())?;
+                check_close(&payload)?;
             }
-            return Ok(Some(Item::Control { opcode, wire: control.into_wire() }));
+            let wire: Vec<u8> = control.into_wire().flatten().collect();
+            return Ok(Some(Item::Control { opcode, wire: wire.into(), payload }));
         }
-        self.message.as_mut().map(unmask);
+        if let Some(message) = &mut self.message {
+            message.unmask();
+        }
         Ok(self.message.take_if(|_| self.frames.at_rest()).map(Item::Message))
     }
 
     /// Gets how many bytes are held of a message that is not whole. Unit: bytes.
     pub fn held(&self) -> usize {
-        self.message.as_ref().map_or(0, |message| message.wire.len())
+        self.message.as_ref().map_or(0, Message::held)
     }
 
     /// Tells whether a frame or a message has begun and not ended.

@@ -30,6 +30,11 @@ fn read(sender: Sender, most: usize, bytes: &[u8], cut: usize) -> Result<Vec<Ite
     Ok(items)
 }
 
+/// Puts the pieces of a message's wire bytes together.
+fn whole(message: Message) -> Vec<u8> {
+    message.into_wire().flatten().collect()
+}
+
 fn fault(sender: Sender, bytes: &[u8]) -> Fault {
     let whole = read(sender, 1000, bytes, bytes.len()).unwrap_err();
     assert_eq!(read(sender, 1000, bytes, 1).unwrap_err(), whole, "however it is cut");
@@ -39,7 +44,7 @@ fn fault(sender: Sender, bytes: &[u8]) -> Fault {
 #[test]
 fn the_examples_of_the_rfc_are_read() {
     let hello = |bytes: &[u8], sender| match read(sender, 1000, bytes, 1).unwrap().as_slice() {
-        [Item::Message(message)] if message.is_text() => String::from_utf8(message.content().into_owned()).unwrap(),
+        [Item::Message(message)] if message.is_text() => String::from_utf8(message.content().to_vec()).unwrap(),
         other => panic!("{other:?}"),
     };
     assert_eq!(hello(&[0x81, 0x05, 0x48, 0x65, 0x6c, 0x6c, 0x6f], Sender::Server), "Hello");
@@ -61,7 +66,7 @@ fn control_frames_within_a_message_are_handed_out_at_once() {
     ];
     let items = read(Sender::Client, 1000, &parts.concat(), 3).unwrap();
     let [
-        Item::Control { opcode: Opcode::Ping, wire },
+        Item::Control { opcode: Opcode::Ping, wire, payload },
         Item::Control { opcode: Opcode::Pong, .. },
         Item::Message(message),
         Item::Control { opcode: Opcode::Close, .. },
@@ -69,8 +74,8 @@ fn control_frames_within_a_message_are_handed_out_at_once() {
     else {
         panic!("{items:?}")
     };
-    assert_eq!(*wire, parts[1]);
-    assert_eq!(message.content().as_ref(), b"one two");
+    assert_eq!((&wire[..], &payload[..]), (&parts[1][..], &b"?"[..]));
+    assert_eq!(message.content(), b"one two");
 }
 
 #[test]
@@ -120,6 +125,37 @@ fn what_is_held_is_bounded_before_it_comes() {
 }
 
 #[test]
+fn what_is_held_counts_all_that_was_collected() {
+    let mut messages = Messages::new(Sender::Client, 1 << 20);
+    let mut all = BytesMut::new();
+    for at in 0..1000 {
+        let opcode = if at == 0 { Opcode::Text } else { Opcode::Continuation };
+        all.extend(part(opcode, false, b"x"));
+    }
+    assert!(messages.take(&mut all).unwrap().is_none());
+    // A byte, its head of six, and what is remembered of the frame.
+    assert!(messages.held() >= 1000 * (1 + 6 + 16), "{}", messages.held());
+}
+
+#[test]
+fn large_frames_go_on_without_a_copy_and_small_ones_together() {
+    let payloads = [vec![b'a'; 10], vec![b'b'; 100_000], vec![b'c'; 10], vec![b'd'; 10]];
+    let bytes = written(Sender::Client, &payloads, false);
+    let mut items = read(Sender::Client, 1 << 20, &bytes, 1 << 20).unwrap();
+    let Some(Item::Message(message)) = items.pop() else { panic!() };
+    let pieces: Vec<_> = message.into_wire().collect();
+    assert_eq!(pieces.iter().map(|piece| piece.len()).collect::<Vec<_>>(), [6 + 10 + 14, 100_000, 2 * (6 + 10)]);
+    assert_eq!(pieces.concat(), bytes);
+    // Very many small ones are not collected a second time.
+    let payloads = vec![vec![b'x'; 3]; 20_000];
+    let bytes = written(Sender::Server, &payloads, false);
+    let Some(Item::Message(message)) = read(Sender::Server, 1 << 20, &bytes, 4096).unwrap().pop() else { panic!() };
+    let pieces: Vec<_> = message.into_wire().collect();
+    assert!(pieces.iter().all(|piece| piece.len() <= 17 << 10));
+    assert!(pieces.concat() == bytes);
+}
+
+#[test]
 fn a_long_reason_is_cut_at_a_character() {
     let bytes = close(1008, &"\u{e9}".repeat(100));
     assert_eq!(bytes.len(), 2 + 2 + 122);
@@ -133,7 +169,7 @@ fn content_that_is_replaced_lies_in_the_same_frames() {
     let Some(Item::Message(mut message)) = items.pop() else { panic!() };
     message.replace(b"a ****** here");
     let wanted = [part(Opcode::Text, false, b"a ****"), part(Opcode::Continuation, true, b"** here")].concat();
-    assert_eq!(message.into_wire(), wanted);
+    assert_eq!(whole(message), wanted);
 }
 
 /// A message in frames, with pings between them.
@@ -169,10 +205,10 @@ proptest! {
         for item in items {
             match item {
                 Item::Message(message) => {
-                    prop_assert_eq!(message.content().into_owned(), content.clone());
-                    wires.push(message.into_wire());
+                    prop_assert_eq!(message.content(), &content);
+                    wires.push(whole(message));
                 }
-                Item::Control { wire, .. } => wires.insert(0, wire),
+                Item::Control { wire, .. } => wires.insert(0, wire.to_vec()),
             }
         }
         prop_assert_eq!(wires.last().unwrap(), &written(sender, &payloads, false));
@@ -193,7 +229,7 @@ proptest! {
         for piece in bytes.chunks(cut) {
             let mut piece = BytesMut::from(piece);
             while let Ok(Some(_)) = messages.take(&mut piece) {}
-            prop_assert!(messages.held() <= 100 + 14 * 600);
+            prop_assert!(messages.held() <= 100 + (14 + 40) * 600);
         }
         let whole = read(sender, 100, &bytes, bytes.len()).map(|items| items.len());
         prop_assert_eq!(read(sender, 100, &bytes, cut).map(|items| items.len()), whole);

@@ -30,6 +30,8 @@ struct Asked {
     lane: Option<String>,
     /// The response that it steers.
     target: Option<String>,
+    /// Estimate of the message itself. Unit: tokens.
+    own: u64,
     /// Estimate of its input. Unit: tokens.
     input: u64,
 }
@@ -39,15 +41,11 @@ impl<L: Ledger> Socket<L> {
     pub(super) async fn client(&self, from: &mut (impl AsyncRead + Unpin), mut to: impl AsyncWrite + Unpin) -> Ended {
         let mut intake = Intake::new(Sender::Client, most_held(self.of.route.max_request), Some(BODY_IDLE));
         loop {
-            let mut room = None;
-            let next = intake.next(from, &self.moved, |held| {
-                room = self.plane.room_for(room.take(), held)?;
-                Ok(())
-            });
-            let message = match next.await {
+            let mut share = self.plane.room.share();
+            let message = match intake.next(from, &self.moved, &mut share).await {
                 Ok(None) => return Ended::Over,
-                Err(refusal) => return self.when_over(refusal).await,
-                Ok(Some(Item::Control { opcode, wire })) => {
+                Err(refusal) => return self.when_over(refusal, &mut intake, from).await,
+                Ok(Some(Item::Control { opcode, wire, .. })) => {
                     // An end that the client asks for is the server's to answer.
                     let passed = to.write_all(&wire).await.is_ok() && to.flush().await.is_ok();
                     match passed {
@@ -64,18 +62,14 @@ impl<L: Ledger> Socket<L> {
             };
             let (asked, hold) = match reserved {
                 Ok(reserved) => reserved,
-                Err(refusal) => return self.when_over(refusal).await,
+                Err(refusal) => return self.when_over(refusal, &mut intake, from).await,
             };
             if let Err(refusal) = self.asks(asked, hold).await {
-                return self.when_over(refusal).await;
+                return self.when_over(refusal, &mut intake, from).await;
             }
-            let wire = message.into_wire();
-            let length = wire.len();
-            if to.write_all(&wire).await.is_err() || to.flush().await.is_err() {
+            if self.write(message, &mut to, Way::Up).await.is_err() {
                 return Ended::Over;
             }
-            self.moved.count(Way::Up, length);
-            self.moved.mark();
         }
     }
 
@@ -86,9 +80,12 @@ impl<L: Ledger> Socket<L> {
             return Err(Refusal::unreadable(code::UNACCEPTABLE, what));
         }
         let content = message.content();
-        let message = socket::message(&content).map_err(|error| {
-            Refusal::unreadable(code::POLICY, format!("the message is not one of this API: {error}"))
-        })?;
+        let message = {
+            let _one = self.plane.reading.lock().await;
+            socket::message(content).map_err(|error| {
+                Refusal::unreadable(code::POLICY, format!("the message is not one of this API: {error}"))
+            })?
+        };
         let asked = self.allowed(message, content.len()).await?;
         let lane = asked.lane.clone();
         let facts = json!({"method": "GET", "path": self.of.path, "websocket": true, "exchange": self.exchange.id()});
@@ -107,7 +104,9 @@ impl<L: Ledger> Socket<L> {
             Message::Create { facts, lane, follows } => (facts, lane, follows, None),
             Message::Steer { mut reaching, target } => {
                 reaching.push(PREVIOUS.to_owned());
-                let model = under_way.lanes.called(&target).map(|answer| answer.model.clone()).unwrap_or_default();
+                // One that has ended is gone on from with the socket's last model.
+                let model = under_way.lanes.called(&target).map(|answer| &answer.model).or(under_way.model.as_ref());
+                let model = model.cloned().unwrap_or_default();
                 (
                     RequestFacts { model, stream: true, max_output: None, reaching },
                     None,
@@ -122,13 +121,18 @@ impl<L: Ledger> Socket<L> {
             facts.reaching.retain(|feature| feature != PREVIOUS);
         }
         reaches_nowhere(&facts.reaching, &self.of.route.server_tools).map_err(refuse)?;
+        if facts.model.is_empty() {
+            let message = "bb: there is no response on this WebSocket that could be steered.";
+            return Err(refuse(Deny::new(Denial::ProtocolUnknown, message)));
+        }
         not_cut(&self.plane.streams, true).map_err(refuse)?;
-        if under_way.lanes.open() >= AT_ONCE {
+        if under_way.lanes.kept() >= AT_ONCE {
             let message = format!("bb: {AT_ONCE} responses are under way on this WebSocket already.");
             return Err(refuse(Deny::new(Denial::LimitStreams, message).step("wait for some of them to end")));
         }
-        let input = estimate_input(length).saturating_add(context.unwrap_or(0));
-        Ok(Asked { facts, lane, target, input })
+        let own = estimate_input(length);
+        let input = own.saturating_add(context.unwrap_or(0));
+        Ok(Asked { facts, lane, target, own, input })
     }
 
     /// Enters a response that is about to be asked for, unless the bottle was cut while it waited for its tokens.
@@ -138,10 +142,12 @@ impl<L: Ledger> Socket<L> {
             return Err(Refusal { lane: asked.lane, ..Refusal::from(deny) });
         }
         hold.written().store(true, Ordering::Release);
+        under_way.model = Some(asked.facts.model.clone());
         let answer = Answer {
             metering: Metering::of_messages(self.of.api, hold, asked.input),
             model: asked.facts.model,
-            input: asked.input,
+            own: asked.own,
+            taken_in: Vec::new(),
             left: self.of.route.max_response,
         };
         match asked.target {
@@ -152,20 +158,22 @@ impl<L: Ledger> Socket<L> {
         Ok(())
     }
 
-    /// Ends with `refusal` when nothing is under way any more; until then nothing else of the client's is read.
-    async fn when_over(&self, refusal: Refusal) -> Ended {
+    /// Ends with `refusal` when nothing is under way any more, or when the client has left; until then nothing else that it says is
+    /// looked at.
+    async fn when_over(&self, refusal: Refusal, intake: &mut Intake, from: &mut (impl AsyncRead + Unpin)) -> Ended {
         let mut under_way = self.under_way.lock().await;
         if under_way.lanes.open() == 0 {
             return refusal.into();
         }
         under_way.refused = Some(refusal);
         drop(under_way);
-        std::future::pending().await
+        intake.left(from).await;
+        Ended::Over
     }
 
     /// Lets the server answer a Close. Nothing may follow it.
     async fn until_closed(&self, mut intake: Intake, from: &mut (impl AsyncRead + Unpin)) -> Ended {
-        match intake.next(from, &self.moved, |_| Ok(())).await {
+        match intake.next(from, &self.moved, &mut self.plane.room.share()).await {
             Err(refusal) => refusal.into(),
             Ok(_) => Ended::Over,
         }

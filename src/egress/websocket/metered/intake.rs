@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use super::{Refusal, code};
 use crate::egress::body::Moved;
 use crate::egress::deny::{Denial, Deny};
+use crate::egress::room::Share;
 use crate::meter::websocket::{Fault, Item, Messages, Sender};
 
 /// Read at once.
@@ -28,19 +29,19 @@ impl Intake {
         Intake { messages: Messages::new(sender, most), buffer: BytesMut::new(), patience }
     }
 
-    /// Gets the next message or control frame; `None` where the side has left. `room` is told how much is held. May be dropped and
-    /// called again.
+    /// Gets the next message or control frame; `None` where the side has left. `share` has room for what is held of a message; where
+    /// there is none, nothing is read until there is. May be dropped and called again.
     pub(super) async fn next(
         &mut self,
         from: &mut (impl AsyncRead + Unpin),
         moved: &Moved,
-        mut room: impl FnMut(usize) -> Result<(), Deny>,
+        share: &mut Share,
     ) -> Result<Option<Item>, Refusal> {
         loop {
             if let Some(item) = self.messages.take(&mut self.buffer).map_err(fault)? {
                 return Ok(Some(item));
             }
-            room(self.messages.held())?;
+            share.grow(self.messages.held()).await?;
             self.buffer.reserve(CHUNK);
             let read = from.read_buf(&mut self.buffer);
             let read = match self.patience.filter(|_| self.messages.is_within()) {

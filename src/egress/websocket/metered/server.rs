@@ -1,6 +1,5 @@
 //! The server's side: each event is brought home to its response and metered before it goes on.
 
-use std::borrow::Cow;
 use std::sync::atomic::Ordering;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -26,29 +25,35 @@ impl<L: Ledger> Socket<L> {
     pub(super) async fn server(&self, mut from: impl AsyncRead + Unpin, to: &mut (impl AsyncWrite + Unpin)) -> Ended {
         let mut intake = Intake::new(Sender::Server, MAX_EVENT, None);
         loop {
-            let (wire, last) = match intake.next(&mut from, &self.moved, |_| Ok(())).await {
+            let mut share = self.plane.room.share();
+            let item = intake.next(&mut from, &self.moved, &mut share).await;
+            let (sent, last) = match item {
                 Err(refusal) => return refusal.into(),
                 Ok(None) => return Ended::Over,
-                Ok(Some(Item::Control { opcode, wire })) => {
+                Ok(Some(Item::Control { opcode, wire, payload })) => {
                     // A reason for closing may repeat what was put in; there is nothing else worth passing in it.
-                    if self.redactor.as_ref().is_some_and(|redactor| redactor.whole(&wire).is_some()) {
+                    if self.redactor.as_ref().is_some_and(|redactor| redactor.whole(&payload).is_some()) {
                         return Ended::Over;
                     }
                     self.closed.fetch_or(opcode == Opcode::Close, Ordering::AcqRel);
-                    (wire, None)
+                    self.writing.store(true, Ordering::Release);
+                    let sent = to.write_all(&wire).await.is_ok() && to.flush().await.is_ok();
+                    self.moved.count(Way::Down, wire.len());
+                    self.moved.mark();
+                    (sent, None)
                 }
                 Ok(Some(Item::Message(mut message))) => match self.event(&mut message).await {
-                    Ok(last) => (message.into_wire(), last),
+                    Ok(last) => {
+                        self.writing.store(true, Ordering::Release);
+                        (self.write(message, to, Way::Down).await.is_ok(), last)
+                    }
                     Err(refusal) => return refusal.into(),
                 },
             };
-            self.writing.store(true, Ordering::Release);
-            if to.write_all(&wire).await.is_err() || to.flush().await.is_err() {
+            if !sent {
                 return Ended::Over;
             }
             self.writing.store(false, Ordering::Release);
-            self.moved.count(Way::Down, wire.len());
-            self.moved.mark();
             if let Some(refusal) = last {
                 return refusal.into();
             }
@@ -60,17 +65,17 @@ impl<L: Ledger> Socket<L> {
         if !message.is_text() {
             return Err(Refusal::unreadable(code::UNACCEPTABLE, "the server sent a binary message"));
         }
-        let clean = self.redactor.as_ref().and_then(|redactor| redactor.whole(&message.content()));
+        let clean = self.redactor.as_ref().and_then(|redactor| redactor.whole(message.content()));
         if let Some(clean) = clean {
             message.replace(&clean);
         }
-        let content: Cow<'_, [u8]> = message.content();
-        let event = Event::read(&content)
+        let content = message.content();
+        let event = Event::read(content)
             .ok_or_else(|| Refusal::unreadable(code::POLICY, "the server sent what is no event of this API"))?;
         let mut under_way = self.under_way.lock().await;
         let place = under_way.lanes.place(&event).map_err(|error| Refusal::unreadable(code::POLICY, error))?;
         if let Place::At(at) = place {
-            self.take(&mut under_way, at, &event, &content).await?;
+            self.take(&mut under_way, at, &event, content).await?;
         }
         if under_way.lanes.open() > 0 {
             return Ok(None);
@@ -93,8 +98,12 @@ impl<L: Ledger> Socket<L> {
         if event.does == Does::Begins {
             let (now, gone) = lanes.gone_by(at);
             at = now;
-            for mut answer in gone {
-                self.taken_in(&mut answer).await?;
+            for gone in gone {
+                // What broke off before it is settled already.
+                if let Some(answer) = lanes.at(at).filter(|_| !gone.metering.is_settled()) {
+                    answer.metering.takes_in(gone.own);
+                    answer.taken_in.push(gone.metering);
+                }
             }
         }
         let begun = lanes.has_begun(at);
@@ -108,15 +117,16 @@ impl<L: Ledger> Socket<L> {
         }
         let refuse = |error| Refusal::from(unavailable(&error));
         answer.metering.pass(content).await.map_err(refuse)?;
-        let input = answer.input;
         match event.does {
             Does::Begins => {
+                let input = answer.metering.input();
                 if let Some(id) = &event.id {
                     lanes.remember(id, input);
                 }
             }
             Does::Ends => {
                 answer.metering.end(End::Whole).await.map_err(refuse)?;
+                self.settle_taken_in(answer).await?;
                 let context = answer.metering.context();
                 if let Some(id) = &event.id {
                     lanes.remember(id, context);
@@ -126,6 +136,7 @@ impl<L: Ledger> Socket<L> {
             // What it goes on with, if it does, is no more than a last word.
             Does::Fails(_) if begun => {
                 answer.metering.end(End::Early).await.map_err(refuse)?;
+                self.settle_taken_in(answer).await?;
                 lanes.breaks(at);
             }
             Does::Fails(status) => {
@@ -134,10 +145,12 @@ impl<L: Ledger> Socket<L> {
                 lanes.end(at);
             }
             Does::SteersNot => {
-                self.taken_in(answer).await?;
+                let own = answer.own;
+                answer.metering.refused(TAKEN_IN);
+                answer.metering.end(End::Whole).await.map_err(refuse)?;
                 // Where it waits, it is part of what goes on from there.
                 if let Some(id) = &event.id {
-                    let context = lanes.context(id).unwrap_or(0).max(input);
+                    let context = lanes.context(id).unwrap_or(0).saturating_add(own);
                     lanes.remember(id, context);
                 }
                 lanes.end(at);
@@ -147,9 +160,16 @@ impl<L: Ledger> Socket<L> {
         Ok(())
     }
 
-    /// Settles steering that has no response of its own.
-    async fn taken_in(&self, answer: &mut Answer<L>) -> Result<(), Refusal> {
-        answer.metering.refused(TAKEN_IN);
-        answer.metering.end(End::Whole).await.map_err(|error| Refusal::from(unavailable(&error)))
+    /// Settles the steering that was taken into a response that has ended: free where its usage says what all of it has cost.
+    async fn settle_taken_in(&self, answer: &mut Answer<L>) -> Result<(), Refusal> {
+        let exact = answer.metering.is_exact();
+        for mut metering in answer.taken_in.drain(..) {
+            if exact {
+                metering.refused(TAKEN_IN);
+            }
+            let end = if exact { End::Whole } else { End::Early };
+            metering.end(end).await.map_err(|error| Refusal::from(unavailable(&error)))?;
+        }
+        Ok(())
     }
 }

@@ -1,0 +1,192 @@
+//! The room for what of one bottle's traffic the plane has to hold: bodies and messages that are read whole, large heads, and
+//! what the meter collects of an answer.
+//!
+//! One bound for all of it, so that no mixture of requests makes the plane hold more. What is asked for before anything was sent
+//! waits for its room, in the order of asking; an answer's meter does not wait, and goes without. It decides nothing else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::deny::{Denial, Deny};
+use crate::meter;
+
+/// What is held at once. Unit: bytes.
+pub const ROOM: usize = 32 << 20;
+/// How long a request waits for others to go on.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+/// What is counted at once, and what is small enough not to be counted. Unit: bytes.
+const UNIT: usize = 16 << 10;
+
+/// The room of one bottle.
+#[derive(Clone, Debug)]
+pub struct Room(Arc<Semaphore>);
+
+impl Default for Room {
+    fn default() -> Room {
+        Room(Arc::new(Semaphore::new(ROOM / UNIT)))
+    }
+}
+
+impl Room {
+    /// Gets a share of it, with nothing in it yet.
+    pub fn share(&self) -> Share {
+        Share { room: Arc::clone(&self.0), had: None }
+    }
+}
+
+/// What one request has of the room; given back when it is dropped.
+#[derive(Debug)]
+pub struct Share {
+    room: Arc<Semaphore>,
+    had: Option<OwnedSemaphorePermit>,
+}
+
+fn units(bytes: usize) -> usize {
+    if bytes > UNIT { bytes.div_ceil(UNIT) } else { 0 }
+}
+
+pub(super) fn full() -> Deny {
+    Deny::new(Denial::LimitBodies, "bb: too many request bodies are under way at once.")
+        .step("wait for some of them to end")
+}
+
+fn patience() -> Duration {
+    if cfg!(test) { Duration::from_secs(3) } else { PATIENCE }
+}
+
+impl Share {
+    /// Gets the units that are missing for `bytes`.
+    fn missing(&self, bytes: usize) -> usize {
+        units(bytes).saturating_sub(self.had.as_ref().map_or(0, OwnedSemaphorePermit::num_permits))
+    }
+
+    fn put(&mut self, got: OwnedSemaphorePermit) {
+        match &mut self.had {
+            Some(had) => had.merge(got),
+            None => self.had = Some(got),
+        }
+    }
+
+    /// Takes room for `bytes` in all, where it is free. Gets whether it was.
+    pub fn try_grow(&mut self, bytes: usize) -> bool {
+        let missing = self.missing(bytes);
+        if missing == 0 {
+            return true;
+        }
+        let Ok(missing) = u32::try_from(missing) else { return false };
+        let got = Arc::clone(&self.room).try_acquire_many_owned(missing);
+        got.map(|got| self.put(got)).is_ok()
+    }
+
+    /// Takes room for `bytes` in all; waits for it a while. May be dropped and called again.
+    ///
+    /// # Errors
+    /// [`Denial::LimitBodies`].
+    pub async fn grow(&mut self, bytes: usize) -> Result<(), Deny> {
+        if self.try_grow(bytes) {
+            return Ok(());
+        }
+        if units(bytes) > ROOM / UNIT {
+            return Err(full());
+        }
+        let missing = u32::try_from(self.missing(bytes)).map_err(|_| full())?;
+        let waited = tokio::time::timeout(patience(), Arc::clone(&self.room).acquire_many_owned(missing)).await;
+        self.put(waited.map_err(|_| full())?.map_err(|_| full())?);
+        Ok(())
+    }
+
+    /// Gives back what is not needed for `bytes`.
+    fn shrink(&mut self, bytes: usize) {
+        let needed = units(bytes);
+        if needed == 0 {
+            self.had = None;
+        } else if let Some(had) = &mut self.had {
+            drop(had.split(had.num_permits().saturating_sub(needed)));
+        }
+    }
+
+    /// Has `bytes`, for which it is, keep it until the last copy of them is gone.
+    pub fn of(self, bytes: Bytes) -> Bytes {
+        match self.had {
+            Some(had) => Bytes::from_owner(Owned { bytes, _had: had }),
+            None => bytes,
+        }
+    }
+}
+
+impl meter::Room for Share {
+    fn keeps(&mut self, bytes: usize) -> bool {
+        self.shrink(bytes);
+        let fits = self.try_grow(bytes);
+        if !fits {
+            self.had = None;
+        }
+        fits
+    }
+}
+
+struct Owned {
+    bytes: Bytes,
+    _had: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Owned {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::Room as _;
+
+    fn left(room: &Room) -> usize {
+        room.0.available_permits()
+    }
+
+    #[test]
+    fn what_is_taken_comes_back_with_the_last_copy_of_what_it_is_for() {
+        let room = Room::default();
+        let all = left(&room);
+        let mut share = room.share();
+        assert!(share.try_grow(UNIT) && left(&room) == all, "what is small is not counted");
+        assert!(share.try_grow(3 * UNIT + 1) && left(&room) == all - 4);
+        assert!(share.try_grow(5 * UNIT) && left(&room) == all - 5, "in all");
+        assert!(share.try_grow(2 * UNIT) && left(&room) == all - 5);
+        let bytes = share.of(Bytes::from(vec![7; 5 * UNIT]));
+        let copy = bytes.slice(1..2);
+        drop(bytes);
+        assert_eq!((left(&room), copy[0]), (all - 5, 7));
+        drop(copy);
+        assert_eq!(left(&room), all);
+    }
+
+    #[test]
+    fn a_meter_says_what_it_keeps_now_and_goes_without_where_there_is_no_room() {
+        let room = Room::default();
+        let all = left(&room);
+        let (mut one, mut two) = (room.share(), room.share());
+        assert!(one.keeps(ROOM / 2) && two.keeps(ROOM / 2) && left(&room) == 0);
+        assert!(!two.keeps(ROOM / 2 + 1) && left(&room) == all / 2, "what it has kept is gone");
+        assert!(one.keeps(UNIT + 1) && left(&room) == all - 2);
+        assert!(one.keeps(0) && left(&room) == all);
+        assert!(!one.keeps(ROOM + 1) && left(&room) == all);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_before_anything_was_sent_waits_its_turn() {
+        let room = Room::default();
+        let (mut one, mut two) = (room.share(), room.share());
+        one.grow(ROOM).await.unwrap();
+        assert_eq!(two.grow(2 * UNIT).await.unwrap_err().kind, Denial::LimitBodies, "it was in vain");
+        let waiting = tokio::spawn(async move { two.grow(2 * UNIT).await.map(|()| two) });
+        tokio::task::yield_now().await;
+        drop(one);
+        waiting.await.unwrap().unwrap();
+        assert_eq!(room.share().grow(ROOM + 1).await.unwrap_err().kind, Denial::LimitBodies, "more than there is");
+    }
+}
