@@ -262,6 +262,7 @@ def asks(count, size):
 
     threads = [threading.Thread(target=ask) for _ in range(int(count))]
     [thread.start() for thread in threads]
+    say("begun", count)
     [thread.join() for thread in threads]
     say("answered", answers.count(b"200"), "of", count)
 
