@@ -1,6 +1,7 @@
 //! The one name of a request: SNI, `:authority`, `Host` and an absolute address say the same, and the connection went
 //! to the address that this bottle's DNS gave for it. Anything else is refused. Pure.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use http::uri::Authority;
@@ -25,12 +26,22 @@ pub struct Link {
     known: OnceLock<(String, Arc<Named>)>,
     /// The requests of it that are under way.
     carried: Mutex<Vec<Weak<Stream>>>,
+    /// Requests so far, refused ones among them.
+    asked: AtomicU64,
 }
 
 impl Link {
     /// Makes it.
     pub fn new(destination: std::net::SocketAddr, tls: bool, sni: Option<Result<Host, NameError>>) -> Link {
-        Link { destination, tls, sni, target: None, known: OnceLock::new(), carried: Mutex::default() }
+        Link {
+            destination,
+            tls,
+            sni,
+            target: None,
+            known: OnceLock::new(),
+            carried: Mutex::default(),
+            asked: AtomicU64::new(0),
+        }
     }
 
     /// Says that a request of it is under way.
@@ -38,6 +49,17 @@ impl Link {
         let mut carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
         carried.retain(|stream| stream.strong_count() > 0);
         carried.push(Arc::downgrade(stream));
+    }
+
+    /// Counts a request.
+    pub fn asked(&self) {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Gets how many requests there were, and whether none is under way.
+    pub fn rests(&self) -> (u64, bool) {
+        let carried = self.carried.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.asked.load(Ordering::Relaxed), carried.iter().all(|stream| stream.strong_count() == 0))
     }
 
     /// Tells whether a request of it was cancelled and is still there.

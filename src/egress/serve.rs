@@ -74,9 +74,14 @@ where
             .initial_connection_window_size(window)
             .max_send_buf_size(SEND_BUFFER)
             .serve_connection(TokioIo::new(io), service);
+        let mut served = std::pin::pin!(served);
         tokio::select! {
-            result = served => result,
+            result = &mut served => result,
             () = unread => Ok(()),
+            () = left_idle(&link) => {
+                served.as_mut().graceful_shutdown();
+                tokio::time::timeout(LAST_WORDS, served).await.unwrap_or(Ok(()))
+            }
         }
     } else {
         let front = Front::new(io, Watch::default(), Arc::clone(&noted));
@@ -101,6 +106,19 @@ async fn left_unread<L: Ledger>(plane: Arc<Plane<L>>, link: Arc<Link>) {
     }
 }
 
+/// Returns when nothing was under way on an HTTP/2 connection for [`HEAD_TIME`], give or take a quarter.
+async fn left_idle(link: &Link) {
+    let mut before = None;
+    let mut quarters = 0;
+    while quarters < 4 {
+        tokio::time::sleep(HEAD_TIME / 4).await;
+        let (asked, rests) = link.rests();
+        let still = rests && before == Some(asked);
+        quarters = if still { quarters + 1 } else { 0 };
+        before = Some(asked);
+    }
+}
+
 /// Gets what serves HTTP/1 for bottles.
 pub(super) fn http1() -> http1::Builder {
     let mut builder = http1::Builder::new();
@@ -115,6 +133,7 @@ pub(super) async fn answer<L: Ledger>(
     request: Request<Incoming>,
     h2: bool,
 ) -> Response<Outgoing> {
+    link.asked();
     // Who asked for an upgrade and did not get it begins anew: nobody has to guess what follows.
     let upgrades = request.headers().contains_key(header::UPGRADE);
     let mut answer = plane.answer(link, request).await;

@@ -1,4 +1,5 @@
-//! What a paused bottle has under way waits: its side of a connection says nothing meanwhile, not even that it lives.
+//! What a paused bottle has under way waits: its side of a connection says nothing meanwhile, not even that it lives. What has
+//! nothing under way gives its place back.
 
 use std::sync::atomic::AtomicBool;
 use std::task::Poll;
@@ -29,7 +30,18 @@ async fn a_stream_of_http2_outlives_a_pause() {
     assert_eq!(next(&mut body).await.unwrap().unwrap(), "before");
 
     stands.store(true, Ordering::Release);
-    for _ in 0..6 {
+    pass(Duration::from_secs(240)).await;
+    stands.store(false, Ordering::Release);
+    waker.wake();
+    feed.send(Ok("after".into())).unwrap();
+    assert_eq!(next(&mut body).await.expect("the stream stands").unwrap(), "after");
+    let again = client.send(bench.request(PLAIN, "GET", "/open", "", true)).await.unwrap();
+    assert_eq!(again.status(), 200, "and so does its connection");
+}
+
+/// Lets time pass.
+async fn pass(time: Duration) {
+    for _ in 0..time.as_secs() / 20 {
         tokio::time::pause();
         tokio::time::advance(Duration::from_secs(20)).await;
         tokio::time::resume();
@@ -38,10 +50,25 @@ async fn a_stream_of_http2_outlives_a_pause() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    stands.store(false, Ordering::Release);
-    waker.wake();
-    feed.send(Ok("after".into())).unwrap();
-    assert_eq!(next(&mut body).await.expect("the stream stands").unwrap(), "after");
-    let again = client.send(bench.request(PLAIN, "GET", "/open", "", true)).await.unwrap();
-    assert_eq!(again.status(), 200, "and so does its connection");
+}
+
+#[tokio::test]
+async fn a_connection_of_http2_that_rests_is_closed() {
+    let bench = bench(None, Arc::new(|_| Response::new(full("yes")))).await;
+    let io = TokioIo::new(bench.tls(PLAIN, true).await);
+    let (client, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut client = Client::H2(client);
+    let mut ask = async || {
+        let answer = client.send(bench.request(PLAIN, "GET", "/open", "", true)).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.into_body().collect().await.unwrap();
+    };
+    ask().await;
+    pass(Duration::from_secs(80)).await;
+    ask().await;
+    pass(Duration::from_secs(80)).await;
+    assert!(!connection.is_finished(), "it was used between");
+    pass(Duration::from_secs(120)).await;
+    tokio::time::timeout(Duration::from_secs(60), connection).await.expect("it is told to go").unwrap().unwrap();
 }
