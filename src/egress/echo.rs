@@ -331,8 +331,8 @@ mod tests {
             if !format!("{before}{after}").contains(SECRET) {
                 prop_assert_eq!(through(coding, &clean, &cuts), (clean, true), "what has none passes as it came");
             }
-            let (out, whole) = through(coding, &code(&format!("{before}{SECRET}{after}")), &cuts);
-            prop_assert!(!whole);
+            let echoing = code(&format!("{before}{SECRET}{after}"));
+            let (out, whole) = through(coding, &echoing, &cuts);
             // What came through of it, read by a client that takes what it gets.
             let mut text = Vec::new();
             let _ = match which {
@@ -342,6 +342,12 @@ mod tests {
             };
             let seen = String::from_utf8_lossy(&text).into_owned();
             let begun = format!("{before}s");
+            if memchr::memmem::find(&echoing, SECRET.as_bytes()).is_some() {
+                // What its coder left as it was is masked, as in a plain body.
+                prop_assert!(!seen.contains(SECRET), "{:?}", seen);
+                return Ok(());
+            }
+            prop_assert!(!whole);
             prop_assert!(seen.len() <= begun.len() && begun.starts_with(&seen), "{:?}", seen);
         }
     }
