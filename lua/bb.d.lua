@@ -81,6 +81,7 @@ bb = {}
 ---@field max_response? integer Largest answer, bytes.
 ---@field keep_headers? string[] Headers about the account, such as `set-cookie`, that answers keep although `auth` is put in.
 ---@field websocket? boolean WebSockets pass although `matches` names methods.
+---@field oauth? string Of a provider alone, and refused here: it is the token endpoint of this login.
 
 ---What of a host a rule is for. Each list that is absent holds for everything.
 ---@class bb.Match
