@@ -129,7 +129,10 @@ fn setup_writes_what_a_first_start_needs_and_never_over_what_is_there() {
         let settings = fs::read_to_string(world.bb_home().join("settings.yml")).unwrap();
         assert!(settings.contains("claude: {tokens: 5M, hard: true}"), "{settings}");
         let bottle = fs::read_to_string(world.bb_home().join("bottles/claude.md")).unwrap();
-        assert!(bottle.contains("ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN of your\n"), "{bottle}");
+        assert!(
+            bottle.contains("ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN or the login of Claude Code,\n"),
+            "{bottle}"
+        );
         world.bb(&["manifest", "check"]).expect(0);
         let show = world.command(&["start", "claude", "--dry-run"]).env("PATH", path.clone());
         let project = world.make_dir("project");
