@@ -480,12 +480,19 @@ async fn the_end_waits_for_what_was_asked_and_asks_nothing_more() {
     };
     let ((status, _), ()) = tokio::join!(desk.ask(), ending);
     assert_eq!((status, desk.asked().len()), (200, 1));
-    put(&desk.file, &claude(5, -5));
+    desk.is_clean().await;
+    ended().await;
+}
+
+/// One that has ended before it was ever asked.
+async fn ended() {
+    let desk = desk(LoginForm::Claude, &claude(1, -5)).await;
+    desk.holder.end().await;
     let (status, answer) = desk.ask().await;
     assert_eq!((status, &answer["error"]["kind"]), (502, &json!("upstream_unreachable")), "{answer}");
     put(&desk.file, &claude(6, 100));
     assert_eq!(desk.ask().await.0, 200, "what still lasts is used");
-    assert_eq!(desk.asked().len(), 1);
+    assert_eq!(desk.asked().len(), 0);
     desk.is_clean().await;
 }
 
