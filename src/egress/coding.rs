@@ -7,7 +7,7 @@ use std::io::Read;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use ruzstd::decoding::StreamingDecoder;
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::deny::{Denial, Deny};
 use super::model::{most_held, too_large};
@@ -22,8 +22,13 @@ pub(super) enum Coding {
 
 /// Furthest that a frame may point back, and so what its decoder holds beside the body (RFC 8878, 3.1.1.1.2). Unit: bytes.
 const WINDOW: u64 = 8 << 20;
-/// How much is decoded before other work has its turn. Unit: bytes.
+/// How much is taken from the decoder at once. Unit: bytes.
 const PIECE: usize = 256 << 10;
+/// Blocks that are decoded before other work has its turn; of up to 128 KiB each.
+const TURN: usize = 4;
+/// Blocks of a frame, and one more for so many bytes that it came as: a block that says next to nothing takes as long as any.
+const BLOCKS: usize = 1024;
+const BLOCK_BYTES: usize = 1024;
 
 /// Gets how the body of a request to a model API is coded; refuses codings that are not read.
 pub(super) fn of(headers: &HeaderMap) -> Result<Coding, Deny> {
@@ -45,28 +50,43 @@ pub(super) async fn decode(coded: &Bytes, most: Option<u64>, mut share: Share) -
             .step("send the body without Content-Encoding, or as one frame of zstd")
     };
     let most = most_held(most);
-    let mut frame = StreamingDecoder::new_with_max_window_size(coded.as_ref(), WINDOW)
-        .map_err(|_| garbled("is no frame of zstd, or one of which too much would have to be remembered"))?;
+    let mut frame = FrameDecoder::new();
+    frame.set_max_window_size(WINDOW);
+    let mut left = coded.as_ref();
+    let began = frame.init(&mut left);
+    began.map_err(|_| garbled("is no frame of zstd, or one of which too much would have to be remembered"))?;
+    let blocks = BLOCKS + coded.len() / BLOCK_BYTES;
     let mut body = BytesMut::new();
     loop {
-        let length = body.len();
-        body.resize(length + PIECE, 0);
-        let fresh = body.get_mut(length..).unwrap_or_default();
-        let read = frame.read(fresh).map_err(|_| garbled("is damaged"))?;
-        body.truncate(length + read);
-        if body.len() > most {
-            return Err(too_large(most));
+        let whole = frame.is_finished();
+        if !whole {
+            frame
+                .decode_blocks(&mut left, BlockDecodingStrategy::UptoBlocks(TURN))
+                .map_err(|_| garbled("is damaged"))?;
         }
-        if !share.try_grow(body.len()) {
-            return Err(room::full());
+        if frame.blocks_decoded() > blocks {
+            return Err(garbled("comes in too many blocks"));
         }
-        if read == 0 {
+        while frame.can_collect() > 0 {
+            let length = body.len();
+            body.resize(length + frame.can_collect().min(PIECE), 0);
+            let read = frame.read(body.get_mut(length..).unwrap_or_default()).map_err(|_| garbled("is damaged"))?;
+            body.truncate(length + read);
+            if body.len() > most {
+                return Err(too_large(most));
+            }
+            if !share.try_grow(body.len()) {
+                // Beside what it came as, which is held as well.
+                return Err(if coded.len() + body.len() > room::ROOM { too_large(room::ROOM) } else { room::full() });
+            }
+        }
+        if whole {
             break;
         }
         tokio::task::yield_now().await;
     }
     // A second frame would be read by some and left by others.
-    if !frame.into_inner().is_empty() {
+    if !left.is_empty() {
         return Err(garbled("has more behind its end"));
     }
     Ok(share.of(body.freeze()))
@@ -141,6 +161,8 @@ mod tests {
             [good.clone(), b" ".to_vec()].concat(),
             // A frame that is to be skipped (3.1.2), alone and before another.
             [&[0x50, 0x2a, 0x4d, 0x18, 1, 0, 0, 0, b'x'][..], &good].concat(),
+            // Blocks that say nothing, and more of them than anybody needs.
+            raw(b"", 10)[..6].iter().copied().chain([0, 0, 0].repeat(3000)).chain([1, 0, 0]).collect(),
             // It would have the decoder remember 16 MiB.
             raw(b"x", 14),
             raw(b"x", 31),

@@ -94,8 +94,14 @@ impl<L: Ledger> Plane<L> {
             None => Bytes::new(),
         };
         if coding == Coding::Zstd {
-            let _one = self.reading.lock().await;
-            bytes = coding::decode(&bytes, route.max_request, self.room.share()).await?;
+            bytes = tokio::select! {
+                biased;
+                () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
+                decoded = async {
+                    let _one = self.reading.lock().await;
+                    coding::decode(&bytes, route.max_request, self.room.share()).await
+                } => decoded?,
+            };
             // It goes on as it was read.
             request.headers_mut().remove(header::CONTENT_LENGTH);
         }
@@ -136,7 +142,7 @@ impl<L: Ledger> Plane<L> {
         }
         let text = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
         let content_type = text(header::CONTENT_TYPE);
-        let meter = Meter::new(api, content_type, text(header::CONTENT_ENCODING)).within(Box::new(self.room.share()));
+        let meter = Meter::new(api, content_type, text(header::CONTENT_ENCODING)).within(Box::new(self.room.meter()));
         let look_ahead = text(header::CONTENT_LENGTH).is_some() || content_type.is_some_and(|t| t.contains("json"));
         let metering = Metering::new(meter, hold, status, look_ahead, input);
         Ok(leaving.wrap(answer, Some(metering)).await)

@@ -2,7 +2,8 @@
 //! what the meter collects of an answer.
 //!
 //! One bound for all of it, so that no mixture of requests makes the plane hold more. What is asked for before anything was sent
-//! waits for its room, in the order of asking; an answer's meter does not wait, and goes without. It decides nothing else.
+//! waits for its room, in the order of asking; an answer's meter does not wait, and goes without. A little is the meters' own, so that
+//! no request takes their sight. It decides nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,8 @@ use crate::meter;
 
 /// What is held at once. Unit: bytes.
 pub const ROOM: usize = 32 << 20;
+/// What meters may keep beside that. Unit: bytes.
+pub const METERS: usize = 4 << 20;
 /// How long a request waits for others to go on.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What is counted at once, and what is small enough not to be counted. Unit: bytes.
@@ -22,18 +25,26 @@ const UNIT: usize = 16 << 10;
 
 /// The room of one bottle.
 #[derive(Clone, Debug)]
-pub struct Room(Arc<Semaphore>);
+pub struct Room {
+    all: Arc<Semaphore>,
+    meters: Arc<Semaphore>,
+}
 
 impl Default for Room {
     fn default() -> Room {
-        Room(Arc::new(Semaphore::new(ROOM / UNIT)))
+        Room { all: Arc::new(Semaphore::new(ROOM / UNIT)), meters: Arc::new(Semaphore::new(METERS / UNIT)) }
     }
 }
 
 impl Room {
     /// Gets a share of it, with nothing in it yet.
     pub fn share(&self) -> Share {
-        Share { room: Arc::clone(&self.0), had: None }
+        Share { room: Arc::clone(&self.all), had: None }
+    }
+
+    /// Gets a meter's share of it.
+    pub fn meter(&self) -> Sight {
+        Sight { own: Share { room: Arc::clone(&self.meters), had: None }, common: self.share() }
     }
 }
 
@@ -117,14 +128,32 @@ impl Share {
     }
 }
 
-impl meter::Room for Share {
-    fn keeps(&mut self, bytes: usize) -> bool {
+/// What one answer's meter keeps: of the meters' own room, else of everybody's.
+#[derive(Debug)]
+pub struct Sight {
+    own: Share,
+    common: Share,
+}
+
+impl Share {
+    /// Has room for so many bytes and no more, where there is room for them; else for none.
+    fn fits(&mut self, bytes: usize) -> bool {
         self.shrink(bytes);
         let fits = self.try_grow(bytes);
         if !fits {
             self.had = None;
         }
         fits
+    }
+}
+
+impl meter::Room for Sight {
+    fn keeps(&mut self, bytes: usize) -> bool {
+        if self.own.fits(bytes) {
+            self.common.had = None;
+            return true;
+        }
+        self.common.fits(bytes)
     }
 }
 
@@ -145,7 +174,7 @@ mod tests {
     use crate::meter::Room as _;
 
     fn left(room: &Room) -> usize {
-        room.0.available_permits()
+        room.all.available_permits()
     }
 
     #[test]
@@ -169,12 +198,15 @@ mod tests {
     fn a_meter_says_what_it_keeps_now_and_goes_without_where_there_is_no_room() {
         let room = Room::default();
         let all = left(&room);
-        let (mut one, mut two) = (room.share(), room.share());
+        let (mut one, mut two) = (room.meter(), room.meter());
         assert!(one.keeps(ROOM / 2) && two.keeps(ROOM / 2) && left(&room) == 0);
         assert!(!two.keeps(ROOM / 2 + 1) && left(&room) == all / 2, "what it has kept is gone");
-        assert!(one.keeps(UNIT + 1) && left(&room) == all - 2);
+        assert!(one.keeps(UNIT + 1) && left(&room) == all, "a little is the meters' own");
+        assert!(two.keeps(METERS - 2 * UNIT) && left(&room) == all && one.keeps(3 * UNIT) && left(&room) == all - 3);
         assert!(one.keeps(0) && left(&room) == all);
         assert!(!one.keeps(ROOM + 1) && left(&room) == all);
+        let mut body = room.share();
+        assert!(body.try_grow(ROOM) && two.keeps(METERS) && !one.keeps(UNIT + 1), "no request takes it");
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,6 +29,8 @@ use crate::ledger::Ledger;
 pub(super) const HEAD_TIME: Duration = Duration::from_secs(120);
 /// Time for a client to read what it is told when its request is cut.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How often the time for them may begin anew.
+const ROUNDS: usize = 6;
 /// HTTP/2 streams at once on one connection.
 pub(super) const MAX_STREAMS: u32 = 128;
 /// Largest head of an HTTP/2 request, as RFC 9113, 6.5.2 counts. Unit: bytes.
@@ -99,7 +101,14 @@ async fn left_unread<L: Ledger>(plane: Arc<Plane<L>>, link: Arc<Link>) {
     let mut cancels = plane.streams.cancels();
     // Its sender is the plane's own, so it does not go away.
     while cancels.changed().await.is_ok() {
-        tokio::time::sleep(LAST_WORDS).await;
+        // Who is cut while the words of an earlier cut are read has the time for their own: so often, and no more.
+        for _ in 0..ROUNDS {
+            tokio::time::sleep(LAST_WORDS).await;
+            match cancels.has_changed() {
+                Ok(true) => cancels.mark_unchanged(),
+                _ => break,
+            }
+        }
         if link.lags() {
             return;
         }

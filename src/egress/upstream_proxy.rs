@@ -153,7 +153,7 @@ impl UpstreamProxy {
                 let more = match self.authorization {
                     Some(_) => ": it does not accept the credential of `upstream_proxy`",
                     None if self.wants_one => {
-                        ": this bottle has no credential for it, because settings.yml named another proxy when it was launched; \
+                        ": this bottle has no credential for it, because settings.yml named another proxy, or bb was an older one, when it was launched; \
                          end it and resume it"
                     }
                     None => ": name one in `upstream_proxy` of settings.yml",

@@ -28,6 +28,11 @@ impl Bound {
         self.room = Some(room);
     }
 
+    /// Gets how much is kept, where it is more than is kept without asking. Unit: bytes.
+    pub(super) fn kept(&self) -> u64 {
+        u64::try_from(self.said / 2).unwrap_or(u64::MAX)
+    }
+
     /// Says that `bytes` are kept.
     ///
     /// # Errors

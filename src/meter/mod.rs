@@ -48,7 +48,8 @@ pub struct Reading {
     /// The API's id of the response; of the last one where a stream carries several.
     pub response_id: Option<String>,
     /// Output tokens estimated from the text, thinking and tool arguments delivered in deltas: bytes / 3, rounded up.
-    /// 0 for a body that is not streamed.
+    /// 0 for a body that is not streamed. Of what could not be followed any more: all its bytes / 4, rounded up, so that who
+    /// takes the meter its sight pays more, not less.
     pub streamed: u64,
     /// The last usage object as JSON text.
     pub raw_usage: Option<String>,
@@ -60,6 +61,8 @@ pub struct Reading {
 /// Reads the usage out of one answer, as its bytes pass.
 pub struct Meter {
     coding: Coding,
+    /// What came and could not be followed. Unit: bytes.
+    unread: u64,
 }
 
 impl Meter {
@@ -71,7 +74,7 @@ impl Meter {
         let event_stream = content_type
             .and_then(|t| t.split(';').next())
             .is_some_and(|t| t.trim().eq_ignore_ascii_case("text/event-stream"));
-        Meter { coding: Coding::new(content_encoding, Pipe::new(normaliser(api), event_stream)) }
+        Meter { coding: Coding::new(content_encoding, Pipe::new(normaliser(api), event_stream)), unread: 0 }
     }
 
     /// Has what it keeps of an event or a body that has not come whole, beyond 64 KiB, share `room` with others.
@@ -82,12 +85,15 @@ impl Meter {
 
     /// Makes a meter for one response whose events come as messages: what is fed at once is one event.
     pub fn of_messages(api: Api) -> Meter {
-        Meter { coding: Coding::plain(Pipe::of_messages(normaliser(api))) }
+        Meter { coding: Coding::plain(Pipe::of_messages(normaliser(api))), unread: 0 }
     }
 
     /// Takes the next bytes of the body, as they came over the wire.
     pub fn feed(&mut self, chunk: &[u8]) {
         self.coding.feed(chunk);
+        if self.coding.pipe().broken() {
+            self.unread = self.unread.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        }
     }
 
     /// Takes note that the body has ended. A last event without its blank line is read all the same.
@@ -104,7 +110,7 @@ impl Meter {
             terminal: facts.terminal,
             model: facts.model.clone(),
             response_id: facts.response_id.clone(),
-            streamed: facts.streamed(),
+            streamed: self.streamed(),
             raw_usage: facts.raw_usage.clone(),
             broken: pipe.broken(),
         }
@@ -117,7 +123,8 @@ impl Meter {
 
     /// Gets the output estimated from what was delivered ([`Reading::streamed`]). Unit: tokens.
     pub fn streamed(&self) -> u64 {
-        self.coding.pipe().facts().streamed()
+        let pipe = self.coding.pipe();
+        pipe.facts().streamed().saturating_add(self.unread.saturating_add(pipe.lost()).div_ceil(4))
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) struct Pipe {
     none: Facts,
     dead: bool,
     broken: bool,
+    /// What was kept when reading failed, and has not been read. Unit: bytes.
+    lost: u64,
 }
 
 #[derive(Default)]
@@ -67,8 +69,16 @@ impl Pipe {
         self.broken
     }
 
+    /// Gets how much was kept, and was not read, when reading failed. Unit: bytes.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
+    }
+
     /// Stops reading. What was final before stays final.
     pub(super) fn fail(&mut self) {
+        if !self.dead {
+            self.lost = self.bound.kept();
+        }
         self.broken |= !self.facts().terminal;
         self.dead = true;
         self.framing = Framing::Closed;

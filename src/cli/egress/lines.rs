@@ -335,7 +335,7 @@ fn asked(line: &Request) -> String {
 fn said(end: &str) -> &str {
     match end {
         "open" => "no end so far",
-        "lost" => "its controller died before the end",
+        "lost" => "its end was not recorded",
         "gone" => "the agent went away",
         "too_large" => "too large",
         other => other,

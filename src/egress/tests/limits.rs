@@ -59,6 +59,7 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ("bytes of an answer that wait for an HTTP/2 client that does not read", bytes(serve::SEND_BUFFER)),
         ("body of a request to a model API, which is held whole", bytes(model::MAX_BODY)),
         ("held at once, all together", bytes(room::ROOM)),
+        ("what meters collect beside that", bytes(room::METERS)),
         ("time for which a request waits for its place in what is held", seconds(room::PATIENCE)),
         ("time for which a held body may stand still", seconds(model::BODY_IDLE)),
         (idle, seconds(tee::SILENCE)),
@@ -181,8 +182,8 @@ async fn a_request_that_waits_for_its_place_goes_on_when_there_is_one() {
 }
 
 #[tokio::test]
-async fn an_answer_that_has_no_place_passes_untouched_and_is_counted_at_its_estimate() {
-    let line = format!("data: {{\"type\":\"ping\",\"x\":\"{}\"}}\n\n", "x".repeat(1 << 20));
+async fn an_answer_that_has_no_place_passes_untouched_and_is_counted_by_its_bytes() {
+    let line = format!("data: {{\"type\":\"ping\",\"x\":\"{}\"}}\n\n", "x".repeat(3 << 20));
     let text = [begin(7), line.clone().into(), done(5)[0].clone(), done(5)[1].clone()].concat();
     let script: Script = Arc::new(move |_| sse(full(text.clone())));
     let bench = bench(None, script).await;
@@ -201,7 +202,7 @@ async fn an_answer_that_has_no_place_passes_untouched_and_is_counted_at_its_esti
     bench.settled().await;
     let usage = bench.events("usage").await;
     assert_eq!(usage.last().unwrap()["source"], "estimated", "{usage:?}");
-    assert!(bench.counted().await >= 12 + 100);
+    assert!(bench.counted().await >= 12 + (3 << 20) / 4);
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ fn what_has_no_end_is_told_and_what_an_older_bb_wrote_is_read() {
     lines.add(&begun(1, "a"));
     assert_eq!(
         texts(&lines.add(&event(2, "bottle.adopted", json!({}))))[0].split("  ").last(),
-        Some("(its controller died before the end)")
+        Some("(its end was not recorded)")
     );
     lines.add(&begun(3, "b"));
     assert!(texts(&lines.finish())[0].ends_with("(no end so far)"));
@@ -114,7 +114,7 @@ fn a_long_request_has_one_line_however_many_come_and_go_beside_it() {
 
 #[test]
 fn what_a_killed_controller_left_is_lost_once() {
-    let lost = "(its controller died before the end)";
+    let lost = "(its end was not recorded)";
     for how in ["bottle.adopted", "bottle.ended"] {
         let mut lines = Lines::default();
         lines.add(&begun(1, "a"));
