@@ -5,16 +5,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::api::{AuthScheme, Credentials, Launch, Login, LoginForm, Route};
 use crate::egress::login::{self, Holder};
 use crate::egress::name::Host;
 use crate::egress::oauth::endpoint;
 use crate::error::{Error, Kind, Result};
-
-/// How long the end of a controller waits for a refresh: its own bound, and a little.
-const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Holders by name, as a bottle has them.
 pub type Holders = BTreeMap<String, Arc<Holder>>;
@@ -34,11 +30,11 @@ impl Logins {
         logins.iter().map(|(name, login)| (name.clone(), holder(login))).collect()
     }
 
-    /// Waits until none is being refreshed, within bounds: what the endpoint has given must be written.
-    pub async fn idle(&self) {
+    /// Has none be refreshed any more, and waits for those that are, within bounds: what the endpoint gives must be written.
+    pub async fn end(&self) {
         let all: Vec<_> = self.0.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let idle = futures_util::future::join_all(all.iter().map(|holder| holder.idle()));
-        let _ = tokio::time::timeout(PATIENCE, idle).await;
+        let ended = futures_util::future::join_all(all.iter().map(|holder| holder.end()));
+        let _ = tokio::time::timeout(login::ENDING, ended).await;
     }
 }
 

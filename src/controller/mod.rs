@@ -326,7 +326,7 @@ impl Controller {
         for bottle in self.running() {
             bottle.close_egress().await;
         }
-        self.logins.idle().await;
+        self.logins.end().await;
         for ledger in std::iter::once(&self.real).chain(self.rehearsal.get()) {
             if let Err(e) = ledger.close().await {
                 tracing::error!("closing the ledger: {e}");

@@ -142,11 +142,8 @@ impl Controller {
             }
             let Some(auth) = &route.auth else { continue };
             let name = &auth.credential;
-            if live.launch.logins.contains_key(name) {
-                continue;
-            }
             let given = rules.credentials.contains_key(name);
-            let launched = live.launch.credentials.contains_key(name);
+            let launched = live.launch.credentials.contains_key(name) || live.launch.logins.contains_key(name);
             if !given && !launched {
                 let message = format!("a route needs the credential {name}, which was not given");
                 return Err(Error::new(Kind::CredentialMissing, message).hint(format!("set {name} in this shell")));

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
@@ -17,6 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::deny::{Denial, Deny};
 use super::login::Holder;
+use super::login::heard::Heard;
 use crate::api::{Auth, AuthScheme, Route};
 
 /// A shorter value is not looked for in answers: it would be found by chance.
@@ -31,8 +32,8 @@ pub struct Injection {
     value: HeaderValue,
     /// What goes with it: the account that a login is of.
     beside: Option<(HeaderName, HeaderValue)>,
-    /// Set when the API has said 401 to it, where somebody wants to know.
-    refused: Option<Arc<AtomicBool>>,
+    /// Hears what the API says to it, where somebody wants to know.
+    heard: Option<Arc<Heard>>,
     /// What is looked for in answers: the value in each form in which a server may echo it.
     finders: Arc<[memmem::Finder<'static>]>,
 }
@@ -118,7 +119,7 @@ fn prepare(auth: &Auth, secret: &str) -> Option<Injection> {
     let mut value = HeaderValue::from_str(&text).ok()?;
     value.set_sensitive(true);
     let finders = finders([secret]);
-    Some(Injection { name, value, beside: None, refused: None, finders })
+    Some(Injection { name, value, beside: None, heard: None, finders })
 }
 
 /// Gets what finds each of `secrets` in each of its forms.
@@ -153,12 +154,12 @@ const ACCOUNT: HeaderName = HeaderName::from_static("chatgpt-account-id");
 
 impl Injection {
     /// Makes that of a login: its access token, and the account that it is of. All of `looked_for` is taken out of answers.
-    /// `refused` is set when the API has said 401 to it.
+    /// `heard` is told what the API says to it.
     pub(super) fn of_login<'a>(
         access: &SecretString,
         account: Option<&'a str>,
         looked_for: impl Iterator<Item = &'a SecretString>,
-        refused: Arc<AtomicBool>,
+        heard: Arc<Heard>,
     ) -> Injection {
         let marked = |text: &str| {
             // Tokens were checked when they were read: a header can hold them.
@@ -171,7 +172,7 @@ impl Injection {
             name: header::AUTHORIZATION,
             value: marked(&text),
             beside: account.map(|account| (ACCOUNT, marked(account))),
-            refused: Some(refused),
+            heard: Some(heard),
             finders: finders(looked_for.map(ExposeSecret::expose_secret).chain(account)),
         }
     }
@@ -185,10 +186,9 @@ impl Injection {
     }
 
     /// Hears what the server has answered to it.
-    pub fn answered(&self, status: StatusCode) {
-        let says = if status == StatusCode::UNAUTHORIZED { Some(true) } else { status.is_success().then_some(false) };
-        if let (Some(refused), Some(says)) = (&self.refused, says) {
-            refused.store(says, Ordering::Release);
+    pub fn answered(&self, status: StatusCode, metered: bool) {
+        if let Some(heard) = &self.heard {
+            heard.hear(status, metered, Instant::now());
         }
     }
 

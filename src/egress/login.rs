@@ -1,25 +1,29 @@
 //! A subscription login of the host, as all bottles that work with it share it: its tokens are in the host's file and here, and
 //! the host alone refreshes them.
 //!
-//! [`file`] reads and writes the file, [`refresh`] asks the real token endpoint, [`serve`] has requests
-//! of bottles; this decides when. A token is good until it is
-//! near its end or the API has said 401 to it. One asks for another at a time, the others get what came of it; what came is
+//! [`file`] reads and writes the file, [`refresh`] asks the real token endpoint, as often as [`pace`] allows, [`heard`] has what
+//! the API says to a token, [`serve`] has requests of bottles; this decides when. A token is good until it is near its end or
+//! the API has said 401 to it; where there is no other it is used while it lasts, since one bottle can have a 401 said to all.
+//! One asks for another at a time, the others get what came of it; what came is
 //! written back before it is used. The host's own CLI does the same with the same file, so it is looked at first, every time.
 //! No bottle gets any of it: a request has the token put in on its way out.
 
 pub mod file;
+pub(super) mod heard;
+mod leftover;
+pub(super) mod pace;
 pub(super) mod refresh;
 mod serve;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::credential::Injection;
 use super::deny::{Denial, Deny};
@@ -27,17 +31,19 @@ use super::record::Recorder;
 use super::upstream::Connector;
 use crate::api::{Login, LoginForm};
 use file::{FileError, Stamp, Tokens, Wrote};
+use heard::Heard;
+use pace::{Pace, Wait};
 use refresh::Refused;
 
 /// How long before its end a token is not good any more. The host's CLIs, where they run, are earlier. Unit: seconds.
 const NEAR: i64 = 120;
-/// An API that says 401 to a token as young as this means something else.
-const YOUNG: Duration = Duration::from_secs(60);
-/// How long nobody asks again after it has failed.
-const PAUSE: Duration = Duration::from_secs(10);
+/// How long it takes at most until what the endpoint was asked for has come and is written.
+pub const ENDING: Duration = refresh::ANSWER.saturating_add(Duration::from_secs(5));
 /// A file that is being written is looked at again, so often and so soon.
 const LOOKS: u32 = 4;
 const SOON: Duration = Duration::from_millis(50);
+/// When the host's CLI has written what it got for the refresh token that it used at the same moment.
+const LATER: Duration = Duration::from_millis(500);
 /// Tokens of before that are still looked for in answers.
 const FORMER: usize = 8;
 
@@ -61,8 +67,8 @@ pub struct Way {
 /// Tokens in use.
 pub struct Held {
     tokens: Tokens,
-    /// The API has said 401 to them.
-    refused: Arc<AtomicBool>,
+    /// What the API has said to them.
+    heard: Arc<Heard>,
     injection: Arc<Injection>,
 }
 
@@ -77,16 +83,26 @@ impl Held {
         self.tokens.expires.map(|expires| expires - now())
     }
 
-    fn is_refused(&self) -> bool {
-        self.refused.load(Ordering::Acquire)
-    }
-
     fn lasts(&self) -> bool {
         self.left().is_none_or(|left| left > 0)
     }
 
+    fn is_near_its_end(&self) -> bool {
+        self.left().is_some_and(|left| left <= NEAR)
+    }
+
     fn is_good(&self) -> bool {
-        !self.is_refused() && self.left().is_none_or(|left| left > NEAR)
+        !self.heard.is_refused() && !self.is_near_its_end()
+    }
+
+    fn has(&self, refresh: &SecretString) -> bool {
+        self.tokens.refresh.as_ref().is_some_and(|own| own.expose_secret() == refresh.expose_secret())
+    }
+
+    /// Gets them while they last, though there are no better ones, else why there are none: what the API says to a token that
+    /// lasts, it says itself.
+    fn or(self: Arc<Self>, deny: Deny) -> Result<Arc<Held>, Deny> {
+        if self.lasts() { Ok(self) } else { Err(deny) }
     }
 }
 
@@ -101,10 +117,8 @@ struct State {
     gone: Option<SecretString>,
     /// Tokens of before.
     former: VecDeque<SecretString>,
-    /// When tokens last came from the endpoint.
-    came: Option<Instant>,
-    /// When and why none came.
-    failed: Option<(Instant, Deny)>,
+    /// How often the endpoint is asked.
+    pace: Pace,
 }
 
 impl State {
@@ -117,11 +131,11 @@ impl State {
             both.for_each(|token| self.former.push_front(token.clone()));
             self.former.truncate(FORMER);
         }
-        let refused = Arc::new(AtomicBool::new(false));
+        let heard = Arc::new(Heard::default());
         let looked_for = [&tokens.access].into_iter().chain(&tokens.refresh).chain(&tokens.id).chain(&self.former);
         let account = tokens.account.as_deref();
-        let injection = Injection::of_login(&tokens.access, account, looked_for, Arc::clone(&refused));
-        let held = Arc::new(Held { tokens, refused, injection: Arc::new(injection) });
+        let injection = Injection::of_login(&tokens.access, account, looked_for, Arc::clone(&heard));
+        let held = Arc::new(Held { tokens, heard, injection: Arc::new(injection) });
         self.held = Some(Arc::clone(&held));
         held
     }
@@ -138,6 +152,8 @@ pub struct Holder {
     state: Mutex<State>,
     /// One asks the endpoint at a time.
     turn: tokio::sync::Mutex<()>,
+    /// Nobody is to ask any more.
+    stop: watch::Sender<bool>,
 }
 
 impl std::fmt::Debug for Holder {
@@ -157,8 +173,8 @@ pub fn check(login: &Login) -> Result<(), FileError> {
 impl Holder {
     /// Makes the holder of a login. Its file is read when it is first needed.
     pub fn new(login: &Login) -> Holder {
-        let (state, turn) = (Mutex::default(), tokio::sync::Mutex::default());
-        Holder { form: login.form, file: login.file.clone(), state, turn }
+        let (state, turn, stop) = (Mutex::default(), tokio::sync::Mutex::default(), watch::Sender::new(false));
+        Holder { form: login.form, file: login.file.clone(), state, turn, stop }
     }
 
     /// Gets whose login it is.
@@ -181,8 +197,9 @@ impl Holder {
         asked.await.unwrap_or_else(|_| Err(self.expired("it could not be refreshed")))
     }
 
-    /// Waits until nobody asks the endpoint.
-    pub async fn idle(&self) {
+    /// Has nobody ask the endpoint any more, and waits until what it was asked for has come and is written.
+    pub async fn end(&self) {
+        self.stop.send_replace(true);
         drop(self.turn.lock().await);
     }
 
@@ -221,7 +238,7 @@ impl Holder {
             Some(held) if held.tokens.access.expose_secret() == tokens.access.expose_secret() => Ok(Arc::clone(held)),
             _ => {
                 state.spent = None;
-                state.failed = None;
+                state.pace.other();
                 Ok(state.take(tokens))
             }
         }
@@ -236,50 +253,66 @@ impl Holder {
             if held.is_good() {
                 return Ok(held);
             }
-            let or_these =
-                |deny: Deny| if held.lasts() && !held.is_refused() { Ok(Arc::clone(&held)) } else { Err(deny) };
             let Some(used) = held.tokens.refresh.clone() else {
-                return or_these(self.expired("its token has expired, and there is no refresh token"));
+                return held.or(self.expired("its token has expired, and there is no refresh token"));
             };
-            {
-                let state = lock(&self.state);
-                if state.is_gone(&used) {
-                    return or_these(self.expired("it was refused"));
-                }
-                if let Some((_, deny)) = state.failed.as_ref().filter(|(at, _)| at.elapsed() < PAUSE) {
-                    return or_these(deny.clone());
-                }
-                if held.lasts() && state.came.is_some_and(|at| at.elapsed() < YOUNG) {
-                    return Ok(held);
-                }
+            let refused = !held.is_near_its_end();
+            if let Some(deny) = self.not_now(&used, refused) {
+                return held.or(deny);
             }
-            match refresh::ask(self.form, &held.tokens, &used, &way.connector).await {
+            match refresh::ask(self.form, &held.tokens, &used, &way.connector, self.stop.subscribe()).await {
                 Ok(fresh) => {
                     let tokens = held.tokens.renewed(self.form, &fresh, now());
-                    return self.put_back(tokens, used, way).await;
+                    return self.put_back(tokens, used, refused, way).await?.or(self.ended_at_once());
                 }
                 Err(Refused::Failed(deny)) => {
                     tracing::warn!(file = %self.file.display(), "a login was not refreshed: {}", deny.message);
-                    lock(&self.state).failed = Some((Instant::now(), deny.clone()));
-                    return or_these(deny);
+                    lock(&self.state).pace.failed(Instant::now(), deny.clone());
+                    return held.or(deny);
                 }
                 Err(Refused::Gone) => {
-                    tracing::warn!(file = %self.file.display(), "a login was not refreshed: its refresh token was refused");
-                    {
-                        let mut state = lock(&self.state);
-                        state.gone = Some(used.clone());
-                        state.stamp = None;
-                    }
-                    self.tell(way, "refused", None);
-                    held = self.look().await?;
+                    lock(&self.state).gone = Some(used.clone());
+                    held = match self.look_for_other(&used).await {
+                        Ok(other) if !other.has(&used) => other,
+                        same => {
+                            tracing::warn!(file = %self.file.display(), "a login was not refreshed: its refresh token was refused");
+                            self.tell(way, "refused", None);
+                            same?
+                        }
+                    };
                 }
             }
         }
-        Err(self.expired("it was refused"))
+        held.or(self.expired("it was refused"))
+    }
+
+    /// Gets why the endpoint is not asked at this moment, for others in place of tokens that have ended or else were `refused`.
+    fn not_now(&self, used: &SecretString, refused: bool) -> Option<Deny> {
+        let state = lock(&self.state);
+        if state.is_gone(used) {
+            return Some(self.expired("it was refused"));
+        }
+        state.pace.wait(Instant::now(), refused).map(|wait| match wait {
+            Wait::Failed(deny) => deny,
+            Wait::Young => self.ended_at_once(),
+        })
+    }
+
+    /// Looks whether the file has other tokens than those of a refresh token that is good for nothing; twice, since whoever has
+    /// used it at the same moment has to write what came of it.
+    async fn look_for_other(&self, used: &SecretString) -> Result<Arc<Held>, Deny> {
+        lock(&self.state).stamp = None;
+        match self.look().await {
+            Ok(other) if !other.has(used) => Ok(other),
+            _ => {
+                tokio::time::sleep(LATER).await;
+                self.look().await
+            }
+        }
     }
 
     /// Writes fresh tokens into the file, then takes them into use.
-    async fn put_back(&self, tokens: Tokens, used: SecretString, way: &Way) -> Result<Arc<Held>, Deny> {
+    async fn put_back(&self, tokens: Tokens, used: SecretString, refused: bool, way: &Way) -> Result<Arc<Held>, Deny> {
         let spent = lock(&self.state).spent.clone();
         let (form, path) = (self.form, self.file.clone());
         let at = used.clone();
@@ -289,6 +322,7 @@ impl Holder {
             (wrote, tokens, spent)
         });
         let (wrote, tokens, spent) = wrote.await.map_err(|_| self.expired("it could not be written"))?;
+        lock(&self.state).pace.came(Instant::now(), refused);
         match wrote {
             Ok(Wrote::Theirs) => {
                 lock(&self.state).stamp = None;
@@ -297,7 +331,7 @@ impl Holder {
             Ok(Wrote::Written(stamp)) => {
                 let held = {
                     let mut state = lock(&self.state);
-                    (state.stamp, state.spent, state.came) = (Some(stamp), None, Some(Instant::now()));
+                    (state.stamp, state.spent) = (Some(stamp), None);
                     state.take(tokens)
                 };
                 tracing::info!(file = %self.file.display(), "a login was refreshed");
@@ -307,7 +341,7 @@ impl Holder {
             Err(error) => {
                 let held = {
                     let mut state = lock(&self.state);
-                    (state.spent, state.came) = (Some(spent.unwrap_or(used)), Some(Instant::now()));
+                    state.spent = Some(spent.unwrap_or(used));
                     state.take(tokens)
                 };
                 tracing::warn!(file = %self.file.display(), "a login was refreshed and could not be written back: {error}");
@@ -324,6 +358,10 @@ impl Holder {
             data["reason"] = json!(reason);
         }
         way.recorder.login(data);
+    }
+
+    fn ended_at_once(&self) -> Deny {
+        self.expired("its token has ended, though it came just now; the clock of this host may be wrong")
     }
 
     fn expired(&self, why: &str) -> Deny {

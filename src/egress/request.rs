@@ -415,7 +415,7 @@ impl Leaving<'_> {
     ) -> Response<Outgoing> {
         let (mut parts, incoming) = answer.into_parts();
         if let Some(injection) = self.injection {
-            injection.answered(parts.status);
+            injection.answered(parts.status, metering.is_some());
         }
         let keep = Keep { credential: self.injection.is_some(), names: self.route.keep_headers.clone() };
         forward::clean_head(&mut parts.headers, self.injection, &keep.names);

@@ -153,6 +153,9 @@ impl<L: Ledger> Plane<L> {
                 "bb: the server switched to something that was not asked for.",
             ));
         }
+        if let Some(injection) = leaving.injection {
+            injection.answered(answer.status(), leaving.route.api.is_some());
+        }
         let server = hyper::upgrade::on(&mut answer);
         let mut headers = std::mem::take(answer.headers_mut());
         super::forward::clean_head(&mut headers, leaving.injection, &leaving.route.keep_headers);

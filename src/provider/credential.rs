@@ -195,7 +195,8 @@ impl Search<'_> {
             }
         }
         for (alternative, form) in logins() {
-            if let Some(login) = self.sources.usual_login(form)? {
+            let login = self.sources.usual_login(form).map_err(|error| or_a_key(error, alternatives))?;
+            if let Some(login) = login {
                 return Ok((alternative, Found::login(login, self.sources.login_words(form, None))));
             }
         }
@@ -289,6 +290,18 @@ fn of_login<'a>(alternatives: &'a [Alternative], name: &str, form: LoginForm) ->
         let message = format!("{name} is {}, with which this provider cannot work", login::title(form));
         Error::new(Kind::Usage, message).hint("name another credential in `auth_token`, or choose another provider")
     })
+}
+
+/// Says at a login that cannot be worked with that a key would do as well: the CLI may be logged in by one.
+fn or_a_key(error: Error, alternatives: &[Alternative]) -> Error {
+    let names: Vec<&str> = alternatives.iter().filter_map(|a| a.env.as_deref()).collect();
+    match &error.hint {
+        Some(hint) if !names.is_empty() => {
+            let hint = format!("{hint}, or set {} in this shell", names.join(" or "));
+            error.hint(hint)
+        }
+        _ => error,
+    }
 }
 
 /// Says that there is no credential at all, and what would be one.

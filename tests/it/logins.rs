@@ -57,6 +57,7 @@ fn a_launch_says_whose_credential_it_works_with_and_a_bad_login_starts_nothing()
             let refused = look();
             refused.fails(5, "credential_missing", &format!("the login of Claude Code in ~/{FILE}"), hint);
             assert!(refused.stderr.contains(what) && !refused.stderr.contains("s3cret"), "{refused}");
+            assert!(refused.stderr.contains("or set SUB_KEY in this shell"), "{refused}");
         }
         // The doctor says the same, and it is no fault of the machine.
         let doctor = world.bb(&["doctor", "--json"]);

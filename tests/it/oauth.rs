@@ -243,13 +243,15 @@ fn a_login_that_cannot_be_used_is_refused_at_launch_by_its_file() {
         let exact = json!([{"methods": ["POST"], "paths": [{"type": "exact", "value": "/t"}]}]);
         for route in [
             json!({"host": "evil.example", "auth": auth}),
+            json!({"host": "console.anthropic.com", "auth": auth}),
             json!({"host": "console.anthropic.com", "matches": exact, "oauth": "sub"}),
             json!({"host": "evil.example", "matches": exact, "oauth": "sub"}),
         ] {
             let answer = post(&world, "/v1/bottles/linked/routes", &json!({"id": "change", "routes": [route]}));
             assert_eq!(answer["error"]["kind"], "usage", "{answer}");
         }
-        let open = json!({"id": "open", "routes": [{"host": "open.example"}]});
+        let own = json!({"host": "api.anthropic.com", "auth": auth});
+        let open = json!({"id": "open", "routes": [{"host": "open.example"}, own]});
         assert_eq!(post(&world, "/v1/bottles/linked/routes", &open)["changed"], true, "the allowed twin");
         world.bb(&["kill", "linked"]).expect(0);
         let gone = world.until(Duration::from_secs(30), || world.keepers().is_empty());

@@ -12,6 +12,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
+use super::leftover;
 use crate::api::LoginForm;
 use crate::egress::oauth::endpoint::{Fresh, claims, is_token, wipe};
 
@@ -281,8 +282,8 @@ pub fn write_back(
     now: i64,
 ) -> Result<Wrote, FileError> {
     let (_, before) = open(path)?;
-    let name = path.file_name().ok_or(FileError::NoFile)?.to_string_lossy();
-    let beside = path.with_file_name(format!(".{name}.bb-{}", uuid::Uuid::now_v7()));
+    let beside = leftover::beside(path).ok_or(FileError::NoFile)?;
+    leftover::remove(path, before.uid());
     let put = |text: &str, stamp: Stamp| -> io::Result<Option<Stamp>> {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
         let own = file.metadata()?;

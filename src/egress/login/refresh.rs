@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use secrecy::SecretString;
+use tokio::sync::watch;
 
 use super::file::Tokens;
 use crate::api::LoginForm;
@@ -28,8 +29,14 @@ pub enum Refused {
     Failed(Deny),
 }
 
-/// Asks for fresh tokens.
-pub async fn ask(form: LoginForm, tokens: &Tokens, refresh: &SecretString, way: &Connector) -> Result<Fresh, Refused> {
+/// Asks for fresh tokens. Once it is told to `stop` nothing is sent any more: nobody would be there to keep what comes.
+pub async fn ask(
+    form: LoginForm,
+    tokens: &Tokens,
+    refresh: &SecretString,
+    way: &Connector,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Fresh, Refused> {
     let to = endpoint::of(form);
     let failed = |kind: Denial, why: &str| {
         let message = format!("bb: the host's login could not be refreshed at {}: {why}.", to.host);
@@ -38,8 +45,14 @@ pub async fn ask(form: LoginForm, tokens: &Tokens, refresh: &SecretString, way: 
     let broken = || failed(Denial::UpstreamUnreachable, "the connection broke off");
     let uri = Uri::builder().scheme("https").authority(to.host).path_and_query(to.path).build();
     let uri = uri.map_err(|_| broken())?;
-    // Why it cannot be reached is told by whoever dials, with the host's name in it.
-    let stream = way.tunnel(&uri).await.map_err(|error| Refused::Failed(Deny::new(error.kind, error.message)))?;
+    let stopping = || failed(Denial::UpstreamUnreachable, "bb is being stopped");
+    let stopped = stop.clone();
+    let stream = tokio::select! {
+        biased;
+        () = async { let _ = stop.wait_for(|stop| *stop).await; } => return Err(stopping()),
+        // Why it cannot be reached is told by whoever dials, with the host's name in it.
+        stream = way.tunnel(&uri) => stream.map_err(|error| Refused::Failed(Deny::from(error)))?,
+    };
     let body = endpoint::request(form, refresh, tokens.client.as_deref(), tokens.scope.as_deref());
     let answered = async {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.map_err(|_| broken())?;
@@ -55,6 +68,9 @@ pub async fn ask(form: LoginForm, tokens: &Tokens, refresh: &SecretString, way: 
             (header::USER_AGENT, concat!("bb/", env!("CARGO_PKG_VERSION"))),
         ] {
             request.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        if *stopped.borrow() {
+            return Err(stopping());
         }
         let answer = sender.send_request(request).await.map_err(|_| broken())?;
         let status = answer.status().as_u16();

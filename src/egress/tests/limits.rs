@@ -72,6 +72,10 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
             bytes(super::super::oauth::MOST),
         ),
         ("time for a real token endpoint's answer", seconds(login::refresh::ANSWER)),
+        (
+            "time between two refreshes of a login; doubled while the API refuses what comes",
+            format!("{}, up to {}", seconds(login::pace::YOUNG), seconds(login::pace::LONGEST)),
+        ),
         ("time for which a request waits for tokens that others hold", seconds(hold::PATIENCE)),
         ("one line or event of a metered stream", bytes(meter::bound::MAX_EVENT)),
         ("what a coded, metered answer may become", bytes(meter::coding::MAX_DECODED.try_into().unwrap())),

@@ -61,6 +61,7 @@ type Answers = Arc<Mutex<VecDeque<(u16, Value)>>>;
 /// A bench whose routes work with logins of the host.
 struct Desk {
     bench: Bench,
+    holder: Arc<Holder>,
     file: PathBuf,
     /// What the token endpoint answers next, and the API; good answers where there are none.
     tokens: Answers,
@@ -136,9 +137,9 @@ async fn desk_at(form: LoginForm, text: &str, name: &str) -> Desk {
         Route { host: host.into(), ports: vec![port], matches, oauth: Some(name.clone()), ..Route::default() },
     ];
     let holder = Arc::new(Holder::new(&Login { form, file: file.clone() }));
-    let rules = Rules { routes, logins: [(name, holder)].into(), ..Rules::default() };
+    let rules = Rules { routes, logins: [(name, Arc::clone(&holder))].into(), ..Rules::default() };
     bench.handle.set_routes(&rules).unwrap();
-    Desk { bench, file, tokens, api, heard: Mutex::default() }
+    Desk { bench, holder, file, tokens, api, heard: Mutex::default() }
 }
 
 impl Desk {
@@ -370,13 +371,14 @@ async fn where_the_host_has_refreshed_with_the_same_token_its_own_counts() {
         while desk.asked().is_empty() {
             tokio::task::yield_now().await;
         }
+        // It has the answer only now, and writes after the first look at the file.
+        tokio::time::sleep(Duration::from_millis(200)).await;
         put(&file, &claude(6, 3600));
     };
     let ((status, _), ()) = tokio::join!(desk.ask(), writing);
-    // It may have been looked at before it was written: then the next request finds it.
-    let status = if status == 200 { status } else { desk.ask().await.0 };
     assert_eq!((status, desk.sent()), (200, vec![token("oat01", 6)]));
     assert_eq!(desk.asked().len(), 1);
+    assert!(desk.bench.events("login").await.is_empty(), "nobody has lost a login");
     desk.is_clean().await;
 }
 
@@ -415,6 +417,82 @@ async fn a_token_that_the_api_refuses_is_renewed_once_and_not_in_a_loop() {
     let fresh = token("oat01", 2);
     assert_eq!(desk.sent(), [&token("oat01", 1), &fresh, &fresh, &fresh, &fresh].map(Clone::clone));
     assert_eq!(desk.asked().len(), 1);
+    desk.is_clean().await;
+}
+
+/// What the API says to a token that it does not want, or to headers that it does not want: nobody can tell which.
+fn unauthorized() -> (u16, Value) {
+    (401, json!({"type": "error", "error": {"type": "authentication_error", "message": "no"}}))
+}
+
+#[tokio::test]
+async fn a_401_that_one_bottle_provokes_costs_the_others_nothing() {
+    // The token has just been taken: what is said to somebody else is about something else.
+    let desk_one = desk(LoginForm::Claude, &claude(1, 3600)).await;
+    assert_eq!(desk_one.ask().await.0, 200);
+    for _ in 0..3 {
+        desk_one.api.lock().unwrap().push_back(unauthorized());
+        assert_eq!((desk_one.ask().await.0, desk_one.ask().await.0), (401, 200));
+    }
+    assert_eq!((desk_one.asked().len(), desk_one.sent()), (0, vec![token("oat01", 1); 7]));
+    desk_one.is_clean().await;
+
+    // It was never taken, and the endpoint does not give another: it is used as long as it lasts.
+    for answer in [(400, json!({"error": "invalid_grant"})), (500, json!({}))] {
+        let desk = desk(LoginForm::Claude, &claude(1, 3600)).await;
+        desk.api.lock().unwrap().extend([unauthorized(), unauthorized(), unauthorized()]);
+        desk.tokens.lock().unwrap().push_back(answer);
+        let mut heard = vec![];
+        for _ in 0..5 {
+            heard.push(desk.ask().await.0);
+        }
+        assert_eq!(heard, [401, 401, 401, 200, 200]);
+        let body = json!({"grant_type": "refresh_token", "refresh_token": is::CLAUDE_REFRESH}).to_string();
+        assert_eq!(desk.refresh(CLAUDE, "application/json", body).await.0, 200);
+        assert_eq!((desk.asked().len(), desk.sent()), (1, vec![token("oat01", 1); 5]));
+        desk.is_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_clock_by_which_fresh_tokens_have_ended_is_named_and_does_not_use_up_one_after_the_other() {
+    let desk = desk(LoginForm::Codex, &codex(1, -5)).await;
+    let fresh = json!({"access_token": jwt(2, now() - 5), "refresh_token": token("rt", 2)});
+    desk.tokens.lock().unwrap().push_back((200, fresh));
+    for _ in 0..3 {
+        let (status, answer) = desk.ask().await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!("login_expired")), "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains("the clock of this host"), "{answer}");
+    }
+    assert_eq!((desk.asked().len(), desk.sent().len()), (1, 0));
+    desk.is_clean().await;
+}
+
+#[tokio::test]
+async fn the_end_waits_for_what_was_asked_and_asks_nothing_more() {
+    let desk = desk(LoginForm::Claude, &claude(1, -5)).await;
+    let ending = async {
+        while desk.asked().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        desk.holder.end().await;
+        assert!(desk.text().contains(&token("ort01", 2)), "what came was written");
+    };
+    let ((status, _), ()) = tokio::join!(desk.ask(), ending);
+    assert_eq!((status, desk.asked().len()), (200, 1));
+    desk.is_clean().await;
+    ended().await;
+}
+
+/// One that has ended before it was ever asked.
+async fn ended() {
+    let desk = desk(LoginForm::Claude, &claude(1, -5)).await;
+    desk.holder.end().await;
+    let (status, answer) = desk.ask().await;
+    assert_eq!((status, &answer["error"]["kind"]), (502, &json!("upstream_unreachable")), "{answer}");
+    put(&desk.file, &claude(6, 100));
+    assert_eq!(desk.ask().await.0, 200, "what still lasts is used");
+    assert_eq!(desk.asked().len(), 0);
     desk.is_clean().await;
 }
 

@@ -138,6 +138,20 @@ fn what_is_missing_names_the_login_too_and_wrong_files_are_refused() {
         "{error}"
     );
     assert!(error.hint.as_deref().unwrap().contains("run `claude` on this host and log in"), "{error}");
+    // A CLI that is logged in by a key has the file as well.
+    for (provider, path, text, keys) in [
+        ("claude", ".claude/.credentials.json", r#"{"mcpOAuth":{}}"#, "ANTHROPIC_API_KEY or CLAUDE_CODE_OAUTH_TOKEN"),
+        ("codex", ".codex/auth.json", r#"{"OPENAI_API_KEY":"k","tokens":null}"#, "OPENAI_API_KEY or CODEX_API_KEY"),
+    ] {
+        let scratch = Scratch::new(&format!("login-by-key-{provider}"));
+        let sources = with_logins(&scratch, "");
+        std::fs::write(scratch.0.root.join("user").join(path), text).unwrap();
+        let wish = Wish { sources, ..wish("x") };
+        let error = scratch.stand_in(provider, "true").plan(&wish, &|_| None).unwrap_err();
+        assert!(error.message.contains("nobody is logged in there"), "{error}");
+        let hint = error.hint.as_deref().unwrap();
+        assert!(hint.contains("on this host") && hint.ends_with(&format!("or set {keys} in this shell")), "{hint}");
+    }
     let read = |alternative: &str, route: &str| {
         let text = format!(
             "return {{ name = \"mine\", argv = {{ \"x\" }}, credentials = {{ key = {{ {alternative} }} }}, routes = {{ {route} }} }}"
