@@ -257,7 +257,7 @@ fn start_with<L: Ledger>(
         connections: Arc::clone(&connections),
         streams: Arc::clone(&streams),
         room: Room::default(),
-        reading: tokio::sync::Mutex::new(()),
+        reading: Arc::default(),
         refusing: Semaphore::new(refused::AT_ONCE),
         wide: Arc::new(Semaphore::new(serve::WIDE_AT_ONCE)),
         gate,

@@ -8,6 +8,7 @@ use http::{Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use serde_json::{Value, json};
+use tokio::sync::OwnedMutexGuard;
 
 use super::body::{Outgoing, Upload};
 use super::coding::{self, Coding};
@@ -28,6 +29,8 @@ pub(super) const MAX_BODY: usize = 32 << 20;
 const DEFAULT_OUTPUT: u64 = 4096;
 /// More than any model gives: a request that says more is believed so far.
 const MOST_OUTPUT: u64 = 1 << 30;
+/// Largest body that is read without asking another thread. Unit: bytes.
+const AT_ONCE: usize = 64 << 10;
 /// How long a held body may stand still.
 pub(super) const BODY_IDLE: Duration = Duration::from_secs(60);
 
@@ -50,6 +53,27 @@ fn features(api: Api, path: &str, body: &[u8], allowed: &[String]) -> Result<Req
     })?;
     reaches_nowhere(&facts.reaching, allowed)?;
     Ok(facts)
+}
+
+/// Does the same where nobody else's requests wait for it: reading many megabytes keeps a processor busy, and the runtime's own
+/// threads carry every bottle. `one` is the bottle's turn, which is its until all is read, whoever still waits for that.
+async fn read(
+    api: Api,
+    path: &str,
+    body: &Bytes,
+    allowed: &[String],
+    one: OwnedMutexGuard<()>,
+) -> Result<RequestFacts, Deny> {
+    if body.len() <= AT_ONCE {
+        return features(api, path, body, allowed);
+    }
+    let (path, body, allowed) = (path.to_owned(), body.clone(), allowed.to_vec());
+    let work = tokio::task::spawn_blocking(move || {
+        let _one = one;
+        features(api, &path, &body, &allowed)
+    });
+    let failed = |_| Err(Deny::new(Denial::ProtocolUnknown, "bb: the request could not be read."));
+    work.await.unwrap_or_else(failed)
 }
 
 /// Refuses features by which the provider would reach out, but for those that the route allows by name.
@@ -107,17 +131,15 @@ impl<L: Ledger> Plane<L> {
         }
         if class == PathClass::Free {
             if !bytes.is_empty() {
-                let _one = self.reading.lock().await;
-                features(api, leaving.path, &bytes, &route.server_tools)?;
+                let one = Arc::clone(&self.reading).lock_owned().await;
+                read(api, leaving.path, &bytes, &route.server_tools, one).await?;
                 let moved = Arc::clone(leaving.exchange.moved());
                 *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: Arc::default(), moved };
             }
             return self.plain(leaving, request).await;
         }
-        let asked = {
-            let _one = self.reading.lock().await;
-            features(api, leaving.path, &bytes, &route.server_tools)?
-        };
+        let one = Arc::clone(&self.reading).lock_owned().await;
+        let asked = read(api, leaving.path, &bytes, &route.server_tools, one).await?;
         let input = estimate_input(bytes.len());
         let method = request.method().clone();
         let facts = json!({"method": method.as_str(), "path": leaving.path, "exchange": leaving.exchange.id()});

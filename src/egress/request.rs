@@ -71,7 +71,7 @@ pub struct Plane<L: Ledger> {
     /// Room for what has to be held.
     pub room: Room,
     /// Held while a body is looked at: what is known of it takes memory, too, so it is one at a time.
-    pub reading: tokio::sync::Mutex<()>,
+    pub reading: Arc<tokio::sync::Mutex<()>>,
     /// Places for refusals that wait until they are written.
     pub refusing: Semaphore,
     /// HTTP/2 connections that may send much ahead.

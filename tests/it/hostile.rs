@@ -177,42 +177,49 @@ fn sites(world: &World) {
 }
 
 /// Has a bottle strain the plane in some ways, one after the other, and asserts what has to hold during each.
-fn strain(scene: Scene<'_>, ways: &[Way]) {
+fn strain(scene: &Scene<'_>, ways: &[Way]) {
     for (what, args, end) in ways {
         let output = scene.strain(what, args);
         assert!(output.stdout.contains(end), "{what}: {output}");
     }
-    scene.over();
 }
 
-fn strains(ways: &[Way]) {
+/// Does that in a world, and then what an honest agent may do that is most like it.
+fn strains(ways: &[Way], twins: &[Way]) {
     if !have_tools(&["curl", "python3"]) {
         return;
     }
     let Some(world) = World::new() else { return };
     sites(&world);
-    strain(Scene::set(&world), ways);
+    let scene = Scene::set(&world);
+    strain(&scene, ways);
+    for (what, args, end) in twins {
+        let output = scene.shown(what, args);
+        assert!(output.stdout.contains(end), "{what}: {output}");
+    }
+    scene.over();
 }
 
 #[test]
 fn what_has_to_be_held_costs_the_controller_little_and_what_a_busy_agent_asks_is_answered() {
-    strains(&[
+    let ways: &[Way] = &[
         ("large bodies", &["bodies", "announced", "40", "16000000", "1"], "sent "),
         ("large bodies of no announced length", &["bodies", "chunked", "40", "16000000", "1"], "sent "),
         // Those that come before they are asked for.
         ("bodies that wait over HTTP/2", &["ahead", "200", "1"], "sent "),
-        // The twin: more than the room at once, and each is answered.
-        ("a busy agent", &["asks", "8", "6000000"], "answered 8 of 8"),
-    ]);
+    ];
+    // More than the room at once, and each is answered.
+    strains(ways, &[("a busy agent", &["asks", "8", "6000000"], "answered 8 of 8")]);
 }
 
 #[test]
 fn what_nobody_reads_costs_the_controller_little() {
-    strains(&[
+    let ways: &[Way] = &[
         ("answers over TLS that nobody reads", &["stall", "200", "1", "443"], "open 200"),
         ("streams of HTTP/2 that nobody reads", &["unread", "4", "128", "1"], "open 4"),
         ("streams of many connections that nobody reads", &["unread", "64", "4", "1"], "open 64"),
-    ]);
+    ];
+    strains(ways, &[]);
 }
 
 /// The kinds of strain once more, each as small as it can be one.
@@ -234,7 +241,9 @@ fn an_ordinary_users_hostile_bottle_costs_its_controller_as_little() {
     }
     let Some(world) = World::as_user() else { return };
     sites(&world);
-    strain(Scene::for_its_memory(&world, On::default()), SHORTLY);
+    let scene = Scene::for_its_memory(&world, On::default());
+    strain(&scene, SHORTLY);
+    scene.over();
 }
 
 #[test]
@@ -248,6 +257,8 @@ fn a_hostile_container_costs_the_controller_as_little() {
     let options = format!("image = '{}'", engine.image_with_tools(&[]));
     let (address, helper) = (engine.address(), helper().unwrap().display().to_string());
     let env = [("BOT_BOTTLE_BACKEND", "docker"), ("DOCKER_HOST", &address), ("BB_HELPER", &helper)];
-    strain(Scene::for_its_memory(&world, On { options: &options, env: &env }), SHORTLY);
+    let scene = Scene::for_its_memory(&world, On { options: &options, env: &env });
+    strain(&scene, SHORTLY);
+    scene.over();
     engine.assert_empty();
 }
