@@ -126,6 +126,11 @@ impl Acceptor {
         Arc::clone(&self.config)
     }
 
+    /// Tells whether the certificate of a name is there: none has to be made for it.
+    pub fn has(&self, host: &Host) -> bool {
+        self.minter.leaves.contains_key(host)
+    }
+
     /// Gets the set-up for a connection without one: its certificate is for the address that it meant, so that the
     /// refusal can be read.
     pub fn literal(&self, address: IpAddr) -> Option<Arc<ServerConfig>> {

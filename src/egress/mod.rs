@@ -21,7 +21,7 @@ use rustls::RootCertStore;
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
 
-use crate::api::{Route, Upstream, Verdict};
+use crate::api::{Route, Unsent, Upstream, Verdict};
 use crate::ledger::{Ledger, Node, Standing};
 use crate::types::CutScope;
 
@@ -186,7 +186,7 @@ trait Changing: Send + Sync {
     /// Puts another allow-list in force.
     fn change(&self, rules: &Rules) -> Result<(), EgressError>;
     /// Says what would become of a request.
-    fn why(&self, url: &str, method: &str) -> Verdict;
+    fn why(&self, unsent: &Unsent) -> Verdict;
 }
 
 impl<L: Ledger> Changing for Plane<L> {
@@ -196,8 +196,8 @@ impl<L: Ledger> Changing for Plane<L> {
         Ok(())
     }
 
-    fn why(&self, url: &str, method: &str) -> Verdict {
-        why::why(&self.policy.get(), &self.streams, url, method)
+    fn why(&self, unsent: &Unsent) -> Verdict {
+        why::why(&self.policy.get(), &self.streams, unsent)
     }
 }
 
@@ -266,7 +266,7 @@ fn start_with<L: Ledger>(
         plane: Arc::clone(&plane),
         acceptor: spec.ca.acceptor()?,
         handshakes: Semaphore::new(accept::HANDSHAKES),
-        strangers: accept::strangers(),
+        paces: accept::Paces::default(),
         connections: Arc::clone(&connections),
         proxy: spec.proxy,
     });
@@ -298,9 +298,9 @@ impl Handle {
         self.listeners.close(ports)
     }
 
-    /// Says what would become of `method` on `url`, and by which rule. Sends nothing.
-    pub fn why(&self, url: &str, method: &str) -> Verdict {
-        self.plane.why(url, method)
+    /// Says what would become of a request, and by which rule. Sends nothing.
+    pub fn verdict(&self, unsent: &Unsent) -> Verdict {
+        self.plane.why(unsent)
     }
 
     /// Cuts the bottle off: from now on requests of `scope` are refused with `reason`, and open streams are closed.

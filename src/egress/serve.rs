@@ -65,7 +65,7 @@ where
         None => (NARROW_WINDOW, NARROW_WINDOW),
     };
     // What ends by a cut is seen by whoever writes the answer, and nobody does while its client does not read.
-    let unread = left_unread(Arc::clone(&plane), Arc::clone(&link));
+    let unread = left_unread(&plane, || link.lags());
     let result = if h2 {
         // No pings: a bottle that is paused answers none, and what it has under way waits. One that has ended is closed as a whole.
         let served = http2::Builder::new(TokioExecutor::new())
@@ -96,8 +96,8 @@ where
     tell_unread(&plane, &link, &noted, result.err().as_ref());
 }
 
-/// Returns when a request of the connection was cancelled and is still there a while later: its connection has to go then.
-async fn left_unread<L: Ledger>(plane: Arc<Plane<L>>, link: Arc<Link>) {
+/// Returns when a request of a connection was cancelled and is still there a while later (`lags`): its connection has to go then.
+pub(super) async fn left_unread<L: Ledger>(plane: &Plane<L>, lags: impl Fn() -> bool) {
     let mut cancels = plane.streams.cancels();
     // Its sender is the plane's own, so it does not go away.
     while cancels.changed().await.is_ok() {
@@ -109,7 +109,7 @@ async fn left_unread<L: Ledger>(plane: Arc<Plane<L>>, link: Arc<Link>) {
                 _ => break,
             }
         }
-        if link.lags() {
+        if lags() {
             return;
         }
     }

@@ -26,6 +26,7 @@ fn bytes(count: usize) -> String {
 #[test]
 fn the_page_about_limits_has_every_limit_with_its_number() {
     let strangers = format!("{}, then one each 50 ms", accept::STRANGERS);
+    let below = format!("{}, then one each 10 ms", accept::BELOW);
     let idle = "time for which nothing moves in a request, an answer, a WebSocket or what is passed through";
     let window = |window: u32| bytes(window.next_multiple_of(1 << 10).try_into().unwrap());
     let ahead = format!(
@@ -40,6 +41,7 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ("time for a TLS handshake", seconds(accept::HANDSHAKE)),
         ("a TLS greeting", bytes(hello::MOST)),
         ("names off the list whose TLS is ended to say so", strangers),
+        ("names below a wildcard for which a certificate is made", below),
         ("certificates kept", ca::LEAVES.to_string()),
         ("time for the first byte of a connection", seconds(accept::FIRST_BYTE)),
         ("time for the head of a request, and of a connection between two", seconds(serve::HEAD_TIME)),
@@ -98,6 +100,7 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
     assert_eq!(serve::H2_HEAD as usize, request::MAX_HEAD, "one bound for both");
     let after = format!("refused with `limit_bodies` after {}", seconds(room::PATIENCE));
     assert!(PAGE.contains(&after), "{after}");
+    assert!(PAGE.contains(&format!("pass it, up to {} in all", bytes(room::PASSING))));
     // Every word of a limit is one of the refusals.
     for word in table.split('`').filter(|word| word.starts_with("limit_")) {
         assert!(Denial::ALL.iter().any(|denial| denial.as_str() == word), "{word}");
