@@ -1,7 +1,12 @@
-"""Hostile clients of one bottle, and the pulse of another. Each prints what it has reached, one line."""
-import resource, socket, ssl, struct, sys, threading, time
+"""Hostile clients of one bottle, and the pulse of another. Each prints what it has reached, one line.
+
+Called with the word `lasting` before its own, a client says that it has begun, and goes on until there is a file `over`
+beside it: so others can be looked at meanwhile, however long that takes."""
+import os, resource, socket, ssl, struct, sys, threading, time
 
 HOST = "sink.example"
+LASTS = sys.argv[1] == "lasting"
+OVER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "over")
 
 
 def tls(host):
@@ -10,6 +15,26 @@ def tls(host):
 
 def say(*words):
     print(*words, flush=True)
+
+
+def goes_on():
+    """Tells whether nobody has said yet that it is over."""
+    return LASTS and not os.path.exists(OVER)
+
+
+def again(attack):
+    """Does something at least once, and on until it is over. Gets what each time gave."""
+    gave = [attack()]
+    while goes_on():
+        gave.append(attack())
+    return gave
+
+
+def stand(seconds):
+    """Waits so many seconds, and on until it is over."""
+    end = time.time() + float(seconds)
+    while time.time() < end or goes_on():
+        time.sleep(0.05)
 
 
 def gone(s):
@@ -64,7 +89,7 @@ def many(count):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
     open_, most, tried = [], 0, 0
-    while tried < int(count):
+    while tried < int(count) or goes_on():
         for _ in range(250):
             try:
                 s = socket.create_connection((HOST, 80), 30)
@@ -80,36 +105,47 @@ def many(count):
 
 
 def heads():
-    """A head that is far too large, and one of far too many lines. Prints the statuses."""
-    for more in (b"X: " + b"x" * 1_000_000, b"".join(b"X-%d: y\r\n" % n for n in range(5000))):
+    """A head that is far too large, and one of far too many lines. Prints the statuses of each."""
+
+    def status(more):
         s = socket.create_connection((HOST, 80), 30)
         try:
             s.sendall(f"GET /hello HTTP/1.1\r\nHost: {HOST}\r\n".encode() + more + b"\r\n\r\n")
         except OSError:
             pass
         try:
-            say("status", s.recv(12).decode()[9:] or "closed")
+            return s.recv(12).decode()[9:] or "closed"
         except OSError:
-            say("status closed")
+            return "closed"
+
+    large, long = b"X: " + b"x" * 1_000_000, b"".join(b"X-%d: y\r\n" % n for n in range(5000))
+    for statuses in zip(*again(lambda: (status(large), status(long)))):
+        say("status", *sorted(set(statuses)))
 
 
 def fetch(path, host=HOST, body=None):
-    """Reads an answer to its end. Prints how much it was."""
-    s = tls(host)
+    """Reads an answer to its end. Prints how much it was, at least."""
     body = body or b""
     method = "POST" if body else "GET"
-    s.sendall(
-        f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nanthropic-version: 2023-06-01\r\n"
-        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
-    )
-    read, first = 0, b""
-    try:
-        while more := s.recv(1 << 18):
-            read += len(more)
-            first = first or more[:12]
-    except OSError as e:
-        say("broke", e)
-    say("status", first.decode("latin-1")[9:], "read", read)
+
+    def once():
+        s = tls(host)
+        s.sendall(
+            f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nanthropic-version: 2023-06-01\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+        )
+        read, first = 0, b""
+        try:
+            while more := s.recv(1 << 18):
+                read += len(more)
+                first = first or more[:12]
+        except OSError as e:
+            say("broke", e)
+        return first.decode("latin-1")[9:], read
+
+    gave = again(once)
+    others = sorted({status for status, _ in gave} - {"200"})
+    say("status", "other than 200:" if others else "200", *others, "read", min(read for _, read in gave))
 
 
 def frame(kind, flags, stream, payload=b""):
@@ -117,40 +153,46 @@ def frame(kind, flags, stream, payload=b""):
 
 
 def h2(flood, count):
-    """A flood of HTTP/2: requests that are reset at once, or one head that does not end. Prints how the connection ends."""
+    """Floods of HTTP/2: requests that are reset at once, or one head that does not end. Prints how their connections end."""
+    gave = again(lambda: flooded(flood, int(count)))
+    say("sent", min(sent for sent, _ in gave), "ended" if all(ended for _, ended in gave) else "open")
+
+
+def flooded(flood, count):
+    """One such connection. Gets how much was sent, and whether the other side has ended it."""
     context = ssl.create_default_context()
     context.set_alpn_protocols(["h2"])
     s = context.wrap_socket(socket.create_connection((HOST, 443), 30), server_hostname=HOST)
     s.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0))
     # GET, https, /, and the name, none of them indexed.
     head = b"\x82\x87\x84\x01" + bytes([len(HOST)]) + HOST.encode()
-    sent, ended = 0, ""
+    sent, ended = 0, False
     try:
         if flood == "head":
             s.sendall(frame(1, 1, 1, head))
-        for n in range(int(count)):
+        for n in range(count):
             stream = 2 * n + 1
             if flood == "resets":
                 s.sendall(frame(1, 5, stream, head) + frame(3, 0, stream, struct.pack(">I", 8)))
             else:
                 s.sendall(frame(9, 0, 1, b"\x00\x04name" + b"\x7f\x81\x7f" + b"v" * 16000))
             sent += 1
-    except OSError as e:
-        ended = type(e).__name__
+    except OSError:
+        ended = True
     said = b""
-    s.settimeout(5)
+    # One that is not ended goes on saying nothing: the next one is not to wait for that.
+    s.settimeout(5 if flood == "head" else 0.2)
     try:
         while more := s.recv(65536):
             said += more
     except OSError:
         pass
     # A frame of type 7 says goodbye.
-    at, goodbye = 0, False
+    at = 0
     while at + 9 <= len(said):
-        length = int.from_bytes(said[at : at + 3], "big")
-        goodbye |= said[at + 3] == 7
-        at += 9 + length
-    say("sent", sent, "ended" if ended or goodbye else "open")
+        ended |= said[at + 3] == 7
+        at += 9 + int.from_bytes(said[at : at + 3], "big")
+    return sent, ended
 
 
 def literal(index, text):
@@ -194,8 +236,7 @@ def unread(count, streams, seconds):
         for n in range(int(streams)):
             s.sendall(frame(1, 5, 2 * n + 1, head))
         open_.append(s)
-    say("begun", len(open_))
-    time.sleep(float(seconds))
+    stand(seconds)
     say("open", sum(not s.recv(1) == b"" for s in open_))
 
 
@@ -213,8 +254,7 @@ def ahead(count, seconds):
                 s.sendall(frame(0, 0, n, b"x" * min(16384, mine - at)))
             left, n, sent = left - mine, n + 2, sent + mine
         open_.append(s)
-    say("begun", len(open_))
-    time.sleep(float(seconds))
+    stand(seconds)
     say("sent", sent)
 
 
@@ -242,29 +282,34 @@ def bodies(kind, count, size, seconds):
     while before != sum(sent):
         before = sum(sent)
         time.sleep(1)
-    say("begun", len(open_))
-    time.sleep(float(seconds))
+    stand(seconds)
     say("sent", sum(sent))
+    # Its threads are in the midst of sending, and need no goodbye.
+    os._exit(0)
 
 
 def asks(count, size):
-    """Large bodies for a model, all at once, as a busy agent sends them. Prints how many were answered."""
+    """Large bodies for a model, all at once, as a busy agent sends them. Prints how many were answered, at worst."""
     body = b'{"model":"m","max_tokens":9,"stream":true,"messages":[{"role":"user","content":"%b"}]}' % (b"x" * int(size))
-    host, answers = "api.anthropic.com", []
+    host = "api.anthropic.com"
 
-    def ask():
-        s = tls(host)
-        s.sendall(
-            f"POST /v1/messages HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
-        )
-        answers.append(s.recv(12)[9:])
+    def once():
+        answers = []
 
-    threads = [threading.Thread(target=ask) for _ in range(int(count))]
-    [thread.start() for thread in threads]
-    say("begun", count)
-    [thread.join() for thread in threads]
-    say("answered", answers.count(b"200"), "of", count)
+        def ask():
+            s = tls(host)
+            s.sendall(
+                f"POST /v1/messages HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+            )
+            answers.append(s.recv(12)[9:])
+
+        threads = [threading.Thread(target=ask) for _ in range(int(count))]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        return answers.count(b"200")
+
+    say("answered", min(again(once)), "of", count)
 
 
 def stall(count, seconds, port="80"):
@@ -274,8 +319,7 @@ def stall(count, seconds, port="80"):
         s = tls(HOST) if port == "443" else socket.create_connection((HOST, 80), 30)
         s.sendall(f"GET /endless HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
         asked.append(s)
-    say("begun", len(asked))
-    time.sleep(float(seconds))
+    stand(seconds)
     say("open", sum(not s.recv(1) == b"" for s in asked))
 
 
@@ -286,15 +330,19 @@ def model(word):
 
 def upload(size):
     """Sends a body of a size. Prints what the server says that it was."""
-    s, left, piece = tls(HOST), int(size), b"u" * (1 << 18)
-    s.sendall(f"POST /sink HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {left}\r\nConnection: close\r\n\r\n".encode())
-    while left:
-        left -= s.send(piece[: min(left, len(piece))])
-    answer = b""
-    while more := s.recv(65536):
-        answer += more
-    # In a chunk, or as it is.
-    say("sunk", *[line for line in answer.decode().split("\r\n")[1:] if line == size])
+
+    def once():
+        s, left, piece = tls(HOST), int(size), b"u" * (1 << 18)
+        s.sendall(f"POST /sink HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: {left}\r\nConnection: close\r\n\r\n".encode())
+        while left:
+            left -= s.send(piece[: min(left, len(piece))])
+        answer = b""
+        while more := s.recv(65536):
+            answer += more
+        # In a chunk, or as it is.
+        return [line for line in answer.decode().split("\r\n")[1:] if line == size]
+
+    say("sunk", *min(again(once), key=len))
 
 
 def pulse(count):
@@ -319,4 +367,9 @@ def pulse(count):
     say("p50", int(took[len(took) // 2] * 1e6), "p99", int(took[len(took) * 99 // 100] * 1e6), "failed", failed)
 
 
-globals()[sys.argv[1]](*sys.argv[2:])
+if LASTS:
+    if os.path.exists(OVER):
+        os.remove(OVER)
+    say("begun")
+name, *words = sys.argv[2 if LASTS else 1 :]
+globals()[name](*words)

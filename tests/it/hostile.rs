@@ -1,23 +1,22 @@
 //! Hostile clients and servers: what one bottle does to the plane costs the controller little and other bottles nothing.
 //!
 //! The sizes are reduced in the everyday check; the bound of memory is not. How long other bottles' requests take is asserted where
-//! the machine is the test's own.
+//! the machine is the test's own ([`scene`] says against what).
+
+mod scene;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use flate2::{Compress, Compression, FlushCompress};
 use futures_util::FutureExt;
-use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::support::engine::{Engine, Which, helper};
 use crate::support::raw::{Asked, Script};
-use crate::support::{Output, Reply, Running, World, full, have_tools, reduced, status};
+use crate::support::{Reply, Who, World, full, have_tools, reduced};
+use scene::{On, PULSES, Scene};
 
-/// What the controller may grow by, whatever a bottle does. Unit: KiB.
-const MOST: u64 = 64 << 10;
-const LONG: Duration = Duration::from_secs(300);
 /// A line of a stream that does not end: more than the meter keeps of one.
 const LINE: usize = 40 << 20;
 /// Zeros that a bomb becomes.
@@ -77,76 +76,6 @@ fn script(bomb: Arc<Vec<u8>>, sunk: Arc<AtomicU64>) -> Script {
     })
 }
 
-/// Two bottles of one controller, and what is measured of it.
-struct Scene<'w> {
-    world: &'w World,
-    quiet: u64,
-    began: u64,
-}
-
-impl Scene<'_> {
-    fn client(&self, bottle: &str, args: &[&str]) -> Running<'_> {
-        let args: Vec<_> =
-            ["exec", bottle, "--", "python3", "/home/agent/hostile.py"].iter().chain(args).copied().collect();
-        self.world.command(&args).patience(LONG).spawn()
-    }
-
-    fn evil(&self, args: &[&str]) -> Output {
-        self.client("evil", args).wait().expect(0)
-    }
-
-    /// Gets the other bottle's p99; panics where one of its requests failed.
-    fn pulse(&self) -> u64 {
-        let output = self.client("good", &["pulse", &reduced(2000, 200).to_string()]).wait().expect(0);
-        assert!(output.stdout.contains("failed 0"), "another bottle's requests fail: {output}");
-        let word = output.stdout.split_whitespace().skip_while(|word| *word != "p99").nth(1);
-        word.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{output}"))
-    }
-
-    fn resident(&self, what: &str) -> u64 {
-        let pid = self.world.controller_pid().expect("the controller lives");
-        status(pid, what).and_then(|words| words.first()?.parse().ok()).unwrap()
-    }
-
-    /// Asserts what has to hold while, or after, `what` was done. What moves much keeps a small machine's processors busy, in the
-    /// client and the server as well, so that there the time of others is only shown.
-    fn holds(&self, what: &str, moves_much: bool) {
-        let (p99, peak) = (self.pulse(), self.resident("VmHWM"));
-        let grown = peak.saturating_sub(self.began);
-        eprintln!("hostile: {what}: +{} KiB at most, another bottle's p99 {p99} us (quiet {} us)", grown, self.quiet);
-        assert!(grown <= MOST, "{what}: the controller has grown by {grown} KiB, from {}", self.began);
-        // A machine that measures has nothing else to do; on any other this would measure what else it does.
-        assert!(
-            moves_much || !full() || p99 * 2 <= self.quiet * 3 + 2000,
-            "{what}: p99 {p99} us, quiet {} us",
-            self.quiet
-        );
-    }
-
-    fn denials(&self) -> Vec<Value> {
-        let socket = self.world.bb_home().join("run/controller.sock").display().to_string();
-        let address = "http://bb/v1/events?since=0&bottle=evil";
-        let output = self.world.program("/usr/bin/curl", &["-sS", "--unix-socket", &socket, address]).run().expect(0);
-        output.json().into_iter().filter(|event| event["type"] == "denied").collect()
-    }
-
-    /// Waits until the bottle was refused by a word, in a reason with `text` in it.
-    fn told(&self, kind: &str, text: &str) {
-        let is_so = self.world.until(LONG, || {
-            let mut all = self.denials().into_iter().map(|event| event["data"].clone());
-            all.any(|d| d["kind"] == kind && d["reason"].as_str().is_some_and(|reason| reason.contains(text)))
-        });
-        assert!(is_so, "no {kind} with {text:?}: {:?}", self.denials());
-    }
-}
-
-const RECIPE: &str = "--- @bb needs launch, egress:*, credential:REAL_KEY\n\
-    local files = { { path = '~/hostile.py', text = SCRIPT } }\n\
-    bb.launch { command = { 'sleep', '1200' }, label = 'evil', budget = 'unlimited', detach = true, files = files,\n\
-      routes = { 'sink.example', { host = 'api.anthropic.com', api = 'anthropic',\n\
-        auth = { scheme = 'header', header = 'x-api-key', credential = 'REAL_KEY' } } } }\n\
-    bb.launch { command = { 'sleep', '1200' }, label = 'good', budget = 'unlimited', detach = true, files = files, routes = { 'good.example' } }\n";
-
 #[test]
 fn a_bottle_that_is_hostile_costs_the_controller_little_and_other_bottles_nothing() {
     if !have_tools(&["curl", "python3"]) {
@@ -159,26 +88,17 @@ fn a_bottle_that_is_hostile_costs_the_controller_little_and_other_bottles_nothin
     world.raw("sink.example", Arc::clone(&script));
     world.raw("api.anthropic.com", script);
     let good = world.site("good.example", |_| Reply::text("pulse!"));
-    let text: String = include_str!("hostile.py").bytes().map(|b| format!("\\{b:03}")).collect();
-    let recipe = world.recipe("hostile.lua", &RECIPE.replace("SCRIPT", &format!("\"{text}\"")));
-    world.command(&["run", "--grant", "all", &recipe]).env("REAL_KEY", "sk-real-key").run().expect(0);
-
-    let mut scene = Scene { world: &world, quiet: 0, began: 0 };
-    // Each kind of request once, so that what is loaded and allocated once is there.
-    scene.evil(&["upload", "1000"]);
-    scene.evil(&["model", "hello"]);
-    scene.quiet = scene.pulse();
-    scene.began = scene.resident("VmRSS");
+    let scene = Scene::set(&world);
 
     // Slowly: heads, bodies and greetings, a byte at a time.
     let seconds = reduced(135, 12).to_string();
-    let heads = scene.client("evil", &["slow", "head", "60", &seconds]);
-    let bodies = scene.client("evil", &["slow", "body", "60", &seconds]);
-    let greetings = scene.client("evil", &["slow", "greeting", "90", "20"]);
+    let heads = scene.evil(&["slow", "head", "60", &seconds]);
+    let bodies = scene.evil(&["slow", "body", "60", &seconds]);
+    let greetings = scene.evil(&["slow", "greeting", "90", "20"]);
     for client in [&heads, &bodies, &greetings] {
         client.says("begun");
     }
-    scene.holds("slow clients", false);
+    scene.goes_on("slow clients");
     scene.told("limit_handshakes", "64 TLS handshakes");
     scene.told("limit_idle", "TLS handshake took longer");
     let greetings = greetings.wait().expect(0);
@@ -191,25 +111,21 @@ fn a_bottle_that_is_hostile_costs_the_controller_little_and_other_bottles_nothin
     }
 
     // Whoever asks for much and reads nothing of it.
-    let stalled = scene.client("evil", &["stall", "100", "4"]);
-    stalled.says("begun");
-    scene.holds("answers that nobody reads", true);
-    let stalled = stalled.wait().expect(0);
+    let stalled = scene.strain("answers that nobody reads", &["stall", "100", "4"]);
     assert!(stalled.stdout.contains("open 100"), "{stalled}");
 
     // Heads that are too large, and of too many lines.
-    let heads = scene.evil(&["heads"]);
+    let heads = scene.strain("heads that are too large", &["heads"]);
     assert!(!heads.stdout.contains("200") && heads.stdout.matches("status").count() == 2, "{heads}");
     scene.told("limit_headers", "");
 
     // HTTP/2's own floods: resets are requests that went away, a head without an end ends its connection.
     for flood in ["resets", "head"] {
-        let output = scene.evil(&["h2", flood, "20000"]);
+        let output = scene.strain(flood, &["h2", flood, "20000"]);
         assert!(
             output.stdout.contains("sent") && (flood == "resets" || output.stdout.contains("ended")),
             "{flood}: {output}"
         );
-        scene.holds(flood, true);
     }
 
     // Answers without an end, and answers that become far more than they are: they pass as they come.
@@ -220,10 +136,9 @@ fn a_bottle_that_is_hostile_costs_the_controller_little_and_other_bottles_nothin
         ("a bomb", &["fetch", "/bomb"], packed),
         ("a bomb of a model", &["model", "bomb"], packed),
     ] {
-        let output = scene.evil(args);
+        let output = scene.strain(what, args);
         let read: usize = output.stdout.split_whitespace().last().and_then(|word| word.parse().ok()).unwrap_or(0);
         assert!(output.stdout.contains("status 200") && read >= least, "{what}: {read} of {least}: {output}");
-        scene.holds(what, true);
     }
     // None of them was for nothing: what says no usage is counted at its estimate.
     let usage = world.bb(&["usage", "--json"]).expect(0);
@@ -232,58 +147,51 @@ fn a_bottle_that_is_hostile_costs_the_controller_little_and_other_bottles_nothin
     // Up: never held.
     let size = reduced(5 << 30, 200 << 20);
     let before = sunk.load(Ordering::Relaxed);
-    let upload = scene.client("evil", &["upload", &size.to_string()]);
-    scene.holds("a large upload", true);
-    let output = upload.wait().expect(0);
+    let output = scene.strain_and_again("a large upload", &["upload", &size.to_string()], &["upload", "200000000"]);
     assert!(output.stdout.contains(&format!("sunk {size}")), "{output}");
     assert!(sunk.load(Ordering::Relaxed) - before >= size as u64);
-    scene.holds("after it all", false);
+    scene.goes_on("after it all");
 
     // Many connections, last: what comes right after them may still be too much.
-    let crowd = scene.client("evil", &["many", "10000"]);
-    scene.holds("ten thousand connections", false);
-    let crowd = crowd.wait().expect(0);
-    let most = crowd.stdout.split_whitespace().last().and_then(|word| word.parse::<u32>().ok());
-    assert!(crowd.stdout.contains("tried 10000") && most.is_some_and(|most| most <= 256), "{crowd}");
+    let crowd = scene.strain("ten thousand connections", &["many", "10000"]);
+    let after = |word: &str| {
+        let words = crowd.stdout.split_whitespace().skip_while(|said| *said != word);
+        words.skip(1).find_map(|number| number.parse::<u32>().ok()).unwrap_or_else(|| panic!("{word}: {crowd}"))
+    };
+    assert!(after("tried") >= 10_000 && (1..=256).contains(&after("most")), "{crowd}");
     scene.told("limit_connections", "256 connections");
 
-    assert!(good.seen().len() >= 11 * reduced(2000, 200), "{}", good.seen().len());
-    for bottle in ["evil", "good"] {
-        world.bb(&["kill", bottle]).expect(0);
-    }
-    world.assert_silent(&["sink.example", "api.anthropic.com", "good.example"]);
+    assert!(good.seen().len() >= 11 * reduced(PULSES.0, PULSES.1), "{}", good.seen().len());
+    scene.over();
 }
 
-/// Has a bottle strain the plane in some ways, one after the other, and asserts what has to hold during each. A way is what is done,
-/// what the client is told to do, and what it says in the end.
-fn strains(ways: &[(&str, &[&str], &str)]) {
+/// A way to strain the plane: what is done, what the client is told to do, and what it says in the end.
+type Way = (&'static str, &'static [&'static str], &'static str);
+
+/// Puts up what a hostile bottle asks, and the innocent one.
+fn sites(world: &World) {
+    let script = script(Arc::new(bomb(64)), Arc::default());
+    world.raw("sink.example", Arc::clone(&script));
+    world.raw("api.anthropic.com", script);
+    world.site("good.example", |_| Reply::text("pulse!"));
+}
+
+/// Has a bottle strain the plane in some ways, one after the other, and asserts what has to hold during each.
+fn strain(scene: Scene<'_>, ways: &[Way]) {
+    for (what, args, end) in ways {
+        let output = scene.strain(what, args);
+        assert!(output.stdout.contains(end), "{what}: {output}");
+    }
+    scene.over();
+}
+
+fn strains(ways: &[Way]) {
     if !have_tools(&["curl", "python3"]) {
         return;
     }
     let Some(world) = World::new() else { return };
-    let script = script(Arc::new(bomb(1)), Arc::default());
-    world.raw("sink.example", Arc::clone(&script));
-    world.raw("api.anthropic.com", script);
-    world.site("good.example", |_| Reply::text("pulse!"));
-    let text: String = include_str!("hostile.py").bytes().map(|b| format!("\\{b:03}")).collect();
-    let recipe = world.recipe("hostile.lua", &RECIPE.replace("SCRIPT", &format!("\"{text}\"")));
-    world.command(&["run", "--grant", "all", &recipe]).env("REAL_KEY", "sk-real-key").run().expect(0);
-    let mut scene = Scene { world: &world, quiet: 0, began: 0 };
-    scene.evil(&["upload", "1000"]);
-    scene.evil(&["model", "hello"]);
-    scene.quiet = scene.pulse();
-    scene.began = scene.resident("VmRSS");
-    for (what, args, end) in ways {
-        let client = scene.client("evil", args);
-        client.says("begun");
-        scene.holds(what, true);
-        let output = client.wait().expect(0);
-        assert!(output.stdout.contains(end), "{what}: {output}");
-    }
-    for bottle in ["evil", "good"] {
-        world.bb(&["kill", bottle]).expect(0);
-    }
-    world.assert_silent(&["sink.example", "api.anthropic.com", "good.example"]);
+    sites(&world);
+    strain(Scene::set(&world), ways);
 }
 
 #[test]
@@ -305,4 +213,41 @@ fn what_nobody_reads_costs_the_controller_little() {
         ("streams of HTTP/2 that nobody reads", &["unread", "4", "128", "1"], "open 4"),
         ("streams of many connections that nobody reads", &["unread", "64", "4", "1"], "open 64"),
     ]);
+}
+
+/// The kinds of strain once more, each as small as it can be one.
+const SHORTLY: &[Way] = &[
+    ("connections", &["many", "1000"], "tried "),
+    ("answers that nobody reads", &["stall", "100", "1"], "open 100"),
+    ("heads that are too large", &["heads"], "status 431"),
+    ("resets", &["h2", "resets", "5000"], "sent "),
+    ("an endless line of a model", &["model", "endless"], "status 200"),
+    ("a bomb of a model", &["model", "bomb"], "status 200"),
+    ("an upload", &["upload", "100000000"], "sunk 100000000"),
+    ("large bodies", &["bodies", "announced", "40", "16000000", "1"], "sent "),
+];
+
+#[test]
+fn an_ordinary_users_hostile_bottle_costs_its_controller_as_little() {
+    if !have_tools(&["curl", "python3"]) {
+        return;
+    }
+    let Some(world) = World::as_user() else { return };
+    sites(&world);
+    strain(Scene::for_its_memory(&world, On::default()), SHORTLY);
+}
+
+#[test]
+fn a_hostile_container_costs_the_controller_as_little() {
+    if !have_tools(&["curl", "python3", "ldd"]) {
+        return;
+    }
+    let Some(world) = World::of(Who::Root) else { return };
+    let Some(engine) = Engine::start(&world, Which::Docker) else { return };
+    sites(&world);
+    let options = format!("image = '{}'", engine.image_with_tools(&[]));
+    let (address, helper) = (engine.address(), helper().unwrap().display().to_string());
+    let env = [("BOT_BOTTLE_BACKEND", "docker"), ("DOCKER_HOST", &address), ("BB_HELPER", &helper)];
+    strain(Scene::for_its_memory(&world, On { options: &options, env: &env }), SHORTLY);
+    engine.assert_empty();
 }

@@ -78,7 +78,9 @@ fn an_agent_and_commands_have_terminals_on_the_embedded_one() {
         return;
     }
     for world in World::each() {
-        terminals::are_the_bottles_own(&Desk::embedded(&world));
+        let desk = Desk::embedded(&world);
+        terminals::are_the_bottles_own(&desk);
+        terminals::act_on_nobody(&desk);
     }
 }
 
@@ -88,7 +90,10 @@ fn an_agent_and_commands_have_terminals_of_the_containers_own() {
         return;
     }
     for which in [Which::Docker, Which::Podman, Which::Rootless] {
-        on(which, terminals::are_the_bottles_own);
+        on(which, |desk| {
+            terminals::are_the_bottles_own(desk);
+            terminals::act_on_nobody(desk);
+        });
     }
 }
 

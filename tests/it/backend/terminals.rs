@@ -1,4 +1,5 @@
-//! Terminals of an agent and of commands: the bottle's own, followed, left and joined, and hung up with whoever had them.
+//! Terminals of an agent and of commands: the bottle's own, followed, left and joined, and hung up with whoever had them. What is
+//! written there acts on nobody outside.
 
 use serde_json::json;
 
@@ -72,5 +73,40 @@ pub fn are_the_bottles_own(desk: &Desk<'_>) {
             json!(["end", 3]),
         ],
     );
+    desk.assert_empty();
+}
+
+/// What an agent writes for the terminal of whoever looks is taken out where it would act on them; what it asks its own terminal is
+/// answered there. Plain colours and titles pass.
+pub fn act_on_nobody(desk: &Desk<'_>) {
+    let shell = "{'env', 'PS1=ready> ', 'sh', '-i'}";
+    desk.launch("shown", shell, "terminal = true");
+    let seen = desk.does(
+        &["attach", "shown"],
+        &[
+            json!(["answer", "\u{1b}[6n", "\u{1b}[1;1R"]),
+            json!(["expect", "ready> "]),
+            json!(["type", "printf '\\033]%d;c;aGVsbG8=\\a\\033]%d;c;?\\a\\033_Gx\\033\\\\ov%s\\n' 52 52 er\r"]),
+            json!(["expect", "over\r\n"]),
+            json!(["type", "printf '\\033]%d;its title\\a\\033[%dmbold\\033[0m\\n' 2 1\r"]),
+            json!(["raw", "\u{1b}]2;its title\u{1b}\\\u{1b}[1mbold"]),
+            // It stands where its own terminal says, not where the person's would.
+            json!(["type", "stty raw -echo; printf '\\033[2J\\033[4;7H\\033[6%s' n; x=; \
+                while c=$(dd bs=1 count=1 2>/dev/null); x=$x$c; [ \"$c\" != R ]; do :; done; stty sane; echo \"told ${x#?}\"\r"]),
+            json!(["expect", "told [4;7R"]),
+            json!(["type", DETACH]),
+            json!(["expect", "detached"]),
+            json!(["end", 0]),
+            json!(["never", "\u{1b}]52"]),
+            json!(["never", "\u{1b}_G"]),
+            json!(["never", "\u{1b}[6n"]),
+        ],
+    );
+    assert!(seen.contains("its title"), "{seen:?}");
+    // In the log it is text.
+    let steps = [json!(["expect", "over"]), json!(["end", 0]), json!(["never", "\u{1b}]"])];
+    let logs = desk.does(&["logs", "shown"], &steps);
+    assert!(logs.contains("\\x1b]52;"), "{logs:?}");
+    desk.bb(&["kill", "shown"]).expect(0);
     desk.assert_empty();
 }

@@ -40,9 +40,16 @@ pub const ALL: &[Elsewhere] = &[
         comes: "each limit ends closed with its word (docs/limits.md); the controller's memory is bounded, other bottles are served",
         tests: &[
             ("tests/it/hostile.rs", "a_bottle_that_is_hostile_costs_the_controller_little_and_other_bottles_nothing"),
+            (
+                "tests/it/hostile.rs",
+                "what_has_to_be_held_costs_the_controller_little_and_what_a_busy_agent_asks_is_answered",
+            ),
+            ("tests/it/hostile.rs", "what_nobody_reads_costs_the_controller_little"),
+            ("tests/it/hostile.rs", "an_ordinary_users_hostile_bottle_costs_its_controller_as_little"),
+            ("tests/it/hostile.rs", "a_hostile_container_costs_the_controller_as_little"),
             ("src/egress/tests/limits.rs", "the_page_about_limits_has_every_limit_with_its_number"),
         ],
-        on: LINUX,
+        on: BOTH,
     },
     Elsewhere {
         name: "frames of a WebSocket whose route was taken back; a WebSocket on a route that names methods",
@@ -55,21 +62,29 @@ pub const ALL: &[Elsewhere] = &[
         on: UNIT,
     },
     Elsewhere {
-        name: "a route, and with it its credential, that was taken back from a bottle that runs",
+        name: "a route, and with it its credential, that was taken back from a bottle that runs, with a connection and a stream open",
         covers: &[39, 67],
-        comes: "`route_missing` at once, open streams end, also when the controller was killed meanwhile",
-        tests: &[("tests/it/routes.rs", "routes_of_a_bottle_that_runs_come_and_go_and_outlive_the_controller")],
-        on: LINUX,
+        comes: "`route_missing` at once, open streams end, also when the controller was killed meanwhile; another value is sent, the old one never again",
+        tests: &[
+            ("tests/it/battery/withdrawn.rs", "a_credential_that_was_taken_back_is_of_no_more_use"),
+            ("tests/it/battery/engines.rs", "there_is_no_way_out_of_a_container_of_docker"),
+            ("tests/it/battery/engines.rs", "there_is_no_way_out_of_a_container_of_podman"),
+            ("tests/it/routes.rs", "routes_of_a_bottle_that_runs_come_and_go_and_outlive_the_controller"),
+        ],
+        on: BOTH,
     },
     Elsewhere {
-        name: "a credential of an earlier bottle in the state that is taken up again",
+        name: "a credential of an earlier bottle, by its name, and in the state that is taken up again",
         covers: &[39],
         comes: "what is kept of a session has none; a resume resolves them anew or names what is missing",
         tests: &[
+            ("tests/it/battery/withdrawn.rs", "a_credential_that_was_taken_back_is_of_no_more_use"),
+            ("tests/it/battery/engines.rs", "there_is_no_way_out_of_a_container_of_docker"),
+            ("tests/it/battery/engines.rs", "there_is_no_way_out_of_a_container_of_podman"),
             ("tests/it/session.rs", "what_is_missing_at_a_resume_is_said_and_what_is_kept_stays"),
             ("tests/it/cp.rs", "inspecting_a_bottle_names_its_credentials_and_never_shows_them"),
         ],
-        on: LINUX,
+        on: BOTH,
     },
     Elsewhere {
         name: "a repository whose settings lead the agent's CLI to another API, with the real CLIs",
@@ -80,6 +95,7 @@ pub const ALL: &[Elsewhere] = &[
                 "tests/it/loosening/claude.rs",
                 "a_repository_that_names_another_api_and_brings_hooks_and_servers_gains_nothing",
             ),
+            ("tests/it/loosening/claude.rs", "a_repository_that_names_another_api_gains_nothing_in_a_container"),
             ("tests/it/loosening/others.rs", "a_repository_that_brings_settings_for_codex_gains_nothing"),
             ("tests/it/loosening/others.rs", "a_repository_that_brings_settings_for_gemini_gains_nothing"),
             (
@@ -87,7 +103,7 @@ pub const ALL: &[Elsewhere] = &[
                 "a_repository_that_leads_a_clis_api_elsewhere_has_its_task_refused_and_gets_no_key",
             ),
         ],
-        on: LINUX,
+        on: BOTH,
     },
     Elsewhere {
         name: "a peer in other namespaces with the controller's socket in its hand",
@@ -113,9 +129,20 @@ pub const ALL: &[Elsewhere] = &[
         tests: &[
             ("tests/it/workspace.rs", "setuid_bits_and_links_of_the_host_lead_nowhere"),
             ("tests/it/workspace.rs", "what_the_host_would_execute_is_refused_by_name_and_the_rest_is_applied"),
-            ("tests/it/cp.rs", "files_are_copied_in_and_out_and_links_that_an_agent_plants_lead_nowhere"),
         ],
         on: LINUX,
+    },
+    Elsewhere {
+        name: "links in a bottle, where files are copied out of it or into it",
+        covers: &[58],
+        comes: "they lead nowhere: what they name is not read, and not written",
+        tests: &[
+            ("tests/it/cp.rs", "files_are_copied_in_and_out_and_links_that_an_agent_plants_lead_nowhere"),
+            ("tests/it/backend/mod.rs", "the_embedded_one_keeps_its_contract"),
+            ("tests/it/backend/mod.rs", "docker_keeps_its_contract"),
+            ("tests/it/backend/mod.rs", "podman_keeps_its_contract"),
+        ],
+        on: BOTH,
     },
     Elsewhere {
         name: "hooks for the host's git, planted directly and by renaming a directory above",
@@ -135,8 +162,10 @@ pub const ALL: &[Elsewhere] = &[
         tests: &[
             ("tests/it/terminal.rs", "what_would_act_on_the_person_is_taken_out_and_its_harmless_twin_is_not"),
             ("tests/it/terminal.rs", "a_program_that_asks_its_terminal_is_answered_and_the_persons_is_not_asked"),
+            ("tests/it/backend/mod.rs", "an_agent_and_commands_have_terminals_on_the_embedded_one"),
+            ("tests/it/backend/mod.rs", "an_agent_and_commands_have_terminals_of_the_containers_own"),
         ],
-        on: LINUX,
+        on: BOTH,
     },
     Elsewhere {
         name: "more processes, memory and processor time than there may be",
@@ -221,7 +250,9 @@ pub const ALL: &[Elsewhere] = &[
                 "tests/it/loosening/manifests.rs",
                 "an_agent_of_a_repository_cannot_raise_its_budget_or_say_what_happens_when_it_is_spent",
             ),
+            ("tests/it/battery/engines.rs", "there_is_no_way_out_of_a_container_of_docker"),
+            ("tests/it/battery/engines.rs", "there_is_no_way_out_of_a_container_of_podman"),
         ],
-        on: LINUX,
+        on: BOTH,
     },
 ];

@@ -5,7 +5,8 @@
 //! ([`super::host`]), which is the same whatever makes bottles. The ordinary user's own Podman has the contract's tests
 //! (module `backend`): its user's number is what some rows name.
 
-use super::{Bottle, host, kernel, model, network};
+use super::{Bottle, host, kernel, model, network, withdrawn};
+use crate::loosening::manifests;
 use crate::support::engine::{Engine, Which, helper};
 use crate::support::{Who, World, have_tools};
 
@@ -16,7 +17,8 @@ fn all_of_it(which: Which) {
     }
     let Some(world) = World::of(Who::Root) else { return };
     let Some(engine) = Engine::start(&world, which) else { return };
-    let options = format!("image = '{}'", engine.image_with_tools(&[]));
+    let image = engine.image_with_tools(&[]);
+    let options = format!("image = '{image}'");
     let (address, helper) = (engine.address(), helper().unwrap().display().to_string());
     let env = [("BOT_BOTTLE_BACKEND", "docker"), ("DOCKER_HOST", &address), ("BB_HELPER", &helper)];
     let bottle = Bottle { options: &options, env: &env, owner: Some(1000), ..Bottle::default() };
@@ -28,6 +30,10 @@ fn all_of_it(which: Which) {
     model::reaches_out_for_nobody(&world, &bottle);
     world.assert_silent(&[]);
     network::no_way_out_of_a_container(&world, &bottle);
+    withdrawn::is_of_no_more_use(&world, &bottle);
+    let front = format!("backend: docker\nimage: {image}\n");
+    withdrawn::is_not_kept_with_a_session(&world, &bottle, &front);
+    manifests::nothing_of_it_counts(&world, &front, &env, |project| bottle.give(project));
     engine.assert_empty();
 }
 

@@ -18,6 +18,7 @@ mod network;
 mod page;
 mod processes;
 mod table;
+mod withdrawn;
 
 use std::time::Duration;
 

@@ -181,6 +181,17 @@ fn every_kind_is_covered_or_explained() {
 }
 
 #[test]
+fn every_kind_is_tried_on_the_embedded_backend_and_in_containers() {
+    let rows = || SECTIONS.iter().flat_map(|section| section.rows);
+    for kind in KINDS.iter().filter(|kind| kind.standing == Standing::Tested) {
+        let number = kind.number;
+        let here = rows().any(|row| row.covers.contains(&number) && row.embedded_only.is_empty());
+        let on = |place: &str| elsewhere::ALL.iter().any(|one| one.covers.contains(&number) && one.on == place);
+        assert!(here || on(elsewhere::BOTH), "{number}: {}", kind.what);
+    }
+}
+
+#[test]
 fn every_row_says_what_comes_back_and_has_a_name_of_its_own() {
     let (mut names, mut silent) = (BTreeSet::new(), Vec::new());
     for row in SECTIONS.iter().flat_map(|section| section.rows) {
