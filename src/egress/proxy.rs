@@ -25,7 +25,7 @@ use super::front::{Front, Noted, Watch};
 use super::link::Link;
 use super::name::Host;
 use super::record::Denied;
-use super::request::Plane;
+use super::request::{Plane, head_size};
 use super::rewound::Rewound;
 use super::serve;
 use crate::ledger::Ledger;
@@ -80,7 +80,7 @@ async fn answer<L: Ledger>(
     proxy: SocketAddr,
 ) -> Response<Outgoing> {
     let decided = if *request.method() == Method::CONNECT {
-        target(&request).map(|meant| {
+        head_size(&request).and_then(|_| target(&request)).map(|meant| {
             let upgrade = hyper::upgrade::on(&mut request);
             *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((upgrade, meant));
             None

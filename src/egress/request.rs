@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 use tokio::sync::Semaphore;
 
@@ -90,17 +90,24 @@ pub(super) fn method(method: &Method) -> Result<(), Deny> {
     Ok(())
 }
 
-/// Refuses heads that hyper let through because they came in large pieces, and finds room for large ones: as they came, and as
-/// they are sent on.
-fn small_head(head: &Request<()>, room: &Room) -> Result<Share, Deny> {
+/// Gets the size of a head; refuses what hyper let through because it came in large pieces, or by HTTP/2.
+pub(super) fn head_size<B>(head: &Request<B>) -> Result<usize, Deny> {
     let path = head.uri().path_and_query().map_or(0, |p| p.as_str().len());
-    let size = head.headers().iter().fold(path, |sum, (name, value)| sum + name.as_str().len() + value.len());
+    // HTTP/2 has a count of its own (RFC 9113, 6.5.2).
+    let line = if head.version() == Version::HTTP_2 { 32 } else { 0 };
+    let size = head.headers().iter().fold(path, |sum, (name, value)| sum + name.as_str().len() + value.len() + line);
     if size > MAX_HEAD {
         return Err(Deny::new(
             Denial::LimitHeaders,
             format!("bb: the request's head is larger than {MAX_HEAD} bytes."),
         ));
     }
+    Ok(size)
+}
+
+/// Refuses heads that are too large, and finds room for large ones: as they came, and as they are sent on.
+fn small_head(head: &Request<()>, room: &Room) -> Result<Share, Deny> {
+    let size = head_size(head)?;
     let mut share = room.share();
     if size > SMALL_HEAD && !share.try_grow(3 * size) {
         return Err(Deny::new(Denial::LimitBodies, "bb: too many requests with large heads are under way at once.")

@@ -28,6 +28,7 @@ use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{EventQuery, GLOBAL};
 use crate::types::Api;
 
+mod at_once;
 mod changing;
 mod consumers;
 mod cuts;
@@ -40,13 +41,13 @@ mod names;
 mod oauth;
 mod passing;
 mod paused;
-
 mod protocols;
 mod proxy;
 mod refusals;
 mod sockets;
 mod steering;
 mod strained;
+mod times;
 mod websocket;
 
 const MODEL: &str = "api.anthropic.com";
@@ -129,9 +130,9 @@ async fn upstream(h2: bool, script: Script) -> Upstreamed {
                         }
                     });
                     let io = TokioIo::new(stream);
-                    let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-                        .serve_connection_with_upgrades(io, service)
-                        .await;
+                    let mut server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    server.http2().max_concurrent_streams(1000);
+                    let _ = server.serve_connection_with_upgrades(io, service).await;
                 });
             }
         }
