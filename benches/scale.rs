@@ -322,6 +322,9 @@ fn turn_of(bin: &Path, what: &str, scenario: serde_json::Value) {
     let own = work.join("home");
     std::fs::create_dir_all(&own).unwrap();
     std::fs::create_dir_all(work.join("project")).unwrap();
+    // As people's projects are; and where there is no repository, the guard of `.git` has the agent ask git a dozen times for one.
+    let made = Command::new("git").args(["init", "-q"]).current_dir(work.join("project")).status();
+    assert!(made.unwrap().success());
     std::fs::create_dir_all(dir.join("recipes")).unwrap();
     let recipe = dir.join("recipes/turn.lua");
     std::fs::write(&recipe, RECIPE.replace("WORKSPACE", &work.join("project").display().to_string())).unwrap();

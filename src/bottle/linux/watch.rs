@@ -101,6 +101,16 @@ fn renames(guards: &[PathBuf]) -> io::Result<Option<Renames>> {
     Ok(Some((inotify, watched)))
 }
 
+impl Drop for Watch {
+    /// Closing an inotify instance waits until no processor reads its marks any more: some 14 ms, which whoever awaits the end of a
+    /// bottle would wait, too. The end of the keeper, which nobody awaits, closes it.
+    fn drop(&mut self) {
+        if let Some((inotify, _)) = self.renames.take() {
+            std::mem::forget(inotify);
+        }
+    }
+}
+
 impl AsFd for Watch {
     /// To be polled for `POLLPRI`.
     fn as_fd(&self) -> BorrowedFd<'_> {
