@@ -361,6 +361,18 @@ mod tests {
     }
 
     #[test]
+    fn so_many_leaves_are_kept_and_the_others_are_made_again() {
+        let minter = Ca::generate("test-1").unwrap().acceptor().unwrap().minter;
+        let host = |n: u64| Host::parse(&format!("n{n}.example")).unwrap();
+        for n in 0..LEAVES + 50 {
+            assert!(minter.leaf(&host(n)).is_some());
+        }
+        minter.leaves.run_pending_tasks();
+        assert_eq!(minter.leaves.entry_count(), LEAVES);
+        assert!((0..LEAVES + 50).all(|n| minter.leaf(&host(n)).is_some()));
+    }
+
+    #[test]
     fn an_address_gets_a_certificate_of_its_own() {
         let ca = Ca::generate("test-1").unwrap();
         let acceptor = ca.acceptor().unwrap();

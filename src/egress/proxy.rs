@@ -26,7 +26,7 @@ use super::link::Link;
 use super::name::Host;
 use super::record::Denied;
 use super::refused;
-use super::request::Plane;
+use super::request::{Plane, head_size};
 use super::rewound::Rewound;
 use super::serve;
 use crate::ledger::Ledger;
@@ -106,7 +106,7 @@ async fn answer<L: Ledger>(
     proxy: SocketAddr,
 ) -> Response<Outgoing> {
     let decided = if *request.method() == Method::CONNECT {
-        target(&request).map(|meant| {
+        head_size(&request).and_then(|_| target(&request)).map(|meant| {
             let upgrade = hyper::upgrade::on(&mut request);
             purpose.lock().asked = Some((upgrade, meant));
             None

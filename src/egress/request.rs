@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 use tokio::sync::Semaphore;
 
@@ -90,10 +90,12 @@ pub(super) fn method(method: &Method) -> Result<(), Deny> {
     Ok(())
 }
 
-/// Gets the size of a head; refuses one that hyper let through because it came in large pieces.
-pub(super) fn head_size(head: &Request<()>) -> Result<usize, Deny> {
+/// Gets the size of a head; refuses what hyper let through because it came in large pieces, or by HTTP/2.
+pub(super) fn head_size<B>(head: &Request<B>) -> Result<usize, Deny> {
     let path = head.uri().path_and_query().map_or(0, |p| p.as_str().len());
-    let size = head.headers().iter().fold(path, |sum, (name, value)| sum + name.as_str().len() + value.len());
+    // HTTP/2 has a count of its own (RFC 9113, 6.5.2).
+    let line = if head.version() == Version::HTTP_2 { 32 } else { 0 };
+    let size = head.headers().iter().fold(path, |sum, (name, value)| sum + name.as_str().len() + value.len() + line);
     if size > MAX_HEAD {
         return Err(Deny::new(
             Denial::LimitHeaders,

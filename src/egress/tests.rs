@@ -28,6 +28,7 @@ use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{EventQuery, GLOBAL};
 use crate::types::Api;
 
+mod at_once;
 mod changing;
 mod consumers;
 mod cuts;
@@ -40,13 +41,13 @@ mod names;
 mod oauth;
 mod passing;
 mod paused;
-
 mod protocols;
 mod proxy;
 mod refusals;
 mod sockets;
 mod steering;
 mod strained;
+mod times;
 mod websocket;
 
 const MODEL: &str = "api.anthropic.com";
@@ -129,7 +130,8 @@ async fn upstream(h2: bool, script: Script) -> Upstreamed {
                             Ok::<_, Infallible>(answer)
                         }
                     });
-                    let http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    http.http2().max_concurrent_streams(1000);
                     let _ = if plain {
                         http.serve_connection_with_upgrades(TokioIo::new(stream), service).await
                     } else {

@@ -4,7 +4,7 @@ use super::*;
 
 impl Bench {
     /// Asks the proxy for `target`; gets the status of its answer, and the connection.
-    async fn connect(&self, target: &str, more: &[u8]) -> (String, TcpStream) {
+    pub(super) async fn connect(&self, target: &str, more: &[u8]) -> (String, TcpStream) {
         let mut stream = TcpStream::connect(self.proxy).await.unwrap();
         stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await.unwrap();
         stream.write_all(more).await.unwrap();
