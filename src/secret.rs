@@ -3,10 +3,8 @@
 //! Must not show anything of a value, nor anything that a command printed: errors name the file or the program. Knows neither
 //! settings nor launches.
 
-use std::fs::OpenOptions;
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -19,6 +17,7 @@ use zeroize::Zeroizing;
 
 use crate::bottle::toolchain::find;
 use crate::error::{Error, Kind, Result};
+use crate::os::own_file::{self, Bounds};
 use crate::os::process::Process;
 use crate::os::ready::Waiting;
 
@@ -41,32 +40,24 @@ fn missing(message: String, hint: String) -> Error {
 /// `credential_missing`.
 pub fn of_file(path: &Path) -> Result<SecretString> {
     let shown = path.display();
-    let unread = |e: io::Error| {
-        missing(
-            format!("{shown} cannot be read: {e}"),
-            format!("put the credential into {shown}, then chmod 600 {shown}"),
-        )
-    };
-    // A pipe with nobody at its other end would hold up whoever opens it.
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(unread)?;
-    // What is open is looked at, not what has the name by now.
-    let meta = file.metadata().map_err(unread)?;
-    if !meta.is_file() {
-        return Err(missing(format!("{shown} is not a file"), "name a file that holds the credential".to_owned()));
-    }
-    let me = nix::unistd::geteuid().as_raw();
-    if meta.uid() != me && meta.uid() != 0 {
-        let message = format!("{shown} belongs to another user ({})", meta.uid());
-        return Err(missing(message, format!("make it yours: chown {me} {shown}")));
-    }
-    if meta.mode() & 0o077 != 0 {
-        let message = format!("{shown} is open to others than its owner (mode {:o})", meta.mode() & 0o7777);
-        return Err(missing(message, format!("chmod 600 {shown}")));
-    }
-    // Room for all of it: a text that grows would leave parts of itself behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST + PIECE));
-    file.take(LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(unread)?;
+    let bounds = Bounds { links: true, of_root: true, closed: 0o077, most: LONGEST };
+    let (_, bytes) = own_file::read(path, bounds).map_err(|unfit| {
+        let (what, hint) = match unfit {
+            own_file::Unfit::Unread(e) => {
+                (format!("cannot be read: {e}"), format!("put the credential into {shown}, then chmod 600 {shown}"))
+            }
+            own_file::Unfit::NoFile => ("is not a file".to_owned(), "name a file that holds the credential".to_owned()),
+            own_file::Unfit::Owner(other) => {
+                let me = nix::unistd::geteuid();
+                (format!("belongs to another user ({other})"), format!("make it yours: chown {me} {shown}"))
+            }
+            own_file::Unfit::Open(mode) => {
+                (format!("is open to others than its owner (mode {mode:o})"), format!("chmod 600 {shown}"))
+            }
+            own_file::Unfit::Large => return long(&shown.to_string()),
+        };
+        missing(format!("{shown} {what}"), hint)
+    })?;
     value(&bytes, &shown.to_string())
 }
 
@@ -170,13 +161,19 @@ fn printed(child: &mut Child, until: Instant) -> std::result::Result<Zeroizing<V
     }
 }
 
+fn no_value(whose: &str, what: &str) -> Error {
+    missing(format!("{whose} {what}"), "it has to be the credential, in one line, and nothing else".to_owned())
+}
+
+fn long(whose: &str) -> Error {
+    no_value(whose, "has more than 64 KiB")
+}
+
 /// Takes the value out of what was read: one line, whose end does not belong to it.
 fn value(bytes: &[u8], whose: &str) -> Result<SecretString> {
-    let wrong = |what: &str| {
-        missing(format!("{whose} {what}"), "it has to be the credential, in one line, and nothing else".to_owned())
-    };
+    let wrong = |what: &str| no_value(whose, what);
     if bytes.len() > LONGEST {
-        return Err(wrong("has more than 64 KiB"));
+        return Err(long(whose));
     }
     let text = std::str::from_utf8(bytes).map_err(|_| wrong("is no text"))?;
     let text = text.strip_suffix('\n').unwrap_or(text);
@@ -194,38 +191,12 @@ fn value(bytes: &[u8], whose: &str) -> Result<SecretString> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
-    use std::path::PathBuf;
+    use std::os::unix::fs::symlink;
 
     use secrecy::ExposeSecret;
 
     use super::*;
-
-    /// A directory that is gone with the value.
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Scratch {
-            let dir = std::env::temp_dir().join(format!("bb-secret-{}-{name}", std::process::id()));
-            let _ = fs::remove_dir_all(&dir);
-            fs::create_dir_all(&dir).unwrap();
-            Scratch(dir)
-        }
-
-        fn file(&self, text: impl AsRef<[u8]>, mode: u32) -> PathBuf {
-            let path = self.0.join("token");
-            let _ = fs::remove_file(&path);
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            path
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
+    use crate::os::own_file::tests::Scratch;
 
     /// Asserts how it is refused: never with anything of what was read.
     #[track_caller]
@@ -239,7 +210,7 @@ mod tests {
 
     #[test]
     fn a_file_is_read_where_only_its_owner_may_and_its_last_line_end_is_cut() {
-        let scratch = Scratch::new("file");
+        let scratch = Scratch::new();
         for (text, want) in [("s3cret", "s3cret"), ("s3cret\n", "s3cret"), ("s3cret\r\n", "s3cret"), (" a b\n", " a b")]
         {
             assert_eq!(of_file(&scratch.file(text, 0o600)).unwrap().expose_secret(), want);
@@ -267,7 +238,7 @@ mod tests {
 
     #[test]
     fn what_is_no_credential_is_refused_without_being_shown() {
-        let scratch = Scratch::new("value");
+        let scratch = Scratch::new();
         for (text, what) in [
             (b"".to_vec(), "is empty"),
             (b" \n".to_vec(), "is empty"),

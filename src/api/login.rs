@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::os::own_file::Bounds;
+
 /// A login by which requests are answered for, in place of a credential whose value is known at launch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -14,6 +16,11 @@ pub struct Login {
     pub form: LoginForm,
     /// The file that the host's own CLI keeps it in; absolute, links resolved.
     pub file: PathBuf,
+}
+
+impl Login {
+    /// What its file has to be. Claude Code keeps the tokens of MCP servers in it as well.
+    pub const BOUNDS: Bounds = Bounds { links: false, of_root: true, closed: 0o022, most: 256 << 10 };
 }
 
 /// Whose login it is.

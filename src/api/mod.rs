@@ -26,7 +26,8 @@ pub use launch::{
 pub use login::{Login, LoginForm};
 pub use origin::{Origin, OriginKind};
 pub use route::{
-    Auth, AuthScheme, HeaderKind, HeaderRule, Match, PathKind, PathRule, Route, Routes, RoutesChange, Tls, Verdict,
+    Auth, AuthScheme, HeaderKind, HeaderRule, Match, PathKind, PathRule, Route, Routes, RoutesChange, Tls, Unsent,
+    Verdict,
 };
 pub use workspace::{
     Applied, Apply, Change, Copied, Copy, Diff, DiffQuery, Done, FileKind, Limits, Outcome, Wanted, What, WorkspaceMode,
@@ -35,9 +36,11 @@ pub use workspace::{
 /// The major version of this API. Same number = front end and controller talk.
 pub const API_MAJOR: u32 = 1;
 
-/// Raised with each key that a body gets: a controller refuses keys that it does not know, so a front end leaves out what an older
+/// Raised with each key that a body or a query gets: a controller refuses keys that it does not know, so a front end leaves out what an older
 /// one can do without ([`Launch::for_revision`]), and else asks for its restart.
-pub const API_REVISION: u32 = 1;
+pub const API_REVISION: u32 = 2;
+/// The first revision of which `GET /v1/bottles/S/why` looks at headers: an older one leaves out what it does not know of a query.
+pub const HEADERS_ASKED: u32 = 2;
 
 /// Answer of `GET /v1/version`.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -316,6 +316,17 @@ pub struct Routes {
     pub origins: Vec<Origin>,
 }
 
+/// Query of `GET /v1/bottles/S/why`: a request that nobody has sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unsent {
+    /// Its address; without scheme it means HTTPS.
+    pub url: String,
+    /// Its method.
+    pub method: String,
+    /// Its headers, each `Name: value`.
+    pub headers: Vec<String>,
+}
+
 /// Answer of `GET /v1/bottles/S/why`: what would become of a request, and by which rule.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {

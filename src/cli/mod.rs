@@ -16,6 +16,7 @@ pub mod diff;
 pub mod doctor;
 mod egress;
 pub mod exec;
+pub mod faults;
 pub mod flow;
 pub mod freeze;
 pub mod image;

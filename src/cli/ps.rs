@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::home::Home;
 use crate::types::Book;
 
+use super::faults::settings_or_warn;
 use super::out::{self, Table, grouped};
 
 /// List the bottles that run.
@@ -49,6 +50,8 @@ pub fn run(args: Args) -> u8 {
 
 async fn work(args: Args) -> Result<u8> {
     let home = Home::from_env()?;
+    // Who looks for what runs finds it, whatever the settings say; and that they are wrong is said before it matters.
+    settings_or_warn(&home);
     let client = Client::connect_or_start(&home).await?;
     let bottles = client.bottles(args.all).await?;
     let accounts = accounts(&client, &bottles).await?;

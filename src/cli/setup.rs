@@ -8,9 +8,8 @@ use std::path::Path;
 
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
-use crate::launch::unknown_in_settings;
 use crate::provider;
-use crate::settings::{Settings, login};
+use crate::settings::login;
 use crate::yaml::read::joined;
 
 use super::out;
@@ -81,8 +80,7 @@ fn setup(args: &Args) -> Result<u8> {
         put(&home.root.join("agents").join(format!("{name}.md")), agent(name, title))?;
     }
     // One that is wrong launches nothing, and stays as it is.
-    let faults = Settings::load(&home).map_or_else(|faults| faults, |settings| unknown_in_settings(&settings, &home));
-    if !faults.is_empty() {
+    if let Err(faults) = super::faults::settings(&home) {
         let hint = format!("edit {}, or move it away and run bb setup again", home.settings().display());
         return Err(match joined(faults) {
             fault if fault.hint.is_some() => {

@@ -8,9 +8,9 @@ use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::lua::values::parse_duration;
-use crate::settings::Settings;
 use crate::types::Book;
 
+use super::faults::settings_or_warn;
 use super::out::{self, Table, grouped};
 
 /// Show the tokens that were used, by bottle, agent, provider and model.
@@ -79,11 +79,11 @@ async fn work(args: Args) -> Result<u8> {
     {
         return Err(error);
     }
+    let weights = settings_or_warn(&home).weights.describe();
     if args.json {
         out::json(&Json::of(reports.into_iter().map(|(_, report)| report)))?;
         return Ok(0);
     }
-    let weights = Settings::load(&home).unwrap_or_default().weights.describe();
     let parts: Vec<String> =
         reports.iter().map(|(book, report)| section(*book, report, &weights, out::colour())).collect();
     out::print(parts.join("\n").trim_end())?;

@@ -1,6 +1,6 @@
 //! `bb why`: would this request pass, and by which rule?
 
-use crate::api::Verdict;
+use crate::api::{Unsent, Verdict};
 use crate::client::Client;
 use crate::error::Result;
 use crate::home::Home;
@@ -19,6 +19,9 @@ pub struct Args {
     /// Its method
     #[arg(long, default_value = "GET", value_name = "M")]
     pub method: String,
+    /// A header of it, as `curl -H` takes it; may be given again. Routes can ask for some, and `Host` or `Upgrade` count as well
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
+    pub headers: Vec<String>,
     /// One JSON object
     #[arg(long)]
     pub json: bool,
@@ -32,13 +35,22 @@ pub fn run(args: Args) -> u8 {
 async fn work(args: Args) -> Result<u8> {
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
-    let verdict = client.why(&args.bottle.slug, &args.url, &args.method).await?;
+    let unsent = Unsent { url: args.url, method: args.method, headers: args.headers };
+    let verdict = client.why(&args.bottle.slug, &unsent).await?;
     if args.json {
         out::json(&verdict)?;
     } else {
         out::print(&said(&verdict))?;
     }
     Ok(0)
+}
+
+/// Reads a header. What HTTP itself would not take is the plane's to say.
+fn header(text: &str) -> std::result::Result<String, String> {
+    match text.split_once(':') {
+        Some((name, _)) if !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("write it as `Name: value`".to_owned()),
+    }
 }
 
 fn said(verdict: &Verdict) -> String {
@@ -66,6 +78,13 @@ fn said(verdict: &Verdict) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_has_a_name_and_a_value() {
+        assert_eq!(header("X-Team: blue:1").as_deref(), Ok("X-Team: blue:1"));
+        assert!(header("X-Empty:").is_ok());
+        assert!(header("X-Team").is_err() && header(": blue").is_err());
+    }
 
     #[test]
     fn a_verdict_is_read_in_one_look() {

@@ -197,10 +197,15 @@ impl Client {
     /// `GET /v1/bottles/S/why`: what would become of a request.
     ///
     /// # Errors
-    /// As [`Client::bottle`]; `usage` where it has no way out at this moment.
-    pub async fn why(&self, slug: &str, url: &str, method: &str) -> Result<api::Verdict> {
-        let (slug, url, method) = (wire::encode(slug), wire::encode(url), wire::encode(method));
-        self.call(Request::get(format!("/v1/bottles/{slug}/why?url={url}&method={method}"))).await
+    /// As [`Client::bottle`]; `usage` where it has no way out at this moment; `controller_version` where an older controller would
+    /// not look at the headers.
+    pub async fn why(&self, slug: &str, unsent: &api::Unsent) -> Result<api::Verdict> {
+        if !unsent.headers.is_empty() && self.revision < api::HEADERS_ASKED {
+            return Err(start::older(&Error::new(Kind::UnknownKey, "headers of the request")));
+        }
+        let (slug, url, method) = (wire::encode(slug), wire::encode(&unsent.url), wire::encode(&unsent.method));
+        let headers: String = unsent.headers.iter().map(|line| format!("&header={}", wire::encode(line))).collect();
+        self.call(Request::get(format!("/v1/bottles/{slug}/why?url={url}&method={method}{headers}"))).await
     }
 
     /// `GET /v1/bottles/S/session`: what is kept of a bottle that can be taken up again, with its whole name.

@@ -106,7 +106,8 @@ async fn another_major_version_is_refused_with_the_remedy() {
 #[tokio::test]
 async fn an_older_controller_is_sent_what_it_knows_or_is_to_be_restarted() {
     let launch = Launch { id: "x".into(), origins: vec![api::Origin::default()], ..Launch::default() };
-    for (revision, sends) in [("", false), (r#""revision":1,"#, true)] {
+    let now = format!(r#""revision":{},"#, api::API_REVISION);
+    for (revision, sends) in [("", false), (now.as_str(), true)] {
         let scratch = Scratch::new(if sends { "revision" } else { "older" });
         let said = version(1).replacen("{", &format!("{{{revision}"), 1);
         serve(&scratch.0, move |path, body| match path {
@@ -120,6 +121,34 @@ async fn an_older_controller_is_sent_what_it_knows_or_is_to_be_restarted() {
         let error = client.launch(&launch).await.unwrap_err();
         assert_eq!(error.kind, if sends { Kind::UnknownKey } else { Kind::ControllerVersion });
         assert!(sends || error.message.contains("`proxy`") && error.hint.unwrap().contains("bb controller restart"));
+    }
+}
+
+#[tokio::test]
+async fn headers_are_asked_only_of_a_controller_that_looks_at_them() {
+    let asked = |lines: &[&str]| api::Unsent {
+        url: "a.example".into(),
+        method: "GET".into(),
+        headers: lines.iter().map(|line| (*line).to_owned()).collect(),
+    };
+    for (revision, knows) in [(1, false), (api::HEADERS_ASKED, true)] {
+        let scratch = Scratch::new(if knows { "headers" } else { "no-headers" });
+        let said = version(1).replacen("{", &format!(r#"{{"revision":{revision},"#), 1);
+        serve(&scratch.0, move |path, _| match path {
+            "/v1/version" => (200, said.clone()),
+            path => {
+                let want = "/v1/bottles/s/why?url=a.example&method=GET";
+                let with = format!("{want}&header=A:%201&header=B:%202");
+                assert!(path == want || knows && path == with, "{path}");
+                (200, serde_json::to_string(&api::Verdict { allowed: true, ..Default::default() }).unwrap())
+            }
+        });
+        let client = Client::connect(&scratch.0).await.unwrap().unwrap();
+        assert!(client.why("s", &asked(&[])).await.unwrap().allowed);
+        match client.why("s", &asked(&["A: 1", "B: 2"])).await {
+            Ok(verdict) => assert!(knows && verdict.allowed),
+            Err(error) => assert!(!knows && error.kind == Kind::ControllerVersion, "{error}"),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::ledger_error;
 use super::live::Live;
 use super::logins::{self, Holders};
 use super::note::Rules;
-use crate::api::{Credentials, Launch, Origin, OriginKind, Route, Routes, RoutesChange, Verdict};
+use crate::api::{Credentials, Launch, Origin, OriginKind, Route, Routes, RoutesChange, Unsent, Verdict};
 use crate::bottle::wire::{self, Listener, Reply, Request};
 use crate::egress;
 use crate::egress::route::Router;
@@ -72,9 +72,9 @@ impl Controller {
     ///
     /// # Errors
     /// As [`Controller::routes`]; `usage` where it has no way out at this moment.
-    pub fn why(&self, name: &str, url: &str, method: &str) -> Result<Verdict> {
+    pub fn why(&self, name: &str, unsent: &Unsent) -> Result<Verdict> {
         let live = self.find(name)?;
-        live.with_egress(|egress| egress.why(url, method)).ok_or_else(|| no_way_out(&live.slug))
+        live.with_egress(|egress| egress.verdict(unsent)).ok_or_else(|| no_way_out(&live.slug))
     }
 
     /// Puts another allow-list in force, in place of the one before. Streams that it does not allow are closed when this

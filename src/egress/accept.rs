@@ -27,7 +27,7 @@ use super::proxy;
 use super::record::{Denied, Tally};
 use super::request::Plane;
 use super::rewound::Rewound;
-use super::route::Asked;
+use super::route::{Asked, Known};
 use super::serve;
 use crate::api;
 use crate::ledger::Ledger;
@@ -50,9 +50,45 @@ pub(super) const STRANGERS: u32 = 512;
 /// In tests never: how fast this machine shakes hands must not matter there.
 const STRANGER: Duration = if cfg!(test) { Duration::from_secs(3600) } else { Duration::from_millis(50) };
 
-/// Makes the pace at which strangers are told.
-pub fn strangers() -> Mutex<Pace> {
-    Mutex::new(Pace::new(STRANGERS, STRANGER))
+/// Certificates that are made at once for names below the wildcards of an allow-list, and how often one more is. Nobody who works meets
+/// them: each such name costs a connection outside as well.
+pub(super) const BELOW: u32 = 2048;
+/// In tests never, and fewer at once.
+const ONE_MORE_BELOW: Duration = if cfg!(test) { Duration::from_secs(3600) } else { Duration::from_millis(10) };
+pub(super) const BELOW_AT_ONCE: u32 = if cfg!(test) { 64 } else { BELOW };
+
+/// How often certificates are made for names that no route has by itself, since of those an agent can think up as many as it likes.
+/// Names that routes have are never slowed: there are as many as routes.
+pub struct Paces {
+    /// TLS that is ended for a name that no route is for, only to say so.
+    strangers: Mutex<Pace>,
+    /// Names below a wildcard, when they first come up.
+    below: Mutex<Pace>,
+}
+
+impl Default for Paces {
+    fn default() -> Paces {
+        Paces {
+            strangers: Mutex::new(Pace::new(STRANGERS, STRANGER)),
+            below: Mutex::new(Pace::new(BELOW_AT_ONCE, ONE_MORE_BELOW)),
+        }
+    }
+}
+
+impl Paces {
+    /// Takes one of those that are left for a name so known. `made`: its certificate is there.
+    fn take(&self, known: Known, made: impl FnOnce() -> bool) -> Result<(), Deny> {
+        let (pace, what) = match known {
+            Known::ByName => return Ok(()),
+            Known::BySuffix if made() => return Ok(()),
+            Known::BySuffix => (&self.below, "new names below a wildcard of the allow-list"),
+            Known::Not => (&self.strangers, "names that are not on the allow-list"),
+        };
+        if pace.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Ok(());
+        }
+        Err(Deny::new(Denial::LimitHandshakes, format!("bb: too many {what} were tried at once.")))
+    }
 }
 
 /// What the listeners of one bottle share.
@@ -63,8 +99,8 @@ pub struct Door<L: Ledger> {
     pub acceptor: Acceptor,
     /// Places for handshakes.
     pub handshakes: Semaphore,
-    /// How often TLS is ended for a name that no route is for, only to say so: each such name costs a certificate.
-    pub strangers: Mutex<Pace>,
+    /// How often certificates are made for names that come up.
+    pub paces: Paces,
     /// Open connections.
     pub connections: Arc<Tally>,
     /// Where the bottle's proxy is, if it has one.
@@ -218,8 +254,8 @@ async fn carry<L: Ledger>(door: &Arc<Door<L>>, speaks: Speaks, stream: Rewound, 
 enum Begun {
     /// Ended here.
     Ended(Option<Result<Host, NameError>>, Box<TlsStream<Kept<Rewound>>>),
-    /// For a name that no route is for, after many of them.
-    Stranger(Host),
+    /// For one name too many of those that no route has by itself.
+    TooMany(Host, Deny),
     /// Passed through, with what was read of it.
     Unseen(Host, Arc<api::Route>, (Rewound, Vec<u8>)),
 }
@@ -240,15 +276,15 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: Rewound, meant: Meant) -> i
             return Ok(Begun::Unseen(host.clone(), route, hello.io.into_parts()));
         }
         // Without a name, the address gets a certificate.
-        let stranger = match &sni {
-            Some(Ok(host)) => Some(host.clone()).filter(|host| !door.plane.policy.get().router.knows(host)),
+        let named = match &sni {
+            Some(Ok(host)) => Some((host.clone(), door.plane.policy.get().router.knows(host))),
             Some(Err(_)) => None,
-            None => Some(Host::Ip(meant.address.ip())),
+            None => Some((Host::Ip(meant.address.ip()), Known::Not)),
         };
-        if let Some(host) = stranger
-            && !door.strangers.lock().unwrap_or_else(PoisonError::into_inner).take()
+        if let Some((host, known)) = named
+            && let Err(deny) = door.paces.take(known, || door.acceptor.has(&host))
         {
-            return Ok(Begun::Stranger(host));
+            return Ok(Begun::TooMany(host, deny));
         }
         let hello = StartHandshake::from_parts(hello.accepted, hello.io.forget());
         let config = match &sni {
@@ -261,10 +297,8 @@ async fn tls<L: Ledger>(door: &Arc<Door<L>>, stream: Rewound, meant: Meant) -> i
     drop(place);
     let (sni, mut stream) = match result {
         Ok(Begun::Ended(sni, stream)) => (sni, stream),
-        Ok(Begun::Stranger(host)) => {
-            let reason = "bb: too many names that are not on the allow-list were tried at once.";
-            let denied =
-                Denied::new("tls", host.to_string(), meant.address.port(), &Deny::new(Denial::LimitHandshakes, reason));
+        Ok(Begun::TooMany(host, deny)) => {
+            let denied = Denied::new("tls", host.to_string(), meant.address.port(), &deny);
             door.plane.recorder.deny_limited(denied);
             return Ok(());
         }

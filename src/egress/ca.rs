@@ -126,6 +126,11 @@ impl Acceptor {
         Arc::clone(&self.config)
     }
 
+    /// Tells whether the certificate of a name is there: none has to be made for it.
+    pub fn has(&self, host: &Host) -> bool {
+        self.minter.leaves.contains_key(host)
+    }
+
     /// Gets the set-up for a connection without one: its certificate is for the address that it meant, so that the
     /// refusal can be read.
     pub fn literal(&self, address: IpAddr) -> Option<Arc<ServerConfig>> {
@@ -353,6 +358,18 @@ mod tests {
             let client = handshake(client(&ca, name), acceptor.named()).unwrap();
             assert_eq!(client.peer_certificates().unwrap().len(), 2, "leaf and authority");
         }
+    }
+
+    #[test]
+    fn so_many_leaves_are_kept_and_the_others_are_made_again() {
+        let minter = Ca::generate("test-1").unwrap().acceptor().unwrap().minter;
+        let host = |n: u64| Host::parse(&format!("n{n}.example")).unwrap();
+        for n in 0..LEAVES + 50 {
+            assert!(minter.leaf(&host(n)).is_some());
+        }
+        minter.leaves.run_pending_tasks();
+        assert_eq!(minter.leaves.entry_count(), LEAVES);
+        assert!((0..LEAVES + 50).all(|n| minter.leaf(&host(n)).is_some()));
     }
 
     #[test]

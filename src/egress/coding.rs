@@ -10,7 +10,7 @@ use http::{HeaderMap, header};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::deny::{Denial, Deny};
-use super::model::{most_held, too_large};
+use super::model::{may_be_held, most_held, too_large};
 use super::room::{self, Share};
 
 /// How a body is coded.
@@ -20,6 +20,8 @@ pub(super) enum Coding {
     Zstd,
 }
 
+/// How a frame begins.
+const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// Furthest that a frame may point back, and so what its decoder holds beside the body (RFC 8878, 3.1.1.1.2). Unit: bytes.
 const WINDOW: u64 = 8 << 20;
 /// How much is taken from the decoder at once. Unit: bytes.
@@ -42,8 +44,42 @@ pub(super) fn of(headers: &HeaderMap) -> Result<Coding, Deny> {
     }
 }
 
-/// Decodes a body, which is one frame, to at most as much as a route that says `most` lets through. Takes of the bottle's room as it
-/// swells, and does not wait for it: who waits here would wait for those who wait for their turn to be decoded.
+/// Gets the size that a frame says its content has (RFC 8878, 3.1.1.1), if it says one.
+fn said(coded: &[u8]) -> Option<u64> {
+    let (descriptor, rest) = coded.strip_prefix(&MAGIC)?.split_first()?;
+    let single = descriptor & 0x20 != 0;
+    let (length, more) = match descriptor >> 6 {
+        0 if !single => return None,
+        0 => (1, 0),
+        1 => (2, 256),
+        2 => (4, 0),
+        _ => (8, 0),
+    };
+    let dictionary = match descriptor & 3 {
+        3 => 4,
+        length => usize::from(length),
+    };
+    // Behind the window, which a single segment has not.
+    let before = usize::from(!single) + dictionary;
+    let bytes = rest.get(before..before + length)?;
+    Some(bytes.iter().rev().fold(0, |size, byte| size << 8 | u64::from(*byte)).saturating_add(more))
+}
+
+/// Asks for the room that a body needs by its own word, and waits for it as bodies do that come as they are: before its turn to be
+/// decoded, so that nobody who has the turn waits. The word is not believed beyond that.
+pub(super) async fn make_room(coded: &Bytes, most: Option<u64>, share: &mut Share) -> Result<(), Deny> {
+    let Some(said) = said(coded) else { return Ok(()) };
+    may_be_held(said, most)?;
+    let said = usize::try_from(said).unwrap_or(usize::MAX);
+    // It waits for others, and not for itself.
+    if !room::hold_both(coded.len(), said) {
+        return Err(too_large(room::ROOM));
+    }
+    share.grow(said).await
+}
+
+/// Decodes a body, which is one frame, to at most as much as a route that says `most` lets through. Takes of the bottle's room, beyond
+/// what [`make_room`] got, as it swells, and does not wait for it: who waits here would wait for those who wait for their turn.
 pub(super) async fn decode(coded: &Bytes, most: Option<u64>, mut share: Share) -> Result<Bytes, Deny> {
     let garbled = |what: &str| {
         Deny::new(Denial::ProtocolUnknown, format!("bb: the compressed body of the request {what}."))
@@ -89,6 +125,10 @@ pub(super) async fn decode(coded: &Bytes, most: Option<u64>, mut share: Share) -
     if !left.is_empty() {
         return Err(garbled("has more behind its end"));
     }
+    // Decoders differ in whether they look.
+    if said(coded).is_some_and(|said| u64::try_from(body.len()) != Ok(said)) {
+        return Err(garbled("has another size than it says"));
+    }
     Ok(share.of(body.freeze()))
 }
 
@@ -114,6 +154,16 @@ mod tests {
         let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0, 10 << 3];
         frame.extend_from_slice(&head.to_le_bytes()[..3]);
         frame.push(byte);
+        frame
+    }
+
+    /// Makes a frame of one raw block that says, in the shortest form or with `flag`, that it has `size` bytes.
+    fn saying(text: &[u8], size: u64, flag: u8) -> Vec<u8> {
+        let (length, less) = [(1, 0), (2, 256), (4, 0), (8, 0)][usize::from(flag)];
+        let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, flag << 6 | 0x20];
+        frame.extend_from_slice(&(size - less).to_le_bytes()[..length]);
+        frame.extend_from_slice(&((text.len() as u32) << 3 | 1).to_le_bytes()[..3]);
+        frame.extend_from_slice(text);
         frame
     }
 
@@ -147,6 +197,50 @@ mod tests {
         let mut others = room.share();
         assert!(others.try_grow(room::ROOM - (1 << 20)));
         assert_eq!(decode(&bomb.into(), None, room.share()).await.unwrap_err().kind, Denial::LimitBodies);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_frame_says_of_its_size_is_asked_for_and_held_against_it() {
+        let text = [b'x'; 300];
+        for (size, flag, same) in [(300, 1, true), (300, 2, true), (300, 3, true), (301, 1, false), (299, 2, false)] {
+            let frame = saying(&text, size, flag);
+            assert_eq!(said(&frame), Some(size));
+            match read(frame, None).await {
+                Ok(body) => assert!(same && body == text[..], "{size}"),
+                Err(deny) => assert!(!same && deny.kind == Denial::ProtocolUnknown, "{size}: {deny:?}"),
+            }
+        }
+        assert_eq!(said(&saying(b"", 0, 0)), Some(0));
+        assert_eq!(
+            (said(&raw(b"x", 10)), said(b"{}"), said(&MAGIC), said(&saying(&text, 300, 3)[..8])),
+            (None, None, None, None)
+        );
+        // Behind a window and the id of a dictionary.
+        assert_eq!(said(&[0x28, 0xb5, 0x2f, 0xfd, 0x83, 80, 9, 9, 9, 9, 1, 2, 0, 0]), Some(0x201));
+
+        let room = room::Room::default();
+        let mut others = room.share();
+        assert!(others.try_grow(room::ROOM));
+        let large = Bytes::from(saying(&text, 1 << 20, 2));
+        let mut share = room.share();
+        assert_eq!(make_room(&large, None, &mut share).await.unwrap_err().kind, Denial::LimitBodies, "in vain");
+        let waiting = tokio::spawn(async move { make_room(&large, None, &mut share).await.map(|()| share) });
+        tokio::task::yield_now().await;
+        drop(others);
+        let share = waiting.await.unwrap().unwrap();
+        assert!(!room.share().try_grow(room::ROOM), "it has it");
+        drop(share);
+        for (size, kind) in [(1 << 40, Denial::BodyTooLarge), (u64::MAX - 9, Denial::BodyTooLarge)] {
+            let frame = Bytes::from(saying(&text, size, 3));
+            assert_eq!(make_room(&frame, None, &mut room.share()).await.unwrap_err().kind, kind);
+        }
+        let frame = Bytes::from(saying(&[b'x'; 20_000], room::ROOM as u64, 2));
+        assert_eq!(
+            make_room(&frame, None, &mut room.share()).await.unwrap_err().kind,
+            Denial::BodyTooLarge,
+            "beside itself"
+        );
+        assert_eq!(make_room(&frame, Some(9), &mut room.share()).await.unwrap_err().kind, Denial::BodyTooLarge);
     }
 
     #[tokio::test]

@@ -388,6 +388,18 @@ mod tests {
         );
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_server_has_so_long_to_accept() {
+        let (silent, _taken, _fd) = silent();
+        let host = Host::parse("a.example").unwrap();
+        let upstream = Upstream { address: silent.to_string(), ca_pem: None };
+        let upstreams = Upstreams::new(&[("a.example".to_owned(), upstream)].into()).unwrap();
+        let began = tokio::time::Instant::now();
+        let error = dial(&host, 443, &upstreams, &[], &Lookups::default()).await.unwrap_err();
+        // Time passes by itself where nothing else can happen.
+        assert_eq!((error.kind, began.elapsed().as_secs()), (Denial::UpstreamUnreachable, DIAL.as_secs()));
+    }
+
     #[test]
     fn broken_upstreams_are_refused() {
         let bad = |key: &str, address: &str| {

@@ -308,6 +308,17 @@ mod tests {
     }
 
     #[test]
+    fn what_becomes_more_than_it_may_breaks_off() {
+        let body = Bytes::from(gzip(&"text ".repeat(100)));
+        for (left, passes) in [(500, true), (499, false)] {
+            let text = Text { redactor: Redactor::of(SECRET), left };
+            let decoder = Decoder::Gzip(Box::new(MultiGzDecoder::new(text)));
+            let passed = Coded { decoder, held: BytesMut::new() }.pass(body.clone());
+            assert_eq!(passed.is_ok(), passes, "{left}");
+        }
+    }
+
+    #[test]
     fn what_decodes_to_nothing_is_not_held_for_ever() {
         let mut echo = Echo::new(&said(&["deflate"]), || Some(Redactor::of(SECRET))).unwrap();
         let mut encoder = DeflateEncoder::new(Vec::new(), Compression::none());

@@ -175,8 +175,15 @@ pub(super) fn literal(what: &str) -> Deny {
 /// Checks that the connection went where its name is: our DNS, and nothing else, led it here.
 pub fn destination(gate: Gate, link: &Link, named: &Named) -> Result<(), Deny> {
     let address = link.destination.ip();
-    if named.host.is_ip() {
-        return Err(literal(&named.text));
+    if let Host::Ip(ip) = named.host {
+        let deny = literal(&named.text);
+        let own = link.is_proxied() && ip.to_canonical().is_loopback();
+        // Some clients ask a proxy for it, whatever `NO_PROXY` says.
+        return Err(if own {
+            deny.step("the bottle's own loopback is there without the proxy: as `localhost`")
+        } else {
+            deny
+        });
     }
     if let Some(target) = &link.target
         && *target != named.host

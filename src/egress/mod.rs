@@ -2,7 +2,7 @@
 //!
 //! Sockets that were made inside a bottle's gate come in, and what they carry is caught, named once, checked against
 //! the allow-list, given its credential, metered and forwarded, or refused with a reason that can be read. The parts,
-//! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`], [`serve`],
+//! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`] or [`overrun`], [`serve`],
 //! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`coding`], [`hold`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`] ([`echo`]). Refusals are [`deny`] and [`spent`], events [`record`],
 //! what became of an allowed request [`exchange`], the cut [`streams`], what may be held [`room`], and wait to be read [`unread`].
@@ -21,7 +21,7 @@ use rustls::RootCertStore;
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
 
-use crate::api::{Route, Upstream, Verdict};
+use crate::api::{Route, Unsent, Upstream, Verdict};
 use crate::ledger::{Ledger, Node, Standing};
 use crate::types::CutScope;
 
@@ -48,6 +48,7 @@ pub mod lookup;
 pub mod model;
 pub mod name;
 pub mod oauth;
+mod overrun;
 mod pace;
 pub mod passthrough;
 pub mod policy;
@@ -186,7 +187,7 @@ trait Changing: Send + Sync {
     /// Puts another allow-list in force.
     fn change(&self, rules: &Rules) -> Result<(), EgressError>;
     /// Says what would become of a request.
-    fn why(&self, url: &str, method: &str) -> Verdict;
+    fn why(&self, unsent: &Unsent) -> Verdict;
 }
 
 impl<L: Ledger> Changing for Plane<L> {
@@ -196,8 +197,8 @@ impl<L: Ledger> Changing for Plane<L> {
         Ok(())
     }
 
-    fn why(&self, url: &str, method: &str) -> Verdict {
-        why::why(&self.policy.get(), &self.streams, url, method)
+    fn why(&self, unsent: &Unsent) -> Verdict {
+        why::why(&self.policy.get(), &self.streams, unsent)
     }
 }
 
@@ -266,7 +267,7 @@ fn start_with<L: Ledger>(
         plane: Arc::clone(&plane),
         acceptor: spec.ca.acceptor()?,
         handshakes: Semaphore::new(accept::HANDSHAKES),
-        strangers: accept::strangers(),
+        paces: accept::Paces::default(),
         connections: Arc::clone(&connections),
         proxy: spec.proxy,
     });
@@ -298,9 +299,9 @@ impl Handle {
         self.listeners.close(ports)
     }
 
-    /// Says what would become of `method` on `url`, and by which rule. Sends nothing.
-    pub fn why(&self, url: &str, method: &str) -> Verdict {
-        self.plane.why(url, method)
+    /// Says what would become of a request, and by which rule. Sends nothing.
+    pub fn verdict(&self, unsent: &Unsent) -> Verdict {
+        self.plane.why(unsent)
     }
 
     /// Cuts the bottle off: from now on requests of `scope` are refused with `reason`, and open streams are closed.

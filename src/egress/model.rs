@@ -94,6 +94,12 @@ pub(super) fn most_held(most: Option<u64>) -> usize {
     most.and_then(|most| usize::try_from(most).ok()).map_or(MAX_BODY, |most| most.min(MAX_BODY))
 }
 
+/// Refuses a body that is said to have more bytes than may be held.
+pub(super) fn may_be_held(declared: u64, most: Option<u64>) -> Result<(), Deny> {
+    let most = most_held(most);
+    if usize::try_from(declared).is_ok_and(|declared| declared <= most) { Ok(()) } else { Err(too_large(most)) }
+}
+
 /// Gets the refusal of a request with more than `most` bytes.
 pub(super) fn too_large(most: usize) -> Deny {
     Deny::new(Denial::BodyTooLarge, format!("bb: a request to this model API may have {most} bytes."))
@@ -122,8 +128,10 @@ impl<L: Ledger> Plane<L> {
                 biased;
                 () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
                 decoded = async {
+                    let mut share = self.room.share();
+                    coding::make_room(&bytes, route.max_request, &mut share).await?;
                     let _one = self.reading.lock().await;
-                    coding::decode(&bytes, route.max_request, self.room.share()).await
+                    coding::decode(&bytes, route.max_request, share).await
                 } => decoded?,
             };
             // It goes on as it was read.
@@ -197,11 +205,9 @@ impl<L: Ledger> Plane<L> {
 
     /// Gets the whole body of a request, within its bounds of size, time and the bottle's room.
     pub(super) async fn hold_body(&self, mut body: Incoming, most: Option<u64>) -> Result<Bytes, Deny> {
-        let most = most_held(most);
+        may_be_held(body.size_hint().lower(), most)?;
         let declared = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-        if declared > most {
-            return Err(too_large(most));
-        }
+        let most = most_held(most);
         let mut share = self.room.share();
         share.grow(declared).await?;
         let mut first = Bytes::new();

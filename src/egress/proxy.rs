@@ -7,7 +7,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -25,7 +25,8 @@ use super::front::{Front, Noted, Watch};
 use super::link::Link;
 use super::name::Host;
 use super::record::Denied;
-use super::request::Plane;
+use super::refused;
+use super::request::{Plane, head_size};
 use super::rewound::Rewound;
 use super::serve;
 use crate::ledger::Ledger;
@@ -33,7 +34,8 @@ use crate::ledger::Ledger;
 /// Where it listens: the port that proxies have by convention.
 pub const PORT: u16 = 3128;
 
-/// The addresses of a bottle's own that no client shall ask a proxy for.
+/// The addresses of a bottle's own that no client shall ask a proxy for. Not `[::1]`, which Python's urllib alone would want: httpx
+/// takes an item in brackets for a port, and makes no request at all.
 const OWN: &str = "localhost,127.0.0.0/8,127.0.0.1,::1";
 
 /// Gets the variables by which clients find the proxy at `address`.
@@ -46,24 +48,48 @@ pub fn variables(address: IpAddr) -> Vec<(&'static str, String)> {
     all
 }
 
-/// The connection that a CONNECT asked for.
-type Asked = Arc<Mutex<Option<(OnUpgrade, Meant)>>>;
+/// What one connection to the proxy is for.
+#[derive(Clone, Default)]
+struct Purpose(Arc<Mutex<Purposes>>);
+
+#[derive(Default)]
+struct Purposes {
+    /// The connection that a CONNECT asked for.
+    asked: Option<(OnUpgrade, Meant)>,
+    /// Where its request with a whole address leads: one at a time is under way.
+    link: Option<Arc<Link>>,
+}
+
+impl Purpose {
+    fn lock(&self) -> MutexGuard<'_, Purposes> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whether its request was cancelled and is still there.
+    fn lags(&self) -> bool {
+        self.lock().link.as_ref().is_some_and(|link| link.lags())
+    }
+}
 
 /// Serves one connection to the proxy.
 pub(super) async fn connection<L: Ledger>(door: &Arc<Door<L>>, stream: Rewound, proxy: SocketAddr) -> io::Result<()> {
-    let asked = Asked::default();
+    let purpose = Purpose::default();
     let service = service_fn({
-        let (plane, asked) = (Arc::clone(&door.plane), Arc::clone(&asked));
+        let (plane, purpose) = (Arc::clone(&door.plane), purpose.clone());
         move |request| {
-            let (plane, asked) = (Arc::clone(&plane), Arc::clone(&asked));
-            async move { Ok::<_, Infallible>(answer(&plane, &asked, request, proxy).await) }
+            let (plane, purpose) = (Arc::clone(&plane), purpose.clone());
+            async move { Ok::<_, Infallible>(answer(&plane, &purpose, request, proxy).await) }
         }
     });
     let noted = Arc::new(Noted::default());
     let front = Front::new(stream, Watch::of_proxy(), Arc::clone(&noted));
-    let result = serve::http1().serve_connection(TokioIo::new(front), service).with_upgrades().await;
+    let result = tokio::select! {
+        result = serve::http1().serve_connection(TokioIo::new(front), service).with_upgrades() => result,
+        // What ends by a cut is seen by whoever writes the answer, and nobody does while its client does not read.
+        () = serve::left_unread(&door.plane, || purpose.lags()) => Ok(()),
+    };
     serve::tell_unread(&door.plane, &Link::new(proxy, false, None), &noted, result.err().as_ref());
-    let begun = asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let begun = purpose.lock().asked.take();
     let Some((upgrade, meant)) = begun else { return Ok(()) };
     let upgraded = upgrade.await.map_err(io::Error::other)?;
     let Ok(parts) = upgraded.downcast::<TokioIo<Front<Rewound>>>() else {
@@ -75,14 +101,14 @@ pub(super) async fn connection<L: Ledger>(door: &Arc<Door<L>>, stream: Rewound, 
 
 async fn answer<L: Ledger>(
     plane: &Arc<Plane<L>>,
-    asked: &Asked,
+    purpose: &Purpose,
     mut request: Request<Incoming>,
     proxy: SocketAddr,
 ) -> Response<Outgoing> {
     let decided = if *request.method() == Method::CONNECT {
-        target(&request).map(|meant| {
+        head_size(&request).and_then(|_| target(&request)).map(|meant| {
             let upgrade = hyper::upgrade::on(&mut request);
-            *asked.lock().unwrap_or_else(PoisonError::into_inner) = Some((upgrade, meant));
+            purpose.lock().asked = Some((upgrade, meant));
             None
         })
     } else {
@@ -90,12 +116,21 @@ async fn answer<L: Ledger>(
     };
     match decided {
         Ok(None) => Response::new(Outgoing::full(Bytes::new())),
-        Ok(Some(link)) => serve::answer(plane, &link, request, false).await,
+        Ok(Some(link)) => {
+            let link = Arc::new(link);
+            purpose.lock().link = Some(Arc::clone(&link));
+            serve::answer(plane, &link, request, false).await
+        }
         Err(deny) => {
             let host = request.uri().host().map_or_else(|| proxy.ip().to_string(), str::to_owned);
             let denied =
                 Denied::new("http", host, proxy.port(), &deny).request(request.method().as_str(), request.uri().path());
-            plane.recorder.deny(denied).await;
+            // Who waits for `100 Continue` has not begun to send, and shall not be told to.
+            let body = (!request.headers().contains_key(header::EXPECT)).then(|| request.into_body());
+            match plane.refusing.try_acquire() {
+                Ok(_place) => drop(tokio::join!(plane.recorder.deny(denied), refused::drain(body))),
+                Err(_) => plane.recorder.deny_limited(denied),
+            }
             let mut answer = deny.answer();
             // What follows is for whoever would have been connected to, or a body that nobody reads.
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -199,6 +234,7 @@ mod tests {
         let get = |name| all.iter().find(|(key, _)| *key == name).map(|(_, value)| value.as_str());
         assert_eq!(get("https_proxy"), Some("http://198.18.0.3:3128"));
         assert_eq!(get("HTTPS_PROXY"), get("https_proxy"));
-        assert!(get("no_proxy").unwrap().split(',').any(|own| own == "localhost"));
+        let own: Vec<&str> = get("no_proxy").unwrap().split(',').collect();
+        assert!(["localhost", "127.0.0.1", "::1"].iter().all(|one| own.contains(one)) && !own.contains(&"[::1]"));
     }
 }

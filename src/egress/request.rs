@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, Version, header};
 use hyper::body::{Body, Incoming};
 use tokio::sync::Semaphore;
 
@@ -32,7 +32,7 @@ use super::streams::{Entered, Streams, Subject};
 use super::tee::{Keep, Metering, Tee};
 use super::upstream::Upstreaming;
 use super::websocket;
-use crate::api::LoginForm;
+use crate::api::{LoginForm, Route};
 use crate::ledger::{Ledger, Node};
 use crate::meter::request::speaks_socket;
 use crate::types::Api;
@@ -90,17 +90,24 @@ pub(super) fn method(method: &Method) -> Result<(), Deny> {
     Ok(())
 }
 
-/// Refuses heads that hyper let through because they came in large pieces, and finds room for large ones: as they came, and as
-/// they are sent on.
-fn small_head(head: &Request<()>, room: &Room) -> Result<Share, Deny> {
+/// Gets the size of a head; refuses what hyper let through because it came in large pieces, or by HTTP/2.
+pub(super) fn head_size<B>(head: &Request<B>) -> Result<usize, Deny> {
     let path = head.uri().path_and_query().map_or(0, |p| p.as_str().len());
-    let size = head.headers().iter().fold(path, |sum, (name, value)| sum + name.as_str().len() + value.len());
+    // HTTP/2 has a count of its own (RFC 9113, 6.5.2).
+    let line = if head.version() == Version::HTTP_2 { 32 } else { 0 };
+    let size = head.headers().iter().fold(path, |sum, (name, value)| sum + name.as_str().len() + value.len() + line);
     if size > MAX_HEAD {
         return Err(Deny::new(
             Denial::LimitHeaders,
             format!("bb: the request's head is larger than {MAX_HEAD} bytes."),
         ));
     }
+    Ok(size)
+}
+
+/// Finds room for a large head: as it came, and as it is sent on.
+fn small_head(head: &Request<()>, room: &Room) -> Result<Share, Deny> {
+    let size = head_size(head)?;
     let mut share = room.share();
     if size > SMALL_HEAD && !share.try_grow(3 * size) {
         return Err(Deny::new(Denial::LimitBodies, "bb: too many requests with large heads are under way at once.")
@@ -124,6 +131,17 @@ pub(super) fn no_socket(api: Api, path: &str) -> Result<(), Deny> {
     }
     Err(Deny::new(Denial::Upgrade, "bb: this API has no WebSocket here that the meter reads.")
         .step("fall back to HTTP streaming"))
+}
+
+/// Refuses a body of `length` bytes where a route allows less.
+pub(super) fn fits(route: &Route, host: &str, length: u64) -> Result<(), Deny> {
+    match route.max_request.filter(|most| length > *most) {
+        Some(most) => Err(Deny::new(
+            Denial::BodyTooLarge,
+            format!("bb: the route to {host} allows request bodies of {most} bytes."),
+        )),
+        None => Ok(()),
+    }
 }
 
 /// What a refusal's event and answer need to know.
@@ -287,14 +305,7 @@ impl<L: Ledger> Plane<L> {
                 .await
             }
             None => {
-                if let (Some(most), Some(body)) = (route.max_request, body.as_ref())
-                    && body.size_hint().lower() > most
-                {
-                    return Err(Deny::new(
-                        Denial::BodyTooLarge,
-                        format!("bb: the route to {} allows request bodies of {most} bytes.", named.text),
-                    ));
-                }
+                fits(route, &named.text, body.as_ref().map_or(0, |body| body.size_hint().lower()))?;
                 let upload = match body.take() {
                     Some(inner) if !inner.is_end_stream() => Upload::Streaming {
                         inner,

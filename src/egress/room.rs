@@ -2,22 +2,27 @@
 //! what the meter collects of an answer.
 //!
 //! One bound for all of it, so that no mixture of requests makes the plane hold more. What is asked for before anything was sent
-//! waits for its room, in the order of asking; an answer's meter does not wait, and goes without. A little is the meters' own, so that
+//! waits for its room ([`pool`] says in which order); an answer's meter does not wait, and goes without. A little is the meters' own, so that
 //! no request takes their sight. It decides nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::deny::{Denial, Deny};
 use crate::meter;
+
+mod pool;
+
+use pool::{Held, Pool};
 
 /// What is held at once. Unit: bytes.
 pub const ROOM: usize = 32 << 20;
 /// What meters may keep beside that. Unit: bytes.
 pub const METERS: usize = 4 << 20;
+/// What may pass one that waits for more than is free, before it has its turn. Unit: bytes.
+pub const PASSING: usize = 8 << 20;
 /// How long a request waits for others to go on.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// What is counted at once, and what is small enough not to be counted. Unit: bytes.
@@ -26,13 +31,13 @@ const UNIT: usize = 16 << 10;
 /// The room of one bottle.
 #[derive(Clone, Debug)]
 pub struct Room {
-    all: Arc<Semaphore>,
-    meters: Arc<Semaphore>,
+    all: Arc<Pool>,
+    meters: Arc<Pool>,
 }
 
 impl Default for Room {
     fn default() -> Room {
-        Room { all: Arc::new(Semaphore::new(ROOM / UNIT)), meters: Arc::new(Semaphore::new(METERS / UNIT)) }
+        Room { all: Pool::new(ROOM / UNIT, PASSING / UNIT), meters: Pool::new(METERS / UNIT, 0) }
     }
 }
 
@@ -51,12 +56,17 @@ impl Room {
 /// What one request has of the room; given back when it is dropped.
 #[derive(Debug)]
 pub struct Share {
-    room: Arc<Semaphore>,
-    had: Option<OwnedSemaphorePermit>,
+    room: Arc<Pool>,
+    had: Option<Held>,
 }
 
 fn units(bytes: usize) -> usize {
     if bytes > UNIT { bytes.div_ceil(UNIT) } else { 0 }
+}
+
+/// Tells whether there is room for both at once.
+pub(super) fn hold_both(one: usize, other: usize) -> bool {
+    units(one).saturating_add(units(other)) <= ROOM / UNIT
 }
 
 pub(super) fn full() -> Deny {
@@ -71,10 +81,10 @@ fn patience() -> Duration {
 impl Share {
     /// Gets the units that are missing for `bytes`.
     fn missing(&self, bytes: usize) -> usize {
-        units(bytes).saturating_sub(self.had.as_ref().map_or(0, OwnedSemaphorePermit::num_permits))
+        units(bytes).saturating_sub(self.had.as_ref().map_or(0, Held::units))
     }
 
-    fn put(&mut self, got: OwnedSemaphorePermit) {
+    fn put(&mut self, got: Held) {
         match &mut self.had {
             Some(had) => had.merge(got),
             None => self.had = Some(got),
@@ -87,9 +97,7 @@ impl Share {
         if missing == 0 {
             return true;
         }
-        let Ok(missing) = u32::try_from(missing) else { return false };
-        let got = Arc::clone(&self.room).try_acquire_many_owned(missing);
-        got.map(|got| self.put(got)).is_ok()
+        self.room.try_take(missing).map(|got| self.put(got)).is_some()
     }
 
     /// Takes room for `bytes` in all; waits for it a while. May be dropped and called again.
@@ -103,9 +111,8 @@ impl Share {
         if units(bytes) > ROOM / UNIT {
             return Err(full());
         }
-        let missing = u32::try_from(self.missing(bytes)).map_err(|_| full())?;
-        let waited = tokio::time::timeout(patience(), Arc::clone(&self.room).acquire_many_owned(missing)).await;
-        self.put(waited.map_err(|_| full())?.map_err(|_| full())?);
+        let waited = tokio::time::timeout(patience(), self.room.take(self.missing(bytes))).await;
+        self.put(waited.ok().flatten().ok_or_else(full)?);
         Ok(())
     }
 
@@ -115,7 +122,7 @@ impl Share {
         if needed == 0 {
             self.had = None;
         } else if let Some(had) = &mut self.had {
-            drop(had.split(had.num_permits().saturating_sub(needed)));
+            had.keep(needed);
         }
     }
 
@@ -159,7 +166,7 @@ impl meter::Room for Sight {
 
 struct Owned {
     bytes: Bytes,
-    _had: OwnedSemaphorePermit,
+    _had: Held,
 }
 
 impl AsRef<[u8]> for Owned {
@@ -174,7 +181,7 @@ mod tests {
     use crate::meter::Room as _;
 
     fn left(room: &Room) -> usize {
-        room.all.available_permits()
+        room.all.free()
     }
 
     #[test]
@@ -220,5 +227,27 @@ mod tests {
         drop(one);
         waiting.await.unwrap().unwrap();
         assert_eq!(room.share().grow(ROOM + 1).await.unwrap_err().kind, Denial::LimitBodies, "more than there is");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn small_ones_pass_one_that_waits_for_much_and_it_has_its_turn_all_the_same() {
+        let room = Room::default();
+        let mut others = room.share();
+        others.grow(ROOM - PASSING).await.unwrap();
+        let mut large = room.share();
+        let turn = tokio::spawn(async move { large.grow(ROOM).await.map(|()| large) });
+        tokio::task::yield_now().await;
+        let mut passed = 0;
+        // Each is over before the next one comes: without a bound this would go on for ever.
+        while room.share().try_grow(4 * UNIT) {
+            passed += 4 * UNIT;
+            assert!(passed <= PASSING);
+        }
+        assert!(passed == PASSING && !turn.is_finished() && left(&room) == PASSING / UNIT);
+        drop(others);
+        let large = turn.await.unwrap().unwrap();
+        assert_eq!(left(&room), 0);
+        drop(large);
+        assert!(room.share().try_grow(ROOM));
     }
 }

@@ -66,6 +66,17 @@ pub struct Allowed<'a> {
     pub path: Cow<'a, str>,
 }
 
+/// How a host is known to an allow-list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// A route has its name.
+    ByName,
+    /// Only a wildcard is for it, as for any number of others.
+    BySuffix,
+    /// No route is for it.
+    Not,
+}
+
 impl Router {
     /// Compiles `routes`.
     pub fn new(routes: &[api::Route]) -> Result<Router, RouteError> {
@@ -120,9 +131,15 @@ impl Router {
         self.headers
     }
 
-    /// Tells whether any route is for `host`.
-    pub fn knows(&self, host: &Host) -> bool {
-        self.lists(host).next().is_some()
+    /// Tells whether any route is for `host`, and whether by its own name.
+    pub fn knows(&self, host: &Host) -> Known {
+        if self.exact.contains_key(host) {
+            Known::ByName
+        } else if self.lists(host).next().is_some() {
+            Known::BySuffix
+        } else {
+            Known::Not
+        }
     }
 
     /// Gets the route by which TLS to `host` and `port` is passed through unseen, if one is.

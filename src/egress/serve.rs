@@ -20,6 +20,7 @@ use super::body::Outgoing;
 use super::deny::{Denial, Deny};
 use super::front::{Front, Noted, Watch};
 use super::link::Link;
+use super::overrun::Overrun;
 use super::record::Denied;
 use super::request::{MAX_HEAD, Plane};
 use crate::ledger::Ledger;
@@ -31,10 +32,12 @@ pub(super) const HEAD_TIME: Duration = Duration::from_secs(120);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How often the time for them may begin anew.
 const ROUNDS: usize = 6;
-/// HTTP/2 streams at once on one connection.
+/// HTTP/2 streams at once on one connection. The client is told, so that one that keeps to the protocol waits; of any other the
+/// next is refused by HTTP/2's own means, whose clients try again, and told of ([`Overrun`]).
 pub(super) const MAX_STREAMS: u32 = 128;
-/// Largest head of an HTTP/2 request, as RFC 9113, 6.5.2 counts. Unit: bytes.
-pub(super) const H2_HEAD: u32 = 64 << 10;
+/// Largest head of an HTTP/2 request that is read, as RFC 9113, 6.5.2 counts: larger than what passes ([`MAX_HEAD`]), so that it is
+/// refused with a word. What is larger yet is answered with a 431 by HTTP/2's own layer. Unit: bytes.
+pub(super) const H2_HEAD: u32 = 80 << 10;
 /// What may come of bodies before they are read on, of one HTTP/2 stream and of all of a connection. Unit: bytes.
 const STREAM_WINDOW: u32 = 512 << 10;
 pub(super) const CONNECTION_WINDOW: u32 = 1 << 20;
@@ -65,8 +68,12 @@ where
         None => (NARROW_WINDOW, NARROW_WINDOW),
     };
     // What ends by a cut is seen by whoever writes the answer, and nobody does while its client does not read.
-    let unread = left_unread(Arc::clone(&plane), Arc::clone(&link));
+    let unread = left_unread(&plane, || link.lags());
     let result = if h2 {
+        let overrun = {
+            let (plane, link) = (Arc::clone(&plane), Arc::clone(&link));
+            move || tell_overrun(&plane, &link)
+        };
         // No pings: a bottle that is paused answers none, and what it has under way waits. One that has ended is closed as a whole.
         let served = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -75,7 +82,7 @@ where
             .initial_stream_window_size(stream_window)
             .initial_connection_window_size(window)
             .max_send_buf_size(SEND_BUFFER)
-            .serve_connection(TokioIo::new(io), service);
+            .serve_connection(TokioIo::new(Overrun::new(io, overrun)), service);
         let mut served = std::pin::pin!(served);
         tokio::select! {
             result = &mut served => result,
@@ -96,8 +103,8 @@ where
     tell_unread(&plane, &link, &noted, result.err().as_ref());
 }
 
-/// Returns when a request of the connection was cancelled and is still there a while later: its connection has to go then.
-async fn left_unread<L: Ledger>(plane: Arc<Plane<L>>, link: Arc<Link>) {
+/// Returns when a request of a connection was cancelled and is still there a while later (`lags`): its connection has to go then.
+pub(super) async fn left_unread<L: Ledger>(plane: &Plane<L>, lags: impl Fn() -> bool) {
     let mut cancels = plane.streams.cancels();
     // Its sender is the plane's own, so it does not go away.
     while cancels.changed().await.is_ok() {
@@ -109,7 +116,7 @@ async fn left_unread<L: Ledger>(plane: Arc<Plane<L>>, link: Arc<Link>) {
                 _ => break,
             }
         }
-        if link.lags() {
+        if lags() {
             return;
         }
     }
@@ -160,13 +167,23 @@ pub(super) fn tell_unread<L: Ledger>(plane: &Plane<L>, link: &Link, noted: &Note
         .map(|why| Deny::new(Denial::ProtocolUnknown, format!("bb: not a valid HTTP request: {why}.")));
     let in_head = noted.in_head.load(Ordering::Relaxed);
     if let Some(deny) = seen.or_else(|| error.and_then(|error| refused_by_hyper(error, in_head))) {
-        let host = match &link.sni {
-            Some(Ok(host)) => host.to_string(),
-            _ => link.meant(),
-        };
-        let proto = if link.tls { "https" } else { "http" };
-        plane.recorder.deny_limited(Denied::new(proto, host, link.destination.port(), &deny));
+        tell(plane, link, &deny);
     }
+}
+
+/// Writes that a stream was refused beside as many as are served at once.
+fn tell_overrun<L: Ledger>(plane: &Plane<L>, link: &Link) {
+    let reason = format!("bb: {MAX_STREAMS} HTTP/2 streams are open on this connection already.");
+    tell(plane, link, &Deny::new(Denial::LimitStreams, reason));
+}
+
+/// Writes what there was to refuse of a connection, and of no request that could be read.
+fn tell<L: Ledger>(plane: &Plane<L>, link: &Link, deny: &Deny) {
+    let host = match &link.sni {
+        Some(Ok(host)) => host.to_string(),
+        _ => link.meant(),
+    };
+    plane.recorder.deny_limited(Denied::new(link.scheme(), host, link.destination.port(), deny));
 }
 
 /// Gets the refusal where hyper itself answered a request (431 or 400), or waited too long for the rest of a head. Everything else

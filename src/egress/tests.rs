@@ -28,6 +28,7 @@ use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{EventQuery, GLOBAL};
 use crate::types::Api;
 
+mod at_once;
 mod changing;
 mod consumers;
 mod cuts;
@@ -40,13 +41,13 @@ mod names;
 mod oauth;
 mod passing;
 mod paused;
-
 mod protocols;
 mod proxy;
 mod refusals;
 mod sockets;
 mod steering;
 mod strained;
+mod times;
 mod websocket;
 
 const MODEL: &str = "api.anthropic.com";
@@ -87,7 +88,7 @@ struct Upstreamed {
     seen: Arc<Mutex<Vec<Seen>>>,
 }
 
-/// Starts a TLS server that answers by `script`.
+/// Starts a server that answers by `script`, over TLS and without.
 async fn upstream(h2: bool, script: Script) -> Upstreamed {
     let ca = Ca::generate("upstream").unwrap();
     let acceptor = ca.acceptor().unwrap();
@@ -104,7 +105,8 @@ async fn upstream(h2: bool, script: Script) -> Upstreamed {
                 stream.set_nodelay(true).unwrap();
                 let (tls, seen, script) = (tls.clone(), Arc::clone(&seen), Arc::clone(&script));
                 tokio::spawn(async move {
-                    let Ok(stream) = tls.accept(stream).await else { return };
+                    let mut first = [0];
+                    let plain = stream.peek(&mut first).await.is_ok() && first[0] != 0x16;
                     let service = service_fn(move |request: Request<Incoming>| {
                         let (seen, script) = (Arc::clone(&seen), Arc::clone(&script));
                         async move {
@@ -128,10 +130,14 @@ async fn upstream(h2: bool, script: Script) -> Upstreamed {
                             Ok::<_, Infallible>(answer)
                         }
                     });
-                    let io = TokioIo::new(stream);
-                    let _ = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new())
-                        .serve_connection_with_upgrades(io, service)
-                        .await;
+                    let mut http = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+                    http.http2().max_concurrent_streams(1000);
+                    let _ = if plain {
+                        http.serve_connection_with_upgrades(TokioIo::new(stream), service).await
+                    } else {
+                        let Ok(stream) = tls.accept(stream).await else { return };
+                        http.serve_connection_with_upgrades(TokioIo::new(stream), service).await
+                    };
                 });
             }
         }
@@ -272,6 +278,13 @@ async fn bench_to(upstream: Upstreamed, limit: Option<u64>) -> Bench {
     let roots = Arc::new(RootCertStore::empty());
     let handle = start_with(spec, sockets, ledger.clone(), Arc::clone(&told) as _, roots, Gate::Any).unwrap();
     Bench { handle, address, proxy, ca, ledger, told, upstream, routes, _home: home }
+}
+
+impl Handle {
+    /// Says what would become of `method` on `url`.
+    fn why(&self, url: &str, method: &str) -> crate::api::Verdict {
+        self.verdict(&crate::api::Unsent { url: url.to_owned(), method: method.to_owned(), headers: vec![] })
+    }
 }
 
 /// The agent's side of one TLS connection.

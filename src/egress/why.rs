@@ -3,34 +3,38 @@
 //! Looks nothing up and sends nothing: what only an answer could tell (a host that is down, a budget that is spent, a
 //! feature in a body) is not known here.
 
-use http::{HeaderMap, Method, Uri};
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Method, Request, Uri};
 
+use super::address::{Gate, of_name};
+use super::coding;
 use super::deny::{Denial, Deny};
-use super::link::literal;
+use super::headers::{self, Cleaning};
+use super::link::{self, Link, name_once};
 use super::model;
 use super::name::Host;
 use super::policy::Policy;
-use super::request::{method, no_socket, not_cut};
+use super::request::{fits, head_size, method, no_socket, not_cut};
 use super::route::Asked;
 use super::streams::Streams;
-use crate::api::{Tls, Verdict};
+use super::websocket;
+use crate::api::{Tls, Unsent, Verdict};
 
 /// What is asked about.
 struct Question {
-    method: Method,
     tls: bool,
-    /// It asks for a WebSocket.
+    /// It asks for a WebSocket by its scheme.
     websocket: bool,
     host: Host,
     port: u16,
-    path: String,
+    /// As it would come, with the headers that every client sends.
+    head: Request<()>,
 }
 
-/// Says what would become of `method` on `url`. A `url` without scheme means HTTPS.
-pub(super) fn why(policy: &Policy, streams: &Streams, url: &str, method: &str) -> Verdict {
-    let mut verdict = Verdict { method: method.to_owned(), ..Verdict::default() };
-    let decided =
-        question(url, method, &mut verdict).and_then(|question| decide(policy, streams, &question, &mut verdict));
+/// Says what would become of a request. A URL without scheme means HTTPS.
+pub(super) fn why(policy: &Policy, streams: &Streams, unsent: &Unsent) -> Verdict {
+    let mut verdict = Verdict { method: unsent.method.clone(), ..Verdict::default() };
+    let decided = question(unsent, &mut verdict).and_then(|question| decide(policy, streams, &question, &mut verdict));
     match decided {
         Ok(message) => {
             verdict.allowed = true;
@@ -46,8 +50,10 @@ pub(super) fn why(policy: &Policy, streams: &Streams, url: &str, method: &str) -
     verdict
 }
 
-fn question(url: &str, method: &str, verdict: &mut Verdict) -> Result<Question, Deny> {
+fn question(unsent: &Unsent, verdict: &mut Verdict) -> Result<Question, Deny> {
     let wrong = |what: &str| Deny::new(Denial::NameMismatch, format!("bb: {what}."));
+    let no_http = |what: &str| Deny::new(Denial::ProtocolUnknown, format!("bb: this is no {what} of HTTP."));
+    let url = unsent.url.as_str();
     let whole = if url.contains("://") { url.to_owned() } else { format!("https://{url}") };
     let (scheme, rest) = whole.split_once("://").unwrap_or(("https", url));
     let tls = match scheme.to_ascii_lowercase().as_str() {
@@ -67,46 +73,76 @@ fn question(url: &str, method: &str, verdict: &mut Verdict) -> Result<Question, 
     // A request's own parser has to take it.
     let target = path.split('#').next().unwrap_or_default();
     let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
-    let uri: Uri =
-        target.parse().map_err(|_| Deny::new(Denial::Path, "bb: this is no path that a request can have."))?;
+    let uri: Uri = target.parse().map_err(|_| no_http("path"))?;
     verdict.path = uri.path().to_owned();
-    let method = Method::from_bytes(method.as_bytes())
-        .map_err(|_| Deny::new(Denial::Method, "bb: this is no method that a request can have."))?;
-    Ok(Question { method, tls, websocket, host, port, path: uri.path().to_owned() })
+    let mut head = Request::new(());
+    *head.method_mut() = Method::from_bytes(unsent.method.as_bytes()).map_err(|_| no_http("method"))?;
+    *head.uri_mut() = uri;
+    let sent = head.headers_mut();
+    for line in &unsent.headers {
+        let (name, value) = line.split_once(':').ok_or_else(|| no_http("header"))?;
+        let name = HeaderName::try_from(name).map_err(|_| no_http("header"))?;
+        sent.append(name, HeaderValue::from_str(value.trim()).map_err(|_| no_http("header"))?);
+    }
+    let by_itself = |text: &str| HeaderValue::from_str(text).map_err(|_| no_http("header"));
+    if !sent.contains_key(header::HOST) {
+        sent.insert(header::HOST, by_itself(&host.authority(port, tls))?);
+    }
+    if websocket {
+        let handshake = [
+            (header::UPGRADE, "websocket"),
+            (header::CONNECTION, "Upgrade"),
+            (header::SEC_WEBSOCKET_VERSION, "13"),
+            (header::SEC_WEBSOCKET_KEY, "AAAAAAAAAAAAAAAAAAAAAA=="),
+        ];
+        for (name, value) in handshake {
+            if !sent.contains_key(&name) {
+                sent.insert(name, by_itself(value)?);
+            }
+        }
+    }
+    Ok(Question { tls, websocket, host, port, head })
 }
 
+/// Asks what a connection and a request are asked, in that order.
 fn decide(policy: &Policy, streams: &Streams, asked: &Question, verdict: &mut Verdict) -> Result<String, Deny> {
-    method(&asked.method)?;
-    if asked.host.is_ip() {
-        return Err(literal(&asked.host.to_string()));
-    }
+    let head = &asked.head;
     if let Some(route) = policy.passes_through(&asked.host, asked.port).filter(|_| asked.tls) {
         not_cut(streams, false)?;
         verdict.route = Some((*route).clone());
         let how = "its TLS is passed through: nothing but the server name is looked at";
         return Ok(how.to_owned() + &addresses(policy, asked));
     }
-    let headers = HeaderMap::new();
+    method(head.method())?;
+    head_size(head)?;
+    one_name(asked)?;
+    if asked.websocket && *head.method() != Method::GET {
+        return Err(Deny::new(Denial::Upgrade, "bb: the handshake of a WebSocket is a GET."));
+    }
+    let websocket = websocket::asked(head)?;
+    let sent = headers::request(head.headers(), Cleaning::Plain);
     let allowed = policy.check(Asked {
         host: &asked.host,
         port: asked.port,
         tls: asked.tls,
-        method: asked.method.as_str(),
-        path: &asked.path,
-        headers: &headers,
-        websocket: asked.websocket,
+        method: head.method().as_str(),
+        path: head.uri().path(),
+        headers: &sent,
+        websocket,
     })?;
     let route = &allowed.route;
     verdict.path = allowed.path.into_owned();
     not_cut(streams, route.api.is_some())?;
     policy.credentials.of(route)?;
-    if asked.websocket && asked.method != Method::GET {
-        return Err(Deny::new(Denial::Upgrade, "bb: the handshake of a WebSocket is a GET."));
-    }
-    if let Some(api) = route.api.filter(|_| asked.websocket) {
+    let announced = head.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if let Some(api) = route.api.filter(|_| websocket) {
         no_socket(api, &verdict.path)?;
     } else if let Some(api) = route.api {
-        model::class(api, asked.method.as_str(), &asked.host.to_string(), &verdict.path)?;
+        coding::of(head.headers())?;
+        model::class(api, head.method().as_str(), &asked.host.to_string(), &verdict.path)?;
+        model::may_be_held(announced.unwrap_or(0), route.max_request)?;
+    } else if route.oauth.is_none() && !websocket {
+        fits(route, &asked.host.to_string(), announced.unwrap_or(0))?;
     }
     verdict.route = Some((**route).clone());
     debug_assert!(route.tls == Tls::Intercept, "what is passed through was told before");
@@ -117,6 +153,17 @@ fn decide(policy: &Policy, streams: &Streams, asked: &Question, verdict: &mut Ve
         (None, None) => "it is passed on".to_owned(),
     };
     Ok(how + &addresses(policy, asked))
+}
+
+/// Checks that the request names one host, as a connection that goes where this name leads.
+fn one_name(asked: &Question) -> Result<(), Deny> {
+    let (address, sni) = match &asked.host {
+        Host::Name(name) => (of_name(name).into(), asked.tls.then(|| Ok(asked.host.clone()))),
+        Host::Ip(ip) => (*ip, None),
+    };
+    let link = Link::new((address, asked.port).into(), asked.tls, sni);
+    let named = name_once(&link, &asked.head)?;
+    link::destination(Gate::Computed, &link, &named)
 }
 
 /// Says which addresses its name may have, since nothing is looked up here.
@@ -141,11 +188,15 @@ mod tests {
     use super::super::spent;
     use super::super::streams::Cut;
     use super::*;
-    use crate::api::{Match, PathKind, PathRule, Route};
+    use crate::api::{HeaderKind, HeaderRule, Match, PathKind, PathRule, Route};
     use crate::types::{Api, CutScope};
 
     fn below(value: &str) -> PathRule {
         PathRule { kind: PathKind::Prefix, value: value.to_owned() }
+    }
+
+    fn team(value: &str) -> HeaderRule {
+        HeaderRule { name: "x-team".into(), kind: HeaderKind::Exact, value: value.into() }
     }
 
     fn policy() -> Policy {
@@ -159,6 +210,13 @@ mod tests {
             Route { host: "api.openai.com".into(), api: Some(Api::OpenaiResponses), ..Route::default() },
             Route { host: "socket.example".into(), websocket: true, ..Route::default() },
             Route { host: "*.pin.example".into(), tls: Tls::Passthrough, ..Route::default() },
+            Route {
+                host: "team.example".into(),
+                matches: vec![Match { headers: vec![team("blue")], ..Match::default() }],
+                deny: vec![Match { headers: vec![team("red")], ..Match::default() }],
+                max_request: Some(10),
+                ..Route::default()
+            },
             Route {
                 host: "ruled.example".into(),
                 matches: vec![Match { paths: vec![below("/a")], ..Match::default() }],
@@ -177,7 +235,16 @@ mod tests {
     }
 
     fn ask(url: &str, method: &str) -> Verdict {
-        why(&policy(), &Streams::default(), url, method)
+        ask_with(url, method, &[])
+    }
+
+    fn ask_with(url: &str, method: &str, headers: &[&str]) -> Verdict {
+        why(&policy(), &Streams::default(), &unsent(url, method, headers))
+    }
+
+    fn unsent(url: &str, method: &str, headers: &[&str]) -> Unsent {
+        let headers = headers.iter().map(|line| (*line).to_owned()).collect();
+        Unsent { url: url.to_owned(), method: method.to_owned(), headers }
     }
 
     #[test]
@@ -276,9 +343,50 @@ mod tests {
     }
 
     #[test]
+    fn headers_are_asked_for_as_the_plane_asks_for_them() {
+        let team = "https://team.example/";
+        let kinds = [
+            (team, "GET", &["X-Team: blue"][..], None),
+            (team, "GET", &["x-team:blue", "Accept: */*"], None),
+            (team, "GET", &[], Some("path")),
+            (team, "GET", &["x-team: green"], Some("path")),
+            (team, "GET", &["x-team: blue", "x-team: blue"], Some("path")),
+            (team, "GET", &["x-team: red"], Some("path")),
+            (team, "GET", &["x-team: blue", "x-team: red"], Some("path")),
+            // What a connection drops on its way is not there.
+            (team, "GET", &["x-team: blue", "Connection: x-team"], Some("path")),
+            (team, "GET", &["x-team blue"], Some("protocol_unknown")),
+            (team, "GET", &["x team: blue"], Some("protocol_unknown")),
+            (team, "GET", &["x-team: bl\u{1}ue"], Some("protocol_unknown")),
+            (team, "GET", &["x-team: blue", "Host: team.example"], None),
+            (team, "GET", &["x-team: blue", "Host: docs.rs"], Some("name_mismatch")),
+            (team, "GET", &["x-team: blue", "Host: team.example", "Host: team.example"], Some("name_mismatch")),
+            (team, "PUT", &["x-team: blue", "Content-Length: 10"], None),
+            (team, "PUT", &["x-team: blue", "Content-Length: 11"], Some("body_too_large")),
+            ("https://docs.rs/", "GET", &["Upgrade: h3"], Some("upgrade")),
+            ("https://docs.rs/", "GET", &["Upgrade: websocket"], Some("upgrade")),
+            ("https://x.pin.example/", "CONNECT", &["Host: elsewhere.example"], None),
+            ("https://api.anthropic.com/v1/messages", "POST", &["Content-Encoding: br"], Some("protocol_unknown")),
+            ("https://api.anthropic.com/v1/messages", "POST", &["Content-Length: 99999999"], Some("body_too_large")),
+            ("https://docs.rs/a b", "GET", &[], Some("protocol_unknown")),
+            ("https://docs.rs/", "G T", &[], Some("protocol_unknown")),
+        ];
+        for (url, method, headers, kind) in kinds {
+            let verdict = ask_with(url, method, headers);
+            assert_eq!(
+                (verdict.allowed, verdict.kind.as_deref()),
+                (kind.is_none(), kind),
+                "{url} {headers:?}: {verdict:?}"
+            );
+        }
+        let long = format!("x-long: {}", "x".repeat(super::super::request::MAX_HEAD));
+        assert_eq!(ask_with("docs.rs", "GET", &[&long]).kind.as_deref(), Some("limit_headers"));
+    }
+
+    #[test]
     fn a_cut_counts() {
         let streams = Streams::default();
         streams.set(Some(Cut { scope: CutScope::All, deny: spent::cut("by the operator") }));
-        assert_eq!(why(&policy(), &streams, "docs.rs", "GET").kind.as_deref(), Some("cut"));
+        assert_eq!(why(&policy(), &streams, &unsent("docs.rs", "GET", &[])).kind.as_deref(), Some("cut"));
     }
 }

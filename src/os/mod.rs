@@ -8,6 +8,7 @@ pub mod beneath;
 pub mod datagram;
 pub mod file_system;
 pub mod memory;
+pub mod own_file;
 pub mod process;
 pub mod ready;
 pub mod sealed;

@@ -4,20 +4,15 @@
 //! anything of it.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
-use zeroize::Zeroizing;
 
 use crate::api::{Login, LoginForm};
 use crate::error::{Error, Kind, Result};
-
-/// Longest file. Claude Code keeps the tokens of MCP servers in it as well.
-const LONGEST: u64 = 256 << 10;
+use crate::os::own_file::{self, Bounds, Unfit};
 
 /// The forms by their words.
 pub(super) const FORMS: [(&str, LoginForm); 2] = [("claude", LoginForm::Claude), ("codex", LoginForm::Codex)];
@@ -99,28 +94,21 @@ pub fn found(form: LoginForm, path: &Path, shown: &str) -> Result<Login> {
     let again = |what: String| wrong(what, advice(form).to_owned());
     let unread = |e: io::Error| again(format!("cannot be read: {e}"));
     let real = path.canonicalize().map_err(unread)?;
-    // A pipe with nobody at its other end would hold up whoever opens it.
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(&real).map_err(unread)?;
-    let meta = file.metadata().map_err(unread)?;
-    if !meta.is_file() {
-        return Err(again("is no file".to_owned()));
-    }
-    let me = nix::unistd::geteuid().as_raw();
-    if meta.uid() != me {
-        let hint = format!("run bb as its owner, or log in as yourself: {}", advice(form));
-        return Err(wrong(format!("belongs to another user ({})", meta.uid()), hint));
-    }
-    if meta.mode() & 0o022 != 0 {
-        let message = format!("can be written by others than its owner (mode {:o})", meta.mode() & 0o7777);
-        return Err(wrong(message, format!("chmod 600 {}", real.display())));
-    }
-    if meta.len() > LONGEST {
-        return Err(again("has more than 256 KiB".to_owned()));
-    }
-    // Room for all of it: a text that grows would leave parts of itself behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(0) + (8 << 10)));
-    file.take(LONGEST).read_to_end(&mut bytes).map_err(unread)?;
+    // Root's will not do: what is refreshed is written back, with the owner that it has.
+    let bounds = Bounds { of_root: false, ..Login::BOUNDS };
+    let (_, bytes) = own_file::read(&real, bounds).map_err(|unfit| match unfit {
+        Unfit::Unread(e) => unread(e),
+        Unfit::NoFile => again("is no file".to_owned()),
+        Unfit::Owner(other) => {
+            let hint = format!("run bb as its owner, or log in as yourself: {}", advice(form));
+            wrong(format!("belongs to another user ({other})"), hint)
+        }
+        Unfit::Open(mode) => {
+            let message = format!("can be written by others than its owner (mode {mode:o})");
+            wrong(message, format!("chmod 600 {}", real.display()))
+        }
+        Unfit::Large => again("has more than 256 KiB".to_owned()),
+    })?;
     // The parser's own words could quote it.
     let kept: Kept = serde_json::from_slice(&bytes)
         .map_err(|_| again("cannot be understood: it is not the file that its CLI writes".to_owned()))?;
@@ -147,40 +135,14 @@ pub(super) fn below(user_home: Option<&Path>, text: &str) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
 
     use super::*;
+    use crate::os::own_file::tests::Scratch;
 
     const CLAUDE: &str = r#"{"claudeAiOauth":{"accessToken":"s3cret-a","refreshToken":"s3cret-r","expiresAt":1,"scopes":[]},"mcpOAuth":{}}"#;
     const CODEX: &str =
         r#"{"OPENAI_API_KEY":null,"tokens":{"id_token":"x","access_token":"s3cret-a","refresh_token":"s3cret-r"}}"#;
-
-    /// A directory that is gone with the value.
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> Scratch {
-            let dir =
-                std::env::temp_dir().canonicalize().unwrap().join(format!("bb-login-{}-{name}", std::process::id()));
-            let _ = fs::remove_dir_all(&dir);
-            fs::create_dir_all(&dir).unwrap();
-            Scratch(dir)
-        }
-
-        fn file(&self, text: &str, mode: u32) -> PathBuf {
-            let path = self.0.join("login");
-            let _ = fs::remove_file(&path);
-            fs::write(&path, text).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            path
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
-    }
 
     #[track_caller]
     fn refused(form: LoginForm, path: &Path, what: &str, hint: &str) {
@@ -194,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_login_is_the_file_that_its_cli_writes_and_a_link_is_followed_once() {
-        let scratch = Scratch::new("good");
+        let scratch = Scratch::new();
         for (form, text) in [(LoginForm::Claude, CLAUDE), (LoginForm::Codex, CODEX)] {
             for mode in [0o600, 0o400, 0o644] {
                 let path = scratch.file(text, mode);
@@ -202,13 +164,13 @@ mod tests {
             }
         }
         let link = scratch.0.join("link");
-        symlink("login", &link).unwrap();
-        assert_eq!(found(LoginForm::Codex, &link, "it").unwrap().file, scratch.0.join("login"));
+        symlink("file", &link).unwrap();
+        assert_eq!(found(LoginForm::Codex, &link, "it").unwrap().file, scratch.0.join("file"));
     }
 
     #[test]
     fn what_is_no_login_is_refused_by_name_and_not_shown() {
-        let scratch = Scratch::new("bad");
+        let scratch = Scratch::new();
         let claude =
             |text: &str, what: &str| refused(LoginForm::Claude, &scratch.file(text, 0o600), what, "run `claude`");
         let codex = |text: &str, what: &str| refused(LoginForm::Codex, &scratch.file(text, 0o600), what, "codex login");

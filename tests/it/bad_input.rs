@@ -162,8 +162,16 @@ fn settings_with_a_fault_launch_nothing_and_list_every_fault_with_its_line() {
         let second = "settings.yml:2: `maybe` is not a value of `shutdown` (write cutoff or pause or freeze or kill)";
         assert!(lines.len() == 3 && lines[1].starts_with(first) && lines[2] == second, "{doctor}");
         assert!(check["level"] == "error" && check["hint"].as_str().unwrap().contains("settings.yml"), "{doctor}");
+        // Those that show what is there work all the same, and warn in the same words.
+        for args in [&["ps"][..], &["ps", "--all", "--json"], &["usage"], &["usage", "--json"]] {
+            let shown = world.bb(args).expect(0);
+            let warned = shown.stderr.contains("warning: 2 faults in settings.yml:");
+            assert!(warned && shown.stderr.contains(first) && shown.stderr.contains(second), "{args:?}: {shown}");
+            assert!(!shown.stdout.contains("settings.yml"), "{args:?}: {shown}");
+        }
         assert!(world.until(Duration::from_secs(5), || world.leftovers().is_empty()), "{:?}", world.leftovers());
         world.settings("budget: {claude: 5M}\n");
+        assert!(!world.bb(&["ps"]).expect(0).stderr.contains("warning"));
         launch(&world).expect(0);
     }
 }

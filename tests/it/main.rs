@@ -4,6 +4,7 @@
 mod accounts;
 mod addresses;
 mod agents;
+mod agree;
 mod asked;
 mod backend;
 mod bad_input;

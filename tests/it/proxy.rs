@@ -6,7 +6,8 @@ use bb::rehearse::Scenario;
 
 use crate::support::desk::{Desk, on};
 use crate::support::engine::Which;
-use crate::support::{Output, Reply, World, have_tools};
+use crate::support::toolchains::{self, build_go};
+use crate::support::{Output, Reply, Who, World, have_tools, need, tool};
 
 /// What no library does: names that disagree, a tunnel in a tunnel, bytes that are no protocol.
 const RAW: &str = r#"
@@ -213,6 +214,99 @@ fn a_manifest_asks_for_it_and_the_preflight_says_so() {
             let ran = start(&[]);
             assert!(ran.stdout.contains(if has { "8" } else { "0" }), "{ran}");
         }
+    }
+}
+
+/// Asks a server of the bottle's own by each of its names, with each client that it is given.
+const LOOPBACK: &str = r#"
+import http.server, socket, subprocess, sys, threading
+class H(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b"the bottle's own")
+    def log_message(self, *a): pass
+class Six(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6
+def up(kind, address):
+    server = kind((address, 0), H)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server.server_port
+four, six = up(http.server.ThreadingHTTPServer, "127.0.0.1"), up(Six, "::1")
+get = "import sys, %s; print(%s)"
+node = "fetch(process.argv[1]).then(r => r.text()).then(console.log, e => console.log(e.cause || e))"
+clients = {
+    "curl": ["curl", "-sS", "-m", "60"],
+    "wget": ["wget", "-q", "-O-", "--content-on-error", "-T", "60"],
+    "node": ["node", "-e", node],
+    "bun": ["bun", "-e", node],
+    "deno": ["deno", "eval", "console.log(await (await fetch(Deno.args[0])).text())"],
+    "go": ["./loopback-go"],
+    "urllib": ["/usr/bin/python3", "-c", """
+import sys, urllib.request, urllib.error
+try: print(urllib.request.urlopen(sys.argv[1]).read().decode())
+except urllib.error.HTTPError as e: print(e.code, e.read().decode())"""],
+    "requests": ["python", "-c", get % ("requests", "requests.get(sys.argv[1]).text")],
+    "httpx": ["python", "-c", get % ("httpx", "httpx.get(sys.argv[1]).text")],
+}
+for name in sys.argv[1:]:
+    for host, port in ("localhost", four), ("127.0.0.1", four), ("[::1]", six):
+        done = subprocess.run(clients[name] + ["http://%s:%d/" % (host, port)], capture_output=True, text=True, timeout=120)
+        print(name, host, " ".join((done.stdout + done.stderr).split()))
+"#;
+
+const GO: &str = r#"package main
+import ("fmt"; "io"; "net/http"; "os")
+func main() {
+  r, err := http.Get(os.Args[1]); if err != nil { panic(err) }
+  b, _ := io.ReadAll(r.Body); fmt.Println(string(b))
+}
+"#;
+
+#[test]
+fn what_is_the_bottles_own_is_not_asked_of_the_proxy() {
+    if !have_tools(&["curl", "python3"]) {
+        return;
+    }
+    if !std::path::Path::new("/proc/sys/net/ipv6").exists() {
+        return need("IPv6");
+    }
+    let shown = toolchains::all();
+    for who in Who::all() {
+        let Some(world) = World::showing(who, &shown) else { continue };
+        let project = world.make_dir("project");
+        build_go(&world, "project/loopback.go", GO, "loopback-go");
+        world.write(project.join("loopback.py"), LOOPBACK);
+        let there = |name: &&str| match *name {
+            "go" => tool("go").is_some(),
+            "bun" | "deno" => shown.iter().any(|toolchain| toolchain.has(name)),
+            "requests" | "httpx" => shown.iter().any(|toolchain| toolchain.has("python")),
+            "urllib" => true,
+            name => tool(name).is_some(),
+        };
+        let all = ["curl", "wget", "node", "bun", "deno", "go", "urllib", "requests", "httpx"];
+        for name in all.iter().filter(|name| !there(name)) {
+            need(name);
+        }
+        let clients: Vec<&str> = all.iter().filter(|name| there(name)).copied().collect();
+        let recipe = "--- @bb needs launch, write:args, egress:*\n\
+            bb.launch { command = { 'sleep', '600' }, label = 'own', detach = true, proxy = true, \
+            workspace = bb.args[1], routes = { 'good.example' } }\n";
+        let recipe = world.recipe("own.lua", recipe);
+        world.bb(&["run", "--grant", "all", &recipe, "--", &project.display().to_string()]).expect(0);
+        let output = exec(&world, "own", &[&["/usr/bin/python3", "loopback.py"], clients.as_slice()].concat(), "");
+        for client in &clients {
+            for host in ["localhost", "127.0.0.1", "[::1]"] {
+                let said = output.stdout.lines().find_map(|line| line.strip_prefix(&format!("{client} {host} ")));
+                let said = said.unwrap_or_else(|| panic!("{client} {host}: {output}"));
+                if (*client, host) == ("urllib", "[::1]") {
+                    // Only an item `[::1]` would stop it, with which httpx, and so the vendors' SDKs, do not work at all.
+                    assert!(said.starts_with("403 ") && said.contains("as `localhost`"), "{output}");
+                } else {
+                    assert_eq!(said, "the bottle's own", "{client} {host}: {output}");
+                }
+            }
+        }
+        world.bb(&["kill", "own"]).expect(0);
+        world.assert_silent(&[]);
     }
 }
 

@@ -155,5 +155,5 @@ fn what_the_vendors_sdks_for_node_ask_for_is_refused_by_feature_and_passes_where
     let Some(sdks) = toolchains::sdks().filter(|_| tool("node").is_some()) else {
         return need("the vendors' SDKs for Node (.ci/run installs them)");
     };
-    play(&NODE, &[sdks], [35, 9, 9]);
+    play(&NODE, &[sdks], [48, 13, 16]);
 }

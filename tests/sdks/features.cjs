@@ -8,7 +8,7 @@ const fs = require("fs");
 const PATH = "metered_path_unknown";
 const EVIL = "https://evil.example/s3cr3t";
 const PNG = "iVBORw0KGgo=";
-let A, O, toFile;
+let A, O, G, toFile;
 
 const user = (content) => [{ role: "user", content }];
 const drain = async (stream) => { for await (const _ of stream); };
@@ -27,6 +27,12 @@ const input = (content = "hi") => (typeof content === "string" ? content : [{ ro
 const respond = (content, more = {}) => O.responses.create({ model: "gpt-x", input: input(content), ...more });
 const tool = (type, more = {}) => respond("hi", { tools: [{ type, ...more }] });
 const picture = { type: "input_image", image_url: EVIL };
+
+// Google.
+const generate = (contents = "hi", config) => G.models.generateContent({ model: "gemini-x", contents, config });
+const generated = async (contents) => drain(await G.models.generateContentStream({ model: "gemini-x", contents }));
+const googleTool = (tool) => generate("hi", { tools: [tool] });
+const filePart = { fileData: { fileUri: EVIL, mimeType: "image/png" } };
 
 const CASES = [
   ["anthropic", null, () => message()],
@@ -86,6 +92,26 @@ const CASES = [
   ["openai, new conversation", PATH, () => O.conversations.create({ items: [{ role: "user", content: "s3cr3t" }] })],
   ["openai, new container", PATH, () => O.containers.create({ name: "s3cr3t" })],
   ["openai, new store", PATH, () => O.vectorStores.create({ name: "s3cr3t" })],
+  ["google", null, () => generate()],
+  ["google, streamed", null, () => generated("hi")],
+  ["google, a picture in the body", null, () => generate([{ inlineData: { data: PNG, mimeType: "image/png" } }])],
+  ["google, the client's tools", null, () => googleTool({ functionDeclarations: [{ name: "google_search" }] })],
+  ["google, counting", null, () => G.models.countTokens({ model: "gemini-x", contents: "hi" })],
+  ["google, file by URL", "file_uri", () => generate([filePart])],
+  ["google, file by URL, counted", "file_uri", () => G.models.countTokens({ model: "gemini-x", contents: [filePart] })],
+  ["google, file by URL, streamed", "file_uri", () => generated([filePart])],
+  ["google, file by URL in what the system says", "file_uri", () => generate("hi", { systemInstruction: [filePart] })],
+  ["google, search", "google_search", () => googleTool({ googleSearch: {} })],
+  ["google, older search", "google_search_retrieval", () => googleTool({ googleSearchRetrieval: {} })],
+  ["google, maps", "google_maps", () => googleTool({ googleMaps: {} })],
+  ["google, pages", "url_context", () => googleTool({ urlContext: {} })],
+  ["google, code", "code_execution", () => googleTool({ codeExecution: {} })],
+  ["google, file search", "file_search", () => googleTool({ fileSearch: { fileSearchStoreNames: ["fileSearchStores/x"] } })],
+  ["google, what is kept", "cached_content", () => generate("hi", { cachedContent: "cachedContents/x" })],
+  ["google, keeping", PATH, () => G.caches.create({ model: "gemini-x", config: { contents: ["s3cr3t"] } })],
+  ["google, batch", PATH, () => G.batches.create({ model: "gemini-x", src: [{ contents: [{ role: "user", parts: [{ text: "s3cr3t" }] }] }] })],
+  ["google, embedding", PATH, () => G.models.embedContent({ model: "gemini-x", contents: "s3cr3t" })],
+  ["google, interaction", PATH, () => G.interactions.create({ model: "gemini-x", input: "s3cr3t" }, { maxRetries: 0 })],
 ];
 
 async function play(mode) {
@@ -94,9 +120,11 @@ async function play(mode) {
   const of = require("module").createRequire(fs.realpathSync(`${beside}/..`) + "/x.js");
   const Anthropic = of("@anthropic-ai/sdk");
   const OpenAI = of("openai");
+  const { GoogleGenAI } = of("@google/genai");
   toFile = OpenAI.toFile;
   A = new Anthropic({ apiKey: "placeholder", maxRetries: 0 });
   O = new OpenAI({ apiKey: "placeholder", maxRetries: 0 });
+  G = new GoogleGenAI({ apiKey: "placeholder" });
   const got = [];
   for (const [name, feature, call] of CASES) {
     let [status, text] = [200, ""];

@@ -329,11 +329,7 @@ fn size(bytes: u64) -> String {
 
 /// Reads the host's settings: with a wrong file no bottle is launched.
 fn settings(home: &Home) -> Check {
-    let read = Settings::load(home).and_then(|settings| {
-        let unknown = crate::launch::unknown_in_settings(&settings, home);
-        if unknown.is_empty() { Ok(settings) } else { Err(unknown) }
-    });
-    match read {
+    match super::faults::settings(home) {
         Ok(_) if home.settings().exists() => Check::ok("settings", home.settings().display().to_string()),
         Ok(_) => Check::ok("settings", "no settings.yml; the defaults hold"),
         Err(problems) => {

@@ -12,10 +12,10 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::answer::{Body, lines, ok};
-use super::question::{flag, number, read};
+use super::question::{each, flag, number, read};
 use crate::api::{
     Act, Apply, Bottle, Commit, Copy, DiffQuery, Ended, Exec, Input, Launch, Resize, RoutesChange, Signal, SignalName,
-    Stop,
+    Stop, Unsent,
 };
 use crate::bottle::wire::{Command, Reply, Request as Ask};
 use crate::controller::live::Live;
@@ -79,9 +79,9 @@ pub(super) async fn bottles(
             ok(&controller.change_routes(name, change).await?)
         }
         (false, [name, "why"]) => {
-            let url = query.get("url").map(String::as_str).unwrap_or_default();
-            let method = query.get("method").map_or("GET", String::as_str);
-            ok(&controller.why(name, url, method)?)
+            let url = query.get("url").cloned().unwrap_or_default();
+            let method = query.get("method").map_or("GET", String::as_str).to_owned();
+            ok(&controller.why(name, &Unsent { url, method, headers: each(&request, "header") })?)
         }
         (false, [name, "wait"]) => {
             let live = controller.find(name)?;

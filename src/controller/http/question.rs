@@ -37,10 +37,19 @@ pub(super) async fn read<T: DeserializeOwned>(body: Incoming) -> Result<T> {
     })
 }
 
-/// Gets the query of a URI, percent-decoded.
+/// Gets the query of a URI, percent-decoded. Of a name that comes more than once the last counts.
 pub(super) fn query(request: &Request<Incoming>) -> HashMap<String, String> {
-    let text = request.uri().query().unwrap_or_default();
-    text.split('&').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), percent_decoded(v))).collect()
+    pairs(request.uri().query()).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// Gets all values of a name that may come more than once.
+pub(super) fn each(request: &Request<Incoming>, name: &str) -> Vec<String> {
+    pairs(request.uri().query()).filter(|(other, _)| *other == name).map(|(_, value)| value).collect()
+}
+
+fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, String)> {
+    let pairs = query.unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(name, value)| (name, percent_decoded(value)))
 }
 
 fn percent_decoded(text: &str) -> String {
@@ -86,5 +95,12 @@ mod tests {
         assert_eq!(percent_decoded("run%3Aabc"), "run:abc");
         assert_eq!(percent_decoded("run:abc"), "run:abc");
         assert_eq!(percent_decoded("100%"), "100%");
+    }
+
+    #[test]
+    fn a_name_may_come_more_than_once() {
+        let all: Vec<_> = pairs(Some("header=A%3A%201&x=2&header=B%3A%203&y")).collect();
+        assert_eq!(all, [("header", "A: 1".to_owned()), ("x", "2".to_owned()), ("header", "B: 3".to_owned())]);
+        assert_eq!(pairs(None).count(), 0);
     }
 }

@@ -3,7 +3,7 @@
 //! Its text is a secret: errors name the file and say what is wrong, and quote nothing of it. Nothing here decides when.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -13,11 +13,10 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::leftover;
-use crate::api::LoginForm;
+use crate::api::{Login, LoginForm};
 use crate::egress::oauth::endpoint::{Fresh, claims, is_token, wipe};
+use crate::os::own_file::{self, Unfit};
 
-/// Largest file. Unit: bytes.
-const LARGEST: usize = 256 << 10;
 /// How often it is written anew where somebody else has written it meanwhile.
 const TRIES: u32 = 4;
 
@@ -45,6 +44,18 @@ pub enum FileError {
     /// It is not of its form.
     #[error("it holds no login: {0}")]
     Form(&'static str),
+}
+
+impl From<Unfit> for FileError {
+    fn from(unfit: Unfit) -> FileError {
+        match unfit {
+            Unfit::Unread(error) => FileError::Unread(error),
+            Unfit::NoFile => FileError::NoFile,
+            Unfit::Owner(other) => FileError::Owner(other),
+            Unfit::Open(mode) => FileError::Open(mode),
+            Unfit::Large => FileError::Large,
+        }
+    }
 }
 
 /// By what a change of a file is known.
@@ -228,37 +239,13 @@ pub fn merged(
     Ok(Some(written))
 }
 
-/// Opens and reads a login's file. What is open is looked at, not what has the name by now; a link is not followed.
+/// Reads a login's file; a link is not followed.
 ///
 /// # Errors
 /// [`FileError`].
 pub fn read(path: &Path) -> Result<(Stamp, Zeroizing<Vec<u8>>), FileError> {
-    let (mut file, meta) = open(path)?;
-    // Room for all of it: a text that grows would leave parts of itself behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(LARGEST + 1));
-    (&mut file).take(LARGEST as u64 + 1).read_to_end(&mut bytes)?;
-    if bytes.len() > LARGEST {
-        return Err(FileError::Large);
-    }
+    let (meta, bytes) = own_file::read(path, Login::BOUNDS)?;
     Ok((Stamp::from(&meta), bytes))
-}
-
-fn open(path: &Path) -> Result<(File, std::fs::Metadata), FileError> {
-    // A pipe with nobody at its other end would hold up whoever opens it.
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY | libc::O_CLOEXEC | libc::O_NOFOLLOW;
-    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let meta = file.metadata()?;
-    if !meta.is_file() {
-        return Err(FileError::NoFile);
-    }
-    let me = nix::unistd::geteuid().as_raw();
-    if meta.uid() != me && meta.uid() != 0 {
-        return Err(FileError::Owner(meta.uid()));
-    }
-    if meta.mode() & 0o022 != 0 {
-        return Err(FileError::Open(meta.mode() & 0o7777));
-    }
-    Ok((file, meta))
 }
 
 /// What came of writing fresh tokens back.
@@ -281,7 +268,7 @@ pub fn write_back(
     used: &[&SecretString],
     now: i64,
 ) -> Result<Wrote, FileError> {
-    let (_, before) = open(path)?;
+    let (_, before) = own_file::open(path, Login::BOUNDS)?;
     let beside = leftover::beside(path).ok_or(FileError::NoFile)?;
     leftover::remove(path, before.uid());
     let put = |text: &str, stamp: Stamp| -> io::Result<Option<Stamp>> {

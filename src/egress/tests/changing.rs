@@ -71,6 +71,21 @@ async fn a_list_that_cannot_be_meant_leaves_the_one_in_force() {
     assert_eq!(bench.ask(PLAIN, "GET", "/open/x", "").await.0, 200);
 }
 
+/// Shakes hands with the server itself, past the plane.
+pub(super) async fn past_the_plane(bench: &Bench, host: &str) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(bench.upstream.ca.cert_pem().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let stream = TcpStream::connect(bench.address).await.unwrap();
+    let name = ServerName::try_from(host.to_owned()).unwrap();
+    tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("the server's own")
+}
+
 #[tokio::test]
 async fn what_is_passed_through_is_the_servers_own_tls_and_ends_with_its_route() {
     let (feed, script) = streams();
@@ -92,17 +107,7 @@ async fn what_is_passed_through_is_the_servers_own_tls_and_ends_with_its_route()
     );
 
     bench.change(through);
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(bench.upstream.ca.cert_pem().as_bytes()).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let stream = TcpStream::connect(bench.address).await.unwrap();
-    let name = ServerName::try_from(PLAIN).unwrap();
-    let tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("the server's own");
+    let tls = past_the_plane(&bench, PLAIN).await;
     let (mut client, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.unwrap();
     tokio::spawn(connection);
     let answer = client.send_request(bench.request(PLAIN, "GET", "/closed", "", false)).await.unwrap();

@@ -99,7 +99,9 @@ impl Consumers {
     }
 
     fn why(&self, text: &str) -> Reading {
-        let verdict = super::super::why::why(&self.policy, &self.streams, &format!("https://{text}/"), "GET");
+        let unsent =
+            crate::api::Unsent { url: format!("https://{text}/"), method: "GET".to_owned(), headers: Vec::new() };
+        let verdict = super::super::why::why(&self.policy, &self.streams, &unsent);
         match verdict.kind.as_deref() {
             Some("route_missing") => Reading::Name(verdict.host),
             Some("ip_literal") => Reading::Address,

@@ -26,6 +26,7 @@ fn bytes(count: usize) -> String {
 #[test]
 fn the_page_about_limits_has_every_limit_with_its_number() {
     let strangers = format!("{}, then one each 50 ms", accept::STRANGERS);
+    let below = format!("{}, then one each 10 ms", accept::BELOW);
     let idle = "time for which nothing moves in a request, an answer, a WebSocket or what is passed through";
     let window = |window: u32| bytes(window.next_multiple_of(1 << 10).try_into().unwrap());
     let ahead = format!(
@@ -40,6 +41,7 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ("time for a TLS handshake", seconds(accept::HANDSHAKE)),
         ("a TLS greeting", bytes(hello::MOST)),
         ("names off the list whose TLS is ended to say so", strangers),
+        ("names below a wildcard for which a certificate is made", below),
         ("certificates kept", ca::LEAVES.to_string()),
         ("time for the first byte of a connection", seconds(accept::FIRST_BYTE)),
         ("time for the head of a request, and of a connection between two", seconds(serve::HEAD_TIME)),
@@ -95,9 +97,12 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
     let wait = format!("`limit_handshakes`, after {}", seconds(accept::HANDSHAKE_PLACE));
     assert!(table.contains(&wait), "{wait}");
     assert_eq!(lookup::OF_ALL, 256, "as the page says");
-    assert_eq!(serve::H2_HEAD as usize, request::MAX_HEAD, "one bound for both");
+    assert!(serve::H2_HEAD as usize > request::MAX_HEAD, "so that what is larger can be refused with a word");
+    let beyond = format!("beyond {}, HTTP/2 itself", bytes(serve::H2_HEAD as usize));
+    assert!(table.contains(&beyond), "{beyond}");
     let after = format!("refused with `limit_bodies` after {}", seconds(room::PATIENCE));
     assert!(PAGE.contains(&after), "{after}");
+    assert!(PAGE.contains(&format!("pass it, up to {} in all", bytes(room::PASSING))));
     // Every word of a limit is one of the refusals.
     for word in table.split('`').filter(|word| word.starts_with("limit_")) {
         assert!(Denial::ALL.iter().any(|denial| denial.as_str() == word), "{word}");
@@ -119,7 +124,49 @@ async fn header_lines_beyond_the_limit_are_refused() {
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{lines}: {answer}");
     }
-    assert_eq!(bench.seen().len(), 1);
+    assert_eq!((bench.denied(1).await, bench.seen().len()), (vec!["limit_headers".to_owned()], 1));
+}
+
+#[tokio::test]
+async fn heads_of_http2_beyond_the_limit_are_refused_with_the_word_whatever_they_are_large_by() {
+    let bench = bench(None, answers("{}".into())).await;
+    let mut client = bench.client(PLAIN, true).await;
+    let mut ask = async |lines: usize, length: usize| {
+        let mut request = bench.request(PLAIN, "GET", "/open", "", true);
+        for n in 0..lines {
+            let name = http::HeaderName::try_from(format!("x-{n}")).unwrap();
+            request.headers_mut().insert(name, "y".repeat(length).parse().unwrap());
+        }
+        let answer = client.send(request).await.unwrap();
+        let kind = answer.headers().get(deny::HEADER).map(|kind| kind.to_str().unwrap().to_owned());
+        (answer.status().as_u16(), kind)
+    };
+    let refused = (431, Some("limit_headers".to_owned()));
+    assert_eq!(ask(1, request::MAX_HEAD - 1000).await, (200, None));
+    assert_eq!(ask(1, request::MAX_HEAD).await, refused);
+    assert_eq!(ask(1500, 1).await, (431, None), "it passes; this server takes no more lines than others");
+    assert_eq!(ask(1800, 1).await, refused);
+    assert_eq!(bench.denied(2).await, ["limit_headers"; 2]);
+    // What no more is read of is refused all the same, and its connection stands.
+    assert_eq!(ask(1, 100_000).await.0, 431);
+    assert_eq!(ask(0, 0).await, (200, None));
+    assert_eq!(bench.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn the_head_of_a_connect_is_bounded_too() {
+    let bench = bench(None, answers("{}".into())).await;
+    let target = format!("{PLAIN}:{}", bench.address.port());
+    let mut stream = TcpStream::connect(bench.proxy).await.unwrap();
+    let large = "x".repeat(request::MAX_HEAD);
+    let head = format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\nx: {large}\r\n\r\n");
+    // It may be closed before all of it was taken, and its answer lost.
+    let _ = stream.write_all(head.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431"), "{:?}", String::from_utf8_lossy(&answer));
+    assert_eq!(bench.denied(1).await, ["limit_headers"]);
+    assert_eq!(bench.connect(&target, b"").await.0, "200");
 }
 
 #[tokio::test]

@@ -124,3 +124,31 @@ async fn addresses_without_a_name_have_as_many_certificates_as_strangers_have() 
     assert!((500..2000).contains(&told), "{told}");
     assert_eq!(bench.message().await.0, 200);
 }
+
+#[tokio::test]
+async fn names_below_a_wildcard_are_new_only_so_often_and_others_are_never_slowed() {
+    let bench = bench(None, answers(message_json(1, 1))).await;
+    let wide = Route { host: "*.example.com".into(), ports: vec![bench.address.port()], ..Route::default() };
+    let routes = [bench.routes.as_slice(), &[wide]].concat();
+    let credentials = [("claude".to_owned(), SecretString::from(SECRET))].into();
+    bench.handle.set_routes(&Rules { routes, credentials, ..Rules::default() }).unwrap();
+    let below = |n: u32| format!("n{n}.example.com");
+    for n in 0..accept::BELOW_AT_ONCE {
+        assert!(bench.try_tls(&below(n), n % 2 == 0).await.is_ok(), "{n}");
+    }
+    for n in 0..3 {
+        assert!(bench.try_tls(&below(accept::BELOW_AT_ONCE + n), false).await.is_err());
+    }
+    assert_eq!(bench.denied(3).await, ["limit_handshakes"; 3]);
+    let event = bench.events("denied").await.pop().unwrap();
+    assert!(event["host"].as_str().unwrap().ends_with(".example.com"), "{event}");
+    // Those whose certificate is there, those that routes have by themselves, and strangers with a pace of their own.
+    for n in 0..accept::BELOW_AT_ONCE {
+        assert!(bench.try_tls(&below(n), false).await.is_ok(), "{n}");
+    }
+    assert_eq!(bench.message().await.0, 200);
+    for host in [PLAIN, "nokey.example.com", "nowhere.example.com", "stranger.example.net"] {
+        assert!(bench.try_tls(host, false).await.is_ok(), "{host}");
+    }
+    assert_eq!(bench.events("denied").await.len(), 3);
+}

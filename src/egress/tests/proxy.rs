@@ -4,7 +4,7 @@ use super::*;
 
 impl Bench {
     /// Asks the proxy for `target`; gets the status of its answer, and the connection.
-    async fn connect(&self, target: &str, more: &[u8]) -> (String, TcpStream) {
+    pub(super) async fn connect(&self, target: &str, more: &[u8]) -> (String, TcpStream) {
         let mut stream = TcpStream::connect(self.proxy).await.unwrap();
         stream.write_all(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n").as_bytes()).await.unwrap();
         stream.write_all(more).await.unwrap();
@@ -188,5 +188,59 @@ async fn the_proxy_is_no_server_and_speaks_no_tls() {
     }
     let stream = TcpStream::connect(bench.proxy).await.unwrap();
     assert!(bench.tls_over(stream, PLAIN, false).await.is_err());
+    assert!(bench.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_cut_closes_a_plain_answer_that_its_client_does_not_read() {
+    let script: Script = Arc::new(move |_| Response::new(full(vec![b'x'; 64 << 20])));
+    let bench = bench(None, script).await;
+    let url = format!("http://{PLAIN}:{}/open", bench.address.port());
+    let mut stream = TcpStream::connect(bench.proxy).await.unwrap();
+    stream
+        .write_all(format!("GET {url} HTTP/1.1\r\nHost: {PLAIN}:{}\r\n\r\n", bench.address.port()).as_bytes())
+        .await
+        .unwrap();
+    let mut first = [0; 12];
+    stream.read_exact(&mut first).await.unwrap();
+    assert_eq!((&first, bench.handle.connections()), (b"HTTP/1.1 200", 1));
+    bench.handle.cut(CutScope::All, "operator said stop", false);
+    let mut left = 0;
+    while bench.events("request.ended").await.is_empty() || bench.handle.connections() > 0 {
+        left += 1;
+        assert!(left < 1000, "its request stays");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(bench.events("request.ended").await[0]["end"], "cut");
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+    assert!(rest.len() < 64 << 20, "it was not read to its end");
+}
+
+#[tokio::test]
+async fn who_sends_a_body_with_what_the_proxy_refuses_reads_why() {
+    let bench = bench(None, answers("{}".into())).await;
+    // Of the plane's own refusals, and of the proxy's.
+    for (target, host, kind) in [
+        ("http://off.example/".to_owned(), "off.example", "route_missing"),
+        ("http://off..example/".to_owned(), "off..example", "name_mismatch"),
+        ("/".to_owned(), PLAIN, "protocol_unknown"),
+    ] {
+        let body = vec![b'x'; 900 << 10];
+        let mut stream = TcpStream::connect(bench.proxy).await.unwrap();
+        let head = format!("POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // It is sent to its end before anything is read.
+        stream.write_all(&body).await.unwrap();
+        let mut answer = Vec::new();
+        let mut piece = [0; 4096];
+        while !String::from_utf8_lossy(&answer).contains("\r\n\r\n") {
+            let read = stream.read(&mut piece).await.unwrap();
+            assert!(read > 0, "{target}: {:?}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&piece[..read]);
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.contains(&format!("x-bb-deny: {kind}\r\n")), "{target}: {answer}");
+    }
     assert!(bench.seen().is_empty());
 }

@@ -27,12 +27,8 @@ fn accepts(extension: Option<&'static str>) -> Script {
     })
 }
 
-/// Begins a handshake and reads the head of its answer.
-pub(super) async fn handshake(
-    bench: &Bench,
-    host: &str,
-    path: &str,
-) -> (tokio_rustls::client::TlsStream<TcpStream>, String) {
+/// Begins a handshake.
+pub(super) async fn begun(bench: &Bench, host: &str, path: &str) -> tokio_rustls::client::TlsStream<TcpStream> {
     let mut stream = bench.tls(host, false).await;
     let request = format!(
         "GET {path} HTTP/1.1\r\nhost: {host}:{}\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
@@ -41,12 +37,28 @@ pub(super) async fn handshake(
         bench.address.port()
     );
     stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
+/// Reads a head, and not a byte more.
+pub(super) async fn head(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let byte = tokio::time::timeout(Duration::from_secs(30), stream.read_u8()).await.expect("an answer").unwrap();
         head.push(byte);
     }
-    (stream, String::from_utf8(head).unwrap())
+    String::from_utf8(head).unwrap()
+}
+
+/// Begins a handshake and reads the head of its answer.
+pub(super) async fn handshake(
+    bench: &Bench,
+    host: &str,
+    path: &str,
+) -> (tokio_rustls::client::TlsStream<TcpStream>, String) {
+    let mut stream = begun(bench, host, path).await;
+    let head = head(&mut stream).await;
+    (stream, head)
 }
 
 /// Lets the plain host have WebSockets, with and without a credential.

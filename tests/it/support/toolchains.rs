@@ -26,7 +26,7 @@ impl Toolchain {
 pub fn sdks() -> Option<Toolchain> {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks/node_modules");
     Some(Toolchain { from, bin: ".bin" })
-        .filter(|sdks| sdks.from.join("openai").is_dir() && sdks.from.join(".bin").is_dir())
+        .filter(|sdks| ["openai", "@google/genai", ".bin"].iter().all(|one| sdks.from.join(one).is_dir()))
 }
 
 /// Gets those that are here: Bun and Deno from npm, a Python with packages from PyPI, and the Rust that builds this.
