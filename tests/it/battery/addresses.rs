@@ -89,7 +89,7 @@ pub const ROWS: &[Row] = &[
     .twin(GOOD)
     .embedded_only("a container has no link of its own that could be changed")
     .covers(&[52]),
-    Row::new("CONNECT to an address, and to other ports of a listed name", "for t in 8.8.8.8:443 good.example:22 good.example:25 good.example:6379; do try raw good.example 80 'CONNECT '$t' HTTP/1.1\\r\\nHost: '$t'\\r\\n\\r\\n'; done", &[])
+    Row::new("CONNECT to an address, and to other ports of a listed name", "for t in 8.8.8.8:443 good.example:22 good.example:25 good.example:6379; do try raw good.example 80 'CONNECT '$t' HTTP/1.1\\r\\nHost: '$t'\\r\\nConnection: close\\r\\n\\r\\n'; done", &[])
         .each(&[("x-bb-deny: method", 4)])
         .covers(&[11, 12]),
     Row::new("TLS that names nobody", "req -k https://93.184.216.201/s3cr3t; try sni 93.184.216.202 443 evil.example", &["x-bb-deny: ip_literal"])
