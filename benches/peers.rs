@@ -1,5 +1,5 @@
-//! The egress plane beside other proxies that read TLS, with the same client and the same server: requests a second over 32
-//! kept connections, and what each adds to a request over one.
+//! The egress plane beside other proxies that read TLS, with the same client and the same server: how long a request takes over one
+//! kept connection, and requests a second and the slowest hundredth of them over 32.
 //!
 //!     cargo bench --bench peers
 //!
@@ -25,7 +25,7 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     if args.get(1).is_some_and(|a| a == "load") {
         let got = measure(None, &args[2], &std::fs::read_to_string(&args[3]).unwrap());
-        println!("{} {}", got.rate, got.alone);
+        println!("{} {} {} {}", got.alone, got.alone_rate, got.rate, got.p99);
         return;
     }
     let (address, ca) = server();
@@ -34,18 +34,27 @@ fn main() {
     let authority = Authority::new(&dir, &ca);
     let direct = measure(None, &address, &ca);
     let text = in_bottle(&address, &ca, &["load"]);
-    let (rate, alone) = text.trim().split_once(' ').unwrap();
-    let ours = Got { rate: rate.parse().unwrap(), alone: alone.parse().unwrap() };
-    println!("{:<12} {:>12} {:>20} {:>16}", "", "requests/s", "of these, bb does", "added, 1 conn.");
+    let figures: Vec<f64> = text.split_whitespace().map(|figure| figure.parse().unwrap()).collect();
+    let [alone, alone_rate, rate, p99] = figures[..] else { panic!("{text}") };
+    let ours = Got { alone, alone_rate, rate, p99 };
+    println!(
+        "| | 1 connection: median, added | requests a second | 32 connections: requests a second | p99 | bb does so many times as many |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- |");
     let row = |name: &str, got: &Got| {
-        println!("{name:<12} {:>12.0} {:>20.2} {:>13.0} us", got.rate, ours.rate / got.rate, got.alone - direct.alone);
+        let (added, times) = (got.alone - direct.alone, ours.rate / got.rate);
+        let p99 = got.p99 / 1e3;
+        println!(
+            "| {name} | {:.0} us, {added:.0} us | {:.0} | {:.0} | {p99:.1} ms | {times:.2} |",
+            got.alone, got.alone_rate, got.rate
+        );
     };
     row("direct", &direct);
     row("bb", &ours);
     for (name, start) in [("hudsucker", hudsucker as Start), ("squid", squid), ("mitmproxy", mitmproxy)] {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let Some(child) = start(&authority, port) else {
-            println!("{name:<12} {:>12}", "not here");
+            println!("| {name} | not here | | | | |");
             continue;
         };
         let mut child = Stopped(child);
@@ -66,10 +75,14 @@ type Start = fn(&Authority, u16) -> Option<Child>;
 
 /// What a way to the server is like.
 struct Got {
-    /// Answers a second over many connections at once.
-    rate: f64,
     /// Microseconds from a request to its answer over one connection with nothing beside it, at the median.
     alone: f64,
+    /// Answers a second there.
+    alone_rate: f64,
+    /// Answers a second over many connections at once.
+    rate: f64,
+    /// Microseconds from a request to its answer there, of which one in a hundred takes more.
+    p99: f64,
 }
 
 fn measure(proxy: Option<&str>, address: &str, ca: &str) -> Got {
@@ -95,11 +108,18 @@ fn measure(proxy: Option<&str>, address: &str, ca: &str) -> Got {
     let mut alone = one(Instant::now());
     alone.sort_by(f64::total_cmp);
     let begun = Instant::now();
-    let answered: usize = std::thread::scope(|scope| {
+    let mut together: Vec<f64> = std::thread::scope(|scope| {
         let all: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(|| one(begun))).collect();
-        all.into_iter().map(|thread| thread.join().unwrap().len()).sum()
+        all.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    Got { rate: answered as f64 / MEASURED.as_secs_f64(), alone: alone[alone.len() / 2] }
+    together.sort_by(f64::total_cmp);
+    let each_second = |all: &[f64]| all.len() as f64 / MEASURED.as_secs_f64();
+    Got {
+        alone: alone[alone.len() / 2],
+        alone_rate: each_second(&alone),
+        rate: each_second(&together),
+        p99: together[together.len() * 99 / 100],
+    }
 }
 
 /// What the peers sign their certificates with, in files, and what they are to trust.
