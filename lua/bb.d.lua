@@ -72,7 +72,7 @@ bb = {}
 ---@field matches? bb.Match[] What of the host; everything when absent.
 ---@field deny? bb.Match[] What of the host is refused, whatever any route allows.
 ---@field auth? {scheme: "Bearer"|"token"|"header", header?: string, credential: string} A variable of the host's environment, else one of `credentials` in settings.yml, that the plane writes into requests. Needs `credential:NAME`.
----@field api? "anthropic"|"openai_responses"|"gemini" Makes it a metered route.
+---@field api? "anthropic"|"openai"|"openai_responses"|"openai_chat"|"gemini"|"code_assist"|"vertex"|"bedrock" Makes it a metered route.
 ---@field server_tools? string[] Features let through by which the provider reaches out for the agent.
 ---@field quiet? string[] Path prefixes that are refused silently.
 ---@field tls? "intercept"|"passthrough" `passthrough`: only the server name is checked; for clients that pin certificates.
@@ -389,7 +389,7 @@ bb.meter = {}
 function bb.meter.of(bottle) end
 
 ---Reads the usage out of a whole answer of a model API, JSON or SSE, as the plane does.
----@param options {api: "anthropic"|"openai_responses"|"gemini", body: string}
+---@param options {api: "anthropic"|"openai_responses"|"openai_chat"|"gemini"|"bedrock_converse"|"bedrock_invoke", body: string}
 ---@return {tokens?: {input: integer, cache_read: integer, cache_write: integer, cache_write_long: integer, output: integer, reasoning: integer}, model?: string, response_id?: string, terminal: boolean}
 function bb.meter.parse(options) end
 
@@ -507,6 +507,7 @@ function bb.text.table(rows, header) end
 ---@field loop? boolean After the last turn comes the first.
 ---@field cases? bb.Case[] Other turns for other prompts; the first that fits is played.
 ---@field pages? table<string, string> More hosts, each answering every GET with its text.
+---@field hosts? string[] More hosts that speak the APIs, each by its path.
 ---@field key? string Any other credential is answered 401.
 ---@field seed? integer Ids the same in every run; fresh ones without.
 ---@field gzip? boolean Answers are gzip-coded.
@@ -524,6 +525,7 @@ function bb.text.table(rows, header) end
 ---@field run? {argv: string[]} Runs a command.
 ---@field fetch? {url: string} Fetches a URL.
 ---@field connect? {host: string, port: integer} Opens a raw connection.
+---@field replay? {text?: string, base64?: string, content_type?: string, content_encoding?: string, piece?: integer} A recorded answer, given as it was; `piece` bytes at once.
 ---@field usage? {input?: integer, cache_read?: integer, cache_write?: integer, cache_write_long?: integer, output?: integer, reasoning?: integer} What the API says was used; made from lengths when absent.
 ---@field delay_ms? integer Pause before the answer.
 ---@field chunk_ms? integer Pause between its events.

@@ -4,34 +4,105 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A model API whose usage bb can read.
+/// A model API whose usage bb can read: one form of requests and answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Api {
-    /// Anthropic Messages, `POST /v1/messages`.
+    /// Anthropic Messages, `POST /v1/messages`; also Claude on Vertex AI.
     Anthropic,
     /// OpenAI Responses, `POST /v1/responses` (and the ChatGPT backend's twin).
     OpenaiResponses,
-    /// Gemini, `POST /v1beta/models/MODEL:generateContent` and `:streamGenerateContent`.
+    /// OpenAI Chat Completions, `POST /v1/chat/completions`, and all that speak like it.
+    OpenaiChat,
+    /// Gemini, `POST /v1beta/models/MODEL:generateContent` and `:streamGenerateContent`; also on Vertex AI and by Code Assist.
     Gemini,
+    /// Amazon Bedrock, `POST /model/MODEL/converse` and `/converse-stream`.
+    BedrockConverse,
+    /// Amazon Bedrock, `POST /model/MODEL/invoke` and `/invoke-with-response-stream`.
+    BedrockInvoke,
 }
 
 impl Api {
     /// Every API, in the order of the documentation.
-    pub const ALL: [Api; 3] = [Api::Anthropic, Api::OpenaiResponses, Api::Gemini];
+    pub const ALL: [Api; 6] =
+        [Api::Anthropic, Api::OpenaiResponses, Api::OpenaiChat, Api::Gemini, Api::BedrockConverse, Api::BedrockInvoke];
 
-    /// Gets the name used in routes, Lua and the ledger.
+    /// Gets the name used in Lua and the ledger.
     pub fn as_str(self) -> &'static str {
         match self {
             Api::Anthropic => "anthropic",
             Api::OpenaiResponses => "openai_responses",
+            Api::OpenaiChat => "openai_chat",
             Api::Gemini => "gemini",
+            Api::BedrockConverse => "bedrock_converse",
+            Api::BedrockInvoke => "bedrock_invoke",
         }
     }
 
     /// Gets the API of that name.
     pub fn parse(name: &str) -> Option<Api> {
         Api::ALL.into_iter().find(|a| a.as_str() == name)
+    }
+}
+
+/// What a host speaks: one API, or several that live on one host. Which of them a request is in, its path says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ApiFamily {
+    /// [`Api::Anthropic`].
+    Anthropic,
+    /// [`Api::OpenaiResponses`] and [`Api::OpenaiChat`]: what api.openai.com speaks.
+    Openai,
+    /// [`Api::OpenaiResponses`] alone.
+    OpenaiResponses,
+    /// [`Api::OpenaiChat`] alone.
+    OpenaiChat,
+    /// [`Api::Gemini`].
+    Gemini,
+    /// [`Api::Gemini`] as Code Assist wraps it.
+    CodeAssist,
+    /// [`Api::Gemini`] and [`Api::Anthropic`] under the paths of Vertex AI.
+    Vertex,
+    /// [`Api::BedrockConverse`] and [`Api::BedrockInvoke`].
+    Bedrock,
+}
+
+impl ApiFamily {
+    /// Every family, in the order of the documentation.
+    pub const ALL: [ApiFamily; 8] = [
+        ApiFamily::Anthropic,
+        ApiFamily::Openai,
+        ApiFamily::OpenaiResponses,
+        ApiFamily::OpenaiChat,
+        ApiFamily::Gemini,
+        ApiFamily::CodeAssist,
+        ApiFamily::Vertex,
+        ApiFamily::Bedrock,
+    ];
+
+    /// Gets the name used in routes.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ApiFamily::Anthropic => "anthropic",
+            ApiFamily::Openai => "openai",
+            ApiFamily::OpenaiResponses => "openai_responses",
+            ApiFamily::OpenaiChat => "openai_chat",
+            ApiFamily::Gemini => "gemini",
+            ApiFamily::CodeAssist => "code_assist",
+            ApiFamily::Vertex => "vertex",
+            ApiFamily::Bedrock => "bedrock",
+        }
+    }
+
+    /// Gets the API whose form an answer of the plane's own has where the path does not say.
+    pub fn usual(self) -> Api {
+        match self {
+            ApiFamily::Anthropic => Api::Anthropic,
+            ApiFamily::Openai | ApiFamily::OpenaiResponses => Api::OpenaiResponses,
+            ApiFamily::OpenaiChat => Api::OpenaiChat,
+            ApiFamily::Gemini | ApiFamily::CodeAssist | ApiFamily::Vertex => Api::Gemini,
+            ApiFamily::Bedrock => Api::BedrockConverse,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bb::api::{Auth, AuthScheme, ExecFrame, Launch, Limit, Mount, Route, Upstream};
 use bb::client::Client;
 use bb::home::Home;
-use bb::types::Api;
+use bb::types::ApiFamily;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned};
@@ -274,7 +274,7 @@ pub fn launch_of(address: &str, ca: &str, args: &[&str]) -> Launch {
     let route = Route {
         host: HOST.into(),
         auth: Some(Auth { scheme: AuthScheme::Header, header: Some("x-api-key".into()), credential: "key".into() }),
-        api: Some(Api::Anthropic),
+        api: Some(ApiFamily::Anthropic),
         ..Route::default()
     };
     let files = Route { host: FILES.into(), ..Route::default() };

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::origin::Origin;
-use crate::types::Api;
+use crate::types::ApiFamily;
 
 /// One entry of the allow-list.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Route {
     pub auth: Option<Auth>,
     /// The model API that this host speaks; makes the route a metered one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub api: Option<Api>,
+    pub api: Option<ApiFamily>,
     /// Features by which the provider may reach out for the agent, allowed by name (decision 9).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub server_tools: Vec<String>,

@@ -14,7 +14,7 @@ use super::deny::{Denial, Deny};
 use super::link::Named;
 use super::record::{Denied, Ended, Recorder, short};
 use crate::api::Route;
-use crate::types::Api;
+use crate::types::ApiFamily;
 
 /// Longest path entered. Unit: bytes.
 const MAX_PATH: usize = 512;
@@ -238,7 +238,7 @@ impl Drop for Exchange {
             down: self.moved.down(),
             ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
             end: how.as_str(),
-            api: subject.route.api.map(Api::as_str),
+            api: subject.route.api.map(ApiFamily::as_str),
             proxied: subject.proxied,
             left_out: None,
         });

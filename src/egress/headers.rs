@@ -202,7 +202,9 @@ fn model_header(name: &str) -> bool {
             | "version"
             | "sec-fetch-mode"
             | "traceparent"
-    ) || ["anthropic-", "x-stainless-", "x-codex-", "x-claude-", "x-openai-"].iter().any(|p| name.starts_with(p))
+    ) || ["anthropic-", "x-stainless-", "x-codex-", "x-claude-", "x-openai-", "x-amzn-bedrock-"]
+        .iter()
+        .any(|p| name.starts_with(p))
 }
 
 /// Subprotocols of a WebSocket in which browsers' clients, who can send no header, say who they are.

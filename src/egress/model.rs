@@ -20,8 +20,8 @@ use super::tee::Metering;
 use crate::api::Route;
 use crate::ledger::{HoldRequest, Ledger};
 use crate::meter::Meter;
-use crate::meter::request::{PathClass, RequestFacts, classify, estimate_input, inspect};
-use crate::types::Api;
+use crate::meter::request::{PathClass, RequestFacts, asking_for_usage, classify, estimate_input, inspect};
+use crate::types::{Api, ApiFamily};
 
 /// Largest request body on a model route. Unit: bytes.
 pub(super) const MAX_BODY: usize = 32 << 20;
@@ -34,15 +34,25 @@ const AT_ONCE: usize = 64 << 10;
 /// How long a held body may stand still.
 pub(super) const BODY_IDLE: Duration = Duration::from_secs(60);
 
-/// Gets what a path of a model API is to the meter, or refuses it.
-pub(super) fn class(api: Api, method: &str, host: &str, path: &str) -> Result<PathClass, Deny> {
-    match classify(api, method, path) {
+/// What a path of a model API is to the meter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Spoken {
+    /// The form of request and answer.
+    pub(super) api: Api,
+    /// It spends tokens.
+    pub(super) metered: bool,
+}
+
+/// Gets what a path of a host that speaks `family` is to the meter, or refuses it.
+pub(super) fn class(family: ApiFamily, method: &str, host: &str, path: &str) -> Result<Spoken, Deny> {
+    match classify(family, method, path) {
+        PathClass::Metered(api) => Ok(Spoken { api, metered: true }),
+        PathClass::Free(api) => Ok(Spoken { api, metered: false }),
         PathClass::Unknown => Err(Deny::new(
             Denial::MeteredPathUnknown,
             format!("bb: {method} of this path at {} is not known to the meter, so it is not passed.", host),
         )
         .step("the API's main paths work; side endpoints are not needed")),
-        known => Ok(known),
     }
 }
 
@@ -110,7 +120,7 @@ impl<L: Ledger> Plane<L> {
     pub(super) async fn model(
         &self,
         leaving: Leaving<'_>,
-        (api, class): (Api, PathClass),
+        Spoken { api, metered }: Spoken,
         route: &Route,
         mut request: Request<Upload>,
         (body, coding): (&mut Option<Incoming>, Coding),
@@ -137,7 +147,7 @@ impl<L: Ledger> Plane<L> {
             // It goes on as it was read.
             request.headers_mut().remove(header::CONTENT_LENGTH);
         }
-        if class == PathClass::Free {
+        if !metered {
             if !bytes.is_empty() {
                 let one = Arc::clone(&self.reading).lock_owned().await;
                 read(api, leaving.path, &bytes, &route.server_tools, one).await?;
@@ -149,6 +159,16 @@ impl<L: Ledger> Plane<L> {
         let one = Arc::clone(&self.reading).lock_owned().await;
         let asked = read(api, leaving.path, &bytes, &route.server_tools, one).await?;
         let input = estimate_input(bytes.len());
+        let asking = asking_for_usage(api, &bytes);
+        let unasked = asking.is_some();
+        if let Some(asking) = asking {
+            // It takes the place of what came.
+            drop(std::mem::take(&mut bytes));
+            let mut share = self.room.share();
+            share.grow(asking.len()).await?;
+            bytes = share.of(Bytes::from(asking));
+            request.headers_mut().remove(header::CONTENT_LENGTH);
+        }
         let method = request.method().clone();
         let facts = json!({"method": method.as_str(), "path": leaving.path, "exchange": leaving.exchange.id()});
         let reserve = self.reserve(api, &leaving.named.text, asked, input, facts);
@@ -174,7 +194,11 @@ impl<L: Ledger> Plane<L> {
         let content_type = text(header::CONTENT_TYPE);
         let meter = Meter::new(api, content_type, text(header::CONTENT_ENCODING)).within(Box::new(self.room.meter()));
         let look_ahead = text(header::CONTENT_LENGTH).is_some() || content_type.is_some_and(|t| t.contains("json"));
+        let coded =
+            text(header::CONTENT_ENCODING).is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity"));
         let metering = Metering::new(meter, hold, status, look_ahead, input);
+        // Of what a server has coded, though it was asked not to, nothing can be taken out.
+        let metering = if unasked && !look_ahead && !coded { metering.without_usage_chunk() } else { metering };
         Ok(leaving.wrap(answer, Some(metering)).await)
     }
 

@@ -138,7 +138,7 @@ pub fn expired(api: Api, deny: &Deny) -> Response<Outgoing> {
     let error = json!({"type": "invalid_request_error", "message": deny.message, "code": deny.kind.as_str()});
     let body = match api {
         Api::Anthropic => json!({"type": "error", "error": error}),
-        Api::OpenaiResponses | Api::Gemini => json!({ "error": error }),
+        _ => json!({ "error": error }),
     };
     deny::respond(deny.kind, deny.kind.status(), &body)
 }

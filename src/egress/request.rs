@@ -34,8 +34,8 @@ use super::upstream::Upstreaming;
 use super::websocket;
 use crate::api::{LoginForm, Route};
 use crate::ledger::{Ledger, Node};
-use crate::meter::request::speaks_socket;
-use crate::types::Api;
+use crate::meter::request::{form, speaks_socket};
+use crate::types::{Api, ApiFamily};
 
 /// Largest head of a request: address and headers. Unit: bytes.
 pub const MAX_HEAD: usize = 64 * 1024;
@@ -125,8 +125,8 @@ pub(super) fn not_cut(streams: &Streams, metered: bool) -> Result<(), Deny> {
 }
 
 /// Refuses a WebSocket of a model API where the meter reads none.
-pub(super) fn no_socket(api: Api, path: &str) -> Result<(), Deny> {
-    if speaks_socket(api, path) {
+pub(super) fn no_socket(family: ApiFamily, path: &str) -> Result<(), Deny> {
+    if speaks_socket(family, path) {
         return Ok(());
     }
     Err(Deny::new(Denial::Upgrade, "bb: this API has no WebSocket here that the meter reads.")
@@ -249,7 +249,7 @@ impl<L: Ledger> Plane<L> {
             },
         );
         facts.exchange = Some(Arc::clone(&exchange));
-        facts.api = route.api;
+        facts.api = route.api.map(|family| form(family, head.method().as_str(), &allowed.path));
         if route.api.is_some() {
             entered.is_metered();
         }
@@ -292,12 +292,12 @@ impl<L: Ledger> Plane<L> {
                 *request.headers_mut() = clean;
                 self.websocket(leaving, &policy.connector, request, upgrade).await
             }
-            Some(api) => {
+            Some(family) => {
                 let coding = coding::of(head.headers())?;
-                let class = class(api, head.method().as_str(), &named.text, &allowed.path)?;
+                let spoken = class(family, head.method().as_str(), &named.text, &allowed.path)?;
                 self.model(
                     leaving,
-                    (api, class),
+                    spoken,
                     route,
                     forward::outbound(head.method().clone(), uri, clean, Upload::Empty),
                     (body, coding),

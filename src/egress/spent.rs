@@ -69,12 +69,16 @@ pub fn cut(reason: &str) -> Deny {
 /// Gets the HTTP answer to a request of `api` that is refused by `deny`. `now` is in seconds since the epoch.
 pub fn answer(api: Api, deny: &Deny, now: i64) -> Response<Outgoing> {
     let body = match api {
+        Api::BedrockConverse | Api::BedrockInvoke => return quota(deny),
         Api::Anthropic => json!({
             "type": "error",
             "error": {"type": "rate_limit_error", "message": deny.message},
             "request_id": null,
         }),
         Api::OpenaiResponses => json!({"error": usage_limit(deny, now)}),
+        Api::OpenaiChat => json!({
+            "error": {"message": deny.message, "type": "insufficient_quota", "param": null, "code": "insufficient_quota"},
+        }),
         Api::Gemini => json!({
             "error": {
                 "code": StatusCode::TOO_MANY_REQUESTS.as_u16(),
@@ -96,6 +100,14 @@ pub fn answer(api: Api, deny: &Deny, now: i64) -> Response<Outgoing> {
         // Codex prints a text of its own for this error, and this header in it.
         headers.insert("x-codex-promo-message", sentence);
     }
+    answer
+}
+
+/// Gets the error that Amazon's SDKs take for final: they try a `ThrottlingException` again, whatever its headers say.
+fn quota(deny: &Deny) -> Response<Outgoing> {
+    let mut answer = deny::respond(deny.kind, StatusCode::BAD_REQUEST, &json!({ "message": deny.message }));
+    let kind = HeaderValue::from_static("ServiceQuotaExceededException");
+    answer.headers_mut().insert("x-amzn-errortype", kind);
     answer
 }
 

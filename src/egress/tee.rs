@@ -6,6 +6,7 @@
 
 mod events;
 mod ready;
+mod usage_chunk;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use super::unread;
 use crate::ledger::{Ledger, LedgerError, Settlement};
 use crate::meter::{Meter, Reading};
 use crate::types::Tokens;
+use usage_chunk::UsageChunk;
 
 /// How long an answer may be silent: models think long.
 pub const SILENCE: Duration = Duration::from_secs(600);
@@ -75,6 +77,8 @@ pub struct Metering<L: Ledger> {
     input_said: bool,
     frames: u32,
     work: Option<Work<L>>,
+    /// What takes the usage out again that the client has not asked for.
+    usage_chunk: Option<UsageChunk>,
 }
 
 impl<L: Ledger> Metering<L> {
@@ -91,7 +95,14 @@ impl<L: Ledger> Metering<L> {
             input_said: false,
             frames: 0,
             work: None,
+            usage_chunk: None,
         }
+    }
+
+    /// Has the chunk taken out that says the usage: the plane has asked for it, the client has not.
+    pub fn without_usage_chunk(mut self) -> Self {
+        self.usage_chunk = Some(UsageChunk::default());
+        self
     }
 
     /// Starts a settlement by what was read, unless the same was settled already.
@@ -261,6 +272,14 @@ impl<L: Ledger> Tee<L> {
             return None;
         }
         let waits = self.metering.as_mut().is_some_and(|m| m.look(&bytes));
+        let chunk = self.metering.as_mut().and_then(|metering| metering.usage_chunk.as_mut());
+        let bytes = match chunk {
+            Some(chunk) => chunk.pass(&bytes),
+            None => bytes,
+        };
+        if bytes.is_empty() {
+            return None;
+        }
         let earlier = if look_ahead || waits { self.back.replace(bytes) } else { Some(bytes) };
         earlier.map(Frame::data)
     }
@@ -409,6 +428,9 @@ impl<L: Ledger> Tee<L> {
                     }
                     if let Some(metering) = &mut this.metering {
                         metering.meter.feed(this.rest.as_deref().unwrap_or_default());
+                        if let Some(chunk) = &mut metering.usage_chunk {
+                            this.rest = Some(chunk.finish(&this.rest.take().unwrap_or_default()));
+                        }
                         metering.meter.finish();
                         metering.begin_settling(End::Whole);
                     }

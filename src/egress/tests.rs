@@ -26,13 +26,14 @@ use super::*;
 use crate::api::{Auth, AuthScheme, Limit, Match, PathKind, PathRule};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{EventQuery, GLOBAL};
-use crate::types::Api;
+use crate::types::ApiFamily;
 
 mod at_once;
 mod changing;
 mod consumers;
 mod cuts;
 mod ends;
+mod forms;
 mod fuzz;
 mod hygiene;
 mod limits;
@@ -226,7 +227,7 @@ async fn bench_to(upstream: Upstreamed, limit: Option<u64>) -> Bench {
                 Route {
                     host: MODEL.into(),
                     ports: vec![port],
-                    api: Some(Api::Anthropic),
+                    api: Some(ApiFamily::Anthropic),
                     auth: Some(Auth {
                         scheme: AuthScheme::Header,
                         header: Some("x-api-key".into()),

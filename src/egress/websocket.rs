@@ -166,7 +166,7 @@ impl<L: Ledger> Plane<L> {
         let most = (leaving.route.max_request, leaving.route.max_response);
         let redactor = leaving.injection.and_then(Injection::redactor);
         let host = leaving.named.text.clone();
-        let socket = leaving.route.api.map(|api| metered::Of::new(api, &leaving));
+        let socket = leaving.route.api.map(|family| metered::Of::new(family.usual(), &leaving));
         let (entered, exchange, plane) = (leaving.entered, leaving.exchange, Arc::clone(self));
         tokio::spawn(async move {
             let both = async { tokio::try_join!(bottle, server) };

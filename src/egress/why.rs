@@ -189,7 +189,7 @@ mod tests {
     use super::super::streams::Cut;
     use super::*;
     use crate::api::{HeaderKind, HeaderRule, Match, PathKind, PathRule, Route};
-    use crate::types::{Api, CutScope};
+    use crate::types::{ApiFamily, CutScope};
 
     fn below(value: &str) -> PathRule {
         PathRule { kind: PathKind::Prefix, value: value.to_owned() }
@@ -206,8 +206,8 @@ mod tests {
                 matches: vec![Match { methods: vec!["GET".into()], ..Match::default() }],
                 ..Route::default()
             },
-            Route { host: "api.anthropic.com".into(), api: Some(Api::Anthropic), ..Route::default() },
-            Route { host: "api.openai.com".into(), api: Some(Api::OpenaiResponses), ..Route::default() },
+            Route { host: "api.anthropic.com".into(), api: Some(ApiFamily::Anthropic), ..Route::default() },
+            Route { host: "api.openai.com".into(), api: Some(ApiFamily::OpenaiResponses), ..Route::default() },
             Route { host: "socket.example".into(), websocket: true, ..Route::default() },
             Route { host: "*.pin.example".into(), tls: Tls::Passthrough, ..Route::default() },
             Route {

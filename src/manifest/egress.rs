@@ -6,7 +6,7 @@ use super::limits::size;
 use super::{Reader, Said};
 use crate::api::{self, Auth, AuthScheme, HeaderKind, HeaderRule, Match, PathKind, PathRule, Tls};
 use crate::egress::route::{RouteError, Router, canonical};
-use crate::types::Api;
+use crate::types::ApiFamily;
 use crate::yaml::read::{boolean, is_variable, list, table, tables, text, word};
 use crate::yaml::{Entry, Node, Problems};
 
@@ -177,7 +177,7 @@ fn key(entry: &Entry, route: &mut Route, problems: &mut Problems) {
         "websocket" => allow.websocket = boolean(entry, problems).unwrap_or_default(),
         "auth" => allow.auth = auth(&entry.value, problems),
         "api" => {
-            let words = Api::ALL.map(|api| (api.as_str(), api));
+            let words = ApiFamily::ALL.map(|api| (api.as_str(), api));
             allow.api = word(entry, &words, &[], problems);
         }
         "server_tools" => allow.server_tools = texts(entry, problems),

@@ -1,4 +1,5 @@
-//! Usage of the Gemini API, from the chunks of a stream, the array that a stream without `alt=sse` is, and JSON bodies.
+//! Usage of the Gemini API, from the chunks of a stream (also of the list that a stream without `alt=sse` is) and JSON bodies; of
+//! Vertex AI, which says the same; and of Code Assist, which wraps each chunk in `response`.
 //!
 //! The rules, from the API's documentation and from recorded streams:
 //! * every chunk may carry `usageMetadata`, cumulative: the last one that has figures wins, none is added;
@@ -38,6 +39,9 @@ struct Chunk<'a> {
     model_version: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     response_id: Option<Cow<'a, str>>,
+    /// The chunk itself, where Code Assist has wrapped it.
+    #[serde(borrow, default)]
+    response: Option<Box<Chunk<'a>>>,
 }
 
 #[derive(Deserialize)]
@@ -113,7 +117,10 @@ fn read(usage: &Value) -> Result<Option<Tokens>, Unreadable> {
 }
 
 impl Gemini {
-    fn chunk(&mut self, chunk: Chunk<'_>) -> Result<(), Unreadable> {
+    fn chunk(&mut self, mut chunk: Chunk<'_>) -> Result<(), Unreadable> {
+        if let Some(wrapped) = chunk.response.take() {
+            chunk = *wrapped;
+        }
         self.facts.name(chunk.model_version, chunk.response_id.as_deref());
         let candidates = chunk.candidates.unwrap_or_default();
         let delivered: u64 = candidates.iter().map(Candidate::delivered).fold(0, u64::saturating_add);
@@ -142,12 +149,7 @@ impl Normaliser for Gemini {
     }
 
     fn body(&mut self, json: &[u8]) -> Result<(), Unreadable> {
-        if json.trim_ascii_start().starts_with(b"[") {
-            let chunks: Vec<Chunk<'_>> = serde_json::from_slice(json).map_err(|_| Unreadable::Form)?;
-            chunks.into_iter().try_for_each(|chunk| self.chunk(chunk))?;
-        } else {
-            self.event(json)?;
-        }
+        self.event(json)?;
         // Nothing was streamed: it came at once.
         self.facts.delivered = 0;
         Ok(())

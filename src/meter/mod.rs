@@ -4,19 +4,22 @@
 //! must never change, hold back or fail it: what it cannot follow it reports as `broken`, and the caller charges the
 //! estimate. Everything it keeps is bounded. It imports nothing of ours but [`crate::types`].
 //!
-//! The way of a byte: [`coding`] (gzip) -> framing ([`sse`] or [`json`]) -> one normaliser per API
-//! ([`anthropic`], [`openai_responses`], [`gemini`]), all with the face of [`usage::Normaliser`]. [`request`] looks at the other
+//! The way of a byte: [`coding`] (gzip and its like) -> framing ([`sse`], [`json`] or [`event_stream`]) -> one normaliser per API
+//! ([`anthropic`], [`openai_responses`], [`openai_chat`], [`gemini`], [`bedrock`]), all with the face of [`usage::Normaliser`]. [`request`] looks at the other
 //! direction: what a request asks for, before it leaves. On a WebSocket [`websocket`] takes the place of coding and framing, and
 //! [`events`] says which of the responses under way an event is about.
 
 mod anthropic;
+mod bedrock;
 pub(crate) mod bound;
 pub(crate) mod coding;
+pub(crate) mod event_stream;
 pub mod events;
 mod gemini;
 mod glance;
 pub mod hosts;
 mod json;
+mod openai_chat;
 mod openai_responses;
 mod pipe;
 pub mod request;
@@ -68,7 +71,7 @@ pub struct Meter {
 impl Meter {
     /// Makes a meter for one answer of `api`, given the answer's `Content-Type` and `Content-Encoding` headers.
     ///
-    /// Neither is trusted further than needed: gzip is known by its first bytes, and framing is sniffed unless the type
+    /// Neither is trusted further than needed: codings are known by the first bytes, and framing is sniffed unless the type
     /// is `text/event-stream` (ChatGPT's Codex backend sends no type at all).
     pub fn new(api: Api, content_type: Option<&str>, content_encoding: Option<&str>) -> Meter {
         let event_stream = content_type
@@ -132,11 +135,14 @@ fn normaliser(api: Api) -> Box<dyn usage::Normaliser> {
     match api {
         Api::Anthropic => Box::<anthropic::Anthropic>::default(),
         Api::OpenaiResponses => Box::<openai_responses::OpenaiResponses>::default(),
+        Api::OpenaiChat => Box::<openai_chat::OpenaiChat>::default(),
         Api::Gemini => Box::<gemini::Gemini>::default(),
+        Api::BedrockConverse => Box::<bedrock::Converse>::default(),
+        Api::BedrockInvoke => Box::<bedrock::Invoke>::default(),
     }
 }
 
-/// Reads a whole body at once, JSON or SSE, gzip or not.
+/// Reads a whole body at once, in whatever framing and coding.
 pub fn parse(api: Api, body: &[u8]) -> Reading {
     let mut meter = Meter::new(api, None, None);
     meter.feed(body);

@@ -3,7 +3,8 @@
 //! Keeps the one rule on failure: after one, nothing more is read, and figures that were final before it stand.
 
 use super::bound::Bound;
-use super::json::Json;
+use super::event_stream::{EventStream, Kind};
+use super::json::{Json, Text};
 use super::sse::Sse;
 use super::usage::{Facts, Normaliser, Unreadable};
 
@@ -33,14 +34,15 @@ enum Framing {
     Sniff(Vec<u8>),
     Sse(Sse),
     Json(Json),
+    EventStream(EventStream),
     /// Each piece is one event, taken out of its message by others.
     Messages,
 }
 
 impl Pipe {
-    /// Makes a pipe; `event_stream` where the framing is known to be SSE.
-    pub(super) fn new(normaliser: Box<dyn Normaliser>, event_stream: bool) -> Pipe {
-        let framing = if event_stream { Framing::Sse(Sse::default()) } else { Framing::Sniff(Vec::new()) };
+    /// Makes a pipe; `sse` where the framing is known to be that.
+    pub(super) fn new(normaliser: Box<dyn Normaliser>, sse: bool) -> Pipe {
+        let framing = if sse { Framing::Sse(Sse::default()) } else { Framing::Sniff(Vec::new()) };
         Pipe { framing, normaliser: Some(normaliser), ..Pipe::default() }
     }
 
@@ -93,7 +95,15 @@ impl Pipe {
         let done = match &mut self.framing {
             Framing::Closed => Ok(()),
             Framing::Sse(sse) => sse.feed_within(bytes, bound, &mut |data| event(normaliser.as_mut(), data)),
-            Framing::Json(json) => json.feed(bytes, bound, &mut |body| normaliser.body(body)),
+            Framing::Json(json) => json.feed(bytes, bound, &mut |text| match text {
+                Text::Body(body) => normaliser.body(body),
+                Text::Element(element) => normaliser.event(element),
+            }),
+            Framing::EventStream(stream) => stream.feed(bytes, bound, &mut |kind, payload| match kind {
+                Kind::Event(_) => event(normaliser.as_mut(), payload),
+                // Nothing of it is usage, and nothing comes after it.
+                Kind::Exception => Ok(()),
+            }),
             Framing::Messages => event(normaliser.as_mut(), bytes),
             Framing::Sniff(head) => {
                 head.extend_from_slice(bytes);
@@ -113,7 +123,9 @@ impl Pipe {
         let Some(normaliser) = self.normaliser.as_mut().filter(|_| !self.dead) else { return };
         let done = match &mut self.framing {
             Framing::Sse(sse) => sse.finish(&mut |data| last_event(normaliser.as_mut(), data)),
-            Framing::Closed | Framing::Json(_) | Framing::Messages | Framing::Sniff(_) => Ok(()),
+            Framing::Closed | Framing::Json(_) | Framing::EventStream(_) | Framing::Messages | Framing::Sniff(_) => {
+                Ok(())
+            }
         };
         if done.is_err() {
             self.fail();
@@ -130,6 +142,8 @@ fn sniff(head: &[u8]) -> Option<Framing> {
     let text = head.strip_prefix(BOM).unwrap_or(head);
     match text.iter().find(|b| !b.is_ascii_whitespace()) {
         Some(b'{' | b'[') => Some(Framing::Json(Json::default())),
+        // The length of a message of less than 16 MiB.
+        Some(0) => Some(Framing::EventStream(EventStream::default())),
         Some(_) => Some(Framing::Sse(Sse::default())),
         None if text.len() > MAX_BLANK => Some(Framing::Sse(Sse::default())),
         None => None,

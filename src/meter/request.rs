@@ -4,47 +4,63 @@
 //! feature by which the *provider* would reach out for the agent: fetch a URL, run code, talk to an MCP server, use
 //! objects stored earlier. Such a feature is a way out of the bottle that no allow-list of hosts sees.
 
+mod anthropic;
+mod bedrock;
+mod chat;
 mod gemini;
+mod responses;
 pub mod socket;
+mod vertex;
 
 use super::shape::{KEPT, NoShape, Shape};
-use crate::types::Api;
+use crate::types::{Api, ApiFamily};
 
 /// What a path of a metered host means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathClass {
-    /// Spends tokens and says how many.
-    Metered,
-    /// Spends none.
-    Free,
+    /// Spends tokens and says how many, in the form of this API.
+    Metered(Api),
+    /// Spends none; a body has the form of this API.
+    Free(Api),
     /// Not known; may spend tokens (`metered_path_unknown`).
     Unknown,
 }
 
-/// Tells what `method` on `path` (without its query, in normal form) means on a host that speaks `api`.
-pub fn classify(api: Api, method: &str, path: &str) -> PathClass {
-    use PathClass::{Free, Metered, Unknown};
-    match (api, method, path) {
-        (Api::Anthropic, "POST", "/v1/messages") => Metered,
-        (Api::Anthropic, "POST", "/v1/messages/count_tokens") => Free,
-        (Api::Anthropic, "GET", "/v1/models") => Free,
-        (Api::Anthropic, "GET", path) => match path.strip_prefix("/v1/models/") {
-            Some(model) if !model.is_empty() && !model.contains('/') => Free,
-            _ => Unknown,
+/// Tells what `method` on `path` (without its query, in normal form) means on a host that speaks `family`.
+pub fn classify(family: ApiFamily, method: &str, path: &str) -> PathClass {
+    match family {
+        ApiFamily::Anthropic => anthropic::classify(method, path),
+        ApiFamily::Openai => match responses::classify(method, path) {
+            PathClass::Unknown => chat::classify(method, path),
+            known => known,
         },
-        (Api::OpenaiResponses, "POST", "/v1/responses" | "/v1/responses/compact") => Metered,
-        (Api::OpenaiResponses, "POST", "/backend-api/codex/responses") => Metered,
-        (Api::OpenaiResponses, "POST", "/backend-api/codex/responses/compact") => Metered,
-        (Api::OpenaiResponses, "POST", "/v1/responses/input_tokens") => Free,
-        (Api::OpenaiResponses, "GET", "/v1/models" | "/backend-api/codex/models") => Free,
-        (Api::Gemini, method, path) => gemini::classify(method, path),
-        _ => Unknown,
+        ApiFamily::OpenaiResponses => responses::classify(method, path),
+        ApiFamily::OpenaiChat => chat::classify(method, path),
+        ApiFamily::Gemini => gemini::classify(method, path),
+        ApiFamily::CodeAssist => gemini::classify_code_assist(method, path),
+        ApiFamily::Vertex => vertex::classify(method, path),
+        ApiFamily::Bedrock => bedrock::classify(method, path),
     }
 }
 
+/// Gets the API in whose form an answer of the plane's own is given to `method` on `path` of a host that speaks `family`.
+pub fn form(family: ApiFamily, method: &str, path: &str) -> Api {
+    match classify(family, method, path) {
+        PathClass::Metered(api) | PathClass::Free(api) => api,
+        PathClass::Unknown => family.usual(),
+    }
+}
+
+/// Gets the body of a request, whose stream would not say what it used, with that asked for; `None` where nothing is to be changed.
+/// The answer then has a chunk that the client has not asked for.
+pub fn asking_for_usage(api: Api, body: &[u8]) -> Option<Vec<u8>> {
+    if api == Api::OpenaiChat { chat::asking_for_usage(body) } else { None }
+}
+
 /// Tells whether a WebSocket on `path` (without its query, in normal form) speaks what the meter can read.
-pub fn speaks_socket(api: Api, path: &str) -> bool {
-    api == Api::OpenaiResponses && matches!(path, "/v1/responses" | "/backend-api/codex/responses")
+pub fn speaks_socket(family: ApiFamily, path: &str) -> bool {
+    matches!(family, ApiFamily::Openai | ApiFamily::OpenaiResponses)
+        && matches!(path, "/v1/responses" | "/backend-api/codex/responses")
 }
 
 /// Estimates the input tokens of a request body of `body_len` bytes: a quarter, rounded up.
@@ -121,23 +137,28 @@ pub fn inspect(api: Api, path: &str, body: &[u8]) -> Result<RequestFacts, Reques
     };
     let max_output = match api {
         Api::Anthropic => {
-            anthropic(&root, &mut found);
+            anthropic::inspect(&root, &mut found);
             number("max_tokens")
         }
         Api::OpenaiResponses => {
-            openai(&root, &mut found);
+            responses::inspect(&root, &mut found);
             number("max_output_tokens")
         }
+        Api::OpenaiChat => chat::inspect(&root, &mut found),
         Api::Gemini => gemini::inspect(&root, &mut found),
+        Api::BedrockConverse => bedrock::converse(&root, &mut found),
+        Api::BedrockInvoke => bedrock::invoke(&root, &mut found),
     };
-    let (model, stream) = match api {
-        Api::Gemini => {
-            let call = gemini::call(path).ok_or(RequestError::NoModel)?;
-            (call.model.chars().take(KEPT).collect(), call.streams())
-        }
-        Api::Anthropic | Api::OpenaiResponses => {
+    // Where the path names the model, the body need not.
+    let called = vertex::call(path)
+        .map(|call| (call.model, call.streams()))
+        .or_else(|| gemini::call(path).map(|call| (call.model, call.streams())))
+        .or_else(|| bedrock::call(path).map(|call| (call.model, call.streams())));
+    let (model, stream) = match called {
+        Some((model, stream)) => (model.chars().take(KEPT).collect(), stream),
+        None => {
             let model = root.text("model").filter(|m| !m.is_empty()).ok_or(RequestError::NoModel)?;
-            (model.to_owned(), root.get("stream") == Some(&Shape::Bool(true)))
+            (model.to_owned(), gemini::streams(path) || root.get("stream") == Some(&Shape::Bool(true)))
         }
     };
     Ok(RequestFacts { model, stream, max_output, reaching: found.0 })
@@ -164,130 +185,6 @@ impl Found {
     }
 }
 
-fn anthropic(root: &Shape, found: &mut Found) {
-    for key in ["mcp_servers", "container"] {
-        found.add_if(root.get(key).is_some_and(|v| !v.is_void()), key);
-    }
-    if let Some(tools) = root.get("tools") {
-        // Run by the client, though their schema is the provider's.
-        let is_client = |base: &str| matches!(base, "custom" | "bash" | "text_editor" | "computer" | "memory");
-        for tool in list(tools, found) {
-            match tool.get("type") {
-                None if matches!(tool, Shape::Object(_)) => {}
-                Some(Shape::Text(kind)) if is_client(undated(kind)) => {}
-                Some(Shape::Text(kind)) => found.add(undated(kind)),
-                _ => found.add("unknown_tool"),
-            }
-        }
-    }
-    for key in ["system", "messages"] {
-        if let Some(value) = root.get(key) {
-            anthropic_content(value, found);
-        }
-    }
-}
-
-/// Walks content blocks wherever they are nested (tool results hold blocks that hold blocks).
-fn anthropic_content(at: &Shape, found: &mut Found) {
-    for element in at.elements() {
-        anthropic_content(element, found);
-    }
-    if at.fields().is_empty() {
-        return;
-    }
-    let own = at.text("type").unwrap_or_default();
-    // What a tool wrote into its result and where a citation points is an echo, nothing that is fetched again.
-    let echo = own.ends_with("_output") || own.ends_with("_location");
-    found.add_if(!echo && at.get("file_id").is_some(), "file_id");
-    for (key, value) in at.fields() {
-        match key.as_str() {
-            // Arguments of a tool call are the agent's own data, and opaque to the API.
-            "input" if own.ends_with("tool_use") => {}
-            "source" if matches!(value, Shape::Object(_)) => {
-                if value.text("type") == Some("url") || value.get("url").is_some() {
-                    found.add(match own {
-                        "image" => "url_image",
-                        "document" => "url_document",
-                        _ => "url_source",
-                    });
-                }
-                anthropic_content(value, found);
-            }
-            _ => anthropic_content(value, found),
-        }
-    }
-}
-
-fn openai(root: &Shape, found: &mut Found) {
-    found.add_if(root.get("previous_response_id").is_some(), "previous_response");
-    found.add_if(root.get("conversation").is_some(), "conversation");
-    found.add_if(root.get("background").is_some_and(|v| !v.is_void()), "background");
-    found.add_if(root.get("prompt").is_some(), "prompt");
-    if let Some(tools) = root.get("tools") {
-        openai_tools(tools, true, found);
-    }
-    if let Some(input) = root.get("input") {
-        openai_input(input, found);
-    }
-}
-
-/// Looks at a list of tools. Echoes of an MCP server's tools have no type: `typed` says whether one is needed.
-fn openai_tools(tools: &Shape, typed: bool, found: &mut Found) {
-    for tool in list(tools, found) {
-        match tool.get("type") {
-            Some(Shape::Text(kind)) => match undated(kind) {
-                "function" | "custom" | "local_shell" | "apply_patch" => {}
-                // Runs where its environment says; on the client where nothing is said.
-                "shell" => {
-                    let hosted = tool.get("environment").is_some_and(|e| e.text("type") != Some("local"));
-                    found.add_if(hosted, "shell");
-                }
-                // A named group of tools.
-                "namespace" => {
-                    if let Some(inner) = tool.get("tools") {
-                        openai_tools(inner, typed, found);
-                    }
-                }
-                // Looking for tools among those given; run by the client where that is said.
-                "tool_search" if tool.text("execution") == Some("client") => {}
-                other => found.add(other),
-            },
-            None if !typed && matches!(tool, Shape::Object(_)) => {}
-            _ => found.add("unknown_tool"),
-        }
-    }
-}
-
-/// Walks input items wherever they are nested.
-fn openai_input(at: &Shape, found: &mut Found) {
-    for element in at.elements() {
-        openai_input(element, found);
-    }
-    if at.fields().is_empty() {
-        return;
-    }
-    let kind = at.text("type").unwrap_or_default();
-    found.add_if(kind == "item_reference", "item_reference");
-    // Annotations of earlier output; nothing that is fetched again.
-    let echo = kind.ends_with("_citation") || kind == "file_path";
-    for (key, value) in at.fields() {
-        match (key.as_str(), value) {
-            (_, Shape::Null) => {}
-            ("image_url", Shape::Text(url)) => found.add_if(!is_data(url), "url_image"),
-            ("image_url", other) => found.add_if(!other.text("url").is_some_and(is_data), "url_image"),
-            ("file_url", _) => found.add("url_document"),
-            ("file_id", _) => found.add_if(!echo, "file_id"),
-            ("tools", tools) => openai_tools(tools, false, found),
-            _ => openai_input(value, found),
-        }
-    }
-}
-
-/// Tells whether `url` carries its data itself (RFC 2397).
-fn is_data(url: &str) -> bool {
-    url.get(..5).is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"))
-}
-
 /// Gets the elements of what should be a list; anything else is noted as unreadable.
 fn list<'a>(tools: &'a Shape, found: &mut Found) -> &'a [Shape] {
     found.add_if(!matches!(tools, Shape::List(_)), "unknown_tool");
@@ -312,6 +209,9 @@ fn undated(kind: &str) -> &str {
 }
 
 #[cfg(test)]
+mod paths;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::{Value, json};
@@ -326,30 +226,6 @@ mod tests {
         let tools: Vec<Value> = (0..50_000).map(|n| json!({"type": format!("tool_{n}_x")})).collect();
         let found = reaching(Api::OpenaiResponses, json!({"tools": tools, "input": []}));
         assert_eq!((found.len(), found.last().map(String::as_str)), (MOST_FEATURES + 1, Some("too_many_features")));
-    }
-
-    #[test]
-    fn paths_are_known_exactly_or_not_at_all() {
-        use PathClass::{Free, Metered, Unknown};
-        for (api, method, path, class) in [
-            (Api::Anthropic, "POST", "/v1/messages", Metered),
-            (Api::Anthropic, "POST", "/v1/messages/count_tokens", Free),
-            (Api::Anthropic, "GET", "/v1/models/claude-x", Free),
-            (Api::Anthropic, "GET", "/v1/models/a/b", Unknown),
-            (Api::Anthropic, "POST", "/v1/messages/", Unknown),
-            (Api::Anthropic, "POST", "/v1/messages/batches", Unknown),
-            (Api::Anthropic, "GET", "/v1/messages", Unknown),
-            (Api::Anthropic, "post", "/v1/messages", Unknown),
-            (Api::Anthropic, "POST", "/v1/responses", Unknown),
-            (Api::OpenaiResponses, "POST", "/v1/responses", Metered),
-            (Api::OpenaiResponses, "POST", "/backend-api/codex/responses/compact", Metered),
-            (Api::OpenaiResponses, "POST", "/v1/responses/input_tokens", Free),
-            (Api::OpenaiResponses, "GET", "/backend-api/codex/models", Free),
-            (Api::OpenaiResponses, "GET", "/v1/responses/resp_1", Unknown),
-            (Api::OpenaiResponses, "POST", "/v1/chat/completions", Unknown),
-        ] {
-            assert_eq!(classify(api, method, path), class, "{method} {path}");
-        }
     }
 
     #[test]

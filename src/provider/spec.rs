@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::api::{AuthScheme, File, LoginForm, Match, Tls};
 use crate::egress::route::canonical;
 use crate::error::{Error, Kind, Result};
-use crate::types::Api;
+use crate::types::{Api, ApiFamily};
 
 /// How long a provider file (or its `argv`) may run, and how much memory it may use.
 const TIME: Duration = Duration::from_millis(500);
@@ -164,7 +164,7 @@ pub(super) struct SpecRoute {
     #[serde(default)]
     pub matches: Vec<Match>,
     #[serde(default)]
-    pub api: Option<Api>,
+    pub api: Option<ApiFamily>,
     #[serde(default)]
     pub server_tools: Vec<String>,
     #[serde(default)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::api::{AuthScheme, File};
-use crate::types::Api;
+use crate::types::{Api, ApiFamily};
 
 mod logins;
 
@@ -84,7 +84,7 @@ fn the_bottle_gets_the_placeholder_and_the_controller_the_credential() {
     let auth = route.auth.as_ref().unwrap();
     assert_eq!(
         (route.api, auth.scheme, auth.header.as_deref()),
-        (Some(Api::Anthropic), AuthScheme::Header, Some("x-api-key"))
+        (Some(ApiFamily::Anthropic), AuthScheme::Header, Some("x-api-key"))
     );
     for file in &plan.files {
         if file.path.ends_with(".json") {
@@ -233,7 +233,7 @@ fn codex_gets_json_where_it_is_asked_for() {
     let plan = codex.plan(&json, &|_| Some("k".into())).unwrap();
     assert_eq!(plan.argv[4..], ["--json", "-m", "x", "--", "do"]);
     assert_eq!(plan.env["CODEX_API_KEY"], plan.env["OPENAI_API_KEY"]);
-    assert_eq!(plan.routes[0].api, Some(Api::OpenaiResponses));
+    assert_eq!(plan.routes[0].api, Some(ApiFamily::OpenaiResponses));
     // What Codex looks up by itself is refused without noise, and by any reading of the route.
     assert!(plan.quiet.iter().any(|r| r.host == "chatgpt.com"));
     assert!(plan.quiet.iter().all(|r| r.quiet == ["/"] && r.matches[0].methods == ["NONE"] && r.auth.is_none()));

@@ -25,12 +25,12 @@ pub(super) struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    fn stop_reason(&self) -> &'static str {
+    pub(super) fn stop_reason(&self) -> &'static str {
         if self.call.is_some() { "tool_use" } else { "end_turn" }
     }
 
     /// Name and arguments of the call, as the API gives them.
-    fn tool(&self) -> Option<(String, Value)> {
+    pub(super) fn tool(&self) -> Option<(String, Value)> {
         self.call.map(|call| match call {
             Call::Function(name, input) => (name.clone(), input.clone()),
             Call::Custom(name, text) => (name.clone(), json!({"input": text})),

@@ -11,6 +11,8 @@ pub(super) struct Conversation {
     pub(super) model: String,
     /// Whether the answer is to be streamed.
     pub(super) stream: bool,
+    /// Whether a stream of chunks is to end with its usage.
+    pub(super) include_usage: bool,
     /// The model's turns that it already holds.
     pub(super) done: usize,
     /// What its user wrote, tool results left out.
@@ -27,22 +29,37 @@ impl Conversation {
     /// # Errors
     /// One sentence that names what is missing.
     pub(super) fn read(api: Api, path: &str, body: &Value) -> Result<Conversation, String> {
-        let (model, stream) = match api {
-            Api::Gemini => {
-                let (model, verb) = path.rsplit('/').next().and_then(|last| last.split_once(':')).unwrap_or_default();
-                (model.to_owned(), verb == "streamGenerateContent")
-            }
-            Api::Anthropic | Api::OpenaiResponses => {
+        let (model, stream) = match called(path) {
+            Some(called) => called,
+            None => {
                 let model = body["model"].as_str().ok_or("model: a string is required")?;
-                (model.to_owned(), body["stream"].as_bool().unwrap_or(false))
+                (model.to_owned(), body["stream"].as_bool().unwrap_or_else(|| path.ends_with(":streamGenerateContent")))
             }
         };
+        // Code Assist has it one level down.
+        let body = if path.starts_with("/v1internal:") { &body["request"] } else { body };
+        let include_usage = body["stream_options"]["include_usage"].as_bool().unwrap_or(false);
         let mut offers = Vec::new();
-        if api != Api::Gemini {
-            collect_offers(&body["tools"], &mut offers);
+        match api {
+            Api::Gemini => {
+                let groups = body["tools"].as_array().into_iter().flatten();
+                groups.for_each(|group| collect_offers(&group["functionDeclarations"], &mut offers));
+            }
+            Api::BedrockConverse => {
+                let tools = body["toolConfig"]["tools"].as_array().into_iter().flatten();
+                let specs: Vec<Value> = tools.map(|tool| tool["toolSpec"].clone()).filter(|s| !s.is_null()).collect();
+                collect_offers(&Value::Array(specs), &mut offers);
+            }
+            Api::OpenaiChat => {
+                let tools = body["tools"].as_array().into_iter().flatten();
+                let functions: Vec<Value> =
+                    tools.map(|tool| tool["function"].clone()).filter(|f| !f.is_null()).collect();
+                collect_offers(&Value::Array(functions), &mut offers);
+            }
+            Api::Anthropic | Api::BedrockInvoke | Api::OpenaiResponses => collect_offers(&body["tools"], &mut offers),
         }
         let (done, user_text) = match api {
-            Api::Anthropic => {
+            Api::Anthropic | Api::BedrockInvoke | Api::BedrockConverse | Api::OpenaiChat => {
                 let messages = body["messages"].as_array().ok_or("messages: a list is required")?;
                 let by = |role: &'static str| messages.iter().filter(move |m| m["role"] == role);
                 (by("assistant").count(), by("user").map(|m| plain(&m["content"])).collect())
@@ -62,17 +79,16 @@ impl Conversation {
             },
             Api::Gemini => {
                 let contents = body["contents"].as_array().ok_or("contents: a list is required")?;
-                let groups = body["tools"].as_array().into_iter().flatten();
-                groups.for_each(|group| collect_offers(&group["functionDeclarations"], &mut offers));
                 let by = |role: &'static str| contents.iter().filter(move |c| c["role"] == role);
                 (by("model").count(), by("user").map(|c| plain(&c["parts"])).collect())
             }
         };
         let system_text = match api {
-            Api::Anthropic => {
+            Api::Anthropic | Api::BedrockInvoke | Api::BedrockConverse | Api::OpenaiChat => {
                 // Claude Code says part of it, such as which skills there are, in the midst of the conversation.
                 let messages = body["messages"].as_array().into_iter().flatten();
-                let said: String = messages.filter(|m| m["role"] == "system").map(|m| plain(&m["content"])).collect();
+                let by = messages.filter(|m| m["role"] == "system" || m["role"] == "developer");
+                let said: String = by.map(|m| plain(&m["content"])).collect();
                 plain(&body["system"]) + &said
             }
             Api::OpenaiResponses => {
@@ -83,8 +99,17 @@ impl Conversation {
             }
             Api::Gemini => plain(&body["systemInstruction"]["parts"]),
         };
-        Ok(Conversation { model, stream, done, user_text, system_text, offers })
+        Ok(Conversation { model, stream, include_usage, done, user_text, system_text, offers })
     }
+}
+
+/// Gets the model that `path` names, and whether it has the answer streamed: `.../MODEL:VERB`, and Bedrock's `/model/MODEL/VERB`.
+fn called(path: &str) -> Option<(String, bool)> {
+    if let Some((model, verb)) = path.strip_prefix("/model/").and_then(|rest| rest.rsplit_once('/')) {
+        return Some((model.to_owned(), verb.ends_with("-stream")));
+    }
+    let (model, verb) = path.rsplit('/').next()?.rsplit_once(':').filter(|_| !path.starts_with("/v1internal:"))?;
+    Some((model.to_owned(), verb.starts_with("stream")))
 }
 
 /// Counts the responses of a model among `items`: runs of items that only a model makes.
@@ -126,8 +151,8 @@ fn collect_offers(tools: &Value, offers: &mut Vec<Offer>) {
             continue;
         }
         let scripts = kind == "custom" && tool["description"].as_str().is_some_and(|d| d.contains("`exec_command`"));
-        let arguments =
-            ["input_schema", "parameters", "parametersJsonSchema"].iter().map(|key| &tool[*key]["properties"]);
+        let schemas = ["input_schema", "parameters", "parametersJsonSchema"].iter().map(|key| &tool[*key]);
+        let arguments = schemas.chain([&tool["inputSchema"]["json"]]).map(|schema| &schema["properties"]);
         let file_path = arguments.filter_map(Value::as_object).next().and_then(|named| {
             let names = |key: &str| named.contains_key(key);
             (names("file_path") || names("path")).then(|| names("file_path"))

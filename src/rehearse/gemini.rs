@@ -16,6 +16,8 @@ pub(super) struct Generated<'a> {
     pub(super) answer: Answer<'a>,
     /// Events; one array in pieces otherwise.
     pub(super) events: bool,
+    /// As Code Assist says it: wrapped in `response`.
+    pub(super) wrapped: bool,
 }
 
 impl Generated<'_> {
@@ -57,8 +59,9 @@ impl Generated<'_> {
         if finish {
             candidate["finishReason"] = json!("STOP");
         }
-        json!({"candidates": [candidate], "usageMetadata": usage, "modelVersion": self.answer.model,
-            "responseId": self.answer.id})
+        let said = json!({"candidates": [candidate], "usageMetadata": usage, "modelVersion": self.answer.model,
+            "responseId": self.answer.id});
+        if self.wrapped { json!({"response": said, "traceId": self.answer.id}) } else { said }
     }
 
     /// Gets the chunks of a stream.

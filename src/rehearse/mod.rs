@@ -6,7 +6,9 @@
 //! against it. It must never call out, and never look at anything but the request before it.
 
 mod anthropic;
+mod bedrock;
 mod body;
+mod chat;
 mod conversation;
 mod gemini;
 mod openai;
@@ -34,7 +36,16 @@ use stats::Log;
 pub use stats::Stats;
 
 /// The hosts that a rehearsal stands in for.
-const HOSTS: [&str; 4] = ["api.anthropic.com", "api.openai.com", "chatgpt.com", "generativelanguage.googleapis.com"];
+const HOSTS: [&str; 8] = [
+    "aiplatform.googleapis.com",
+    "api.anthropic.com",
+    "api.openai.com",
+    "bedrock-runtime.us-east-1.amazonaws.com",
+    "chatgpt.com",
+    "cloudcode-pa.googleapis.com",
+    "generativelanguage.googleapis.com",
+    "us-central1-aiplatform.googleapis.com",
+];
 
 /// Why a rehearsal cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +96,8 @@ impl Rehearsal {
     /// [`RehearseError`].
     pub fn start_on(scenario: Scenario, listener: std::net::TcpListener) -> Result<Rehearsal, RehearseError> {
         scenario.check()?;
-        let hosts: Vec<String> = HOSTS.iter().map(|h| (*h).to_owned()).chain(scenario.pages.keys().cloned()).collect();
+        let more = scenario.pages.keys().chain(&scenario.hosts).cloned();
+        let hosts: Vec<String> = HOSTS.iter().map(|h| (*h).to_owned()).chain(more).collect();
         let tls = tls::make(&hosts)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)

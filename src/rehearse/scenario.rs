@@ -8,10 +8,12 @@
 //!     { error = 529 },                       -- once; the agent's retry gets the rest of this turn
 //!     { fetch = { url = "https://example.com/" }, chunk_ms = 20 },
 //!     { text = "Done." },
+//!     { replay = { base64 = "ZGF0YTog...", content_type = "text/event-stream" } },   -- a recorded answer, byte by byte
 //!   },
 //!   loop = false,                            -- true: after the last turn comes the first
 //!   cases = { { contains = "second task", turns = { ... } } },   -- other turns for other prompts (`told`: instructions)
 //!   pages = { ["docs.test"] = "a page" },    -- more hosts, each answering every GET with its text
+//!   hosts = { "llm.example" },               -- more hosts that speak the APIs
 //!   key = "sk-...",                          -- any other credential is answered 401
 //!   seed = 1,                                -- ids the same in every run; fresh ones without
 //!   gzip = false,                            -- true: answers are gzip-coded
@@ -24,6 +26,9 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hyper::header::HeaderValue;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -46,6 +51,8 @@ pub struct Scenario {
     pub cases: Vec<Case>,
     /// More hosts, each answering every GET with its text.
     pub pages: BTreeMap<String, String>,
+    /// More hosts that speak the APIs, each by its path.
+    pub hosts: Vec<String>,
     /// The one credential that is accepted; any but none when absent.
     pub key: Option<String>,
     /// Makes ids the same in every run.
@@ -86,6 +93,8 @@ pub struct Turn {
     pub fetch: Option<Fetch>,
     /// Opens a raw connection, with whatever tool the agent offers.
     pub connect: Option<Connect>,
+    /// A recorded answer, which is given as it was in place of one that is made.
+    pub replay: Option<Replay>,
     /// What the API says was used. Made from the request's length when absent: a quarter of its bytes is input, of
     /// which three quarters are read from the cache from the second turn on; a quarter of the answer's bytes is output.
     pub usage: Option<Usage>,
@@ -97,6 +106,36 @@ pub struct Turn {
     pub error: Option<Fault>,
     /// How often a conversation gets the fault before it gets the answer; once when absent.
     pub times: Option<u32>,
+}
+
+/// A recorded answer.
+#[derive(Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Replay {
+    /// Its body, where that is text.
+    pub text: Option<String>,
+    /// Its body in base64 (RFC 4648, section 4), where that may be anything.
+    pub base64: Option<String>,
+    /// Its `Content-Type`; none when absent, as some APIs have it.
+    pub content_type: Option<String>,
+    /// Its `Content-Encoding`, by which the body is coded already.
+    pub content_encoding: Option<String>,
+    /// Bytes that are sent at once; the whole when absent.
+    pub piece: Option<usize>,
+}
+
+impl Replay {
+    /// Gets the body.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn body(&self) -> Result<Vec<u8>, &'static str> {
+        match (&self.text, &self.base64) {
+            (Some(text), None) => Ok(text.clone().into_bytes()),
+            (None, Some(coded)) => STANDARD.decode(coded).map_err(|_| "base64 of replay is none"),
+            _ => Err("replay has one of text and base64"),
+        }
+    }
 }
 
 /// A call of a tool by name.
@@ -226,6 +265,20 @@ impl Turn {
         if matches!(self.error, Some(Fault::Status(status)) if !(400..=599).contains(&status)) {
             return wrong("error is a status from 400 to 599, or \"broken\"");
         }
+        if let Some(replay) = &self.replay {
+            if self.text.is_some() || self.actions().iter().any(Option::is_some) {
+                return wrong("a turn that replays an answer says and does nothing else");
+            }
+            if let Err(what) = replay.body() {
+                return wrong(what);
+            }
+            let headers = [&replay.content_type, &replay.content_encoding];
+            if headers.into_iter().flatten().any(|value| HeaderValue::from_str(value).is_err())
+                || replay.piece == Some(0)
+            {
+                return wrong("content_type and content_encoding of replay are headers, and piece is 1 or more");
+            }
+        }
         if self.delay_ms.max(self.chunk_ms) > MAX_PAUSE_MS {
             return wrong("a pause is at most ten minutes");
         }
@@ -283,6 +336,9 @@ mod tests {
         assert!(error(two).contains("turn 2: a turn has at most one"));
         assert!(error(json!({"turns": [{"error": 200}]})).contains("400 to 599"));
         assert_ne!(error(json!({"turns": [{"error": "bent"}]})), "");
+        assert!(error(json!({"turns": [{"replay": {}}]})).contains("one of text and base64"));
+        assert!(error(json!({"turns": [{"replay": {"text": "x"}, "text": "y"}]})).contains("nothing else"));
+        assert!(error(json!({"turns": [{"replay": {"text": "x", "content_type": "a\nb"}}]})).contains("headers"));
         assert_eq!(error(json!({"turns": [{"error": "broken"}, {"error": 529, "times": 2}], "loop": true})), "");
     }
 

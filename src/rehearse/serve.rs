@@ -22,13 +22,14 @@ use tokio_rustls::TlsAcceptor;
 
 use super::anthropic::Answer;
 use super::body::{Paced, Piece, gzip};
+use super::chat::Completion;
 use super::conversation::Conversation;
 use super::gemini::Generated;
 use super::openai::Responses;
-use super::scenario::{Fault, NamedFault, Scenario, Turn};
+use super::scenario::{Fault, NamedFault, Replay, Scenario, Turn};
 use super::stats::{Entry, Log, Request as Logged};
 use super::tools;
-use super::{anthropic, gemini, openai, socket};
+use super::{anthropic, bedrock, gemini, openai, socket};
 use crate::egress::name::Host;
 use crate::types::{Api, Tokens};
 
@@ -163,6 +164,15 @@ impl Head {
                 let models = ["/v1beta/models", "/v1/models", "/v1alpha/models"];
                 models.iter().any(|m| path.starts_with(m)).then_some(Api::Gemini)
             }
+            path if path.starts_with("/v1internal:") => Some(Api::Gemini),
+            path if path.contains("/publishers/google/models/") => Some(Api::Gemini),
+            path if path.contains("/publishers/anthropic/models/") => Some(Api::Anthropic),
+            path if path.starts_with("/model/") => match path.rsplit('/').next() {
+                Some("converse" | "converse-stream" | "count-tokens") => Some(Api::BedrockConverse),
+                Some("invoke" | "invoke-with-response-stream") => Some(Api::BedrockInvoke),
+                _ => None,
+            },
+            "/v1/chat/completions" | "/chat/completions" | "/api/v1/chat/completions" => Some(Api::OpenaiChat),
             "/v1/models" if self.host != "api.openai.com" => Some(Api::Anthropic),
             "/v1/models" | "/backend-api/codex/models" => Some(Api::OpenaiResponses),
             path if path.strip_prefix("/backend-api/codex").or(path.strip_prefix("/v1")).is_some_and(|rest| {
@@ -233,13 +243,11 @@ async fn answer(stage: &Arc<Stage>, mut request: Request<Incoming>) -> Answered 
     }
     let models = match api {
         Api::Anthropic => anthropic::models(),
-        Api::OpenaiResponses => openai::models(),
+        Api::OpenaiResponses | Api::OpenaiChat => openai::models(),
         Api::Gemini => gemini::models(),
+        Api::BedrockConverse | Api::BedrockInvoke => Value::Null,
     };
-    let last = head.path.rsplit('/').next().map(|last| match api {
-        Api::Gemini => last.rsplit(':').next().unwrap_or(last),
-        Api::Anthropic | Api::OpenaiResponses => last,
-    });
+    let last = head.path.rsplit('/').next().map(|last| last.rsplit(':').next().unwrap_or(last));
     match (head.method.as_str(), last) {
         ("GET", Some("models")) if head.path.starts_with("/backend-api") => json_answer(&json!({"models": []}), entry),
         ("GET", Some("models")) => json_answer(&models, entry),
@@ -248,7 +256,27 @@ async fn answer(stage: &Arc<Stage>, mut request: Request<Incoming>) -> Answered 
         ("POST", Some("input_tokens")) => {
             json_answer(&json!({"object": "response.input_tokens", "input_tokens": quarter(body.len())}), entry)
         }
-        ("POST", Some("messages" | "responses" | "compact" | "generateContent" | "streamGenerateContent")) => {
+        ("POST", Some("count-tokens")) => json_answer(&json!({"inputTokens": quarter(body.len())}), entry),
+        ("POST", Some("rawPredict")) if head.path.contains("/models/count-tokens:") => {
+            json_answer(&json!({"input_tokens": quarter(body.len())}), entry)
+        }
+        (
+            "POST",
+            Some(
+                "messages"
+                | "responses"
+                | "compact"
+                | "completions"
+                | "generateContent"
+                | "streamGenerateContent"
+                | "rawPredict"
+                | "streamRawPredict"
+                | "converse"
+                | "converse-stream"
+                | "invoke"
+                | "invoke-with-response-stream",
+            ),
+        ) => {
             let Ok(json) = serde_json::from_slice::<Value>(&body) else {
                 return refusal(Some(api), entry, 400, "the request body is not JSON");
             };
@@ -268,8 +296,9 @@ async fn answer(stage: &Arc<Stage>, mut request: Request<Incoming>) -> Answered 
 pub(super) fn asked(api: Api, head: Head, json: &Value, body_len: usize) -> Result<Asked, String> {
     let conversation = Conversation::read(api, &head.path, json)?;
     let messages = match api {
-        Api::Anthropic => &json["messages"],
+        Api::Anthropic | Api::OpenaiChat | Api::BedrockConverse | Api::BedrockInvoke => &json["messages"],
         Api::OpenaiResponses => &json["input"],
+        Api::Gemini if head.path.starts_with("/v1internal:") => &json["request"]["contents"],
         Api::Gemini => &json["contents"],
     };
     let key = hash(&(api, messages.to_string()));
@@ -292,21 +321,25 @@ pub(super) struct Asked {
 /// What comes of a request to a model.
 pub(super) enum Play {
     Refused(Api, u16),
-    Said { pieces: Vec<Piece>, gap: Duration, stream: bool, typeless: bool, broken: bool },
+    Said { pieces: Vec<Piece>, gap: Duration, kind: Option<String>, coding: Option<String>, broken: bool },
 }
 
 impl Play {
     fn into_response(self, stage: &Stage, entry: Entry) -> Answered {
-        let (pieces, gap, stream, typeless, broken) = match self {
+        let (pieces, gap, kind, coding, broken) = match self {
             Play::Refused(api, status) => return refusal(Some(api), entry, status, "as the scenario says"),
-            Play::Said { pieces, gap, stream, typeless, broken } => (pieces, gap, stream, typeless, broken),
+            Play::Said { pieces, gap, kind, coding, broken } => (pieces, gap, kind, coding, broken),
         };
         let mut headers = HeaderMap::new();
-        if !typeless {
-            let kind = if stream { "text/event-stream; charset=utf-8" } else { "application/json" };
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        let replayed = coding.is_some();
+        for (name, value) in [(header::CONTENT_TYPE, kind), (header::CONTENT_ENCODING, coding)] {
+            if let Some(value) =
+                value.filter(|value| !value.is_empty()).and_then(|value| HeaderValue::from_str(&value).ok())
+            {
+                headers.insert(name, value);
+            }
         }
-        let pieces = if stage.scenario.gzip {
+        let pieces = if stage.scenario.gzip && !replayed {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             // Writing to memory cannot fail; an empty answer is what a client would see if it did.
             gzip(pieces).unwrap_or_default()
@@ -340,6 +373,9 @@ pub(super) async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play
     if let Some(Fault::Status(status)) = fault {
         return Play::Refused(api, status);
     }
+    if let Some(replay) = &turn.replay {
+        return replayed(api, replay, turn, fault, entry);
+    }
     let call = turn.action().and_then(|action| tools::call(action, &conversation.offers));
     let text = match (&turn.text, turn.action(), &call) {
         (Some(text), _, _) => text.as_str(),
@@ -360,6 +396,7 @@ pub(super) async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play
     let created = now();
     let stream = conversation.stream && !compact;
     let events = api != Api::Gemini || head.query.split('&').any(|part| part == "alt=sse");
+    let wrapped = head.path.starts_with("/v1internal:");
     let pieces = match (api, stream) {
         (Api::Anthropic, true) => answer.stream(),
         (Api::Anthropic, false) => vec![answer.whole()],
@@ -372,16 +409,50 @@ pub(super) async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play
             }
         }
         (Api::Gemini, stream) => {
-            let generated = Generated { answer, events };
+            let generated = Generated { answer, events, wrapped };
             if stream { generated.stream() } else { vec![generated.whole()] }
         }
+        (Api::OpenaiChat, stream) => {
+            let completion = Completion { answer, created, include_usage: conversation.include_usage };
+            if stream { completion.stream() } else { vec![completion.whole()] }
+        }
+        (Api::BedrockConverse, true) => bedrock::Converse(answer).stream(),
+        (Api::BedrockConverse, false) => vec![bedrock::Converse(answer).whole()],
+        (Api::BedrockInvoke, true) => bedrock::Invoke(answer).stream(),
+        (Api::BedrockInvoke, false) => vec![answer.whole()],
     };
     Play::Said {
         pieces,
         gap: Duration::from_millis(turn.chunk_ms),
-        stream: stream && events,
-        // The ChatGPT backend sends streams without a type.
-        typeless: stream && head.path.starts_with("/backend-api/"),
+        kind: match api {
+            // The ChatGPT backend sends streams without a type.
+            _ if stream && head.path.starts_with("/backend-api/") => None,
+            _ if !(stream && events) => Some("application/json".to_owned()),
+            Api::BedrockConverse | Api::BedrockInvoke => Some("application/vnd.amazon.eventstream".to_owned()),
+            _ => Some("text/event-stream; charset=utf-8".to_owned()),
+        },
+        coding: None,
+        broken: fault == Some(Fault::Named(NamedFault::Broken)),
+    }
+}
+
+/// Plays a recorded answer: its bytes, at the pace of the turn. What it says was used is what the meter reads.
+fn replayed(api: Api, replay: &Replay, turn: &Turn, fault: Option<Fault>, entry: &mut Entry) -> Play {
+    // It was checked when the scenario was read.
+    let body = replay.body().unwrap_or_default();
+    entry.begin(turn.usage.map_or_else(|| crate::meter::parse(api, &body).tokens.unwrap_or_default(), Into::into));
+    let piece = replay.piece.unwrap_or(body.len()).max(1);
+    let mut pieces: Vec<Piece> =
+        body.chunks(piece).map(|bytes| Piece { bytes: Bytes::copy_from_slice(bytes), terminal: false }).collect();
+    if let Some(last) = pieces.last_mut() {
+        last.terminal = true;
+    }
+    Play::Said {
+        pieces,
+        gap: Duration::from_millis(turn.chunk_ms),
+        kind: replay.content_type.clone(),
+        // Whatever it is coded by, it is coded already.
+        coding: Some(replay.content_encoding.clone().unwrap_or_default()),
         broken: fault == Some(Fault::Named(NamedFault::Broken)),
     }
 }
@@ -412,12 +483,16 @@ fn quarter(bytes: usize) -> u64 {
 
 fn refusal(api: Option<Api>, entry: Entry, status: u16, message: &str) -> Answered {
     let body = match api {
-        Some(Api::OpenaiResponses) => openai::error(status, message),
+        Some(Api::OpenaiResponses | Api::OpenaiChat) => openai::error(status, message),
         Some(Api::Gemini) => gemini::error(status, message),
+        Some(Api::BedrockConverse | Api::BedrockInvoke) => bedrock::error(message),
         Some(Api::Anthropic) | None => anthropic::error(status, message),
     };
     let piece = Piece { bytes: Bytes::from(body.to_string()), terminal: false };
     let mut response = whole(status, "application/json", piece, entry);
+    if matches!(api, Some(Api::BedrockConverse | Api::BedrockInvoke)) {
+        response.headers_mut().insert("x-amzn-errortype", HeaderValue::from_static(bedrock::kind(status)));
+    }
     if status == 429 || status >= 500 {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }

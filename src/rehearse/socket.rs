@@ -195,6 +195,10 @@ impl Socket {
         } else {
             match play(&self.stage, asked, &mut entry).await {
                 Play::Refused(_, status) => return self.refuse(entry, to, status, "as the scenario says", lane).await,
+                Play::Said { coding: Some(_), .. } => {
+                    let why = "a recorded answer is not played on a WebSocket";
+                    return self.refuse(entry, to, 400, why, lane).await;
+                }
                 Play::Said { pieces, gap, broken, .. } => (pieces, gap, broken),
             }
         };

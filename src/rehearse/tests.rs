@@ -101,11 +101,21 @@ fn ask_as(to: &Rehearsal, host: &str, h2: bool, method: &str, path: &str, body: 
 }
 
 const GEMINI: &str = "generativelanguage.googleapis.com";
+const BEDROCK: &str = "bedrock-runtime.us-east-1.amazonaws.com";
 
 fn ask(to: &Rehearsal, api: Api, body: &Value) -> Answer {
     match api {
         Api::Anthropic => ask_as(to, "api.anthropic.com", false, "POST", "/v1/messages", body),
         Api::OpenaiResponses => ask_as(to, "api.openai.com", true, "POST", "/v1/responses", body),
+        Api::OpenaiChat => ask_as(to, "api.openai.com", true, "POST", "/v1/chat/completions", body),
+        Api::BedrockConverse => {
+            let verb = if body["stream"] == true { "converse-stream" } else { "converse" };
+            ask_as(to, BEDROCK, false, "POST", &format!("/model/m/{verb}"), body)
+        }
+        Api::BedrockInvoke => {
+            let verb = if body["stream"] == true { "invoke-with-response-stream" } else { "invoke" };
+            ask_as(to, BEDROCK, false, "POST", &format!("/model/m/{verb}"), body)
+        }
         Api::Gemini => {
             let verb = if body["stream"] == true { "streamGenerateContent?alt=sse" } else { "generateContent" };
             ask_as(to, GEMINI, true, "POST", &format!("/v1beta/models/m:{verb}"), body)
@@ -120,8 +130,12 @@ fn request(api: Api, done: usize, stream: bool) -> Value {
     let mut messages = vec![user.clone()];
     (0..done).for_each(|_| messages.extend([model.clone(), user.clone()]));
     match api {
-        Api::Anthropic => json!({"model": "m", "stream": stream, "max_tokens": 9, "messages": messages,
-            "tools": [{"name": "write_file", "input_schema": {"type": "object"}}]}),
+        Api::Anthropic | Api::BedrockInvoke => json!({"model": "m", "stream": stream, "max_tokens": 9,
+            "messages": messages, "tools": [{"name": "write_file", "input_schema": {"type": "object"}}]}),
+        Api::OpenaiChat => json!({"model": "m", "stream": stream, "stream_options": {"include_usage": true},
+            "messages": messages, "tools": [{"type": "function", "function": {"name": "write_file"}}]}),
+        Api::BedrockConverse => json!({"stream": stream, "messages": messages,
+            "toolConfig": {"tools": [{"toolSpec": {"name": "write_file", "inputSchema": {"json": {}}}}]}}),
         Api::OpenaiResponses => json!({"model": "m", "stream": stream, "input": messages,
             "tools": [{"type": "function", "name": "exec_command", "parameters": {}}, {"type": "custom", "name": "apply_patch"}]}),
         Api::Gemini => {
@@ -136,11 +150,13 @@ fn request(api: Api, done: usize, stream: bool) -> Value {
 const SCRIPTED: Tokens =
     Tokens { input: 1200, cache_read: 300, cache_write: 90, cache_write_long: 10, output: 80, reasoning: 20 };
 
-/// What an API can say of it: Gemini has no word for what is written to a cache.
+/// What an API can say of it: Gemini has no word for what is written to a cache, others none for how long that lives.
 fn said(api: Api) -> Tokens {
     match api {
         Api::Gemini => Tokens { input: 1300, cache_write: 0, cache_write_long: 0, ..SCRIPTED },
-        Api::Anthropic | Api::OpenaiResponses => SCRIPTED,
+        Api::OpenaiChat => Tokens { cache_write: 100, cache_write_long: 0, ..SCRIPTED },
+        Api::BedrockConverse => Tokens { cache_write: 100, cache_write_long: 0, reasoning: 0, ..SCRIPTED },
+        Api::Anthropic | Api::BedrockInvoke | Api::OpenaiResponses => SCRIPTED,
     }
 }
 
@@ -163,13 +179,14 @@ fn the_meter_reads_what_was_scripted_whatever_the_form_of_the_answer() {
                     "{api:?} stream={stream} gzip={gzip}"
                 );
                 assert!(reading.terminal && !reading.broken);
-                assert_eq!(reading.model.as_deref(), Some("m"));
+                // Converse does not say who answered.
+                assert_eq!(reading.model.as_deref(), (api != Api::BedrockConverse).then_some("m"));
                 assert_eq!(reading.streamed > 0, stream);
                 assert!(reading.streamed <= SCRIPTED.output);
             }
         }
         let stats = rehearsal.stats();
-        assert_eq!((stats.total, stats.completed.input, stats.begun.output), (6, 7200, 480));
+        assert_eq!((stats.total, stats.completed.input, stats.begun.output), (12, 14_400, 960));
         assert!(stats.requests.iter().all(|r| r.terminal && !r.open && !r.client_gone && r.turn == Some(0)));
     }
 }
@@ -288,4 +305,26 @@ fn side_endpoints_answer_and_unknown_ones_do_not() {
     assert!(compacted.reading(Api::OpenaiResponses).terminal);
     let untyped = post("chatgpt.com", "/backend-api/codex/responses");
     assert!(untyped.headers.get("content-type").is_none() && untyped.reading(Api::OpenaiResponses).terminal);
+}
+
+#[test]
+fn a_recorded_answer_is_played_byte_by_byte_to_whoever_asks() {
+    let events = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n\
+        data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":5}}\n\ndata: [DONE]\n\n";
+    let replay =
+        json!({"text": events, "content_type": "text/event-stream", "content_encoding": "identity", "piece": 11});
+    let rehearsal = start(
+        json!({"turns": [{"replay": replay}, {"replay": {"base64": "AAECAw=="}}], "gzip": true, "hosts": ["llm.test"]}),
+    );
+    let path = "/v1/chat/completions";
+    let answer = ask_as(&rehearsal, "llm.test", true, "POST", path, &request(Api::OpenaiChat, 0, true));
+    assert_eq!(
+        (answer.body.as_slice(), &answer.headers["content-encoding"]),
+        (events.as_bytes(), &"identity".parse().unwrap())
+    );
+    assert!(answer.reading(Api::OpenaiChat).terminal);
+    let stats = rehearsal.stats();
+    assert_eq!((stats.completed.input, stats.completed.output), (7, 5));
+    let bytes = ask_as(&rehearsal, "llm.test", false, "POST", path, &request(Api::OpenaiChat, 1, true));
+    assert_eq!((bytes.body.as_slice(), bytes.headers.get("content-type")), (&[0, 1, 2, 3][..], None));
 }

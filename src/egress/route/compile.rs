@@ -461,7 +461,7 @@ mod tests {
             (Route { auth: auth("k"), ..through("a.example") }, "auth"),
             (Route { matches: vec![path(PathKind::Exact, "/x")], ..through("a.example") }, "matches"),
             (Route { deny: vec![path(PathKind::Exact, "/x")], ..through("a.example") }, "deny"),
-            (Route { api: Some(crate::types::Api::Gemini), ..through("a.example") }, "api"),
+            (Route { api: Some(crate::types::ApiFamily::Gemini), ..through("a.example") }, "api"),
             (Route { max_request: Some(1), ..through("a.example") }, "max_request"),
         ] {
             assert_eq!(error(&blind), RouteError::Blind { route: "a.example".into(), key });
@@ -479,7 +479,7 @@ mod tests {
         let limited = |auth| Route { matches: rules.clone(), auth, ..base.clone() };
         let contradicts = |a: &Route, b: &Route| contradiction(a, b).is_err();
         assert!(contradicts(&base, &Route { tls: Tls::Passthrough, ..base.clone() }));
-        assert!(contradicts(&base, &Route { api: Some(crate::types::Api::Gemini), ..base.clone() }));
+        assert!(contradicts(&base, &Route { api: Some(crate::types::ApiFamily::Gemini), ..base.clone() }));
         assert!(contradicts(&with(auth("a")), &with(auth("b"))));
         assert!(contradicts(&base, &limited(auth("b"))), "the first one takes everything");
         assert!(contradicts(&limited(auth("a")), &limited(auth("b"))));

@@ -28,7 +28,7 @@ mod tests {
     use super::super::Router;
     use super::*;
     use crate::api::{Auth, AuthScheme, Match, PathKind, PathRule, Route, Tls};
-    use crate::types::Api;
+    use crate::types::ApiFamily;
 
     fn endpoint() -> Route {
         let paths = vec![PathRule { kind: PathKind::Exact, value: "/v1/oauth/token".into() }];
@@ -53,7 +53,7 @@ mod tests {
         for wrong in [
             Route { host: "*.claude.com".into(), ..endpoint() },
             Route { auth, ..endpoint() },
-            Route { api: Some(Api::Anthropic), ..endpoint() },
+            Route { api: Some(ApiFamily::Anthropic), ..endpoint() },
             Route { websocket: true, ..endpoint() },
             Route { matches: vec![], ..endpoint() },
             Route { tls: Tls::Passthrough, matches: vec![], ..endpoint() },

@@ -147,7 +147,7 @@ async fn nothing_written_upstream_costs_nothing() {
             routes: vec![Route {
                 host: MODEL.into(),
                 ports: vec![address.port()],
-                api: Some(Api::Anthropic),
+                api: Some(ApiFamily::Anthropic),
                 ..Route::default()
             }],
             ..Rules::default()

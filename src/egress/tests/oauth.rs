@@ -138,8 +138,8 @@ fn desk_on(bench: Bench, form: LoginForm, text: &str, name: &str) -> Desk {
     let (port, name) = (bench.address.port(), "sub".to_owned());
     let auth = Some(Auth { scheme: AuthScheme::Bearer, header: None, credential: name.clone() });
     let (model, host, path, speaks) = match form {
-        LoginForm::Claude => (MODEL, CLAUDE, "/v1/oauth/token", Api::Anthropic),
-        LoginForm::Codex => (CHATGPT, CODEX, "/oauth/token", Api::OpenaiResponses),
+        LoginForm::Claude => (MODEL, CLAUDE, "/v1/oauth/token", ApiFamily::Anthropic),
+        LoginForm::Codex => (CHATGPT, CODEX, "/oauth/token", ApiFamily::OpenaiResponses),
     };
     let paths = vec![PathRule { kind: PathKind::Exact, value: path.into() }];
     let matches = vec![Match { methods: vec!["POST".into()], paths, ..Match::default() }];

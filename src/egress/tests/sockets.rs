@@ -99,7 +99,7 @@ pub(super) async fn talk_with(limit: Option<u64>, tools: &[&str]) -> (Bench, Bot
     });
     let bench = bench(limit, script).await;
     let mut routes = bench.routes.clone();
-    routes[0].api = Some(Api::OpenaiResponses);
+    routes[0].api = Some(ApiFamily::OpenaiResponses);
     routes[0].server_tools = tools.iter().map(|&tool| tool.to_owned()).collect();
     let credentials = [("claude".to_owned(), SecretString::from(SECRET))].into();
     bench.handle.set_routes(&Rules { routes, credentials, ..Rules::default() }).unwrap();

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 
 use super::{Found, PathClass, list};
 use crate::meter::shape::Shape;
+use crate::types::Api;
 
 /// What of a path names a model, and what is to be done with it.
 pub(super) struct Call<'a> {
@@ -46,18 +47,48 @@ pub(super) fn call(path: &str) -> Option<Call<'_>> {
 /// Tells what `method` on `path` means.
 pub(super) fn classify(method: &str, path: &str) -> PathClass {
     match (method, call(path)) {
-        ("POST", Some(Call { verb: "generateContent" | "streamGenerateContent", .. })) => PathClass::Metered,
-        ("POST", Some(Call { verb: "countTokens", .. })) => PathClass::Free,
+        ("POST", Some(Call { verb: "generateContent" | "streamGenerateContent", .. })) => {
+            PathClass::Metered(Api::Gemini)
+        }
+        ("POST", Some(Call { verb: "countTokens", .. })) => PathClass::Free(Api::Gemini),
         ("GET", None) => {
             let models = VERSIONS.iter().find_map(|version| path.strip_prefix(version)?.strip_prefix("models"));
             match models {
-                Some("") => PathClass::Free,
-                Some(one) if one.len() > 1 && one.starts_with('/') && !one[1..].contains(['/', ':']) => PathClass::Free,
+                Some("") => PathClass::Free(Api::Gemini),
+                Some(one) if one.len() > 1 && one.starts_with('/') && !one[1..].contains(['/', ':']) => {
+                    PathClass::Free(Api::Gemini)
+                }
                 _ => PathClass::Unknown,
             }
         }
         _ => PathClass::Unknown,
     }
+}
+
+/// What Code Assist does beside answering, for free: who the user is, and what is left.
+const CODE_ASSIST: [&str; 6] = [
+    "countTokens",
+    "fetchAdminControls",
+    "getCodeAssistGlobalUserSetting",
+    "loadCodeAssist",
+    "onboardUser",
+    "retrieveUserQuota",
+];
+
+/// Tells what `method` on `path` means at Code Assist, which names the model in the body.
+pub(super) fn classify_code_assist(method: &str, path: &str) -> PathClass {
+    let verb = path.strip_prefix("/v1internal:").unwrap_or_default();
+    match (method, verb) {
+        ("POST", "generateContent" | "streamGenerateContent") => PathClass::Metered(Api::Gemini),
+        ("POST" | "GET", free) if CODE_ASSIST.contains(&free) => PathClass::Free(Api::Gemini),
+        ("GET", "") if path.starts_with("/v1internal/operations/") => PathClass::Free(Api::Gemini),
+        _ => PathClass::Unknown,
+    }
+}
+
+/// Tells whether the path of a request that names its model in the body has the answer streamed.
+pub(super) fn streams(path: &str) -> bool {
+    path == "/v1internal:streamGenerateContent"
 }
 
 /// Looks for features; returns the most output tokens that the request allows itself.
@@ -70,6 +101,9 @@ pub(super) fn inspect(root: &Shape, found: &mut Found) -> Option<u64> {
             "generation_config" => most = output(value),
             // What is to be counted may stand in a request of its own.
             "generate_content_request" => most = inspect(value, found),
+            // As Code Assist has it: the request, and beside it who asks.
+            "request" => most = inspect(value, found),
+            "project" | "user_prompt_id" | "session_id" if root.get("request").is_some() => {}
             known if KNOWN.contains(&known) => {}
             other => found.add(other),
         }
@@ -150,14 +184,15 @@ mod tests {
 
     #[test]
     fn paths_are_known_exactly_or_not_at_all() {
-        use PathClass::{Free, Metered, Unknown};
+        use PathClass::Unknown;
+        let (free, metered) = (PathClass::Free(Api::Gemini), PathClass::Metered(Api::Gemini));
         for (method, path, class) in [
-            ("POST", PATH, Metered),
-            ("POST", "/v1/models/gemini-x:generateContent", Metered),
-            ("POST", "/v1alpha/models/gemini-x:generateContent", Metered),
-            ("POST", "/v1beta/models/gemini-x:countTokens", Free),
-            ("GET", "/v1beta/models", Free),
-            ("GET", "/v1beta/models/gemini-x", Free),
+            ("POST", PATH, metered),
+            ("POST", "/v1/models/gemini-x:generateContent", metered),
+            ("POST", "/v1alpha/models/gemini-x:generateContent", metered),
+            ("POST", "/v1beta/models/gemini-x:countTokens", free),
+            ("GET", "/v1beta/models", free),
+            ("GET", "/v1beta/models/gemini-x", free),
             ("GET", PATH, Unknown),
             ("POST", "/v1beta/models/gemini-x", Unknown),
             ("POST", "/v1beta/models/gemini-x:batchGenerateContent", Unknown),

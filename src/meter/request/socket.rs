@@ -3,7 +3,7 @@
 //! Two are known (OpenAI's API reference, client events): `response.create`, which has the fields of the POST at its top level,
 //! and `response.steer`, which makes the server begin a successor by itself. Whatever else comes is unknown.
 
-use super::{CODED, Found, KEPT, NoShape, RequestError, RequestFacts, Shape, openai, openai_input};
+use super::{CODED, Found, KEPT, NoShape, RequestError, RequestFacts, Shape, responses};
 
 /// Keys that a steering message may have.
 const STEER: [&str; 3] = ["type", "previous_response_id", "input"];
@@ -57,7 +57,7 @@ fn create(root: &Shape) -> Result<Message, RequestError> {
         return Err(RequestError::Key("response"));
     }
     let mut found = Found::default();
-    openai(root, &mut found);
+    responses::inspect(root, &mut found);
     let model = root.text("model").filter(|m| !m.is_empty()).ok_or(RequestError::NoModel)?.to_owned();
     let max_output = match (root.get("generate"), root.get("max_output_tokens")) {
         // It only has the input made ready.
@@ -76,7 +76,7 @@ fn steer(root: &Shape) -> Result<Message, RequestError> {
     let target = id(root, "previous_response_id")?.ok_or(RequestError::Key("previous_response_id"))?;
     let mut found = Found::default();
     if let Some(input) = root.get("input") {
-        openai_input(input, &mut found);
+        responses::input(input, &mut found);
     }
     Ok(Message::Steer { reaching: found.0, target })
 }

@@ -55,7 +55,7 @@ fn a_login_of_the_host_is_used_where_there_is_no_key_and_the_bottle_gets_placeho
     assert!(config.contains(crate::egress::oauth::placeholder::CODEX_ACCESS), "{config}");
     assert!(file(&plan, "~/.codex/auth.json").is_none());
     let chatgpt = route(&plan, "chatgpt.com").unwrap();
-    assert_eq!((chatgpt.api, chatgpt.auth.is_some()), (Some(Api::OpenaiResponses), true));
+    assert_eq!((chatgpt.api, chatgpt.auth.is_some()), (Some(crate::types::ApiFamily::OpenaiResponses), true));
     assert_eq!(route(&plan, "auth.openai.com").unwrap().oauth.as_deref(), Some("openai"));
     // Its token is not for the other API.
     assert!(route(&plan, "api.openai.com").is_none());
