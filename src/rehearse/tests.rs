@@ -12,7 +12,7 @@ use super::*;
 use crate::meter::{Meter, Reading};
 use crate::types::{Api, Tokens};
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
 
 /// An answer: status, body, and whether the body came to its end.
 struct Answer {
