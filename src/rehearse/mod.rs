@@ -12,6 +12,7 @@ mod chat;
 mod conversation;
 mod gemini;
 mod openai;
+mod replay;
 pub mod scenario;
 mod serve;
 mod socket;

@@ -26,10 +26,10 @@ use super::chat::Completion;
 use super::conversation::Conversation;
 use super::gemini::Generated;
 use super::openai::Responses;
-use super::scenario::{Fault, NamedFault, Replay, Scenario, Turn};
+use super::scenario::{Fault, NamedFault, Scenario, Turn};
 use super::stats::{Entry, Log, Request as Logged};
 use super::tools;
-use super::{anthropic, bedrock, gemini, openai, socket};
+use super::{anthropic, bedrock, gemini, openai, replay, socket};
 use crate::egress::name::Host;
 use crate::types::{Api, Tokens};
 
@@ -331,7 +331,7 @@ impl Play {
             Play::Said { pieces, gap, kind, coding, broken } => (pieces, gap, kind, coding, broken),
         };
         let mut headers = HeaderMap::new();
-        let replayed = coding.is_some();
+        let recorded = coding.is_some();
         for (name, value) in [(header::CONTENT_TYPE, kind), (header::CONTENT_ENCODING, coding)] {
             if let Some(value) =
                 value.filter(|value| !value.is_empty()).and_then(|value| HeaderValue::from_str(&value).ok())
@@ -339,7 +339,7 @@ impl Play {
                 headers.insert(name, value);
             }
         }
-        let pieces = if stage.scenario.gzip && !replayed {
+        let pieces = if stage.scenario.gzip && !recorded {
             headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
             // Writing to memory cannot fail; an empty answer is what a client would see if it did.
             gzip(pieces).unwrap_or_default()
@@ -373,8 +373,8 @@ pub(super) async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play
     if let Some(Fault::Status(status)) = fault {
         return Play::Refused(api, status);
     }
-    if let Some(replay) = &turn.replay {
-        return replayed(api, replay, turn, fault, entry);
+    if let Some(recorded) = &turn.replay {
+        return replay::play(api, recorded, turn, fault, entry);
     }
     let call = turn.action().and_then(|action| tools::call(action, &conversation.offers));
     let text = match (&turn.text, turn.action(), &call) {
@@ -432,27 +432,6 @@ pub(super) async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play
             _ => Some("text/event-stream; charset=utf-8".to_owned()),
         },
         coding: None,
-        broken: fault == Some(Fault::Named(NamedFault::Broken)),
-    }
-}
-
-/// Plays a recorded answer: its bytes, at the pace of the turn. What it says was used is what the meter reads.
-fn replayed(api: Api, replay: &Replay, turn: &Turn, fault: Option<Fault>, entry: &mut Entry) -> Play {
-    // It was checked when the scenario was read.
-    let body = replay.body().unwrap_or_default();
-    entry.begin(turn.usage.map_or_else(|| crate::meter::parse(api, &body).tokens.unwrap_or_default(), Into::into));
-    let piece = replay.piece.unwrap_or(body.len()).max(1);
-    let mut pieces: Vec<Piece> =
-        body.chunks(piece).map(|bytes| Piece { bytes: Bytes::copy_from_slice(bytes), terminal: false }).collect();
-    if let Some(last) = pieces.last_mut() {
-        last.terminal = true;
-    }
-    Play::Said {
-        pieces,
-        gap: Duration::from_millis(turn.chunk_ms),
-        kind: replay.content_type.clone(),
-        // Whatever it is coded by, it is coded already.
-        coding: Some(replay.content_encoding.clone().unwrap_or_default()),
         broken: fault == Some(Fault::Named(NamedFault::Broken)),
     }
 }
