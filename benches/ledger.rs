@@ -40,7 +40,7 @@ async fn measure(path: &Path, rows: u64) -> Result<(), Box<dyn std::error::Error
     SqliteLedger::open(path, Options::default())?.close().await?;
     fill(path, rows)?;
     let ledger = SqliteLedger::open(path, Options::default())?;
-    let hard = Limit { provider: "claude".to_owned(), tokens: Some(1 << 50), hard: true };
+    let hard = Limit::hard("claude", Some(1 << 50));
     ledger.set_limits(GLOBAL, vec![hard]).await?;
     for i in 0..500 {
         once(&ledger, &format!("warm-{i}"), "bottle:bench").await?;

@@ -62,7 +62,9 @@ bb = {}
 ---@alias bb.Duration string
 ---@alias bb.Size integer|string
 ---@alias bb.Tokens integer|string
----@alias bb.Budget bb.Tokens|table<string, bb.Tokens|{tokens: bb.Tokens, hard?: boolean}|boolean
+---A limit with its terms: `gate` says what may refuse a request before it leaves, `on_cross` what becomes of a stream that crosses it.
+---@alias bb.Limit {tokens: bb.Tokens, hard?: boolean, gate?: "off"|"estimate"|"exact", on_cross?: "finish"|"cut", wrap_up?: bb.Tokens, warn?: integer[], tell?: boolean}
+---@alias bb.Budget bb.Tokens|bb.Limit|table<string, bb.Tokens|bb.Limit>
 
 -- Bottles ------------------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,8 @@ use crate::home::Home;
 pub use credentials::Sources;
 
 use crate::types::{CutScope, CutoffPolicy, Durability};
-use crate::yaml::read::{bounded, budget, host, is_image, table, text, twice, unreadable, word};
+use crate::yaml::budget::budget;
+use crate::yaml::read::{bounded, host, is_image, table, text, twice, unreadable, word};
 use crate::yaml::{self, Entry, Node, Problems};
 
 /// The name of the file in messages.
@@ -246,7 +247,7 @@ mod tests {
     }
 
     fn limit(provider: &str, tokens: Option<u64>, hard: bool) -> Limit {
-        Limit { provider: provider.to_owned(), tokens, hard }
+        Limit { hard, ..Limit::of(provider, tokens) }
     }
 
     /// A home of its own; the directory is removed when it is dropped.

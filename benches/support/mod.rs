@@ -287,7 +287,7 @@ pub fn launch_of(address: &str, ca: &str, args: &[&str]) -> Launch {
         mounts: vec![Mount { source: exe, target: Some(inside.into()), rw: false }],
         routes: vec![route, files],
         credentials: [("key".to_owned(), "k".to_owned())].into(),
-        budget: vec![Limit { provider: "*".into(), tokens: Some(1 << 50), hard: true }],
+        budget: vec![Limit::hard("*", Some(1 << 50))],
         upstreams: [HOST, FILES].map(|host| (host.to_owned(), upstream.clone())).into(),
         ..Launch::default()
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Limit;
+use super::{Limit, Terms};
 use crate::types::{Book, Tokens};
 
 /// Body of `POST /v1/runs`: one `bb run` and its common budget.
@@ -142,7 +142,7 @@ impl UsageTotal {
 }
 
 /// One account of a node, in the answer of `GET /v1/budgets`. Unit: counted tokens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     /// `global`, `run:ID`, `manifest:NAME@ID`, `agent:NAME@ID` or `bottle:ID`, ID being a launch's for all but runs.
     pub node: String,
@@ -159,4 +159,15 @@ pub struct Account {
     pub used: u64,
     /// Reserved by open holds.
     pub held: u64,
+    /// What holds near the limit.
+    #[serde(default, skip_serializing_if = "Terms::is_default")]
+    pub terms: Terms,
+    /// The highest threshold that was told of. Unit: percent; 0 = none.
+    #[serde(default, skip_serializing_if = "is_none_told")]
+    pub warned: u8,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn is_none_told(percent: &u8) -> bool {
+    *percent == 0
 }

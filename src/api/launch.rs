@@ -5,24 +5,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::limit::Limit;
 use super::login::Login;
 use super::origin::Origin;
 use super::route::Route;
 use super::workspace::{Limits, WorkspaceMode};
 use crate::types::{Book, CutScope, CutoffPolicy, TerminalSize};
-
-/// One limit of a budget. Unit: counted tokens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Limit {
-    /// The provider it is for; `*` = all together.
-    pub provider: String,
-    /// The amount; `None` = `unlimited`, said aloud.
-    pub tokens: Option<u64>,
-    /// Binds even where a nearer node has a limit.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub hard: bool,
-}
 
 /// A manifest that a launch was made from, with what it may spend: a node of the bottle's budget path, counted per launch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

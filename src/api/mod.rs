@@ -2,7 +2,7 @@
 //!
 //! Shared by [`crate::client`] and [`crate::controller`]. Plain data with serde; no I/O and no decisions.
 //!
-//! * [`launch`]: what a launch asks for. [`login`]: whose subscription it works with. [`route`], [`origin`]: its allow-list, and who said so. [`bottle`]: how a bottle stands, and what can be done to it.
+//! * [`launch`]: what a launch asks for. [`limit`]: what its budgets say. [`login`]: whose subscription it works with. [`route`], [`origin`]: its allow-list, and who said so. [`bottle`]: how a bottle stands, and what can be done to it.
 //! * [`workspace`]: what an agent has changed. [`exec`]: commands in a bottle, and output. [`books`]: events, usage, accounts, runs.
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +11,7 @@ pub mod books;
 pub mod bottle;
 pub mod exec;
 pub mod launch;
+pub mod limit;
 pub mod login;
 pub mod origin;
 pub mod route;
@@ -20,9 +21,9 @@ pub use books::{Account, Event, Run, UsageQuery, UsageReport, UsageRow, UsageTot
 pub use bottle::{Act, Bottle, Commit, Cut, Egress, Ended, Leftover, Prune, Removed, State, Stop};
 pub use exec::{Exec, ExecFrame, Input, Resize, Signal, SignalName, Taken};
 pub use launch::{
-    BudgetNode, BudgetScope, Counted, Credentials, Direct, File, Kept, Launch, Limit, Mount, Session, Upstream,
-    UpstreamProxy,
+    BudgetNode, BudgetScope, Counted, Credentials, Direct, File, Kept, Launch, Mount, Session, Upstream, UpstreamProxy,
 };
+pub use limit::{Gate, Limit, OnCross, Terms};
 pub use login::{Login, LoginForm};
 pub use origin::{Origin, OriginKind};
 pub use route::{
@@ -38,7 +39,7 @@ pub const API_MAJOR: u32 = 1;
 
 /// Raised with each key that a body or a query gets: a controller refuses keys that it does not know, so a front end leaves out what an older
 /// one can do without ([`Launch::for_revision`]), and else asks for its restart.
-pub const API_REVISION: u32 = 2;
+pub const API_REVISION: u32 = 3;
 /// The first revision of which `GET /v1/bottles/S/why` looks at headers: an older one leaves out what it does not know of a query.
 pub const HEADERS_ASKED: u32 = 2;
 

@@ -126,7 +126,16 @@ mod tests {
     /// An account: node, provider, `Some(limit)`, hard, used, held.
     fn account(node: &str, provider: &str, said: Option<Option<u64>>, hard: bool, used: u64, held: u64) -> Account {
         let limit = said.flatten();
-        Account { node: node.into(), provider: provider.into(), limit, set: said.is_some(), hard, used, held }
+        Account {
+            node: node.into(),
+            provider: provider.into(),
+            limit,
+            set: said.is_some(),
+            hard,
+            used,
+            held,
+            ..Account::default()
+        }
     }
 
     fn limit(node: &str, limit: u64, used: u64, held: u64) -> Account {

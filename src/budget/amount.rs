@@ -25,6 +25,18 @@ pub enum AmountError {
     TooLarge(String),
 }
 
+/// Checks the thresholds of a limit: up to eight whole percents of 1 to 99, growing.
+///
+/// # Errors
+/// A sentence that says so.
+pub fn check_thresholds(percents: &[u8]) -> Result<(), &'static str> {
+    let grow = percents.windows(2).all(|pair| pair[0] < pair[1]);
+    if percents.len() > 8 || !grow || percents.iter().any(|percent| !(1..=99).contains(percent)) {
+        return Err("thresholds are at most eight whole percents from 1 to 99, growing");
+    }
+    Ok(())
+}
+
 /// Reads an amount: an integer (`_` between digits is allowed), a decimal number with `k`, `M` or `G` that comes to
 /// whole tokens, or the word `unlimited`.
 ///

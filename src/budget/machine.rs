@@ -62,8 +62,7 @@ impl Model {
             limit: Some(limit),
             set: true,
             hard,
-            used: 0,
-            held: 0,
+            ..Account::default()
         };
         let path = vec![account("bottle:b", bottle, false), account("global", global, true)];
         Model { path, open: Vec::new(), asked: 0, charged: Vec::new(), at_last_grant: Vec::new() }

@@ -17,6 +17,6 @@ pub mod weights;
 mod machine;
 
 pub use account::{Decision, Standing, binding, crossed, decide, governs};
-pub use amount::{Amount, AmountError, MAX_TOKENS, grouped, parse_amount};
+pub use amount::{Amount, AmountError, MAX_TOKENS, check_thresholds, grouped, parse_amount};
 pub use charge::{Charge, Estimate, Settlement, charge, charge_swept};
 pub use weights::{Weights, WeightsError, counted};

@@ -221,7 +221,7 @@ mod tests {
         let node = "bottle:id-fix".to_owned();
         let provider = provider.to_owned();
         let account =
-            Account { node: node.clone(), provider: provider.clone(), limit, set: true, hard: false, used, held: 0 };
+            Account { node: node.clone(), provider: provider.clone(), limit, set: true, used, ..Account::default() };
         ((node, provider), account)
     }
 

@@ -199,7 +199,7 @@ async fn bench_to(upstream: Upstreamed, limit: Option<u64>) -> Bench {
     let home = Home::new();
     let ledger = SqliteLedger::open(&home.0.join("ledger.db"), Default::default()).unwrap();
     if let Some(tokens) = limit {
-        let limit = Limit { provider: "claude".into(), tokens: Some(tokens), hard: false };
+        let limit = Limit::of("claude", Some(tokens));
         ledger.set_limits("bottle:id-1", vec![limit]).await.unwrap();
     }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -35,7 +35,7 @@ pub fn limits_of_flags(flags: &[String], providers: &[String]) -> Result<Vec<Lim
                 "say one amount, with no comma in it: 1k or 1000; one for each provider is claude=200k,codex=1M",
             ));
         }
-        limits.push(Limit { provider: provider.to_owned(), tokens, hard: false });
+        limits.push(Limit::of(provider, tokens));
     }
     limits.sort_by(|a, b| a.provider.cmp(&b.provider));
     Ok(limits)

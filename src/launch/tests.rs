@@ -138,7 +138,7 @@ fn no_budget_has_to_be_said_aloud_where_nobody_is_told() {
     assert!(draft.ready(true).is_ok());
     let error = draft.ready(false).unwrap_err();
     assert!(error.hint.unwrap().contains("--budget unlimited"));
-    let unlimited = vec![Limit { provider: "*".into(), tokens: None, hard: false }];
+    let unlimited = vec![Limit::of("*", None)];
     assert!(place.draft(&Choice { budget: unlimited, ..choice("a") }).unwrap().ready(false).is_ok());
     let place = place.write("bb/settings.yml", "budget: {demo: 5M}\n");
     assert!(place.draft(&choice("a")).unwrap().ready(false).is_ok());

@@ -68,7 +68,7 @@ pub fn exact(input: u64, output: u64) -> Settlement {
 }
 
 fn limit(tokens: u64) -> Vec<Limit> {
-    vec![Limit { provider: "claude".to_owned(), tokens: Some(tokens), hard: false }]
+    vec![Limit::of("claude", Some(tokens))]
 }
 
 /// Holds, and expects it to be granted; returns what was reserved.
@@ -196,8 +196,8 @@ async fn limits_are_replaced_and_usage_is_kept(ledger: impl Ledger) {
         ledger.settle(settle(id, exact(10, 30))).await.unwrap();
     }
     granted(&ledger, request("h3", 5, 0)).await;
-    let all = Limit { provider: "*".to_owned(), tokens: Some(100), hard: true };
-    let codex = Limit { provider: "codex".to_owned(), tokens: None, hard: false };
+    let all = Limit::hard("*", Some(100));
+    let codex = Limit::of("codex", None);
     ledger.set_limits(GLOBAL, vec![all.clone(), codex]).await.unwrap();
     let accounts = ledger.accounts(Some(GLOBAL)).await.unwrap();
     let common = account(&accounts, "*").unwrap();
@@ -390,7 +390,7 @@ async fn bottles_are_kept(ledger: impl Ledger) {
 
 async fn many_at_once_keep_a_hard_budget(ledger: impl Ledger) {
     const LIMIT: u64 = 20_000;
-    let hard = vec![Limit { provider: "claude".to_owned(), tokens: Some(LIMIT), hard: true }];
+    let hard = vec![Limit::hard("claude", Some(LIMIT))];
     ledger.set_limits(GLOBAL, hard).await.unwrap();
     let (overdrawn, spent) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let mut tasks = JoinSet::new();

@@ -8,12 +8,14 @@ use std::time::Duration;
 use mlua::serde::Deserializer as LuaDeserializer;
 use mlua::{Lua, Value};
 use serde::Deserialize;
-use serde::de::{self, DeserializeOwned, Deserializer, MapAccess, Visitor};
+use serde::de::{self, DeserializeOwned, Deserializer, Visitor};
 use serde_path_to_error::Segment;
 
-use crate::api::Limit;
-use crate::budget::{self, MAX_TOKENS};
 use crate::error::{Error, Kind, Result, nearest};
+
+mod budget;
+
+pub use budget::{Amount, Budget};
 
 /// Reads the options table of `call`; nil is an empty one.
 ///
@@ -165,154 +167,6 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-/// An amount of tokens, written `200000`, `"200k"`, `"1.5M"`, or `"unlimited"` (`None`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Amount(pub Option<u64>);
-
-const AMOUNT: &str = "an amount of tokens such as 200000, \"200k\", \"1.5M\" or \"unlimited\"";
-
-fn amount_of_text<E: de::Error>(text: &str) -> std::result::Result<Amount, E> {
-    budget::parse_amount(text).map(Amount).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &AMOUNT))
-}
-
-fn amount_of_number<E: de::Error>(n: f64) -> std::result::Result<Amount, E> {
-    if n < 0.0 || n.fract() != 0.0 || n > MAX_TOKENS as f64 {
-        return Err(E::invalid_value(de::Unexpected::Float(n), &AMOUNT));
-    }
-    Ok(Amount(Some(n as u64)))
-}
-
-/// One value in a budget table: an amount, a table of its own, or the flag of `hard`.
-enum Entry {
-    Amount(Amount),
-    Table { tokens: Amount, hard: bool },
-    Flag(bool),
-}
-
-impl<'de> Deserialize<'de> for Entry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Entry;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(AMOUNT)
-            }
-            fn visit_bool<E: de::Error>(self, flag: bool) -> std::result::Result<Entry, E> {
-                Ok(Entry::Flag(flag))
-            }
-            fn visit_i64<E: de::Error>(self, n: i64) -> std::result::Result<Entry, E> {
-                amount_of_number(n as f64).map(Entry::Amount)
-            }
-            fn visit_u64<E: de::Error>(self, n: u64) -> std::result::Result<Entry, E> {
-                amount_of_number(n as f64).map(Entry::Amount)
-            }
-            fn visit_f64<E: de::Error>(self, n: f64) -> std::result::Result<Entry, E> {
-                amount_of_number(n).map(Entry::Amount)
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Entry, E> {
-                amount_of_text(text).map(Entry::Amount)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entry, A::Error> {
-                let (mut tokens, mut hard) = (None, false);
-                while let Some(key) = map.next_key::<String>()? {
-                    match (key.as_str(), map.next_value::<Entry>()?) {
-                        ("tokens", Entry::Amount(amount)) => tokens = Some(amount),
-                        ("hard", Entry::Flag(flag)) => hard = flag,
-                        ("tokens" | "hard", _) => return Err(de::Error::custom(format!("'{key}' has a wrong value"))),
-                        _ => return Err(de::Error::unknown_field(&key, &["tokens", "hard"])),
-                    }
-                }
-                let tokens = tokens.ok_or_else(|| de::Error::missing_field("tokens"))?;
-                Ok(Entry::Table { tokens, hard })
-            }
-        }
-        deserializer.deserialize_any(Reader)
-    }
-}
-
-/// A budget: `"200k"`, `{claude = "200k", codex = {tokens = "1M", hard = true}}` or `{tokens = "1M", hard = true}`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Budget(pub Vec<Limit>);
-
-impl<'de> Deserialize<'de> for Budget {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Reader;
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Budget;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "{AMOUNT}, or a table of them by provider")
-            }
-            fn visit_i64<E: de::Error>(self, n: i64) -> std::result::Result<Budget, E> {
-                amount_of_number(n as f64).map(|a| everything(a, false))
-            }
-            fn visit_f64<E: de::Error>(self, n: f64) -> std::result::Result<Budget, E> {
-                amount_of_number(n).map(|a| everything(a, false))
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> std::result::Result<Budget, E> {
-                amount_of_text(text).map(|amount| everything(amount, false))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Budget, A::Error> {
-                let mut limits = Vec::new();
-                let mut all_hard = false;
-                while let Some(key) = map.next_key::<String>()? {
-                    let provider = if key == "tokens" { "*" } else { key.as_str() };
-                    match map.next_value::<Entry>()? {
-                        Entry::Flag(flag) if key == "hard" => all_hard = flag,
-                        Entry::Flag(_) => return Err(de::Error::custom(format!("'{key}' is not {AMOUNT}"))),
-                        Entry::Amount(_) | Entry::Table { .. } if key == "hard" => {
-                            return Err(de::Error::custom("'hard' is true or false"));
-                        }
-                        Entry::Amount(Amount(tokens)) => {
-                            limits.push(Limit { provider: provider.to_owned(), tokens, hard: false });
-                        }
-                        Entry::Table { tokens: Amount(tokens), hard } => {
-                            limits.push(Limit { provider: provider.to_owned(), tokens, hard });
-                        }
-                    }
-                }
-                if limits.is_empty() {
-                    return Err(de::Error::custom("the budget table names no amount"));
-                }
-                // `tokens` and `*` are the same.
-                if limits.iter().filter(|limit: &&Limit| limit.provider == "*").count() > 1 {
-                    return Err(de::Error::custom("the budget table says twice what all providers together may use"));
-                }
-                for limit in &mut limits {
-                    limit.hard |= all_hard;
-                }
-                limits.sort_by(|a, b| a.provider.cmp(&b.provider));
-                Ok(Budget(limits))
-            }
-        }
-        deserializer.deserialize_any(Reader)
-    }
-}
-
-fn everything(Amount(tokens): Amount, hard: bool) -> Budget {
-    Budget(vec![Limit { provider: "*".into(), tokens, hard }])
-}
-
-impl Budget {
-    /// Checks that every name in it is one of a provider; a slip would be a budget for nobody.
-    ///
-    /// # Errors
-    /// `unknown_key`, with the nearest known one.
-    pub fn check_providers(&self, call: &str, known: &[String]) -> Result<()> {
-        for limit in &self.0 {
-            if limit.provider != "*" && !known.contains(&limit.provider) {
-                let names = known.iter().map(String::as_str).chain(["tokens", "hard"]);
-                let hint = match nearest(&limit.provider, names) {
-                    Some(near) => format!("did you mean '{near}'?"),
-                    None => format!("known providers are: {}", known.join(", ")),
-                };
-                let message = format!("{call}: the budget is for '{}', which is no provider", limit.provider);
-                return Err(Error::new(Kind::UnknownKey, message).hint(hint));
-            }
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -325,46 +179,6 @@ mod tests {
         for text in ["", "90", "s", "1 hour", "-1s", "1h 30m", "1e9s", "99999999999999999999d"] {
             assert_eq!(parse_duration(text).unwrap_err().kind, Kind::Usage, "{text}");
         }
-    }
-
-    fn budget(json: serde_json::Value) -> std::result::Result<Vec<(String, Option<u64>, bool)>, String> {
-        serde_json::from_value::<Budget>(json)
-            .map(|b| b.0.into_iter().map(|l| (l.provider, l.tokens, l.hard)).collect())
-            .map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn budgets_are_a_number_or_a_table_by_provider() {
-        use serde_json::json;
-        let all = |tokens, hard| Ok(vec![("*".to_owned(), tokens, hard)]);
-        assert_eq!(budget(json!("200k")), all(Some(200_000), false));
-        assert_eq!(budget(json!("unlimited")), all(None, false));
-        assert_eq!(budget(json!({"tokens": "1M", "hard": true})), all(Some(1_000_000), true));
-        assert_eq!(
-            budget(json!({"claude": 5, "codex": {"tokens": "1k", "hard": true}})),
-            Ok(vec![("claude".into(), Some(5), false), ("codex".into(), Some(1000), true)])
-        );
-        for wrong in [
-            json!("10 k"),
-            json!("1e6"),
-            json!(0.5),
-            json!({}),
-            json!({"hard": true}),
-            json!({"claude": true}),
-            json!(-1),
-            json!({"claude": {"tokns": 1}}),
-            json!("1,000"),
-            json!({"tokens": 1, "*": 2}),
-        ] {
-            assert!(budget(wrong.clone()).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_budget_for_nobody_is_refused_with_the_nearest_name() {
-        let budget = Budget(vec![Limit { provider: "cluade".into(), tokens: Some(1), hard: false }]);
-        let error = budget.check_providers("bb.launch", &["claude".into(), "codex".into()]).unwrap_err();
-        assert_eq!((error.kind, error.hint.as_deref()), (Kind::UnknownKey, Some("did you mean 'claude'?")));
     }
 
     #[test]

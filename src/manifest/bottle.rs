@@ -8,7 +8,8 @@ use crate::api::{Limit, WorkspaceMode as Workspace};
 use crate::image::args;
 use crate::name::Name;
 use crate::types::{CutScope, CutoffPolicy};
-use crate::yaml::read::{boolean, budget, is_image, list, named, table, text, tokens, twice, word};
+use crate::yaml::budget::{budget, tokens};
+use crate::yaml::read::{boolean, is_image, list, named, table, text, twice, word};
 use crate::yaml::{Node, Problems};
 
 /// The keys of the front matter, in the order of the documentation.
@@ -115,7 +116,7 @@ pub(super) fn limits_of(node: &Node, problems: &mut Problems) -> Vec<Limit> {
     if problems.len() > before {
         return Vec::new();
     }
-    vec![Limit { provider: "*".to_owned(), tokens, hard: false }]
+    vec![Limit::of("*", tokens)]
 }
 
 impl Bottle {

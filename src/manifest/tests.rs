@@ -139,7 +139,7 @@ fn a_bottle_with_every_key_is_read_whole() {
     assert!(matches!(bottle.git_gate.repos["lib"].value.identity, Some(Identity::Forge { .. })));
     assert_eq!(bottle.git_gate.user.email.as_ref().unwrap().value, "bot@example.org");
     assert!(bottle.supervise.as_ref().unwrap().value);
-    let limit = |provider: &str, tokens, hard| Limit { provider: provider.into(), tokens: Some(tokens), hard };
+    let limit = |provider: &str, tokens, hard| Limit { hard, ..Limit::of(provider, Some(tokens)) };
     assert_eq!(bottle.budget.as_ref().unwrap().value, [limit("claude", 500_000, false), limit("*", 1_000_000, true)]);
     assert_eq!(bottle.shutdown.as_ref().unwrap().value, CutoffPolicy::Kill);
     assert_eq!(bottle.cutoff_scope.as_ref().unwrap().value, CutScope::Metered);

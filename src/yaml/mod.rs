@@ -4,6 +4,7 @@
 //! more than 16 levels. Scalars stay text: what a text means is decided by who reads the key, so that `no` or `1e3`
 //! never turns into something else. Every problem is collected, not only the first. Nothing here knows what a key means.
 
+pub mod budget;
 pub mod read;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};

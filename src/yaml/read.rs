@@ -1,6 +1,6 @@
-//! What several files need to read a tree: tables, words, texts, lists, amounts. Each says what is wrong in its line.
+//! What several files need to read a tree: tables, words, texts, lists. Each says what is wrong in its line.
 //!
-//! Nothing here knows a key by name but those of a budget, which settings and manifests share.
+//! Nothing here knows a key by name.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read};
@@ -8,13 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use super::{Entry, Node, Problems, Value};
-use crate::api::Limit;
-use crate::budget::parse_amount;
 use crate::egress::name::Host;
 use crate::error::Error;
 use crate::name::{self, Name};
-
-const BUDGET_KEYS: [&str; 2] = ["tokens", "hard"];
 
 /// Makes one error of everything that is wrong with files: a line for each fault, with its place and its hint.
 pub fn joined(mut problems: Vec<Error>) -> Error {
@@ -123,59 +119,6 @@ pub fn word<T: Copy>(entry: &Entry, words: &[(&str, T)], later: &[&str], problem
     };
     problems.add(entry.value.line, message).hint = Some(format!("write {known}"));
     None
-}
-
-/// Reads a budget: a provider's name, then an amount or a table.
-pub fn budget(node: &Node, problems: &mut Problems) -> Vec<Limit> {
-    let mut limits = Vec::new();
-    for entry in table(node, "`budget`", problems) {
-        if entry.key != "*" && Name::parse(&entry.key).is_err() {
-            let shown: String = entry.key.chars().take(60).collect();
-            problems.add(entry.line, format!("`{shown}` is not a provider's name")).hint =
-                Some("write a name such as claude, or \"*\" (in quotes) for all together".to_owned());
-            continue;
-        }
-        let mut limit = Limit { provider: entry.key.clone(), tokens: None, hard: false };
-        let Some(entries) = entry.value.entries() else {
-            limit.tokens = tokens(&entry.value, problems);
-            limits.push(limit);
-            continue;
-        };
-        let mut said = false;
-        for entry in entries {
-            match entry.key.as_str() {
-                "tokens" => {
-                    said = true;
-                    limit.tokens = tokens(&entry.value, problems);
-                }
-                "hard" => limit.hard = boolean(entry, problems).unwrap_or_default(),
-                later @ ("per" | "lifetime") => {
-                    problems.add(entry.line, format!("`{later}` is not supported yet")).hint =
-                        Some("remove it: the amount is then one that never resets by itself".to_owned());
-                }
-                _ => problems.unknown_key(entry, &BUDGET_KEYS),
-            }
-        }
-        if !said {
-            problems.add(entry.line, format!("the budget of `{}` does not say `tokens`", entry.key)).hint =
-                Some("add it, such as `tokens: 5000000`".to_owned());
-        }
-        limits.push(limit);
-    }
-    limits
-}
-
-/// Reads an amount.
-pub fn tokens(node: &Node, problems: &mut Problems) -> Option<u64> {
-    match node.text().map(parse_amount) {
-        Some(Ok(amount)) => amount,
-        wrong => {
-            let message = wrong.and_then(Result::err).map_or("an amount is missing".to_owned(), |e| e.to_string());
-            problems.add(node.line, message).hint =
-                Some("write a number such as 5000000, 200k or 1.5M, or unlimited".to_owned());
-            None
-        }
-    }
 }
 
 /// Checks that a text is a host name in its canonical form; what is wrong is said.

@@ -67,18 +67,21 @@ impl PathAccounts {
     /// An account that has no row yet.
     pub(super) fn none(node: &str, provider: &str) -> Account {
         let (node, provider) = (node.to_owned(), provider.to_owned());
-        Account { node, provider, limit: None, set: false, hard: false, used: 0, held: 0 }
+        Account { node, provider, ..Account::default() }
     }
 }
 
 /// Reads all accounts of a node: as many as it has providers, a few.
 pub(super) fn load_node(conn: &Connection, node: &str) -> rusqlite::Result<Vec<Account>> {
-    conn.prepare_cached("SELECT node, provider, said, amount, hard, used, held FROM accounts WHERE node = ?1")?
+    conn.prepare_cached(&format!("SELECT {COLUMNS} FROM accounts WHERE node = ?1"))?
         .query_map([node], from_row)?
         .collect()
 }
 
-/// Makes an account of a row `node, provider, said, amount, hard, used, held`.
+/// The columns that [`from_row`] reads.
+pub(super) const COLUMNS: &str = "node, provider, said, amount, hard, used, held, terms, warned";
+
+/// Makes an account of a row of [`COLUMNS`].
 pub(super) fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Account> {
     Ok(Account {
         node: row.get(0)?,
@@ -88,6 +91,8 @@ pub(super) fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Account> {
         hard: row.get(4)?,
         used: amount(row.get(5)?),
         held: amount(row.get(6)?),
+        terms: row.get::<_, Option<String>>(7)?.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default(),
+        warned: row.get(8)?,
     })
 }
 
@@ -110,23 +115,26 @@ pub(super) fn set_limits(tx: &mut Tx<'_>, node: &str, limits: &[Limit]) -> Answe
     tx.freed = true;
     tx.book.give_up(tx.conn, node).map_err(|e| tx.error(&e))?;
     let set = || -> rusqlite::Result<()> {
-        tx.conn.execute("UPDATE accounts SET said = 0, amount = NULL, hard = 0 WHERE node = ?1", [node])?;
+        tx.conn
+            .execute("UPDATE accounts SET said = 0, amount = NULL, hard = 0, terms = NULL WHERE node = ?1", [node])?;
         // The account of all providers is kept only while it has a limit: else it is the sum of the others.
         tx.conn.execute("DELETE FROM accounts WHERE node = ?1 AND provider = '*'", [node])?;
         for limit in limits {
             let tokens = limit.tokens.map(stored);
+            let terms = (!limit.terms.is_default()).then(|| serde_json::to_string(&limit.terms).unwrap_or_default());
             if limit.provider == ALL {
                 tx.conn.execute(
-                    "INSERT INTO accounts (node, provider, said, amount, hard, used, held)
-                     SELECT ?1, '*', 1, ?2, ?3, coalesce(sum(used), 0), coalesce(sum(held), 0) FROM accounts
+                    "INSERT INTO accounts (node, provider, said, amount, hard, terms, used, held)
+                     SELECT ?1, '*', 1, ?2, ?3, ?4, coalesce(sum(used), 0), coalesce(sum(held), 0) FROM accounts
                      WHERE node = ?1",
-                    (node, tokens, limit.hard),
+                    (node, tokens, limit.hard, terms),
                 )?;
             } else {
                 tx.conn.execute(
-                    "INSERT INTO accounts (node, provider, said, amount, hard) VALUES (?1, ?2, 1, ?3, ?4)
-                     ON CONFLICT (node, provider) DO UPDATE SET said = 1, amount = excluded.amount, hard = excluded.hard",
-                    (node, &limit.provider, tokens, limit.hard),
+                    "INSERT INTO accounts (node, provider, said, amount, hard, terms) VALUES (?1, ?2, 1, ?3, ?4, ?5)
+                     ON CONFLICT (node, provider) DO UPDATE
+                     SET said = 1, amount = excluded.amount, hard = excluded.hard, terms = excluded.terms",
+                    (node, &limit.provider, tokens, limit.hard, terms),
                 )?;
             }
         }

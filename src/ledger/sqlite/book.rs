@@ -171,7 +171,7 @@ mod tests {
     use crate::ledger::{GLOBAL, HoldOutcome, Ledger, LedgerError, NewEvent};
 
     fn hard(tokens: u64) -> Vec<Limit> {
-        vec![Limit { provider: "*".to_owned(), tokens: Some(tokens), hard: true }]
+        vec![Limit::hard("*", Some(tokens))]
     }
 
     #[tokio::test]

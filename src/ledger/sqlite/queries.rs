@@ -79,7 +79,7 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 
 /// Reads accounts, of one node or of all. The account of all providers is shown where it has a limit.
 pub(super) fn list_accounts(conn: &Connection, node: Option<&str>) -> rusqlite::Result<Vec<Account>> {
-    let columns = "SELECT node, provider, said, amount, hard, used, held FROM accounts";
+    let columns = format!("SELECT {} FROM accounts", super::accounts::COLUMNS);
     match node {
         Some(node) => conn
             .prepare_cached(&format!("{columns} WHERE node = ?1 ORDER BY provider"))?

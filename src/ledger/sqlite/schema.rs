@@ -15,7 +15,7 @@ use crate::ledger::LedgerError;
 const COMPONENT: &str = "ledger";
 
 /// One entry a version; never edited once released, only added to.
-const MIGRATIONS: &[&str] = &[V1];
+const MIGRATIONS: &[&str] = &[V1, V2];
 
 /// The table that bot-bottle's users already have, as they have it. What is not ours is only made where it is missing.
 const AUDIT: &str = "CREATE TABLE IF NOT EXISTS supervise_audit_entries (
@@ -136,6 +136,12 @@ CREATE TABLE bottles (
     cut TEXT
 ) STRICT;
 CREATE UNIQUE INDEX bottles_slug ON bottles (slug) WHERE ended = 0;
+";
+
+/// Terms of a limit, as JSON where any was said; the highest threshold of it that was told.
+const V2: &str = "
+ALTER TABLE accounts ADD COLUMN terms TEXT;
+ALTER TABLE accounts ADD COLUMN warned INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// Newest schema that this bb knows.
