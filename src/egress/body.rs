@@ -2,6 +2,7 @@
 //!
 //! No channel and no copy: frames are passed on as they came. What a frame means is [`super::tee`]'s business.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -88,8 +89,8 @@ pub enum Upload {
     Empty,
     /// Held whole.
     Held {
-        /// The bytes, until they are taken.
-        bytes: Option<Bytes>,
+        /// The bytes, in as many pieces as they are kept in, until they are taken.
+        pieces: VecDeque<Bytes>,
         /// Set when they are taken: from then on upstream may have seen the request.
         taken: Arc<AtomicBool>,
         /// What counts them.
@@ -110,6 +111,14 @@ pub enum Upload {
     },
 }
 
+impl Upload {
+    /// Makes a held body of pieces; empty ones are left out.
+    pub(super) fn held(pieces: impl IntoIterator<Item = Bytes>, taken: Arc<AtomicBool>, moved: &Arc<Moved>) -> Upload {
+        let pieces = pieces.into_iter().filter(|piece| !piece.is_empty()).collect();
+        Upload::Held { pieces, taken, moved: Arc::clone(moved) }
+    }
+}
+
 impl Body for Upload {
     type Data = Bytes;
     type Error = BodyError;
@@ -117,10 +126,11 @@ impl Body for Upload {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Upload::Empty => Poll::Ready(None),
-            Upload::Held { bytes, taken, moved, .. } => {
+            Upload::Held { pieces, taken, moved } => {
                 taken.store(true, Ordering::Release);
-                moved.count(Way::Up, bytes.as_ref().map_or(0, Bytes::len));
-                Poll::Ready(bytes.take().filter(|b| !b.is_empty()).map(|b| Ok(Frame::data(b))))
+                let piece = pieces.pop_front();
+                moved.count(Way::Up, piece.as_ref().map_or(0, Bytes::len));
+                Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
             }
             Upload::Streaming { inner, moved, stream, cleaning, left } => {
                 // The answer's side waits for the cut; this only must not go on after it.
@@ -163,7 +173,7 @@ impl Body for Upload {
     fn size_hint(&self) -> SizeHint {
         match self {
             Upload::Empty => SizeHint::with_exact(0),
-            Upload::Held { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
+            Upload::Held { pieces, .. } => SizeHint::with_exact(pieces.iter().map(|piece| piece.len() as u64).sum()),
             Upload::Streaming { inner, .. } => inner.size_hint(),
         }
     }

@@ -20,7 +20,7 @@ use super::tee::Metering;
 use crate::api::Route;
 use crate::ledger::{HoldRequest, Ledger};
 use crate::meter::Meter;
-use crate::meter::request::{PathClass, RequestFacts, asking_for_usage, classify, estimate_input, inspect};
+use crate::meter::request::{PathClass, RequestFacts, Splice, asking_for_usage, classify, estimate_input, inspect};
 use crate::types::{Api, ApiFamily};
 
 /// Largest request body on a model route. Unit: bytes.
@@ -65,7 +65,7 @@ fn features(api: Api, path: &str, body: &[u8], allowed: &[String]) -> Result<Req
     Ok(facts)
 }
 
-/// Does the same where nobody else's requests wait for it: reading many megabytes keeps a processor busy, and the runtime's own
+/// Does the same, and gets what is to be changed, where nobody else's requests wait for it: reading many megabytes keeps a processor busy, and the runtime's own
 /// threads carry every bottle. `one` is the bottle's turn, which is its until all is read, whoever still waits for that.
 async fn read(
     api: Api,
@@ -73,14 +73,14 @@ async fn read(
     body: &Bytes,
     allowed: &[String],
     one: OwnedMutexGuard<()>,
-) -> Result<RequestFacts, Deny> {
+) -> Result<(RequestFacts, Option<Splice>), Deny> {
     if body.len() <= AT_ONCE {
-        return features(api, path, body, allowed);
+        return Ok((features(api, path, body, allowed)?, asking_for_usage(api, body)));
     }
     let (path, body, allowed) = (path.to_owned(), body.clone(), allowed.to_vec());
     let work = tokio::task::spawn_blocking(move || {
         let _one = one;
-        features(api, &path, &body, &allowed)
+        Ok((features(api, &path, &body, &allowed)?, asking_for_usage(api, &body)))
     });
     let failed = |_| Err(Deny::new(Denial::ProtocolUnknown, "bb: the request could not be read."));
     work.await.unwrap_or_else(failed)
@@ -151,24 +151,22 @@ impl<L: Ledger> Plane<L> {
             if !bytes.is_empty() {
                 let one = Arc::clone(&self.reading).lock_owned().await;
                 read(api, leaving.path, &bytes, &route.server_tools, one).await?;
-                let moved = Arc::clone(leaving.exchange.moved());
-                *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: Arc::default(), moved };
+                *request.body_mut() = Upload::held([bytes], Arc::default(), leaving.exchange.moved());
             }
             return self.plain(leaving, request).await;
         }
         let one = Arc::clone(&self.reading).lock_owned().await;
-        let asked = read(api, leaving.path, &bytes, &route.server_tools, one).await?;
+        let (asked, asking) = read(api, leaving.path, &bytes, &route.server_tools, one).await?;
         let input = estimate_input(bytes.len());
-        let asking = asking_for_usage(api, &bytes);
         let unasked = asking.is_some();
-        if let Some(asking) = asking {
-            // It takes the place of what came.
-            drop(std::mem::take(&mut bytes));
-            let mut share = self.room.share();
-            share.grow(asking.len()).await?;
-            bytes = share.of(Bytes::from(asking));
-            request.headers_mut().remove(header::CONTENT_LENGTH);
-        }
+        let pieces = match asking {
+            Some(splice) => {
+                request.headers_mut().remove(header::CONTENT_LENGTH);
+                // What came stays where it is, and has its room.
+                vec![bytes.slice(..splice.start), Bytes::from(splice.text), bytes.slice(splice.end..)]
+            }
+            None => vec![bytes],
+        };
         let method = request.method().clone();
         let facts = json!({"method": method.as_str(), "path": leaving.path, "exchange": leaving.exchange.id()});
         let reserve = self.reserve(api, &leaving.named.text, asked, input, facts);
@@ -180,7 +178,7 @@ impl<L: Ledger> Plane<L> {
         leaving.entered.is_holding();
         hold.belongs_to(&leaving.exchange);
         let moved = Arc::clone(leaving.exchange.moved());
-        *request.body_mut() = Upload::Held { bytes: Some(bytes), taken: hold.written(), moved: Arc::clone(&moved) };
+        *request.body_mut() = Upload::held(pieces, hold.written(), &moved);
         let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, &moved).await?;
         let status = answer.status();
         hold.answered(status.as_u16());

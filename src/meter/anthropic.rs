@@ -4,7 +4,8 @@
 //! * each figure is cumulative: the last one that is not null wins, figures are never added within a generation;
 //! * `message_delta` may lower a figure, but a 0 over a figure that was not 0 only means something together with
 //!   `iterations` (compaction); else it is a field that somebody filled in;
-//! * `iterations`, where not empty, is the whole truth: compaction and advisor calls are only there;
+//! * `iterations`, where not empty, is the whole truth: compaction and advisor calls are only there, and no figure beside them takes
+//!   anything away;
 //! * the split of cache writes by lifetime comes with `message_start` only;
 //! * a second `message_start` with an id of its own is another generation, spliced in by a retry upstream.
 
@@ -130,18 +131,33 @@ impl Figures {
 
     /// Gets the classes.
     fn tokens(&self) -> Tokens {
-        let mut tokens = self.iterations.unwrap_or_else(|| {
-            let long = self.write_1h.unwrap_or(0);
-            let written = self.cache_write.unwrap_or_else(|| self.write_5m.unwrap_or(0).saturating_add(long));
-            Tokens {
-                input: self.input.unwrap_or(0),
-                cache_read: self.cache_read.unwrap_or(0),
-                cache_write: written.saturating_sub(long),
-                cache_write_long: long.min(written),
-                output: self.output.unwrap_or(0),
-                reasoning: 0,
+        let long = self.write_1h.unwrap_or(0);
+        let split = self.write_5m.unwrap_or(0).saturating_add(long);
+        let written = self.cache_write.unwrap_or(0).max(split);
+        let plain = Tokens {
+            input: self.input.unwrap_or(0),
+            cache_read: self.cache_read.unwrap_or(0),
+            cache_write: written - long,
+            cache_write_long: long,
+            output: self.output.unwrap_or(0),
+            reasoning: 0,
+        };
+        let mut tokens = match self.iterations {
+            // Iterations have all of it. What was said later, and without them, may be more.
+            Some(all) => {
+                let less = all.cache_write.saturating_add(all.cache_write_long) < written;
+                let writes = if less { plain } else { all };
+                Tokens {
+                    input: all.input.max(plain.input),
+                    cache_read: all.cache_read.max(plain.cache_read),
+                    cache_write: writes.cache_write,
+                    cache_write_long: writes.cache_write_long,
+                    output: all.output.max(plain.output),
+                    reasoning: all.reasoning,
+                }
             }
-        });
+            None => plain,
+        };
         tokens.reasoning = tokens.reasoning.max(self.thinking.unwrap_or(0)).min(tokens.output);
         tokens
     }

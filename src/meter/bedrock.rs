@@ -3,7 +3,9 @@
 //! The rules, from the API's reference and from recorded streams:
 //! * Converse says its figures at the end, in the event `metadata`; input excludes what came from a cache or went into one;
 //! * Invoke wraps the events of whatever model answers, as base64; the last of them has `amazon-bedrock-invocationMetrics`, whose
-//!   figures are Bedrock's own. What Claude says of itself is read as Anthropic's, which has more classes;
+//!   figures are Bedrock's own. What Claude says of itself is read as Anthropic's, which has more classes; what has choices as that of
+//!   Chat Completions;
+//! * of what went into a cache, `cacheDetails` says for how long;
 //! * an exception in the stream ends it without figures.
 
 use std::borrow::Cow;
@@ -11,10 +13,12 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::anthropic::Anthropic;
-use super::glance::{Len, small};
+use super::glance::{Len, Whole, few, small};
+use super::openai_chat::OpenaiChat;
 use super::usage::{Facts, Normaliser, Unreadable, count};
 use crate::types::Tokens;
 
@@ -78,13 +82,26 @@ fn read(usage: &Value) -> Result<Tokens, Unreadable> {
         either("cacheReadInputTokens", "cacheReadInputTokenCount")?,
         either("cacheWriteInputTokens", "cacheWriteInputTokenCount")?,
     );
+    let long = long_writes(usage)?.min(written);
     Ok(Tokens {
         input: needed(figure("inputTokens")?)?,
         cache_read,
-        cache_write: written,
+        cache_write: written - long,
+        cache_write_long: long,
         output: needed(figure("outputTokens")?)?,
         ..Tokens::default()
     })
+}
+
+/// Gets how much of what went into a cache stays there for an hour.
+fn long_writes(usage: &Value) -> Result<u64, Unreadable> {
+    let mut long = 0u64;
+    for detail in usage.get("cacheDetails").and_then(Value::as_array).into_iter().flatten() {
+        if detail["ttl"] == "1h" {
+            long = long.saturating_add(count(detail, &["inputTokens"])?.unwrap_or(0));
+        }
+    }
+    Ok(long)
 }
 
 impl Converse {
@@ -121,6 +138,8 @@ pub(super) struct Invoke {
     facts: Facts,
     /// What Claude says, where it is Claude.
     claude: Anthropic,
+    /// What a model says that has choices.
+    chat: OpenaiChat,
 }
 
 /// A message of the stream.
@@ -139,22 +158,52 @@ struct Inner<'a> {
     kind: Option<Cow<'a, str>>,
     #[serde(rename = "amazon-bedrock-invocationMetrics", default, deserialize_with = "small")]
     metrics: Value,
-    /// Text of Nova.
+    /// An event or a body in the form of Chat Completions.
+    #[serde(default)]
+    choices: Option<IgnoredAny>,
+    /// Text of Nova; its other events say nothing of use.
     #[serde(default)]
     content_block_delta: Option<Block>,
+    #[serde(default)]
+    message_start: Option<IgnoredAny>,
+    #[serde(default)]
+    content_block_start: Option<IgnoredAny>,
+    #[serde(default)]
+    content_block_stop: Option<IgnoredAny>,
+    #[serde(default)]
+    message_stop: Option<IgnoredAny>,
+    #[serde(default)]
+    metadata: Option<IgnoredAny>,
     /// Text of Llama, of Titan, and of Cohere.
     #[serde(default)]
-    generation: Len,
+    generation: Option<Len>,
     #[serde(default)]
-    output_text: Len,
+    output_text: Option<Len>,
     #[serde(default)]
-    text: Len,
+    text: Option<Len>,
     /// Text of Mistral.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "few")]
     outputs: Option<Vec<Text>>,
+    /// Figures of a body of Llama.
+    #[serde(rename = "prompt_token_count", default)]
+    prompt_tokens: Whole,
+    #[serde(rename = "generation_token_count", default)]
+    generation_tokens: Whole,
+    /// Figures of a body of Titan.
+    #[serde(rename = "inputTextTokenCount", default)]
+    input_tokens: Whole,
+    #[serde(default, deserialize_with = "few")]
+    results: Option<Vec<TitanResult>>,
     /// Usage in a body that is not streamed: of Claude, and of Nova.
     #[serde(default, deserialize_with = "small")]
     usage: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TitanResult {
+    #[serde(default)]
+    token_count: Whole,
 }
 
 #[derive(Deserialize)]
@@ -164,13 +213,44 @@ struct Block {
 }
 
 impl Inner<'_> {
-    fn delivered(&self) -> u64 {
+    /// Gets the length of what it delivers; of an event that nobody knows, all of it. Unit: bytes.
+    fn delivered(&self, all: usize) -> u64 {
+        let silent = [
+            &self.choices,
+            &self.message_start,
+            &self.content_block_start,
+            &self.content_block_stop,
+            &self.message_stop,
+            &self.metadata,
+        ];
+        let texts = [self.generation, self.output_text, self.text];
+        let known = self.kind.is_some()
+            || silent.iter().any(|key| key.is_some())
+            || texts.iter().any(Option::is_some)
+            || self.content_block_delta.is_some()
+            || self.outputs.is_some()
+            || !self.metrics.is_null();
+        if !known {
+            return u64::try_from(all).unwrap_or(u64::MAX);
+        }
         let block = self.content_block_delta.as_ref().and_then(|block| block.delta.as_ref());
         let outputs = self.outputs.iter().flatten().map(|output| output.text.0);
-        [self.generation.0, self.output_text.0, self.text.0, block.map_or(0, Delta::delivered)]
-            .into_iter()
-            .chain(outputs)
-            .fold(0, u64::saturating_add)
+        let texts = texts.into_iter().flatten().map(|text| text.0);
+        texts.chain(outputs).fold(block.map_or(0, Delta::delivered), u64::saturating_add)
+    }
+
+    /// Gets the figures of a body of Llama or of Titan.
+    fn own_figures(&self) -> Option<Tokens> {
+        let titan = || {
+            let results = self.results.as_deref().filter(|results| !results.is_empty())?;
+            let output = results
+                .iter()
+                .map(|result| result.token_count.0)
+                .try_fold(0u64, |sum, n| Some(sum.saturating_add(n?)))?;
+            Some((self.input_tokens.0?, output))
+        };
+        let (input, output) = self.prompt_tokens.0.zip(self.generation_tokens.0).or_else(titan)?;
+        Some(Tokens { input, output, ..Tokens::default() })
     }
 }
 
@@ -189,10 +269,12 @@ fn metrics(metrics: &Value) -> Result<Tokens, Unreadable> {
 
 impl Invoke {
     /// Takes over what is known of Claude's answer, and adds what Bedrock says of it where Claude says nothing.
-    fn take(&mut self, inner: &Inner<'_>) -> Result<(), Unreadable> {
-        let own = self.facts.delivered.saturating_add(inner.delivered());
+    fn take(&mut self, inner: &Inner<'_>, delivered: u64) -> Result<(), Unreadable> {
+        let own = self.facts.delivered.saturating_add(delivered);
         if inner.kind.is_some() {
             self.facts = self.claude.facts().clone();
+        } else if inner.choices.is_some() {
+            self.facts = self.chat.facts().clone();
         }
         self.facts.delivered = self.facts.delivered.max(own);
         if !inner.metrics.is_null() && !self.facts.terminal {
@@ -213,7 +295,11 @@ impl Normaliser for Invoke {
             let done = self.claude.event(&bytes);
             self.facts.refuse_on(done)?;
         }
-        self.take(&inner)
+        if inner.choices.is_some() {
+            let done = self.chat.event(&bytes);
+            self.facts.refuse_on(done)?;
+        }
+        self.take(&inner, inner.delivered(bytes.len()))
     }
 
     fn body(&mut self, json: &[u8]) -> Result<(), Unreadable> {
@@ -221,7 +307,15 @@ impl Normaliser for Invoke {
         if inner.kind.is_some() {
             let done = self.claude.body(json);
             self.facts.refuse_on(done)?;
-            return self.take(&inner);
+            return self.take(&inner, 0);
+        }
+        if inner.choices.is_some() {
+            let done = self.chat.body(json);
+            self.facts.refuse_on(done)?;
+            return self.take(&inner, 0);
+        }
+        if let Some(tokens) = inner.own_figures() {
+            (self.facts.tokens, self.facts.terminal) = (Some(tokens), true);
         }
         if !inner.usage.is_null() {
             self.facts.tokens = Some(self.facts.refuse_on(read(&inner.usage))?);
@@ -295,6 +389,49 @@ mod tests {
         let facts = invoked(&events);
         let want = Tokens { input: 40, cache_write: 10, cache_write_long: 20, output: 12, ..Tokens::default() };
         assert_eq!((facts.terminal, facts.tokens, facts.model.as_deref()), (true, Some(want), Some("claude-x")));
+    }
+
+    #[test]
+    fn an_invocation_in_the_form_of_chat_completions_is_read_as_one() {
+        let says = json!({"id": "c", "choices": [{"index": 0, "delta": {"content": "hello"}}]});
+        let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+            METRICS: {"inputTokenCount": 70, "outputTokenCount": 9}});
+        let facts = invoked(std::slice::from_ref(&says));
+        assert_eq!((facts.terminal, facts.delivered), (false, 5));
+        let facts = invoked(&[says, end]);
+        assert_eq!((facts.terminal, facts.tokens.map(|t| (t.input, t.output))), (true, Some((70, 9))));
+        let body = |body: Value| {
+            let mut invoke = Invoke::default();
+            invoke.body(body.to_string().as_bytes()).unwrap();
+            (invoke.facts.terminal, invoke.facts.tokens.map(|t| (t.input, t.output)))
+        };
+        let usage = json!({"prompt_tokens": 70, "completion_tokens": 60_000, "total_tokens": 60_070});
+        assert_eq!(
+            body(json!({"choices": [{"message": {"content": "x"}}], "usage": usage})),
+            (true, Some((70, 60_000)))
+        );
+        let llama =
+            json!({"generation": "x", "prompt_token_count": 7, "generation_token_count": 2, "stop_reason": "stop"});
+        assert_eq!(body(llama), (true, Some((7, 2))));
+        let titan = json!({"inputTextTokenCount": 5, "results": [{"tokenCount": 3, "outputText": "x"}]});
+        assert_eq!(body(titan), (true, Some((5, 3))));
+        assert_eq!(body(json!({"outputs": [{"text": "x"}]})), (false, None));
+        assert_eq!(body(json!({"inputTextTokenCount": 5, "results": [{"tokenCount": -3}]})), (false, None));
+    }
+
+    #[test]
+    fn an_event_that_nobody_knows_counts_with_all_it_has() {
+        let odd = json!({"tokens": "hello"});
+        assert_eq!(invoked(std::slice::from_ref(&odd)).delivered, odd.to_string().len() as u64);
+        assert_eq!(invoked(&[json!({"messageStart": {"role": "assistant"}})]).delivered, 0);
+    }
+
+    #[test]
+    fn cache_writes_are_told_apart_by_their_time() {
+        let details = json!([{"ttl": "1h", "inputTokens": 20}, {"ttl": "5m", "inputTokens": 10}]);
+        let usage = json!({"inputTokens": 1, "outputTokens": 2, "cacheWriteInputTokens": 30, "cacheDetails": details});
+        let want = Tokens { input: 1, output: 2, cache_write: 10, cache_write_long: 20, ..Tokens::default() };
+        assert_eq!(read(&usage), Ok(want));
     }
 
     #[test]

@@ -20,6 +20,8 @@ pub(super) struct Bound {
     room: Option<Box<dyn Room>>,
     /// What was last said to the room.
     said: usize,
+    /// The length of the event that could not be read.
+    lost: usize,
 }
 
 impl Bound {
@@ -28,9 +30,22 @@ impl Bound {
         self.room = Some(room);
     }
 
-    /// Gets how much is kept, where it is more than is kept without asking. Unit: bytes.
-    pub(super) fn kept(&self) -> u64 {
-        u64::try_from(self.said / 2).unwrap_or(u64::MAX)
+    /// Gets how much came and was not read: what is kept, where it is more than is kept without asking, and the event that could not be
+    /// read. Unit: bytes.
+    pub(super) fn unread(&self) -> u64 {
+        u64::try_from((self.said / 2).max(self.lost)).unwrap_or(u64::MAX)
+    }
+
+    /// Says that an event of so many bytes was taken, and what came of that; nothing of it is kept.
+    ///
+    /// # Errors
+    /// That of `done`.
+    pub(super) fn taken(&mut self, bytes: usize, done: Result<(), Unreadable>) -> Result<(), Unreadable> {
+        if done.is_err() {
+            self.lost = bytes;
+        }
+        self.keeps(0)?;
+        done
     }
 
     /// Says that `bytes` are kept.

@@ -57,10 +57,10 @@ impl EventStream {
             } else if self.message.len() == whole {
                 let (kind, payload) = read(&self.message)?;
                 let done = on_message(kind, payload);
+                let length = self.message.len();
                 self.message.clear();
                 self.message.shrink_to(super::bound::KEPT);
-                bound.keeps(0)?;
-                done?;
+                bound.taken(length, done)?;
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //! Vertex AI, which says the same; and of Code Assist, which wraps each chunk in `response`.
 //!
 //! The rules, from the API's documentation and from recorded streams:
-//! * every chunk may carry `usageMetadata`, cumulative: the last one that has figures wins, none is added;
+//! * every chunk may carry `usageMetadata`, cumulative: of each figure the last one that was said wins, none is added;
 //! * `promptTokenCount` includes what came from a cache; input of the provider's own tools comes on top;
 //! * `candidatesTokenCount` excludes thinking, which is output all the same;
 //! * where `totalTokenCount` is more than its parts, the rest is output that no field names;
@@ -13,8 +13,9 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::glance::{Len, small};
+use super::glance::{Len, few, small};
 use super::usage::{Facts, Normaliser, Unreadable, count};
 use crate::types::Tokens;
 
@@ -22,6 +23,7 @@ use crate::types::Tokens;
 #[derive(Default)]
 pub(super) struct Gemini {
     facts: Facts,
+    figures: Figures,
     /// It has said why it finished.
     finished: bool,
 }
@@ -29,8 +31,8 @@ pub(super) struct Gemini {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Chunk<'a> {
-    #[serde(default)]
-    candidates: Option<Vec<Candidate>>,
+    #[serde(borrow, default, deserialize_with = "few")]
+    candidates: Option<Vec<Candidate<'a>>>,
     #[serde(default)]
     prompt_feedback: Option<Feedback>,
     #[serde(default, deserialize_with = "small")]
@@ -46,35 +48,35 @@ struct Chunk<'a> {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Candidate {
-    #[serde(default)]
-    content: Option<Content>,
+struct Candidate<'a> {
+    #[serde(borrow, default)]
+    content: Option<Content<'a>>,
     #[serde(default)]
     finish_reason: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Deserialize)]
-struct Content {
-    #[serde(default)]
-    parts: Option<Vec<Part>>,
+struct Content<'a> {
+    #[serde(borrow, default, deserialize_with = "few")]
+    parts: Option<Vec<Part<'a>>>,
 }
 
 /// What a part delivers: text (thinking too), or the arguments of a call.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Part {
+struct Part<'a> {
     #[serde(default)]
     text: Len,
-    #[serde(default)]
-    function_call: Option<FunctionCall>,
+    #[serde(borrow, default)]
+    function_call: Option<FunctionCall<'a>>,
 }
 
 #[derive(Deserialize)]
-struct FunctionCall {
+struct FunctionCall<'a> {
     #[serde(default)]
     name: Len,
-    #[serde(default)]
-    args: Value,
+    #[serde(borrow, default)]
+    args: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -84,13 +86,13 @@ struct Feedback {
     block_reason: Option<serde::de::IgnoredAny>,
 }
 
-impl Candidate {
+impl Candidate<'_> {
     /// Gets the length of what it delivers. Unit: bytes.
     fn delivered(&self) -> u64 {
         let parts = self.content.iter().flat_map(|content| content.parts.iter().flatten());
-        let length = |part: &Part| {
+        let length = |part: &Part<'_>| {
             let call = part.function_call.as_ref().map_or(0, |call| {
-                let args = if call.args.is_null() { 0 } else { call.args.to_string().len() as u64 };
+                let args = call.args.map_or(0, |args| args.get().len() as u64);
                 call.name.0.saturating_add(args)
             });
             part.text.0.saturating_add(call)
@@ -99,21 +101,53 @@ impl Candidate {
     }
 }
 
-/// Reads a usage object; `None` where it has no figures (yet).
-fn read(usage: &Value) -> Result<Option<Tokens>, Unreadable> {
-    let figure = |key: &str| count(usage, &[key]);
-    let (prompt, total) = (figure("promptTokenCount")?, figure("totalTokenCount")?);
-    let (candidates, thoughts) = (figure("candidatesTokenCount")?, figure("thoughtsTokenCount")?);
-    let (cached, tools) = (figure("cachedContentTokenCount")?, figure("toolUsePromptTokenCount")?);
-    if [prompt, total, candidates, thoughts, cached, tools].iter().all(Option::is_none) {
-        return Ok(None);
+/// The fields of a usage object; `None` = never said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Figures {
+    prompt: Option<u64>,
+    total: Option<u64>,
+    candidates: Option<u64>,
+    thoughts: Option<u64>,
+    cached: Option<u64>,
+    tools: Option<u64>,
+}
+
+impl Figures {
+    /// Reads a usage object.
+    fn read(usage: &Value) -> Result<Figures, Unreadable> {
+        let figure = |key: &str| count(usage, &[key]);
+        Ok(Figures {
+            prompt: figure("promptTokenCount")?,
+            total: figure("totalTokenCount")?,
+            candidates: figure("candidatesTokenCount")?,
+            thoughts: figure("thoughtsTokenCount")?,
+            cached: figure("cachedContentTokenCount")?,
+            tools: figure("toolUsePromptTokenCount")?,
+        })
     }
-    let n = |figure: Option<u64>| figure.unwrap_or(0);
-    let input = n(prompt).saturating_add(n(tools));
-    let named = n(candidates).saturating_add(n(thoughts));
-    let output = named.max(n(total).saturating_sub(input));
-    let cache_read = n(cached).min(n(prompt));
-    Ok(Some(Tokens { input: input - cache_read, cache_read, output, reasoning: n(thoughts), ..Tokens::default() }))
+
+    /// Takes over what `newer` says. A field that is left out says nothing: the closing chunk may have the prompt alone.
+    fn update(&mut self, newer: Figures) {
+        self.prompt = newer.prompt.or(self.prompt);
+        self.total = newer.total.or(self.total);
+        self.candidates = newer.candidates.or(self.candidates);
+        self.thoughts = newer.thoughts.or(self.thoughts);
+        self.cached = newer.cached.or(self.cached);
+        self.tools = newer.tools.or(self.tools);
+    }
+
+    /// Gets the classes; `None` where there is no figure.
+    fn tokens(&self) -> Option<Tokens> {
+        if *self == Figures::default() {
+            return None;
+        }
+        let n = |figure: Option<u64>| figure.unwrap_or(0);
+        let input = n(self.prompt).saturating_add(n(self.tools));
+        let named = n(self.candidates).saturating_add(n(self.thoughts));
+        let output = named.max(n(self.total).saturating_sub(input));
+        let cache_read = n(self.cached).min(n(self.prompt));
+        Some(Tokens { input: input - cache_read, cache_read, output, reasoning: n(self.thoughts), ..Tokens::default() })
+    }
 }
 
 impl Gemini {
@@ -132,11 +166,13 @@ impl Gemini {
             // It goes on: another of several candidates, or another generation.
             self.finished = false;
         }
-        if !chunk.usage_metadata.is_null()
-            && let Some(tokens) = self.facts.refuse_on(read(&chunk.usage_metadata))?
-        {
-            self.facts.tokens = Some(tokens);
-            self.facts.keep_raw(&chunk.usage_metadata);
+        if !chunk.usage_metadata.is_null() {
+            let figures = self.facts.refuse_on(Figures::read(&chunk.usage_metadata))?;
+            if figures != Figures::default() {
+                self.figures.update(figures);
+                self.facts.tokens = self.figures.tokens();
+                self.facts.keep_raw(&chunk.usage_metadata);
+            }
         }
         self.facts.terminal = self.finished && self.facts.tokens.is_some();
         Ok(())
@@ -167,7 +203,7 @@ mod tests {
     use super::*;
 
     fn tokens(usage: Value) -> Option<Tokens> {
-        read(&usage).unwrap()
+        Figures::read(&usage).unwrap().tokens()
     }
 
     #[test]
@@ -177,6 +213,29 @@ mod tests {
             "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 500}]});
         let want = Tokens { input: 240, cache_read: 300, output: 115, reasoning: 35, ..Tokens::default() };
         assert_eq!(tokens(all), Some(want));
+    }
+
+    #[test]
+    fn a_closing_chunk_that_leaves_figures_out_takes_none_away() {
+        let mut gemini = Gemini::default();
+        for chunk in [
+            json!({"candidates": [{"content": {"parts": [{"text": "x"}]}}], "usageMetadata": {"promptTokenCount": 18,
+                "candidatesTokenCount": 80, "thoughtsTokenCount": 35, "totalTokenCount": 133}}),
+            json!({"candidates": [{"finishReason": "STOP"}], "usageMetadata": {"promptTokenCount": 18, "totalTokenCount": 18}}),
+        ] {
+            gemini.event(chunk.to_string().as_bytes()).unwrap();
+        }
+        let want = Tokens { input: 18, output: 115, reasoning: 35, ..Tokens::default() };
+        assert_eq!((gemini.facts.terminal, gemini.facts.tokens), (true, Some(want)));
+    }
+
+    #[test]
+    fn the_arguments_of_a_call_are_output_as_they_are_written() {
+        let mut gemini = Gemini::default();
+        gemini
+            .event(br#"{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f","args":{"a":[0,0]}}}]}}]}"#)
+            .unwrap();
+        assert_eq!(gemini.facts.delivered, 1 + r#"{"a":[0,0]}"#.len() as u64);
     }
 
     #[test]
@@ -195,7 +254,7 @@ mod tests {
         for odd in
             [json!({"promptTokenCount": -1}), json!({"totalTokenCount": "7"}), json!({"thoughtsTokenCount": 1.5})]
         {
-            assert_eq!(read(&odd), Err(Unreadable::Figures), "{odd}");
+            assert_eq!(Figures::read(&odd), Err(Unreadable::Figures), "{odd}");
         }
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! An answer is bounded in bytes; read into a tree of values, the same bytes would take a multiple of them in memory.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -30,6 +32,96 @@ impl<'de> Deserialize<'de> for Whole {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Whole, D::Error> {
         deserializer.deserialize_any(Glance).map(|(_, number)| Whole(number))
     }
+}
+
+/// Length of all text below a value, in bytes, but for what only says of what kind something is. Copies nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sum(pub(super) u64);
+
+/// Keys whose text is no output.
+const KINDS: [&str; 4] = ["type", "id", "format", "signature"];
+
+impl<'de> Deserialize<'de> for Sum {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Sum, D::Error> {
+        deserializer.deserialize_any(Adder).map(Sum)
+    }
+}
+
+/// Adds up the lengths of texts.
+struct Adder;
+
+impl<'de> Visitor<'de> for Adder {
+    type Value = u64;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+    fn visit_str<E>(self, text: &str) -> Result<u64, E> {
+        Ok(text.len() as u64)
+    }
+    fn visit_bool<E>(self, _: bool) -> Result<u64, E> {
+        Ok(0)
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<u64, E> {
+        Ok(0)
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<u64, E> {
+        Ok(0)
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<u64, E> {
+        Ok(0)
+    }
+    fn visit_unit<E>(self) -> Result<u64, E> {
+        Ok(0)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<u64, A::Error> {
+        let mut sum = 0u64;
+        while let Some(Sum(length)) = seq.next_element()? {
+            sum = sum.saturating_add(length);
+        }
+        Ok(sum)
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<u64, A::Error> {
+        let mut sum = 0u64;
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            if KINDS.contains(&key.as_ref()) {
+                map.next_value::<IgnoredAny>()?;
+            } else {
+                sum = sum.saturating_add(map.next_value::<Sum>()?.0);
+            }
+        }
+        Ok(sum)
+    }
+}
+
+/// Most elements of a list that is read: a list of nothings takes many times its bytes in memory.
+const FEW: usize = 16 << 10;
+
+/// Reads a list of a reasonable number of elements; `None` for null.
+///
+/// # Errors
+/// Those of the parser, and one where there are more.
+pub(super) fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    struct Reader<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
+        type Value = Option<Vec<T>>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+            let mut elements = Vec::new();
+            while let Some(element) = seq.next_element()? {
+                if elements.len() == FEW {
+                    return Err(A::Error::custom("too many elements"));
+                }
+                elements.push(element);
+            }
+            Ok(Some(elements))
+        }
+    }
+    deserializer.deserialize_any(Reader(PhantomData))
 }
 
 /// Takes the length of a string and the value of a whole number.
@@ -136,6 +228,23 @@ mod tests {
     fn lengths_are_of_the_text_not_of_its_escapes() {
         let of = |json: &str| serde_json::from_str::<Len>(json).unwrap().0;
         assert_eq!((of(r#""a\nb""#), of(r#""\u00e9""#), of("{\"a\":[1]}"), of("null"), of("-3")), (3, 2, 0, 0, 0));
+    }
+
+    #[test]
+    fn texts_are_added_up_wherever_they_stand_but_for_words_of_kind() {
+        let of = |json: &str| serde_json::from_str::<Sum>(json).unwrap().0;
+        let parts = r#"[{"type":"thinking","thinking":[{"type":"text","text":"abc"}]},{"text":"d\u00e9"},7,null]"#;
+        assert_eq!((of(parts), of(r#""abc""#), of("null"), of("{}")), (6, 3, 0, 0));
+    }
+
+    #[test]
+    fn a_list_of_very_many_nothings_is_not_read() {
+        let read = |n: usize| {
+            few::<_, IgnoredAny>(&mut serde_json::Deserializer::from_str(&format!("[{}{{}}]", "{},".repeat(n))))
+        };
+        assert_eq!(read(FEW - 1).unwrap().map(|list| list.len()), Some(FEW));
+        assert!(read(FEW).is_err());
+        assert_eq!(few::<_, IgnoredAny>(&mut serde_json::Deserializer::from_str("null")).unwrap(), None);
     }
 
     #[test]

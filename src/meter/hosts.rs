@@ -13,7 +13,7 @@ enum At {
     Between(&'static str, &'static str),
 }
 
-const KNOWN: [At; 11] = [
+const KNOWN: [At; 14] = [
     At::Host("api.anthropic.com"),
     At::Host("api.openai.com"),
     At::End(".api.openai.com"),
@@ -24,6 +24,9 @@ const KNOWN: [At; 11] = [
     At::End("-aiplatform.googleapis.com"),
     At::Between("bedrock-runtime.", ".amazonaws.com"),
     At::Between("bedrock-runtime-fips.", ".amazonaws.com"),
+    At::Between("bedrock-runtime.", ".api.aws"),
+    At::Between("bedrock-mantle.", ".api.aws"),
+    At::Between("aiplatform.", ".rep.googleapis.com"),
     At::End(".openai.azure.com"),
 ];
 
@@ -57,6 +60,9 @@ mod tests {
             "eu.api.openai.com",
             "europe-west1-aiplatform.googleapis.com",
             "bedrock-runtime.us-east-1.amazonaws.com",
+            "bedrock-runtime.us-east-1.api.aws",
+            "bedrock-mantle.us-east-1.api.aws",
+            "aiplatform.eu.rep.googleapis.com",
             "mine.openai.azure.com",
         ] {
             assert!(is_model_host(host), "{host}");

@@ -69,8 +69,7 @@ impl Json {
                         self.keep(&bytes[start..=at], bound)?;
                         let text = std::mem::take(&mut self.kept);
                         let done = on_text(if self.is_list { Text::Element(&text) } else { Text::Body(&text) });
-                        bound.keeps(0)?;
-                        done?;
+                        bound.taken(text.len(), done)?;
                     }
                 }
                 _ => {}

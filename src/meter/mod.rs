@@ -51,8 +51,8 @@ pub struct Reading {
     /// The API's id of the response; of the last one where a stream carries several.
     pub response_id: Option<String>,
     /// Output tokens estimated from the text, thinking and tool arguments delivered in deltas: bytes / 3, rounded up.
-    /// 0 for a body that is not streamed. Of what could not be followed any more: all its bytes / 4, rounded up, so that who
-    /// takes the meter its sight pays more, not less.
+    /// 0 for a body that is not streamed and has figures. Of what could not be followed any more, and of a body without figures: all
+    /// its bytes / 4, rounded up, so that who takes the meter its sight pays more, not less.
     pub streamed: u64,
     /// The last usage object as JSON text.
     pub raw_usage: Option<String>,
@@ -127,7 +127,8 @@ impl Meter {
     /// Gets the output estimated from what was delivered ([`Reading::streamed`]). Unit: tokens.
     pub fn streamed(&self) -> u64 {
         let pipe = self.coding.pipe();
-        pipe.facts().streamed().saturating_add(self.unread.saturating_add(pipe.lost()).div_ceil(4))
+        let unseen = self.unread.saturating_add(pipe.lost());
+        pipe.facts().streamed().saturating_add(unseen.div_ceil(4))
     }
 }
 

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::glance::{Len, Whole, small};
+use super::glance::{Len, Sum, Whole, few, small};
 use super::usage::{Facts, Normaliser, Unreadable, count};
 use crate::types::Tokens;
 
@@ -35,7 +35,7 @@ struct Chunk<'a> {
     id: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
     model: Option<Cow<'a, str>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "few")]
     choices: Option<Vec<Choice>>,
     #[serde(default, deserialize_with = "small")]
     usage: Value,
@@ -47,25 +47,38 @@ struct Choice {
     index: Whole,
     #[serde(default)]
     delta: Option<Delta>,
+    /// What hosts of an older form have in the place of a delta.
+    #[serde(default)]
+    text: Len,
     #[serde(default)]
     finish_reason: Option<serde::de::IgnoredAny>,
 }
 
-/// What a chunk delivers. The reasoning has two names, of two families of hosts.
+/// What a chunk delivers, as a text or in parts. The reasoning has three names, of three families of hosts; some say it under two at once.
 #[derive(Deserialize)]
 struct Delta {
     #[serde(default)]
-    content: Len,
+    content: Sum,
     #[serde(default)]
-    refusal: Len,
+    refusal: Sum,
     #[serde(default)]
-    reasoning_content: Len,
+    reasoning_content: Sum,
     #[serde(default)]
-    reasoning: Len,
+    reasoning: Sum,
     #[serde(default)]
+    reasoning_details: Sum,
+    #[serde(default)]
+    audio: Option<Audio>,
+    #[serde(default, deserialize_with = "few")]
     tool_calls: Option<Vec<Call>>,
     #[serde(default)]
     function_call: Option<Function>,
+}
+
+#[derive(Deserialize)]
+struct Audio {
+    #[serde(default)]
+    transcript: Len,
 }
 
 #[derive(Deserialize)]
@@ -98,7 +111,9 @@ impl Delta {
             let custom = call.custom.as_ref().map_or(0, |custom| custom.input.0);
             call.function.as_ref().map_or(0, function).saturating_add(custom)
         };
-        let text = [self.content, self.refusal, self.reasoning_content, self.reasoning].map(|length| length.0);
+        let reasoning = self.reasoning_content.0.max(self.reasoning.0).max(self.reasoning_details.0);
+        let spoken = self.audio.as_ref().map_or(0, |audio| audio.transcript.0);
+        let text = [self.content.0, self.refusal.0, reasoning, spoken];
         let calls = self.tool_calls.iter().flatten().map(call);
         let old = self.function_call.as_ref().map(function);
         text.into_iter().chain(calls).chain(old).fold(0, u64::saturating_add)
@@ -133,7 +148,9 @@ fn read(usage: &Value) -> Result<Tokens, Unreadable> {
 impl OpenaiChat {
     /// Takes figures, where there are any.
     fn usage(&mut self, usage: &Value) -> Result<(), Unreadable> {
-        if usage.is_null() {
+        // Hosts that have nothing to say yet may say it in a table.
+        let says = ["prompt_tokens", "completion_tokens", "total_tokens"].iter().any(|key| !usage[*key].is_null());
+        if usage.is_null() || usage.is_object() && !says {
             return Ok(());
         }
         self.facts.tokens = Some(self.facts.refuse_on(read(usage))?);
@@ -147,7 +164,7 @@ impl Normaliser for OpenaiChat {
         let chunk: Chunk<'_> = serde_json::from_slice(json).map_err(|_| Unreadable::Form)?;
         self.facts.name(chunk.model, chunk.id.as_deref());
         for choice in chunk.choices.iter().flatten() {
-            let delivered = choice.delta.as_ref().map_or(0, Delta::delivered);
+            let delivered = choice.delta.as_ref().map_or(0, Delta::delivered).saturating_add(choice.text.0);
             self.facts.delivered = self.facts.delivered.saturating_add(delivered);
             let index = choice.index.0.unwrap_or(0);
             if self.choices.len() >= MOST_CHOICES && !self.choices.contains_key(&index) {
@@ -239,6 +256,28 @@ mod tests {
         assert_eq!(seen(&live[..1]).tokens.map(|t| t.output), Some(1));
         assert!(!seen(&live[..1]).terminal && seen(&live).terminal);
         assert_eq!(seen(&live).tokens.map(|t| t.output), Some(2));
+    }
+
+    #[test]
+    fn output_in_parts_is_output_and_reasoning_under_two_names_is_so_once() {
+        let delivered = |delta: Value| seen(&[chunk(json!([{"index": 0, "delta": delta}]), Value::Null)]).delivered;
+        let thinking = json!([{"type": "thinking", "thinking": [{"type": "text", "text": "so so"}]}]);
+        assert_eq!(delivered(json!({"content": thinking})), 5);
+        assert_eq!(
+            delivered(json!({"reasoning": "abc", "reasoning_details": [{"type": "reasoning.text", "text": "abc"}]})),
+            3
+        );
+        assert_eq!(delivered(json!({"audio": {"transcript": "ab", "data": "AAAA"}})), 2);
+        assert_eq!(seen(&[chunk(json!([{"index": 0, "text": "abcd"}]), Value::Null)]).delivered, 4);
+    }
+
+    #[test]
+    fn a_usage_that_says_nothing_yet_is_none() {
+        let says = |usage: Value| chunk(json!([{"index": 0, "delta": {"content": "a"}}]), usage);
+        let facts = seen(&[says(json!({})), says(json!({"prompt_tokens": null}))]);
+        assert_eq!((facts.tokens, facts.terminal), (None, false));
+        let mut chat = OpenaiChat::default();
+        assert_eq!(chat.event(says(json!({"prompt_tokens": 5})).to_string().as_bytes()), Err(Unreadable::Figures));
     }
 
     #[test]

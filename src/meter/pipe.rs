@@ -23,7 +23,7 @@ pub(super) struct Pipe {
     none: Facts,
     dead: bool,
     broken: bool,
-    /// What was kept when reading failed, and has not been read. Unit: bytes.
+    /// What came and says nothing: an event that could not be read, a whole body without figures. Unit: bytes.
     lost: u64,
 }
 
@@ -71,7 +71,7 @@ impl Pipe {
         self.broken
     }
 
-    /// Gets how much was kept, and was not read, when reading failed. Unit: bytes.
+    /// Gets how much came and says nothing: an event that could not be read, a whole body without figures. Unit: bytes.
     pub(super) fn lost(&self) -> u64 {
         self.lost
     }
@@ -79,7 +79,7 @@ impl Pipe {
     /// Stops reading. What was final before stays final.
     pub(super) fn fail(&mut self) {
         if !self.dead {
-            self.lost = self.bound.kept();
+            self.lost = self.lost.saturating_add(self.bound.unread());
         }
         self.broken |= !self.facts().terminal;
         self.dead = true;
@@ -91,12 +91,19 @@ impl Pipe {
     /// Takes decoded bytes.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         let Some(normaliser) = self.normaliser.as_mut().filter(|_| !self.dead) else { return };
-        let bound = &mut self.bound;
+        let (bound, lost) = (&mut self.bound, &mut self.lost);
         let done = match &mut self.framing {
             Framing::Closed => Ok(()),
             Framing::Sse(sse) => sse.feed_within(bytes, bound, &mut |data| event(normaliser.as_mut(), data)),
             Framing::Json(json) => json.feed(bytes, bound, &mut |text| match text {
-                Text::Body(body) => normaliser.body(body),
+                Text::Body(body) => {
+                    normaliser.body(body)?;
+                    // It is charged an estimate, which must not be less than what there is to see.
+                    if normaliser.facts().tokens.is_none() {
+                        *lost = u64::try_from(body.len()).unwrap_or(u64::MAX);
+                    }
+                    Ok(())
+                }
                 Text::Element(element) => normaliser.event(element),
             }),
             Framing::EventStream(stream) => stream.feed(bytes, bound, &mut |kind, payload| match kind {

@@ -51,9 +51,28 @@ pub fn form(family: ApiFamily, method: &str, path: &str) -> Api {
     }
 }
 
-/// Gets the body of a request, whose stream would not say what it used, with that asked for; `None` where nothing is to be changed.
+/// A change to a body: text that takes the place of some of its bytes. All others stay as they came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Splice {
+    /// The first byte that is replaced.
+    pub start: usize,
+    /// The first one behind it that is not.
+    pub end: usize,
+    /// What stands there then.
+    pub text: String,
+}
+
+impl Splice {
+    /// Gets a body with the change made.
+    #[cfg(test)]
+    pub fn apply(&self, body: &[u8]) -> Vec<u8> {
+        [&body[..self.start], self.text.as_bytes(), &body[self.end..]].concat()
+    }
+}
+
+/// Gets the change by which a request, whose stream would not say what it used, asks for that; `None` where nothing is to be changed.
 /// The answer then has a chunk that the client has not asked for.
-pub fn asking_for_usage(api: Api, body: &[u8]) -> Option<Vec<u8>> {
+pub fn asking_for_usage(api: Api, body: &[u8]) -> Option<Splice> {
     if api == Api::OpenaiChat { chat::asking_for_usage(body) } else { None }
 }
 
@@ -104,6 +123,12 @@ pub enum RequestError {
     /// A key stands twice in one object, so that nobody can say which value counts.
     #[error("the key {0:?} stands twice in one object of the body")]
     DuplicateKey(String),
+    /// A key with a value that some hosts take for another than this API does.
+    #[error("the key {0:?} has a value that is not this API's")]
+    Value(&'static str),
+    /// A key that differs from a known one in the case of its letters alone: some hosts take it for that one.
+    #[error("the key {0:?} is written in another case than this API's")]
+    Case(String),
     /// A message of a WebSocket of a type that is not known.
     #[error("a message of the type {0:?} is not known")]
     Message(String),
@@ -130,6 +155,10 @@ pub fn inspect(api: Api, path: &str, body: &[u8]) -> Result<RequestFacts, Reques
     if !matches!(root, Shape::Object(_)) {
         return Err(RequestError::NotObject);
     }
+    if gemini::is_account(path) {
+        // It names no model, and asks for nothing of one.
+        return Ok(RequestFacts { model: String::new(), stream: false, max_output: None, reaching: Vec::new() });
+    }
     let mut found = Found::default();
     let number = |key: &str| match root.get(key) {
         Some(Shape::Count(n)) => Some(*n),
@@ -144,7 +173,10 @@ pub fn inspect(api: Api, path: &str, body: &[u8]) -> Result<RequestFacts, Reques
             responses::inspect(&root, &mut found);
             number("max_output_tokens")
         }
-        Api::OpenaiChat => chat::inspect(&root, &mut found),
+        Api::OpenaiChat => {
+            chat::sound(&root)?;
+            chat::inspect(&root, &mut found)
+        }
         Api::Gemini => gemini::inspect(&root, &mut found),
         Api::BedrockConverse => bedrock::converse(&root, &mut found),
         Api::BedrockInvoke => bedrock::invoke(&root, &mut found),
@@ -155,9 +187,13 @@ pub fn inspect(api: Api, path: &str, body: &[u8]) -> Result<RequestFacts, Reques
         .or_else(|| gemini::call(path).map(|call| (call.model, call.streams())))
         .or_else(|| bedrock::call(path).map(|call| (call.model, call.streams())));
     let (model, stream) = match called {
-        Some((model, stream)) => (model.chars().take(KEPT).collect(), stream),
+        // Bedrock's names have a colon, which some clients write in code.
+        Some((model, stream)) => (model.replace("%3A", ":").replace("%3a", ":").chars().take(KEPT).collect(), stream),
         None => {
-            let model = root.text("model").filter(|m| !m.is_empty()).ok_or(RequestError::NoModel)?;
+            // Code Assist's counting names it in the request that it wraps.
+            let wrapped = || root.get("request").and_then(|request| request.text("model"));
+            let named = root.text("model").or_else(|| if gemini::is_wrapped(path) { wrapped() } else { None });
+            let model = named.filter(|m| !m.is_empty()).ok_or(RequestError::NoModel)?;
             (model.to_owned(), gemini::streams(path) || root.get("stream") == Some(&Shape::Bool(true)))
         }
     };

@@ -122,10 +122,10 @@ impl Sse {
             return Ok(());
         }
         let done = on_event(&self.data);
+        let length = self.data.len();
         self.data.clear();
         self.data.shrink_to(KEPT);
-        self.keeps(0, bound)?;
-        done
+        bound.taken(length, done)
     }
 
     /// Says that so many bytes more are kept.

@@ -279,7 +279,28 @@ fn whole_bodies_are_read_with_their_last_bracket() {
     let queued = json!({"object": "response", "status": "queued", "usage": null});
     assert!(!parse(Api::OpenaiResponses, queued.to_string().as_bytes()).terminal);
     let error = json!({"type": "error", "error": {"type": "rate_limit_error"}});
-    assert_eq!(parse(Api::Anthropic, error.to_string().as_bytes()), Reading::default());
+    let streamed = (error.to_string().len() as u64).div_ceil(4);
+    let want = Reading { streamed, ..Reading::default() };
+    assert_eq!(
+        parse(Api::Anthropic, error.to_string().as_bytes()),
+        want,
+        "it has no figures: what there is to see counts"
+    );
+}
+
+#[test]
+fn an_event_that_cannot_be_read_counts_with_all_its_bytes() {
+    for length in [1 << 10, 1 << 20] {
+        let usage = json!({"prompt_tokens": 5, "completion_tokens": -1});
+        let choice = json!({"index": 0, "delta": {"content": "x".repeat(length)}});
+        let body = json!({"choices": [choice], "usage": usage}).to_string();
+        for bytes in [format!("data: {body}\n\n"), body.clone()] {
+            let mut meter = Meter::new(Api::OpenaiChat, None, None);
+            bytes.as_bytes().chunks(16 << 10).for_each(|piece| meter.feed(piece));
+            let reading = meter.reading();
+            assert!(reading.broken && reading.streamed >= length as u64 / 4, "{length}: {}", reading.streamed);
+        }
+    }
 }
 
 #[test]

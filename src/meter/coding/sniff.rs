@@ -49,6 +49,9 @@ const BELIEVED: usize = 8;
 /// What is tried, at most. Unit: bytes.
 const TRIED: usize = 4096;
 
+/// Blanks before anything else that are waited through: some hosts send blank lines while they think. Unit: bytes.
+const MOST_BLANK: usize = 4096;
+
 /// Tells the coding of a body that begins with `head`. `said` is what the header says where it has no mark; `over` where nothing
 /// more will come.
 pub(super) fn coding(head: &[u8], said: Option<Found>, over: bool) -> Verdict {
@@ -114,8 +117,9 @@ fn text(head: &[u8]) -> Option<bool> {
     if head.len() < BOM.len() && BOM.starts_with(head) {
         return None;
     }
-    let head = head.strip_prefix(BOM).unwrap_or(head).trim_ascii_start();
-    if begins(head) {
+    let whole = head.strip_prefix(BOM).unwrap_or(head);
+    let head = whole.trim_ascii_start();
+    if begins(head) || whole.len() - head.len() > MOST_BLANK {
         return Some(true);
     }
     let seen = &head[..head.len().min(LOOKED_AT)];
@@ -192,6 +196,8 @@ mod tests {
         for start in ["data: x", "event: a", "{\"id\"", "[{", "\u{feff}{\"a\"", "\n\n{\"a\":", "<html><body>upstream"] {
             assert_eq!(coding(start.as_bytes(), None, false), Verdict::Is(Found::Identity), "{start}");
         }
+        assert_eq!(coding(&[b'\n'; MOST_BLANK], None, false), Verdict::More);
+        assert_eq!(coding(&[b'\n'; MOST_BLANK + 1], None, false), Verdict::Is(Found::Identity));
         for short in ["{", "[", "dat", "x", "  ", ": ping"] {
             assert_eq!(coding(short.as_bytes(), None, false), Verdict::More, "{short}");
             assert_eq!(coding(short.as_bytes(), None, true), Verdict::Is(Found::Identity), "{short}");

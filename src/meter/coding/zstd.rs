@@ -17,13 +17,21 @@ const PIECE: usize = 32 << 10;
 /// Longest block (RFC 8878, 3.1.1.2.4), with its head and the sum after the last. Unit: bytes.
 const MOST_PENDING: usize = (128 << 10) + 3 + 4;
 
+/// Length of a block without content. Unit: bytes.
+const EMPTY: usize = 3;
+/// Blocks without content that are taken: they cost time and give nothing.
+const MOST_EMPTY: u32 = 1024;
+
 /// Decodes frames into `W`.
 pub(super) struct Zstd<W> {
     out: W,
     frame: FrameDecoder,
     at: At,
-    /// What has come and is no whole header or block yet.
+    /// What has come and is no whole header or block yet; and how much of its beginning is done with.
     pending: Vec<u8>,
+    done: usize,
+    /// Blocks without content so far.
+    empty: u32,
 }
 
 /// What comes next.
@@ -40,7 +48,7 @@ impl<W: Write> Zstd<W> {
     pub(super) fn new(out: W) -> Zstd<W> {
         let mut frame = FrameDecoder::new();
         frame.set_max_window_size(WINDOW);
-        Zstd { out, frame, at: At::Header, pending: Vec::new() }
+        Zstd { out, frame, at: At::Header, pending: Vec::new(), done: 0, empty: 0 }
     }
 
     pub(super) fn get_ref(&self) -> &W {
@@ -54,31 +62,36 @@ impl<W: Write> Zstd<W> {
     /// Takes one step with what is pending; gets how many bytes of it that took, `None` where more must come.
     fn step(&mut self) -> io::Result<Option<usize>> {
         let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let pending = self.pending.get(self.done..).unwrap_or_default();
         match self.at {
-            At::Header => match header(&self.pending) {
+            At::Header => match header(pending) {
                 Some(Header::Skip(length)) => {
                     self.at = At::Skip(length);
                     Ok(Some(8))
                 }
-                Some(Header::Frame { length, sum }) if self.pending.len() >= length => {
-                    self.frame.reset(&self.pending[..length]).map_err(io::Error::other)?;
+                Some(Header::Frame { length, sum }) if pending.len() >= length => {
+                    self.frame.reset(&pending[..length]).map_err(io::Error::other)?;
                     self.at = At::Blocks(sum);
                     Ok(Some(length))
                 }
-                Some(Header::Frame { .. }) | None if self.pending.len() < 18 => Ok(None),
+                Some(Header::Frame { .. }) | None if pending.len() < 18 => Ok(None),
                 _ => Err(damaged("no frame")),
             },
             At::Skip(length) => {
-                let now = length.min(self.pending.len());
+                let now = length.min(pending.len());
                 self.at = if now == length { At::Header } else { At::Skip(length - now) };
                 Ok((now > 0 || length == 0).then_some(now))
             }
             At::Blocks(sum) => {
-                let Some(length) = block(&self.pending, sum) else { return Ok(None) };
+                let Some(length) = block(pending, sum) else { return Ok(None) };
                 if length > MOST_PENDING {
                     return Err(damaged("a block that is too long"));
                 }
-                let Some(whole) = self.pending.get(..length) else { return Ok(None) };
+                let Some(whole) = pending.get(..length) else { return Ok(None) };
+                self.empty += u32::from(length <= EMPTY);
+                if self.empty > MOST_EMPTY {
+                    return Err(damaged("very many blocks of nothing"));
+                }
                 let one = BlockDecodingStrategy::UptoBlocks(1);
                 if self.frame.decode_blocks(whole, one).map_err(io::Error::other)? {
                     self.at = At::Header;
@@ -91,6 +104,9 @@ impl<W: Write> Zstd<W> {
 
     /// Passes on what the decoder gives.
     fn drain(&mut self) -> io::Result<()> {
+        if self.frame.can_collect() == 0 {
+            return Ok(());
+        }
         let mut piece = [0; PIECE];
         while self.frame.can_collect() > 0 {
             let read = io::Read::read(&mut self.frame, &mut piece)?;
@@ -104,8 +120,9 @@ impl<W: Write> Write for Zstd<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.pending.extend_from_slice(bytes);
         while let Some(taken) = self.step()? {
-            self.pending.drain(..taken);
+            self.done += taken;
         }
+        self.pending.drain(..std::mem::take(&mut self.done).min(self.pending.len()));
         Ok(bytes.len())
     }
 
@@ -179,6 +196,15 @@ mod tests {
             zstd.write_all(&bytes[cut..]).unwrap();
             assert_eq!(zstd.out, b"hello, world", "{cut}");
         }
+    }
+
+    #[test]
+    fn very_many_blocks_of_nothing_are_an_error_and_some_are_not() {
+        let of = |n: usize| [&frame(b"x", 1, None)[..6], &vec![0; 3 * n], &[1 << 3 | 1, 0, 0, b'y']].concat();
+        let mut zstd = Zstd::new(Vec::new());
+        zstd.write_all(&of(1000)).unwrap();
+        assert_eq!(zstd.out, b"y");
+        assert!(Zstd::new(Vec::new()).write_all(&of(200_000)).is_err());
     }
 
     #[test]

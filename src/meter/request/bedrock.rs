@@ -2,7 +2,7 @@
 //!
 //! The model and what is done with it stand in the path; a model may be an ARN, which has slashes of its own.
 
-use super::{Found, PathClass, anthropic, list};
+use super::{Found, PathClass, anthropic, chat, list};
 use crate::meter::shape::Shape;
 use crate::types::Api;
 
@@ -49,16 +49,7 @@ pub(super) fn converse(root: &Shape, found: &mut Found) -> Option<u64> {
         }
     }
     found.add_if(root.get("promptVariables").is_some_and(|value| !value.is_void()), "prompt");
-    if let Some(tools) = root.get("toolConfig").and_then(|config| config.get("tools")) {
-        for tool in list(tools, found) {
-            for (kind, _) in tool.fields() {
-                match kind.as_str() {
-                    "toolSpec" | "cachePoint" => {}
-                    other => found.add(other),
-                }
-            }
-        }
-    }
+    tools(root, found);
     for key in ["messages", "system"] {
         if let Some(value) = root.get(key) {
             content(value, found);
@@ -70,6 +61,20 @@ pub(super) fn converse(root: &Shape, found: &mut Found) -> Option<u64> {
     }
     let most = root.get("inferenceConfig").and_then(|config| config.get("maxTokens"));
     if let Some(Shape::Count(most)) = most { Some(*most) } else { None }
+}
+
+/// Looks at the tools of Converse, and of models whose own form is like it.
+fn tools(root: &Shape, found: &mut Found) {
+    if let Some(tools) = root.get("toolConfig").and_then(|config| config.get("tools")) {
+        for tool in list(tools, found) {
+            for (kind, _) in tool.fields() {
+                match kind.as_str() {
+                    "toolSpec" | "cachePoint" => {}
+                    other => found.add(other),
+                }
+            }
+        }
+    }
 }
 
 /// Walks content blocks wherever they are nested.
@@ -89,8 +94,15 @@ fn content(at: &Shape, found: &mut Found) {
 
 /// Looks for features of Invoke, whose body is that of the model's own API; returns the most output tokens that it allows itself.
 pub(super) fn invoke(root: &Shape, found: &mut Found) -> Option<u64> {
-    // Only Claude's API has any; the words of other models' APIs do not overlap with its own.
-    anthropic::inspect(root, found);
+    // Claude's requests say the version of its API; what does not is Nova's, like Converse, or in the form of Chat Completions.
+    let chat = match root.get("anthropic_version") {
+        Some(_) => {
+            anthropic::inspect(root, found);
+            None
+        }
+        None => chat::inspect(root, found),
+    };
+    tools(root, found);
     content(root, found);
     let number = |at: Option<&Shape>| match at {
         Some(Shape::Count(n)) => Some(*n),
@@ -98,7 +110,7 @@ pub(super) fn invoke(root: &Shape, found: &mut Found) -> Option<u64> {
     };
     let below = |table: &str, key: &str| number(root.get(table).and_then(|table| table.get(key)));
     // Claude, Mistral and Cohere; Llama; Nova under two names; Titan.
-    number(root.get("max_tokens"))
+    chat.or_else(|| number(root.get("max_tokens")))
         .or_else(|| number(root.get("max_gen_len")))
         .or_else(|| below("inferenceConfig", "maxTokens"))
         .or_else(|| below("inferenceConfig", "max_new_tokens"))

@@ -7,7 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::responses::is_data;
-use super::{Found, PathClass, list, undated};
+use super::{Found, PathClass, RequestError, Splice, list, undated};
 use crate::meter::shape::Shape;
 use crate::types::Api;
 
@@ -25,7 +25,7 @@ pub(super) fn classify(method: &str, path: &str) -> PathClass {
 }
 
 /// Keys by which hosts search or fetch for a model, and the word for each.
-const SEARCHES: [(&str, &str); 8] = [
+const SEARCHES: [(&str, &str); 9] = [
     ("web_search_options", "web_search"),
     // xAI, OpenRouter, Qwen, Groq, Perplexity.
     ("search_parameters", "web_search"),
@@ -35,7 +35,58 @@ const SEARCHES: [(&str, &str); 8] = [
     ("compound_custom", "compound_custom"),
     ("search_mode", "web_search"),
     ("documents", "documents"),
+    // xAI: the answer is computed later, and fetched by its id.
+    ("deferred", "background"),
 ];
+
+/// What the names of models have that search the web by themselves: OpenAI, OpenRouter, Groq, Perplexity.
+const SEARCHING: [&str; 6] = ["search-preview", "search-api", ":online", "compound", "sonar", "deep-research"];
+
+/// Keys by which this API decides what the plane has to know, and those above: hosts that do not mind the case of letters would
+/// find them where nobody looked.
+const DECIDING: [&str; 12] = [
+    "max_completion_tokens",
+    "max_tokens",
+    "messages",
+    "model",
+    "models",
+    "n",
+    "stream",
+    "stream_options",
+    "tools",
+    "functions",
+    "store",
+    "web_search_options",
+];
+
+/// Checks that nobody can read the request in another way than it is read here.
+///
+/// # Errors
+/// [`RequestError::Value`], [`RequestError::Case`].
+pub(super) fn sound(root: &Shape) -> Result<(), RequestError> {
+    let known = || DECIDING.iter().copied().chain(SEARCHES.iter().map(|(key, _)| *key));
+    for (key, _) in root.fields() {
+        if known().any(|known| known != key && known.eq_ignore_ascii_case(key)) {
+            return Err(RequestError::Case(key.chars().take(40).collect()));
+        }
+    }
+    // Hosts that take `"true"` or 1 for true would stream, and say nothing of what that used.
+    match root.get("stream") {
+        None | Some(Shape::Bool(_)) => {}
+        Some(_) => return Err(RequestError::Value("stream")),
+    }
+    match root.get("stream_options") {
+        None | Some(Shape::Object(_)) => Ok(()),
+        Some(_) => Err(RequestError::Value("stream_options")),
+    }
+}
+
+/// Tells whether a model searches the web by itself.
+fn searches(model: &Shape) -> bool {
+    let Shape::Text(name) = model else { return false };
+    let name = name.to_ascii_lowercase();
+    SEARCHING.iter().any(|part| name.contains(part))
+}
 
 /// Looks for features; returns the most output tokens that the request allows itself.
 pub(super) fn inspect(root: &Shape, found: &mut Found) -> Option<u64> {
@@ -53,6 +104,8 @@ pub(super) fn inspect(root: &Shape, found: &mut Found) -> Option<u64> {
             }
         }
     }
+    let others = root.get("models").map_or(&[][..], Shape::elements);
+    found.add_if(root.get("model").into_iter().chain(others).any(searches), "web_search");
     if let Some(messages) = root.get("messages") {
         content(messages, found);
     }
@@ -61,7 +114,7 @@ pub(super) fn inspect(root: &Shape, found: &mut Found) -> Option<u64> {
         _ => None,
     };
     // Each of so many choices may be as long.
-    let most = number("max_completion_tokens").or_else(|| number("max_tokens"));
+    let most = number("max_completion_tokens").max(number("max_tokens"));
     most.map(|most| most.saturating_mul(number("n").unwrap_or(1).max(1)))
 }
 
@@ -79,12 +132,12 @@ fn as_written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// Gets the body with its stream asked to say what it used; `None` where it is asked already, where nothing is streamed, and where
-/// the options are no table, which the provider refuses. All other bytes stay as they are.
-pub(super) fn asking_for_usage(body: &[u8]) -> Option<Vec<u8>> {
+/// Gets the change by which the stream is asked to say what it used; `None` where it is asked already, where nothing is streamed, and
+/// where the options are no table.
+pub(super) fn asking_for_usage(body: &[u8]) -> Option<Splice> {
     const ASKED: &str = "{\"include_usage\":true}";
     let head: Head<'_> = serde_json::from_slice(body).ok().filter(|head: &Head<'_>| head.stream == Some(true))?;
-    let (start, end, options) = match head.stream_options.map(RawValue::get) {
+    let (start, end, text) = match head.stream_options.map(RawValue::get) {
         None => {
             let open = memchr::memchr(b'{', body)? + 1;
             (open, open, format!("\"stream_options\":{ASKED},"))
@@ -105,31 +158,74 @@ pub(super) fn asking_for_usage(body: &[u8]) -> Option<Vec<u8>> {
             (start, start + written.len(), options)
         }
     };
-    Some([body.get(..start)?, options.as_bytes(), body.get(end..)?].concat())
+    Some(Splice { start, end, text })
 }
+
+/// Parts of a message that are text: what stands in them is read by the model and by nobody else.
+const TEXTS: [&str; 7] = ["text", "input_text", "output_text", "refusal", "thinking", "reasoning", "tool_result"];
 
 /// Walks messages and their parts, wherever they are nested.
 fn content(at: &Shape, found: &mut Found) {
     for element in at.elements() {
         content(element, found);
     }
+    let is_media = at.text("type").is_some_and(|kind| !TEXTS.contains(&kind));
     for (key, value) in at.fields() {
         match (key.as_str(), value) {
             (_, Shape::Null) => {}
-            // Of an annotation of an earlier answer: nothing that is fetched again.
-            ("annotations", _) => {}
-            ("image_url" | "video_url", Shape::Text(url)) => found.add_if(!is_data(url), "url_image"),
-            ("image_url" | "video_url", other) => {
-                found.add_if(!other.text("url").is_some_and(is_data), "url_image");
-            }
+            // Of an annotation of an earlier answer: nothing that is fetched again. A call's function has the agent's own words.
+            ("annotations" | "function", _) => {}
             ("file_id", _) => found.add("file_id"),
-            ("file_url", _) => found.add("url_document"),
-            ("file_data", Shape::Text(data)) => {
-                found.add_if(data.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("http")), "url_document");
+            // `image_url`, `video_url`, `audio_url`, `document_url`, `file_url` and whatever a host may have beside them.
+            (key, Shape::Text(url)) if names_url(key) => found.add_if(!is_data(url), word(key)),
+            (key, Shape::Object(_)) if names_url(key) => {
+                found.add_if(!value.text("url").is_some_and(is_data), word(key));
             }
+            (key, Shape::Text(text)) if is_media || key == "file_data" => {
+                found.add_if(is_web(text), if key == "file_data" { "url_document" } else { "url_source" });
+            }
+            (_, Shape::List(list))
+                if is_media && list.iter().any(|item| matches!(item, Shape::Text(text) if is_web(text))) =>
+            {
+                found.add("url_source");
+            }
+            (_, Shape::Object(_)) if is_media => media(value, found),
             _ => content(value, found),
         }
     }
+}
+
+/// Walks what a part has that is no text: an address anywhere in it is one that the host fetches.
+fn media(at: &Shape, found: &mut Found) {
+    for (key, value) in at.fields() {
+        if let Shape::Text(text) = value
+            && !names_url(key)
+            && key != "file_data"
+        {
+            found.add_if(is_web(text), "url_source");
+        }
+    }
+    content(at, found);
+}
+
+/// Tells whether a key names an address.
+fn names_url(key: &str) -> bool {
+    let at = key.len().saturating_sub(3);
+    key.get(at..).is_some_and(|end| end.eq_ignore_ascii_case("url") || end.eq_ignore_ascii_case("uri"))
+}
+
+/// Gets the word for what a key's address is of.
+fn word(key: &str) -> &'static str {
+    match key {
+        "image_url" | "video_url" => "url_image",
+        "file_url" | "document_url" => "url_document",
+        _ => "url_source",
+    }
+}
+
+/// Tells whether a text begins as an address does.
+fn is_web(text: &str) -> bool {
+    text.trim_start().get(..4).is_some_and(|start| start.eq_ignore_ascii_case("http"))
 }
 
 #[cfg(test)]
@@ -142,7 +238,10 @@ mod tests {
 
     #[test]
     fn a_stream_is_asked_for_its_usage_and_nothing_else_is_changed() {
-        let asked = |body: &str| asking_for_usage(body.as_bytes()).map(|body| String::from_utf8(body).unwrap());
+        let asked = |body: &str| {
+            let splice = asking_for_usage(body.as_bytes())?;
+            Some(String::from_utf8(splice.apply(body.as_bytes())).unwrap())
+        };
         for (body, want) in [
             (
                 r#" {"stream":true, "model":"m"}"#,
@@ -171,6 +270,42 @@ mod tests {
     }
 
     #[test]
+    fn a_model_that_searches_is_one_that_reaches_out() {
+        for (model, want) in [
+            ("openai/gpt-x:online", 1),
+            ("gpt-x-search-preview-2025", 1),
+            ("groq/compound-mini", 1),
+            ("perplexity/Sonar-pro", 1),
+            ("gpt-x", 0),
+        ] {
+            let body = json!({"model": model, "messages": []}).to_string();
+            let facts = inspect(Api::OpenaiChat, "/v1/chat/completions", body.as_bytes()).unwrap();
+            assert_eq!(facts.reaching.len(), want, "{model}");
+        }
+    }
+
+    #[test]
+    fn what_hosts_may_read_in_another_way_is_refused() {
+        let read =
+            |body: &str| inspect(Api::OpenaiChat, "/v1/chat/completions", body.as_bytes()).map(|facts| facts.stream);
+        for value in [r#""true""#, "1", "[]", "{}"] {
+            let odd = read(&format!(r#"{{"model":"m","stream":{value}}}"#));
+            assert_eq!(odd, Err(RequestError::Value("stream")), "{value}");
+        }
+        assert_eq!(
+            read(r#"{"model":"m","stream":true,"stream_options":7}"#),
+            Err(RequestError::Value("stream_options"))
+        );
+        assert_eq!(read(r#"{"model":"m","Stream":true}"#), Err(RequestError::Case("Stream".into())));
+        assert_eq!(
+            read(r#"{"model":"m","Web_Search_Options":{}}"#),
+            Err(RequestError::Case("Web_Search_Options".into()))
+        );
+        assert_eq!(read(r#"{"model":"m","stream":null,"stream_options":null}"#), Ok(false));
+        assert_eq!(read(r#"{"model":"m","stream":true,"stream_options":{},"Temperature":1}"#), Ok(true));
+    }
+
+    #[test]
     fn what_lets_the_provider_reach_out_is_found() {
         let facts = |mut body: Value| {
             body["model"] = json!("m");
@@ -187,6 +322,18 @@ mod tests {
             (part(json!({"type": "image_url", "image_url": "https://x.example/a.png"})), "url_image"),
             (part(json!({"type": "file", "file": {"file_id": "f"}})), "file_id"),
             (part(json!({"type": "file", "file": {"file_data": "https://x.example/a.pdf"}})), "url_document"),
+            (part(json!({"type": "document_url", "document_url": "https://x.example/a.pdf"})), "url_document"),
+            (part(json!({"type": "audio_url", "audio_url": {"url": "https://x.example/a.wav"}})), "url_source"),
+            (
+                part(
+                    json!({"type": "input_audio", "input_audio": {"data": " HTTPS://x.example/a.wav", "format": "wav"}}),
+                ),
+                "url_source",
+            ),
+            (part(json!({"type": "video", "video": ["https://x.example/1.png"]})), "url_source"),
+            (part(json!({"type": "image", "image": "http://x.example/1.png"})), "url_source"),
+            (json!({"models": ["a", "openai/gpt-x:online"]}), "web_search"),
+            (json!({"deferred": true}), "background"),
         ] {
             assert_eq!(facts(body.clone()).reaching, [name], "{body}");
         }

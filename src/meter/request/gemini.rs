@@ -65,21 +65,34 @@ pub(super) fn classify(method: &str, path: &str) -> PathClass {
     }
 }
 
-/// What Code Assist does beside answering, for free: who the user is, and what is left.
-const CODE_ASSIST: [&str; 6] = [
-    "countTokens",
+/// What Code Assist does beside answering, for free: who the user is, and what is left. Nothing of it is asked of a model.
+const CODE_ASSIST: [&str; 8] = [
     "fetchAdminControls",
     "getCodeAssistGlobalUserSetting",
+    "listExperiments",
     "loadCodeAssist",
     "onboardUser",
+    "recordCodeAssistMetrics",
     "retrieveUserQuota",
+    "setCodeAssistGlobalUserSetting",
 ];
+
+/// Tells whether a path is one of these.
+pub(super) fn is_account(path: &str) -> bool {
+    path.strip_prefix("/v1internal:").is_some_and(|verb| CODE_ASSIST.contains(&verb))
+}
+
+/// Tells whether a request to `path` may be wrapped in another.
+pub(super) fn is_wrapped(path: &str) -> bool {
+    path.starts_with("/v1internal:")
+}
 
 /// Tells what `method` on `path` means at Code Assist, which names the model in the body.
 pub(super) fn classify_code_assist(method: &str, path: &str) -> PathClass {
     let verb = path.strip_prefix("/v1internal:").unwrap_or_default();
     match (method, verb) {
         ("POST", "generateContent" | "streamGenerateContent") => PathClass::Metered(Api::Gemini),
+        ("POST", "countTokens") => PathClass::Free(Api::Gemini),
         ("POST" | "GET", free) if CODE_ASSIST.contains(&free) => PathClass::Free(Api::Gemini),
         ("GET", "") if path.starts_with("/v1internal/operations/") => PathClass::Free(Api::Gemini),
         _ => PathClass::Unknown,
@@ -93,6 +106,11 @@ pub(super) fn streams(path: &str) -> bool {
 
 /// Looks for features; returns the most output tokens that the request allows itself.
 pub(super) fn inspect(root: &Shape, found: &mut Found) -> Option<u64> {
+    within(root, false, found)
+}
+
+/// The same of a request that Code Assist may have wrapped.
+fn within(root: &Shape, wrapped: bool, found: &mut Found) -> Option<u64> {
     let mut most = None;
     for (key, value) in said(root) {
         match key.as_ref() {
@@ -102,8 +120,9 @@ pub(super) fn inspect(root: &Shape, found: &mut Found) -> Option<u64> {
             // What is to be counted may stand in a request of its own.
             "generate_content_request" => most = inspect(value, found),
             // As Code Assist has it: the request, and beside it who asks.
-            "request" => most = inspect(value, found),
-            "project" | "user_prompt_id" | "session_id" if root.get("request").is_some() => {}
+            "request" if !wrapped => most = within(value, true, found),
+            "project" | "user_prompt_id" | "session_id" | "enabled_credit_types" if root.get("request").is_some() => {}
+            "session_id" if wrapped => {}
             known if KNOWN.contains(&known) => {}
             other => found.add(other),
         }
@@ -251,6 +270,28 @@ mod tests {
         ] {
             assert_eq!(reaching(body.clone()), [name], "{body}");
         }
+    }
+
+    #[test]
+    fn code_assist_wraps_the_request_and_asks_who_the_user_is() {
+        let asked =
+            |verb: &str, body: Value| inspect(Api::Gemini, &format!("/v1internal:{verb}"), body.to_string().as_bytes());
+        let wrapped = json!({"model": "gemini-x", "project": "p", "user_prompt_id": "u", "enabled_credit_types": ["A"],
+            "request": {"contents": [], "session_id": "s", "generationConfig": {"maxOutputTokens": 7}}});
+        let facts = asked("streamGenerateContent", wrapped).unwrap();
+        assert_eq!(
+            (facts.model.as_str(), facts.stream, facts.max_output, facts.reaching.len()),
+            ("gemini-x", true, Some(7), 0)
+        );
+        let counted = asked("countTokens", json!({"request": {"model": "models/gemini-x", "contents": []}})).unwrap();
+        assert_eq!((counted.model.as_str(), counted.reaching.len()), ("models/gemini-x", 0));
+        let account = json!({"cloudaicompanionProject": "p", "metadata": {"ideType": "IDE_UNSPECIFIED"}});
+        assert_eq!(asked("loadCodeAssist", account.clone()).unwrap().reaching, Vec::<String>::new());
+        assert_eq!(asked("generateContent", account), Err(RequestError::NoModel));
+        let twice = json!({"model": "m", "request": {"request": {"contents": []}}});
+        assert_eq!(asked("generateContent", twice).unwrap().reaching, ["request"]);
+        let tool = json!({"model": "m", "request": {"tools": [{"urlContext": {}}]}});
+        assert_eq!(asked("generateContent", tool).unwrap().reaching, ["url_context"]);
     }
 
     #[test]
