@@ -76,6 +76,7 @@ bb = {}
 ---@field auth? {scheme: "Bearer"|"token"|"header", header?: string, credential: string} A variable of the host's environment, else one of `credentials` in settings.yml, that the plane writes into requests. Needs `credential:NAME`.
 ---@field api? "anthropic"|"openai"|"openai_responses"|"openai_chat"|"gemini"|"code_assist"|"vertex"|"bedrock" Makes it a metered route.
 ---@field server_tools? string[] Features let through by which the provider reaches out for the agent.
+---@field estimate? integer What a request to a path that the meter does not know is charged, in tokens; such paths are refused without.
 ---@field quiet? string[] Path prefixes that are refused silently.
 ---@field tls? "intercept"|"passthrough" `passthrough`: only the server name is checked; for clients that pin certificates.
 ---@field allow_private? string[] Ranges such as `10.1.0.0/16` in which the host's address may lie. Each needs a grant `egress:RANGE`.

@@ -32,6 +32,10 @@ pub struct Route {
     /// Features by which the provider may reach out for the agent, allowed by name (decision 9).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub server_tools: Vec<String>,
+    /// What a request is charged whose spending no answer tells: one to a path that the meter does not know, but for GET and HEAD.
+    /// Such paths are refused when absent. Unit: counted tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimate: Option<u64>,
     /// Paths (prefixes) refused without noise: telemetry and side endpoints.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quiet: Vec<String>,
@@ -108,6 +112,7 @@ impl Route {
         if !self.server_tools.is_empty() {
             parts.push(format!("server tools {}", self.server_tools.join(" ")));
         }
+        parts.extend(self.estimate.map(|tokens| format!("{tokens} tokens for what the meter cannot see")));
         if self.tls == Tls::Passthrough {
             parts.push("passed through unseen".to_owned());
         }

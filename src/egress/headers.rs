@@ -240,6 +240,8 @@ fn model_key(key: &str) -> bool {
         "beta"
             | "api-version"
             | "client_version"
+            | "stream"
+            | "starting_after"
             | "limit"
             | "order"
             | "after"

@@ -128,6 +128,15 @@ impl<L: Ledger> OpenHold<L> {
         OpenHold { ledger, keeping, ticket, exchange, armed: true, fallback, written, held: 0, streams }
     }
 
+    /// Makes that of one that has ended: more usage of it may be told, and nothing is under way.
+    pub fn ended(ledger: L, keeping: Keeping, id: String, facts: Value) -> Self {
+        let (how, facts) = (Settlement::Released, Arc::new(facts));
+        let fallback = Settle { id, how, model: None, response_id: None, raw_usage: None, facts };
+        let (ticket, exchange, written) = (None, None, Arc::default());
+        // There is nothing to be raised, and nothing to be settled by a drop.
+        OpenHold { ledger, keeping, ticket, exchange, armed: false, fallback, written, held: u64::MAX, streams: true }
+    }
+
     /// Says which exchange it is of: its end is told after the hold was settled.
     pub fn belongs_to(&mut self, exchange: &Arc<Exchange>) {
         self.exchange = Some(Arc::clone(exchange));

@@ -69,6 +69,7 @@ pub mod tally;
 pub mod tee;
 mod through;
 pub mod unread;
+mod unseen;
 pub mod upstream;
 pub mod upstream_proxy;
 mod websocket;

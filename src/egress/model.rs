@@ -27,6 +27,9 @@ use crate::types::{Api, ApiFamily};
 pub(super) const MAX_BODY: usize = 32 << 20;
 /// Output reserved where a request does not say how much it allows itself. Unit: tokens.
 const DEFAULT_OUTPUT: u64 = 4096;
+/// Output reserved for an answer that is made in the background, where the request does not say how much it allows itself: as much as
+/// models give, since nobody may ever fetch it. Unit: tokens.
+const UNWATCHED_OUTPUT: u64 = 128_000;
 /// More than any model gives: a request that says more is believed so far.
 const MOST_OUTPUT: u64 = 1 << 30;
 /// Largest body that is read without asking another thread. Unit: bytes.
@@ -39,20 +42,42 @@ pub(super) const BODY_IDLE: Duration = Duration::from_secs(60);
 pub(super) struct Spoken {
     /// The form of request and answer.
     pub(super) api: Api,
-    /// It spends tokens.
-    pub(super) metered: bool,
+    /// What it spends.
+    pub(super) spends: Spends,
+}
+
+/// What a request to a model API spends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spends {
+    /// What its answer says.
+    Metered,
+    /// Nothing.
+    Nothing,
+    /// What an earlier request did, whose answer it asks for.
+    Earlier,
+    /// What nobody can see: it is charged so many counted tokens, as its route says.
+    Unseen(u64),
 }
 
 /// Gets what a path of a host that speaks `family` is to the meter, or refuses it.
-pub(super) fn class(family: ApiFamily, method: &str, host: &str, path: &str) -> Result<Spoken, Deny> {
+pub(super) fn class(family: ApiFamily, method: &str, host: &str, path: &str, route: &Route) -> Result<Spoken, Deny> {
     match classify(family, method, path) {
-        PathClass::Metered(api) => Ok(Spoken { api, metered: true }),
-        PathClass::Free(api) => Ok(Spoken { api, metered: false }),
+        PathClass::Metered(api) => Ok(Spoken { api, spends: Spends::Metered }),
+        PathClass::Free(api) => Ok(Spoken { api, spends: Spends::Nothing }),
+        // What was made in the background is the one answer that a client has to fetch.
+        PathClass::Stored(api) => {
+            reaches_nowhere(&["background".to_owned()], &route.server_tools)?;
+            Ok(Spoken { api, spends: Spends::Earlier })
+        }
+        PathClass::Unknown if route.estimate.is_some() => {
+            let unseen = route.estimate.filter(|_| !matches!(method, "GET" | "HEAD"));
+            Ok(Spoken { api: family.usual(), spends: unseen.map_or(Spends::Nothing, Spends::Unseen) })
+        }
         PathClass::Unknown => Err(Deny::new(
             Denial::MeteredPathUnknown,
             format!("bb: {method} of this path at {} is not known to the meter, so it is not passed.", host),
         )
-        .step("the API's main paths work; side endpoints are not needed")),
+        .step("the API's main paths work; for others the operator can say what one request is charged, by `estimate` of the route")),
     }
 }
 
@@ -120,7 +145,7 @@ impl<L: Ledger> Plane<L> {
     pub(super) async fn model(
         &self,
         leaving: Leaving<'_>,
-        Spoken { api, metered }: Spoken,
+        Spoken { api, spends }: Spoken,
         route: &Route,
         mut request: Request<Upload>,
         (body, coding): (&mut Option<Incoming>, Coding),
@@ -147,12 +172,18 @@ impl<L: Ledger> Plane<L> {
             // It goes on as it was read.
             request.headers_mut().remove(header::CONTENT_LENGTH);
         }
-        if !metered {
-            if !bytes.is_empty() {
+        if spends == Spends::Earlier {
+            return self.stored(leaving, api, request).await;
+        }
+        if let Spends::Unseen(tokens) = spends {
+            return self.unseen(leaving, api, tokens, request, bytes).await;
+        }
+        if spends == Spends::Nothing {
+            if !bytes.is_empty() && route.estimate.is_none() {
                 let one = Arc::clone(&self.reading).lock_owned().await;
                 read(api, leaving.path, &bytes, &route.server_tools, one).await?;
-                *request.body_mut() = Upload::held([bytes], Arc::default(), leaving.exchange.moved());
             }
+            *request.body_mut() = Upload::held([bytes], Arc::default(), leaving.exchange.moved());
             return self.plain(leaving, request).await;
         }
         let one = Arc::clone(&self.reading).lock_owned().await;
@@ -209,6 +240,8 @@ impl<L: Ledger> Plane<L> {
         input: u64,
         facts: Value,
     ) -> Result<hold::OpenHold<L>, Deny> {
+        let unwatched = asked.reaching.iter().any(|feature| feature == "background");
+        let usual = if unwatched { UNWATCHED_OUTPUT } else { DEFAULT_OUTPUT };
         let request = HoldRequest {
             id: uuid::Uuid::now_v7().to_string(),
             path: self.path.clone(),
@@ -220,9 +253,10 @@ impl<L: Ledger> Plane<L> {
             host: host.to_owned(),
             model: asked.model,
             input,
-            output: asked.max_output.unwrap_or(DEFAULT_OUTPUT).min(MOST_OUTPUT),
+            output: asked.max_output.unwrap_or(usual).min(MOST_OUTPUT),
         };
-        hold::reserve(&self.ledger, &self.keeping, request, asked.stream, facts).await
+        // Made in the background, it goes on when nobody reads it any more.
+        hold::reserve(&self.ledger, &self.keeping, request, asked.stream && !unwatched, facts).await
     }
 
     /// Gets the whole body of a request, within its bounds of size, time and the bottle's room.

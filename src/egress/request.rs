@@ -294,7 +294,7 @@ impl<L: Ledger> Plane<L> {
             }
             Some(family) => {
                 let coding = coding::of(head.headers())?;
-                let spoken = class(family, head.method().as_str(), &named.text, &allowed.path)?;
+                let spoken = class(family, head.method().as_str(), &named.text, &allowed.path, route)?;
                 self.model(
                     leaving,
                     spoken,

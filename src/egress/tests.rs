@@ -49,6 +49,7 @@ mod sockets;
 mod steering;
 mod strained;
 mod times;
+mod unseen;
 mod websocket;
 
 const MODEL: &str = "api.anthropic.com";

@@ -139,7 +139,7 @@ fn decide(policy: &Policy, streams: &Streams, asked: &Question, verdict: &mut Ve
         no_socket(api, &verdict.path)?;
     } else if let Some(api) = route.api {
         coding::of(head.headers())?;
-        model::class(api, head.method().as_str(), &asked.host.to_string(), &verdict.path)?;
+        model::class(api, head.method().as_str(), &asked.host.to_string(), &verdict.path, route)?;
         model::may_be_held(announced.unwrap_or(0), route.max_request)?;
     } else if route.oauth.is_none() && !websocket {
         fits(route, &asked.host.to_string(), announced.unwrap_or(0))?;

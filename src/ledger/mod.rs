@@ -246,6 +246,8 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     fn bottle(&self, id: &str) -> impl Future<Output = Answer<Option<BottleRow>>> + Send;
     /// Reads bottles, all or only those that have not ended.
     fn bottles(&self, all: bool) -> impl Future<Output = Answer<Vec<BottleRow>>> + Send;
+    /// Gets the newest hold that has ended with the answer `response_id` of `api` at `host`.
+    fn hold_of(&self, api: Api, host: &str, response_id: &str) -> impl Future<Output = Answer<Option<String>>> + Send;
     /// Number of open holds, of one bottle or of all.
     fn open_holds(&self, bottle: Option<&str>) -> impl Future<Output = Answer<u64>> + Send;
     /// Commits what is queued, fsyncs and stops the writer.

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::api::{Account, Event, Limit, UsageQuery, UsageReport};
 use crate::budget::Weights;
-use crate::types::{Durability, Tokens};
+use crate::types::{Api, Durability, Tokens};
 
 mod accounts;
 mod book;
@@ -284,6 +284,11 @@ impl Ledger for SqliteLedger {
 
     async fn bottles(&self, all: bool) -> Answer<Vec<BottleRow>> {
         self.read(move |conn| queries::bottles(conn, all)).await
+    }
+
+    async fn hold_of(&self, api: Api, host: &str, response_id: &str) -> Answer<Option<String>> {
+        let (host, id) = (host.to_owned(), response_id.to_owned());
+        self.read(move |conn| queries::hold_of(conn, api, &host, &id)).await
     }
 
     async fn open_holds(&self, bottle: Option<&str>) -> Answer<u64> {

@@ -7,10 +7,11 @@ use super::{Reader, Said};
 use crate::api::{self, Auth, AuthScheme, HeaderKind, HeaderRule, Match, PathKind, PathRule, Tls};
 use crate::egress::route::{RouteError, Router, canonical};
 use crate::types::ApiFamily;
+use crate::yaml::budget::tokens;
 use crate::yaml::read::{boolean, is_variable, list, table, tables, text, word};
 use crate::yaml::{Entry, Node, Problems};
 
-pub(super) const KEYS: [&str; 15] = [
+pub(super) const KEYS: [&str; 16] = [
     "host",
     "ports",
     "matches",
@@ -18,6 +19,7 @@ pub(super) const KEYS: [&str; 15] = [
     "auth",
     "api",
     "server_tools",
+    "estimate",
     "quiet",
     "dlp",
     "tls",
@@ -181,6 +183,13 @@ fn key(entry: &Entry, route: &mut Route, problems: &mut Problems) {
             allow.api = word(entry, &words, &[], problems);
         }
         "server_tools" => allow.server_tools = texts(entry, problems),
+        "estimate" => {
+            allow.estimate = tokens(&entry.value, problems);
+            if entry.value.text() == Some("unlimited") {
+                problems.add(entry.line, "`estimate` is a number of tokens").hint =
+                    Some("write one such as 200k".into());
+            }
+        }
         "quiet" => allow.quiet = texts(entry, problems),
         "dlp" => route.dlp = dlp(&entry.value, problems),
         "role" => {

@@ -125,7 +125,14 @@ impl Normaliser for OpenaiResponses {
             (Some("response"), status) => !matches!(status, Some("queued" | "in_progress")),
             _ => false,
         };
-        if over { self.end(response) } else { Ok(()) }
+        if over {
+            return self.end(response);
+        }
+        if response.object.as_deref() == Some("response") {
+            // It is made in the background: its id is what it is asked for by.
+            self.facts.name(response.model, response.id.as_deref());
+        }
+        Ok(())
     }
 
     fn facts(&self) -> &Facts {

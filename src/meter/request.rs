@@ -22,6 +22,8 @@ pub enum PathClass {
     Metered(Api),
     /// Spends none; a body has the form of this API.
     Free(Api),
+    /// Asks for an answer that was made, and spent, by an earlier request; says what that used, in the form of this API.
+    Stored(Api),
     /// Not known; may spend tokens (`metered_path_unknown`).
     Unknown,
 }
@@ -46,7 +48,7 @@ pub fn classify(family: ApiFamily, method: &str, path: &str) -> PathClass {
 /// Gets the API in whose form an answer of the plane's own is given to `method` on `path` of a host that speaks `family`.
 pub fn form(family: ApiFamily, method: &str, path: &str) -> Api {
     match classify(family, method, path) {
-        PathClass::Metered(api) | PathClass::Free(api) => api,
+        PathClass::Metered(api) | PathClass::Free(api) | PathClass::Stored(api) => api,
         PathClass::Unknown => family.usual(),
     }
 }
@@ -74,6 +76,11 @@ impl Splice {
 /// The answer then has a chunk that the client has not asked for.
 pub fn asking_for_usage(api: Api, body: &[u8]) -> Option<Splice> {
     if api == Api::OpenaiChat { chat::asking_for_usage(body) } else { None }
+}
+
+/// Gets the id of the answer that `path`, which is [`PathClass::Stored`], asks for.
+pub fn stored_id(path: &str) -> &str {
+    responses::stored(path).map_or("", |(id, _)| id)
 }
 
 /// Tells whether a WebSocket on `path` (without its query, in normal form) speaks what the meter can read.

@@ -256,6 +256,7 @@ fn planned(route: &SpecRoute, chosen: &BTreeMap<&str, &Alternative>) -> Route {
         auth,
         api: route.api,
         server_tools: route.server_tools.clone(),
+        estimate: route.estimate,
         quiet: route.quiet.clone(),
         deny: route.deny.clone(),
         tls: route.tls,

@@ -168,6 +168,8 @@ pub(super) struct SpecRoute {
     #[serde(default)]
     pub server_tools: Vec<String>,
     #[serde(default)]
+    pub estimate: Option<u64>,
+    #[serde(default)]
     pub quiet: Vec<String>,
     #[serde(default)]
     pub deny: Vec<Match>,

@@ -286,6 +286,7 @@ fn can_be_passed_through(route: &api::Route, pattern: &Pattern) -> Result<(), Ro
         ("matches", !route.matches.is_empty()),
         ("deny", !route.deny.is_empty()),
         ("server_tools", !route.server_tools.is_empty()),
+        ("estimate", route.estimate.is_some()),
         ("quiet", !route.quiet.is_empty()),
         ("max_request", route.max_request.is_some()),
         ("max_response", route.max_response.is_some()),

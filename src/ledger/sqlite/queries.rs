@@ -11,6 +11,7 @@ use super::errors::map;
 use crate::api::{Account, Event, UsageQuery, UsageReport, UsageRow, UsageTotal};
 use crate::budget::{Standing, crossed};
 use crate::ledger::{Answer, BottleRow, EventQuery, LedgerError};
+use crate::types::Api;
 
 /// Connections for reading. More would only compete for the two or three cores that are left.
 const READERS: usize = 2;
@@ -189,6 +190,15 @@ pub(super) fn bottles(conn: &Connection, all: bool) -> rusqlite::Result<Vec<Bott
 
 fn bottle_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<BottleRow> {
     Ok(BottleRow { id: row.get(0)?, slug: row.get(1)?, body: row.get(2)?, ended: row.get(3)?, cut: row.get(4)? })
+}
+
+/// Gets the newest hold that has ended with an answer.
+pub(super) fn hold_of(conn: &Connection, api: Api, host: &str, response_id: &str) -> rusqlite::Result<Option<String>> {
+    conn.prepare_cached(
+        "SELECT hold FROM usage WHERE response_id = ?1 AND api = ?2 AND host = ?3 ORDER BY id DESC LIMIT 1",
+    )?
+    .query_row((response_id, api.as_str(), host), |row| row.get(0))
+    .optional()
 }
 
 /// Counts open holds.

@@ -1,6 +1,6 @@
 //! The paths of every family, one by one: what is known is known exactly, and what spends unseen is not known.
 
-use super::PathClass::{Free, Metered, Unknown};
+use super::PathClass::{Free, Metered, Stored, Unknown};
 use super::{classify, form, speaks_socket};
 use crate::types::{Api, ApiFamily};
 
@@ -23,7 +23,11 @@ fn paths_are_known_exactly_or_not_at_all() {
         (ApiFamily::OpenaiResponses, "POST", "/backend-api/codex/responses/compact", Metered(OpenaiResponses)),
         (ApiFamily::OpenaiResponses, "POST", "/v1/responses/input_tokens", Free(OpenaiResponses)),
         (ApiFamily::OpenaiResponses, "GET", "/backend-api/codex/models", Free(OpenaiResponses)),
-        (ApiFamily::OpenaiResponses, "GET", "/v1/responses/resp_1", Unknown),
+        (ApiFamily::OpenaiResponses, "GET", "/v1/responses/resp_1", Stored(OpenaiResponses)),
+        (ApiFamily::OpenaiResponses, "POST", "/v1/responses/resp_1/cancel", Free(OpenaiResponses)),
+        (ApiFamily::OpenaiResponses, "DELETE", "/v1/responses/resp_1", Unknown),
+        (ApiFamily::OpenaiResponses, "GET", "/v1/responses/resp_1/input_items", Unknown),
+        (ApiFamily::OpenaiResponses, "GET", "/v1/responses/x", Unknown),
         (ApiFamily::OpenaiResponses, "POST", "/v1/chat/completions", Unknown),
         (ApiFamily::OpenaiChat, "POST", "/v1/chat/completions", Metered(OpenaiChat)),
         (ApiFamily::OpenaiChat, "POST", "/api/v1/chat/completions", Metered(OpenaiChat)),

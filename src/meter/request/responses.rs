@@ -17,8 +17,20 @@ pub(super) fn classify(method: &str, path: &str) -> PathClass {
         ("POST", "/v1/responses/input_tokens") | ("GET", "/v1/models" | "/backend-api/codex/models") => {
             PathClass::Free(Api::OpenaiResponses)
         }
-        _ => PathClass::Unknown,
+        _ => match (method, stored(path)) {
+            ("GET", Some((_, ""))) => PathClass::Stored(Api::OpenaiResponses),
+            ("POST", Some((_, "cancel"))) => PathClass::Free(Api::OpenaiResponses),
+            _ => PathClass::Unknown,
+        },
     }
+}
+
+/// Gets the id of a response that `path` names, and what is to be done with it.
+pub(super) fn stored(path: &str) -> Option<(&str, &str)> {
+    let rest = path.strip_prefix("/v1/responses/")?;
+    let (id, verb) = rest.split_once('/').unwrap_or((rest, ""));
+    let plain = id.starts_with("resp_") && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+    plain.then_some((id, verb))
 }
 
 /// Looks for features.
