@@ -5,7 +5,7 @@
 //! waits for its room ([`pool`] says in which order); an answer's meter does not wait, and goes without. A little is the meters' own, so that
 //! no request takes their sight. It decides nothing else.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +21,8 @@ use pool::{Held, Pool};
 pub const ROOM: usize = 32 << 20;
 /// What meters may keep beside that. Unit: bytes.
 pub const METERS: usize = 4 << 20;
+/// What the meters of all bottles of this process may keep together. Unit: bytes.
+pub const ALL_METERS: usize = 256 << 20;
 /// What may pass one that waits for more than is free, before it has its turn. Unit: bytes.
 pub const PASSING: usize = 8 << 20;
 /// How long a request waits for others to go on.
@@ -33,11 +35,22 @@ const UNIT: usize = 16 << 10;
 pub struct Room {
     all: Arc<Pool>,
     meters: Arc<Pool>,
+    /// That of the meters of all bottles.
+    whole: Arc<Pool>,
 }
+
+/// One for the whole process: what it bounds is the memory of this one controller.
+static WHOLE: LazyLock<Arc<Pool>> = LazyLock::new(|| Pool::new(ALL_METERS / UNIT, 0));
 
 impl Default for Room {
     fn default() -> Room {
-        Room { all: Pool::new(ROOM / UNIT, PASSING / UNIT), meters: Pool::new(METERS / UNIT, 0) }
+        Room::within(Arc::clone(&WHOLE))
+    }
+}
+
+impl Room {
+    fn within(whole: Arc<Pool>) -> Room {
+        Room { all: Pool::new(ROOM / UNIT, PASSING / UNIT), meters: Pool::new(METERS / UNIT, 0), whole }
     }
 }
 
@@ -49,7 +62,8 @@ impl Room {
 
     /// Gets a meter's share of it.
     pub fn meter(&self) -> Sight {
-        Sight { own: Share { room: Arc::clone(&self.meters), had: None }, common: self.share() }
+        let of = |room: &Arc<Pool>| Share { room: Arc::clone(room), had: None };
+        Sight { own: of(&self.meters), common: self.share(), whole: of(&self.whole) }
     }
 }
 
@@ -135,11 +149,12 @@ impl Share {
     }
 }
 
-/// What one answer's meter keeps: of the meters' own room, else of everybody's.
+/// What one answer's meter keeps: of the meters' own room, else of everybody's; and of that of all bottles' meters.
 #[derive(Debug)]
 pub struct Sight {
     own: Share,
     common: Share,
+    whole: Share,
 }
 
 impl Share {
@@ -156,11 +171,17 @@ impl Share {
 
 impl meter::Room for Sight {
     fn keeps(&mut self, bytes: usize) -> bool {
-        if self.own.fits(bytes) {
+        let whole = self.whole.fits(bytes);
+        if whole && self.own.fits(bytes) {
             self.common.had = None;
             return true;
         }
-        self.common.fits(bytes)
+        self.own.had = None;
+        let fits = whole && self.common.fits(bytes);
+        if !fits {
+            (self.common.had, self.whole.had) = (None, None);
+        }
+        fits
     }
 }
 
@@ -199,6 +220,17 @@ mod tests {
         assert_eq!((left(&room), copy[0]), (all - 5, 7));
         drop(copy);
         assert_eq!(left(&room), all);
+    }
+
+    #[test]
+    fn the_meters_of_all_bottles_have_one_room_together() {
+        let whole = Pool::new(4, 0);
+        let (one, other) = (Room::within(Arc::clone(&whole)), Room::within(Arc::clone(&whole)));
+        let (mut first, mut second) = (one.meter(), other.meter());
+        assert!(first.keeps(3 * UNIT) && !second.keeps(2 * UNIT), "though each bottle's own has room");
+        assert!(first.keeps(2 * UNIT) && second.keeps(2 * UNIT), "what is given back is for all");
+        drop((first, second));
+        assert_eq!((whole.free(), one.meters.free(), left(&other)), (4, METERS / UNIT, ROOM / UNIT));
     }
 
     #[test]
