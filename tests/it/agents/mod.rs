@@ -8,6 +8,7 @@ mod prompt;
 mod quickstart;
 mod session;
 mod task;
+mod turns;
 
 use std::time::Duration;
 
