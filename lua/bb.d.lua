@@ -63,7 +63,8 @@ bb = {}
 ---@alias bb.Size integer|string
 ---@alias bb.Tokens integer|string
 ---A limit with its terms: `gate` says what may refuse a request before it leaves, `on_cross` what becomes of a stream that crosses it.
----@alias bb.Limit {tokens: bb.Tokens, hard?: boolean, gate?: "off"|"estimate"|"exact", on_cross?: "finish"|"cut", wrap_up?: bb.Tokens, warn?: integer[], tell?: boolean}
+---@alias bb.Limit {tokens: bb.Tokens, hard?: boolean, gate?: "off"|"estimate"|"exact", on_cross?: "finish"|"cut", wrap_up?: bb.Tokens, warn?: integer[]}
+---`per` and `lifetime`, which count by name over launches, are for manifests and settings.yml (docs/budgets.md); a recipe that says them is refused.
 ---@alias bb.Budget bb.Tokens|bb.Limit|table<string, bb.Tokens|bb.Limit>
 
 -- Bottles ------------------------------------------------------------------------------------------------------------
@@ -314,6 +315,14 @@ function Bottle:usage() end
 ---@param options? {reason?: string, scope?: "all"|"metered"}
 function Bottle:cut(options) end
 
+---Stops every process of the bottle; what it asks for meanwhile waits.
+---@param options? {reason?: string}
+function Bottle:pause(options) end
+
+---Lets a paused bottle go on.
+---@param options? {reason?: string}
+function Bottle:thaw(options) end
+
 ---Kills the bottle's whole process tree.
 ---@param options? {reason?: string}
 function Bottle:kill(options) end
@@ -351,8 +360,10 @@ function Bottle:logs(options) end
 ---| "request.ended"
 ---| "usage"
 ---| "denied"
+---| "threshold"
 ---| "crossed"
 ---| "enforced"
+---| "budget"
 ---| "routes"
 ---| "login"
 ---| "gap"
@@ -383,6 +394,9 @@ function bb.on(name, handler) end
 ---@field agent string
 ---@field provider string
 ---@field model string
+---@field recipe? string Where the rows are of recipes; what they are not of is empty.
+---@field run? string Where the rows are of runs.
+---@field span? table<string, integer> With `period`: `start`, `end`, and the first and the last use, `first`, `last`. Milliseconds since the epoch.
 
 bb.meter = {}
 
@@ -398,9 +412,10 @@ function bb.meter.parse(options) end
 
 bb.ledger = {}
 
----Sums usage by bottle, agent, provider and model. A list of rows, with the sum as its field `total`. Every option narrows.
+---Sums usage by bottle, agent, provider and model, or by what `by` names; with `period` a row for each stretch of time as well
+---(`session`: for each bottle; `block`: five hours). A list of rows, with the sum as its field `total`. The other options narrow.
 ---`run = bb.run.id` needs no grant, everything else `ledger:read`.
----@param options? {book?: "real"|"rehearsal", run?: string, bottle?: string, provider?: string, last?: bb.Duration, since?: integer, until?: integer}
+---@param options? {book?: "real"|"rehearsal", run?: string, bottle?: string, provider?: string, last?: bb.Duration, since?: integer, until?: integer, by?: ("bottle"|"agent"|"provider"|"model"|"recipe"|"run")[], period?: "day"|"week"|"month"|"session"|"block"}
 ---@return bb.UsageRow[]|{total: bb.UsageTotal}
 function bb.ledger.query(options) end
 
@@ -416,7 +431,7 @@ bb.budget = {}
 function bb.budget.set(budget) end
 
 ---Gets the accounts of this run.
----@return {node: string, provider: string, limit?: integer, set: boolean, hard: boolean, used: integer, held: integer}[]
+---@return {node: string, provider: string, limit?: integer, set: boolean, hard: boolean, used: integer, held: integer, terms?: {warn?: integer[]}, warned?: integer}[]
 function bb.budget.get() end
 
 -- Tasks --------------------------------------------------------------------------------------------------------------

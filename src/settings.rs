@@ -234,6 +234,7 @@ fn certificates(path: &Path, line: usize, problems: &mut Problems) -> Option<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Period;
     use crate::error::Kind;
 
     fn parse(text: &str) -> Result<Settings, Vec<Error>> {
@@ -284,6 +285,20 @@ mod tests {
                 limit("*", Some(10_000_000), false),
             ]
         );
+        let per = |text: &str| parse(&format!("budget: {{claude: {{tokens: 5, {text}}}}}\n")).map(|s| s.budget[0].per);
+        for (text, period) in [
+            ("hard: true", None),
+            ("per: day", Some(Period::Day)),
+            ("per: week", Some(Period::Week)),
+            ("per: month", Some(Period::Month)),
+            ("lifetime: true", Some(Period::Lifetime)),
+            ("lifetime: false", None),
+        ] {
+            assert_eq!(per(text), Ok(period), "{text}");
+        }
+        for text in ["per: hour", "per: lifetime", "lifetime: day", "per: day, lifetime: true"] {
+            assert!(per(text).is_err(), "{text}");
+        }
         assert_eq!((settings.shutdown, settings.cutoff_scope), (CutoffPolicy::Kill, CutScope::Metered));
         assert_eq!((settings.weights.cache_read, settings.durability), (250, Durability::Power));
         let upstream = &settings.upstreams["api.anthropic.com"];
@@ -303,14 +318,14 @@ mod tests {
 
     #[test]
     fn every_problem_is_listed_with_its_line_and_the_nearest_key() {
-        let text = "bugdet: {claude: 5}\nshutdown: halt\nbudget:\n  claude: {tokens: 5, per: day}\n  codex: 0.5\n  Pi: 3\n\
+        let text = "bugdet: {claude: 5}\nshutdown: halt\nbudget:\n  claude: {tokens: 5, per: year}\n  codex: 0.5\n  Pi: 3\n\
             weights: {cache_raed: 0.1, output: 0}\ndurability: maybe\nupstreams:\n  A.example: {address: example}\n  b: {}\n";
         assert_eq!(
             wrong(text),
             [
                 "settings.yml:1 unknown_key: unknown key `bugdet`",
                 "settings.yml:2 usage: `halt` is not a value of `shutdown`",
-                "settings.yml:4 usage: `per` is not supported yet",
+                "settings.yml:4 usage: `year` is not a value of `per`",
                 "settings.yml:5 usage: `0.5` is not a whole number of tokens",
                 "settings.yml:6 usage: `Pi` is not a provider's name",
                 "settings.yml:7 unknown_key: unknown key `cache_raed`",
@@ -342,7 +357,7 @@ mod tests {
             "budget: {claude: [1]}\n",
             "budget: {claude: {hard: true}}\n",
             "budget: {claude: {tokens: 1, hard: yes}}\n",
-            "budget: {claude: {tokens: 1, lifetime: true}}\n",
+            "budget: {claude: {tokens: 1, lifetime: 1}}\n",
             "shutdown: {a: b}\n",
             "shutdown:\n",
             "weights: light\n",

@@ -170,6 +170,12 @@ impl Tokens {
         self.reasoning = self.reasoning.saturating_add(other.reasoning);
     }
 
+    /// Gets the input of all classes.
+    pub fn all_input(&self) -> u64 {
+        let written = self.cache_write.saturating_add(self.cache_write_long);
+        self.input.saturating_add(self.cache_read).saturating_add(written)
+    }
+
     /// Tells whether no class counts anything.
     pub fn is_zero(&self) -> bool {
         *self == Tokens::default()

@@ -73,6 +73,12 @@ end
 function bottle_methods.cut(self, options)
   return check(host.cut(own(self, "cut"), options))
 end
+function bottle_methods.pause(self, options)
+  return check(host.pause(own(self, "pause"), options))
+end
+function bottle_methods.thaw(self, options)
+  return check(host.thaw(own(self, "thaw"), options))
+end
 function bottle_methods.kill(self, options)
   return check(host.kill(own(self, "kill"), options))
 end

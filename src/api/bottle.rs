@@ -86,6 +86,11 @@ pub enum State {
     Ended,
 }
 
+impl State {
+    /// All but the last.
+    pub const LIVING: &[State] = &[State::Planned, State::Starting, State::Running, State::Paused, State::Stopping];
+}
+
 /// Why a bottle ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -145,7 +150,7 @@ pub struct Cut {
     pub left: Option<u64>,
 }
 
-/// Body of `POST /v1/bottles/S/cut` and `/kill`.
+/// Body of `POST /v1/bottles/S/cut`, `/pause`, `/thaw`, `/freeze` and `/kill`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Act {

@@ -10,9 +10,11 @@ use super::login::Login;
 use super::origin::Origin;
 use super::route::Route;
 use super::workspace::{Limits, WorkspaceMode};
-use crate::types::{Book, CutScope, CutoffPolicy, TerminalSize};
+use crate::types::{Api, Book, CutScope, CutoffPolicy, TerminalSize};
 
-/// A manifest that a launch was made from, with what it may spend: a node of the bottle's budget path, counted per launch.
+/// A manifest that a launch was made from, with what it may spend: two nodes of the bottle's budget path. One is of the launch,
+/// the other counts by name over launches; both are charged, whether the manifest says a limit or not, so that one that it says
+/// later finds what was used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BudgetNode {
@@ -35,13 +37,24 @@ pub enum BudgetScope {
 }
 
 impl BudgetNode {
-    /// Gets the node's name in the ledger, for the launch `id`.
+    /// Gets the name in the ledger of its node for the launch `id`.
     pub fn node(&self, id: &str) -> String {
+        format!("{}@{id}", self.by_name())
+    }
+
+    /// Gets the name of the one that counts over launches.
+    pub fn by_name(&self) -> String {
         let scope = match self.scope {
             BudgetScope::Agent => "agent",
             BudgetScope::Manifest => "manifest",
         };
-        format!("{scope}:{}@{id}", self.name)
+        format!("{scope}:{}", self.name)
+    }
+
+    /// Gets the limits of each of its nodes, for the launch `id`.
+    pub fn limits_by_node(&self, id: &str) -> [(String, Vec<Limit>); 2] {
+        let (named, launch): (Vec<Limit>, Vec<Limit>) = self.limits.iter().cloned().partition(|l| l.per.is_some());
+        [(self.node(id), launch), (self.by_name(), named)]
     }
 }
 
@@ -237,6 +250,9 @@ pub struct Launch {
     pub book: Book,
     /// The provider: budget key, and `provider` in reports.
     pub provider: String,
+    /// The API whose endpoint may count the tokens of a request before it leaves; it is estimated when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count_tokens: Option<Api>,
     /// The agent's name in reports; the provider's when absent.
     #[serde(default)]
     pub agent: Option<String>,
@@ -290,10 +306,10 @@ pub struct Launch {
     /// The launches that its budgets are counted from. Set by the controller, whatever a front end sends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted: Option<Counted>,
-    /// Limits on the bottle itself.
+    /// Limits on the bottle itself; none of them says `per`.
     #[serde(default)]
     pub budget: Vec<Limit>,
-    /// The manifests that have limits of their own, nearest first: they lie between the bottle and the run.
+    /// The manifests that it was made from, nearest first: they lie between the bottle and the run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nodes: Vec<BudgetNode>,
     /// One of the sixteen ANSI colours, by name: how the bottle is shown in lists.
@@ -346,10 +362,10 @@ impl Launch {
         self.counted.clone().unwrap_or_else(|| Counted::of(&self.id))
     }
 
-    /// Gets the nodes of its budget that no other launch has, nearest first: its own, then those of its manifests.
+    /// Gets the nodes of its budget below its run, nearest first: its own, then those of its manifests.
     pub fn nodes_of_its_own(&self) -> Vec<String> {
         let counted = self.counted();
-        let manifests = self.nodes.iter().map(|node| node.node(&counted.nodes));
+        let manifests = self.nodes.iter().flat_map(|node| [node.node(&counted.nodes), node.by_name()]);
         std::iter::once(format!("bottle:{}", counted.bottle)).chain(manifests).collect()
     }
 }

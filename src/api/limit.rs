@@ -13,6 +13,9 @@ pub struct Limit {
     /// Binds even where a nearer node has a limit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hard: bool,
+    /// It counts by name over launches, for this long; absent: per launch, and of the whole host for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per: Option<Period>,
     /// What is said beside the amount.
     #[serde(default, skip_serializing_if = "Terms::is_default")]
     pub terms: Terms,
@@ -27,6 +30,51 @@ impl Limit {
     /// A hard one.
     pub fn hard(provider: &str, tokens: Option<u64>) -> Limit {
         Limit { hard: true, ..Limit::of(provider, tokens) }
+    }
+}
+
+/// How long a limit that counts by name counts before it begins anew, by the host's time zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Period {
+    /// From midnight to midnight.
+    Day,
+    /// From Monday to Monday.
+    Week,
+    /// From the first of a month to the first of the next.
+    Month,
+    /// It never does.
+    Lifetime,
+}
+
+impl Period {
+    /// Those that `per` takes, by their words. `lifetime: true` says the fourth in files.
+    pub const WORDS: [(&'static str, Period); 3] =
+        [("day", Period::Day), ("week", Period::Week), ("month", Period::Month)];
+
+    /// Gets the word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Period::Day => "day",
+            Period::Week => "week",
+            Period::Month => "month",
+            Period::Lifetime => "lifetime",
+        }
+    }
+
+    /// Reads a word.
+    pub fn of(word: &str) -> Option<Period> {
+        [Period::Day, Period::Week, Period::Month, Period::Lifetime].into_iter().find(|period| period.as_str() == word)
+    }
+
+    /// Says how it counts, behind an amount.
+    pub fn words(self) -> &'static str {
+        match self {
+            Period::Day => "a day",
+            Period::Week => "a week",
+            Period::Month => "a month",
+            Period::Lifetime => "in all launches",
+        }
     }
 }
 
@@ -46,9 +94,6 @@ pub struct Terms {
     /// Shares of the limit at which an event tells of it, growing. Unit: percent, 1 to 99. Default: [`Terms::WARN`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warn: Option<Vec<u8>>,
-    /// The agent's next request tells it of a threshold.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub tell: bool,
 }
 
 impl Terms {

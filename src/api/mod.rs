@@ -2,13 +2,14 @@
 //!
 //! Shared by [`crate::client`] and [`crate::controller`]. Plain data with serde; no I/O and no decisions.
 //!
-//! * [`launch`]: what a launch asks for. [`limit`]: what its budgets say. [`login`]: whose subscription it works with. [`route`], [`origin`]: its allow-list, and who said so. [`bottle`]: how a bottle stands, and what can be done to it.
+//! * [`launch`]: what a launch asks for. [`limit`]: what its budgets say. [`budget`]: what is changed of them, and how a bottle's stand. [`login`]: whose subscription it works with. [`route`], [`origin`]: its allow-list, and who said so. [`bottle`]: how a bottle stands, and what can be done to it.
 //! * [`workspace`]: what an agent has changed. [`exec`]: commands in a bottle, and output. [`books`]: events, usage, accounts, runs.
 
 use serde::{Deserialize, Serialize};
 
 pub mod books;
 pub mod bottle;
+pub mod budget;
 pub mod exec;
 pub mod launch;
 pub mod limit;
@@ -17,13 +18,17 @@ pub mod origin;
 pub mod route;
 pub mod workspace;
 
-pub use books::{Account, Event, Run, UsageQuery, UsageReport, UsageRow, UsageTotal};
+pub use books::{
+    Account, BackedUp, Backup, By, Event, Fault, Headroom, PruneLedger, Pruned, Run, Slice, Span, UsageQuery,
+    UsageReport, UsageRow, UsageTotal, Verified, Window,
+};
 pub use bottle::{Act, Bottle, Commit, Cut, Egress, Ended, Leftover, Prune, Removed, State, Stop};
+pub use budget::{BudgetAct, BudgetChange, BudgetPath, PathAccount};
 pub use exec::{Exec, ExecFrame, Input, Resize, Signal, SignalName, Taken};
 pub use launch::{
     BudgetNode, BudgetScope, Counted, Credentials, Direct, File, Kept, Launch, Mount, Session, Upstream, UpstreamProxy,
 };
-pub use limit::{Gate, Limit, OnCross, Terms};
+pub use limit::{Gate, Limit, OnCross, Period, Terms};
 pub use login::{Login, LoginForm};
 pub use origin::{Origin, OriginKind};
 pub use route::{
@@ -61,4 +66,7 @@ pub struct Version {
     pub started: i64,
     /// Bottles whose process lives.
     pub running: u32,
+    /// What keeps metered requests from passing: a sentence for each fault of a ledger.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
 }

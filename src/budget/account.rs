@@ -5,10 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+use super::admit::{Ask, admit};
 use crate::api::Account;
 
 /// How an account stands; said to the agent, in events and in denials. Unit: counted tokens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// The node.
     pub node: String,
@@ -20,6 +22,9 @@ pub struct Standing {
     pub held: u64,
     /// The limit.
     pub limit: u64,
+    /// When it begins anew by itself, if it does. Unit: milliseconds since the epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resets: Option<i64>,
     /// Where a request was refused for want of room: the estimate of its input. Else 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub wanted: u64,
@@ -39,6 +44,7 @@ impl Standing {
             used: account.used,
             held: account.held,
             limit,
+            resets: account.resets,
             wanted: 0,
         })
     }
@@ -66,33 +72,64 @@ pub enum Decision {
     Wait(Standing),
     /// It does not fit.
     Refused(Standing),
+    /// It fits only into what is kept back: its agent is to hand over what it has, and may use that for it.
+    WrapUp(Standing),
+    /// Its provider is to be asked how many tokens its input has.
+    Count,
 }
 
-/// Gets the node that governs a path: the nearest one for which anything was said, `unlimited` included.
-fn governing_node(path: &[Account]) -> Option<&str> {
-    path.iter().find(|account| account.set).map(|account| account.node.as_str())
+/// Gets the scope that a node belongs to: a manifest's node of one launch (`agent:NAME@ID`) and the one that counts by name
+/// (`agent:NAME`) are two nodes of one scope. Names of manifests have no `@`; an id of somebody else's may.
+pub fn scope_of(node: &str) -> &str {
+    match node.starts_with("agent:") || node.starts_with("manifest:") {
+        true => node.split('@').next().unwrap_or(node),
+        false => node,
+    }
 }
 
-/// Gets the accounts with a limit that decide on this path, nearest first: those of the governing node, and the `hard`
-/// ones of every other node.
+/// Tells whether a node counts by name over launches, so that its limit may have a time.
+pub fn has_name(node: &str) -> bool {
+    let manifest = node.starts_with("agent:") || node.starts_with("manifest:");
+    node == "global" || manifest && scope_of(node) == node
+}
+
+/// Gets the scope that governs a path: that of the nearest node for which anything was said, `unlimited` included.
+fn governing_scope(path: &[Account]) -> Option<&str> {
+    path.iter().find(|account| account.set).map(|account| scope_of(&account.node))
+}
+
+/// Tells of each account of a path whether it is of the scope that governs, and whether its limit holds.
+pub fn roles(path: &[Account]) -> Vec<(bool, bool)> {
+    let governing = governing_scope(path);
+    let role = |account: &Account| {
+        let governs = account.set && Some(scope_of(&account.node)) == governing;
+        (governs, account.set && account.limit.is_some() && (account.hard || governs))
+    };
+    path.iter().map(role).collect()
+}
+
+/// Gets the accounts with a limit that decide on this path, nearest first: those of the governing scope, and the `hard`
+/// ones of every other.
 ///
-/// `unlimited` at the governing node takes away the plain limits of farther nodes, never a hard one; beside a limit for
-/// `*` on the same node it takes away nothing, since both were said.
+/// `unlimited` in the governing scope takes away the plain limits of farther nodes, never a hard one; beside a limit for
+/// `*` in the same scope, or one that counts by name, it takes away nothing, since both were said.
 pub fn binding(path: &[Account]) -> Vec<Standing> {
-    let governing = governing_node(path);
-    path.iter()
-        .filter(|account| account.set && (account.hard || Some(account.node.as_str()) == governing))
-        .filter_map(Standing::of)
-        .collect()
+    deciding(path).filter_map(Standing::of).collect()
 }
 
-/// Gets the account that governs, as reports show it: on the governing node the one with the least left; where that node
+/// Gets the accounts that [`binding`] tells of, and those of the governing scope that are `unlimited`.
+pub(super) fn deciding(path: &[Account]) -> impl Iterator<Item = &Account> {
+    let governing = governing_scope(path);
+    path.iter().filter(move |account| account.set && (account.hard || Some(scope_of(&account.node)) == governing))
+}
+
+/// Gets the account that governs, as reports show it: in the governing scope the one with the least left; where that
 /// has no limit, the hard one with the least left.
 pub fn governs(path: &[Account]) -> Option<Standing> {
-    let governing = governing_node(path)?.to_owned();
+    let governing = governing_scope(path)?.to_owned();
     let all = binding(path);
     let tightest = |list: Vec<&Standing>| list.into_iter().min_by_key(|s| s.left()).cloned();
-    tightest(all.iter().filter(|s| s.node == governing).collect()).or_else(|| tightest(all.iter().collect()))
+    tightest(all.iter().filter(|s| scope_of(&s.node) == governing).collect()).or_else(|| tightest(all.iter().collect()))
 }
 
 /// Gets the accounts that govern or bind and are spent, nearest first.
@@ -100,23 +137,11 @@ pub fn crossed(path: &[Account]) -> Vec<Standing> {
     binding(path).into_iter().filter(Standing::is_spent).collect()
 }
 
-/// Decides whether a request fits. `input` and `output` are its estimates in counted tokens, unclamped.
-///
-/// The input is never clamped; of the output as much is reserved as the tightest account has left. So requests pass side
-/// by side while there is room, and one at a time near the end: whoever is clamped has taken all that was left.
+/// Decides whether a request fits that nobody has counted and whose agent was told nothing ([`admit`]). `input` and `output` are its
+/// estimates in counted tokens, unclamped.
+#[cfg(test)]
 pub fn decide(path: &[Account], input: u64, output: u64) -> Decision {
-    // A request reserves at least one token: a run of requests estimated at nothing must not pass a full account.
-    let input = input.max(1);
-    let binding = binding(path);
-    if let Some(refuses) = binding.iter().find(|s| s.is_spent() || s.used.saturating_add(input) > s.limit) {
-        let wanted = if refuses.is_spent() { 0 } else { input };
-        return Decision::Refused(Standing { wanted, ..refuses.clone() });
-    }
-    if let Some(waits) = binding.iter().find(|s| s.left() < input) {
-        return Decision::Wait(waits.clone());
-    }
-    let room = binding.iter().map(|s| s.left() - input).min().unwrap_or(u64::MAX);
-    Decision::Granted { held: input.saturating_add(output.min(room)) }
+    admit(path, &Ask { input, output, ..Ask::default() })
 }
 
 #[cfg(test)]
@@ -194,6 +219,25 @@ mod tests {
         assert_eq!(names(&[all.clone(), limit("global", 5, 5, 0)]), ["b/*"]);
         assert_eq!(names(&[limit("b", 100, 0, 0), all.clone()]), ["b/claude", "b/*"]);
         assert_eq!(names(&[unlimited("b"), all]), ["b/*"], "unlimited for one provider does not lift the common limit");
+    }
+
+    #[test]
+    fn a_manifests_node_of_a_launch_and_the_one_by_name_are_one_scope() {
+        let all = |node: &str, tokens| account(node, "*", Some(Some(tokens)), false, 0, 0);
+        // Per launch for the provider, by name for all: both were said by the nearest manifest, so both hold.
+        let path = [limit("agent:a@1", 100, 0, 0), all("agent:a", 30), limit("manifest:m@1", 1, 1, 0)];
+        assert_eq!(names(&path), ["agent:a@1/claude", "agent:a/*"]);
+        assert_eq!(decide(&path, 10, 500), Decision::Granted { held: 30 });
+        assert_eq!(governs(&path).unwrap().node, "agent:a", "the one with the least left");
+        // By name alone, with the launch's node silent.
+        let path = [silent("agent:a@1"), limit("agent:a", 5, 5, 0), limit("manifest:m", 100, 0, 0)];
+        assert_eq!(names(&path), ["agent:a/claude"]);
+        assert_eq!(roles(&path), [(false, false), (true, true), (false, false)]);
+        // An agent and a bottle manifest of one name are two scopes, and so are runs whose ids begin alike.
+        assert_eq!(names(&[limit("agent:x", 5, 0, 0), limit("manifest:x", 1, 1, 0)]), ["agent:x/claude"]);
+        assert_eq!(names(&[limit("run:a@b", 5, 0, 0), limit("run:a@c", 1, 1, 0)]), ["run:a@b/claude"]);
+        assert!(has_name("agent:x") && has_name("manifest:x") && has_name("global"));
+        assert!(!has_name("agent:x@1") && !has_name("bottle:1") && !has_name("run:1"));
     }
 
     #[test]

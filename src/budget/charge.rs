@@ -1,6 +1,7 @@
 //! What a hold is charged when it ends: the hold machine of the design, as a function.
 //!
-//! Estimates are in counted tokens. Where an estimate stands in for usage, it is entered as plain input and output.
+//! Holds and their estimates are in counted tokens; what was seen or streamed is in tokens as they are, and weighed here. Where an
+//! estimate stands in for usage, it is entered as plain input and output.
 
 use super::weights::{Weights, counted};
 use crate::types::{Source, Tokens};
@@ -20,12 +21,12 @@ pub enum Settlement {
     Partial {
         /// Usage seen so far.
         seen: Option<Tokens>,
-        /// Output estimated from what was streamed.
+        /// Output estimated from what was streamed, not weighed.
         streamed: u64,
     },
     /// A success without usable usage: charged max(whole unclamped estimate, streamed estimate).
     AtEstimate {
-        /// Output estimated from what was streamed.
+        /// Output estimated from what was streamed, not weighed.
         streamed: u64,
     },
 }
@@ -70,18 +71,17 @@ pub fn charge(hold: &Estimate, how: &Settlement, weights: &Weights) -> Charge {
             Some(seen) => Charge { counted: floor, tokens: bounded(&seen), source: Source::Partial },
         },
         Settlement::Partial { seen, streamed } => {
-            let tokens = match seen.or(hold.seen) {
-                Some(seen) => Tokens { output: seen.output.max(*streamed), ..seen },
-                None => estimated(hold.input, *streamed),
+            let input = hold.input.min(MAX_CLASS);
+            let (tokens, least) = match seen.or(hold.seen) {
+                Some(seen) => {
+                    let tokens = bounded(&Tokens { output: seen.output.max(*streamed), ..seen });
+                    (tokens, counted(&tokens, weights).max(input))
+                }
+                None => (estimated(hold.input, *streamed), input + weighed(*streamed, weights)),
             };
-            let tokens = bounded(&tokens);
-            Charge {
-                counted: counted(&tokens, weights).max(hold.input.min(MAX_CLASS)),
-                tokens,
-                source: Source::Partial,
-            }
+            Charge { counted: least, tokens, source: Source::Partial }
         }
-        Settlement::AtEstimate { streamed } => at_estimate(hold, *streamed),
+        Settlement::AtEstimate { streamed } => at_estimate(hold, weighed(*streamed, weights)),
     };
     Charge { counted: charge.counted.max(floor), ..charge }
 }
@@ -99,9 +99,14 @@ pub fn charge_swept(hold: &Estimate, weights: &Weights) -> Charge {
     }
 }
 
-/// Gets the charge at the estimate: input, and output as estimated or as streamed, whichever is more.
-fn at_estimate(hold: &Estimate, streamed: u64) -> Charge {
-    let tokens = estimated(hold.input, hold.output.max(streamed));
+/// Weighs output that was estimated from what was streamed.
+fn weighed(streamed: u64, weights: &Weights) -> u64 {
+    counted(&Tokens { output: streamed.min(MAX_CLASS), ..Tokens::default() }, weights)
+}
+
+/// Gets the charge at the estimate: input, and output as estimated or `least`, whichever is more.
+fn at_estimate(hold: &Estimate, least: u64) -> Charge {
+    let tokens = estimated(hold.input, hold.output.max(least));
     Charge { counted: tokens.input + tokens.output, tokens, source: Source::Estimated }
 }
 
@@ -173,6 +178,18 @@ mod tests {
         for (seen, streamed, want) in table {
             assert_eq!(counted_of(&hold(100, 50, 150), Settlement::Partial { seen, streamed }), want, "{seen:?}");
         }
+    }
+
+    #[test]
+    fn what_was_streamed_is_weighed_and_what_was_estimated_is_already() {
+        let dear = Weights { input: 2000, output: 3000, ..W };
+        let hold = hold(100, 50, 150);
+        let counted = |how| charge(&hold, &how, &dear).counted;
+        assert_eq!(counted(Settlement::Partial { seen: None, streamed: 40 }), 220);
+        assert_eq!(counted(Settlement::Partial { seen: Some(tokens(70, 1)), streamed: 40 }), 260);
+        assert_eq!(counted(Settlement::AtEstimate { streamed: 40 }), 220);
+        assert_eq!(counted(Settlement::AtEstimate { streamed: 1 }), 150);
+        assert_eq!(charge_swept(&hold, &dear).counted, 150);
     }
 
     #[test]

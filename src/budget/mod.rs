@@ -6,17 +6,33 @@
 //! * [`amount`]: reading amounts of tokens;
 //! * [`weights`]: how much a token of each class counts;
 //! * [`account`]: which accounts of a path govern or bind, and whether a request fits;
+//! * [`admit`]: what of it may refuse, and what is kept back for the end;
+//! * [`window`]: from when to when a limit counts that begins anew by itself; [`threshold`]: what is told on the way to it;
+//! * [`learned`]: what is estimated, by what was learned;
+//! * [`crossing`]: what becomes of a hold that its stream outgrows;
 //! * [`charge`]: what a hold is charged when it ends.
 
 pub mod account;
+pub mod admit;
 pub mod amount;
 pub mod charge;
+pub mod crossing;
+pub mod learned;
+pub mod threshold;
 pub mod weights;
+pub mod window;
 
 #[cfg(test)]
 mod machine;
 
-pub use account::{Decision, Standing, binding, crossed, decide, governs};
+#[cfg(test)]
+pub use account::decide;
+pub use account::{Decision, Standing, binding, crossed, governs, has_name, roles, scope_of};
+pub use admit::{Ask, admit};
 pub use amount::{Amount, AmountError, MAX_TOKENS, check_thresholds, grouped, parse_amount};
 pub use charge::{Charge, Estimate, Settlement, charge, charge_swept};
+pub use crossing::{Raised, on_cross, raise};
+pub use learned::Learned;
+pub use threshold::{Warned, still_warned, warned};
 pub use weights::{Weights, WeightsError, counted};
+pub use window::{Window, turn, window};

@@ -1,21 +1,75 @@
-//! What `bb cut` and `bb kill` share: one act on several bottles, each tried whatever becomes of the others.
+//! What `bb cut`, `pause`, `thaw`, `freeze` and `kill` share: one act on several bottles, each tried whatever becomes of the
+//! others.
 
-use crate::api::Act;
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use crate::api::{Act, Bottle, State};
 use crate::client::Client;
 use crate::error::Result;
 use crate::home::Home;
 
 use super::out;
+use super::slugs::Which;
+
+/// Acts that are under way at once with `--all`. Unit: requests.
+const AT_ONCE: usize = 16;
 
 /// Makes the body of an act.
 pub fn act(reason: Option<String>) -> Act {
     Act { id: uuid::Uuid::now_v7().to_string(), reason, scope: None }
 }
 
-/// Does `act` on each bottle, prints what `said` makes of it, and gets the exit code: of several errors the gravest.
+/// Does `act` on the bottles that are meant, those in one of `states` where all are; prints what `said` makes of each, and gets
+/// the exit code: of several errors the gravest.
 ///
 /// # Errors
 /// What keeps the controller from being reached; errors of single bottles are shown as they come.
+pub async fn on(
+    which: &Which,
+    states: &[State],
+    act: impl AsyncFn(&Client, &str) -> Result<Bottle>,
+    said: impl Fn(&Bottle) -> String,
+) -> Result<u8> {
+    if !which.all {
+        return each(&which.slugs, act, said).await;
+    }
+    let client = Client::connect_or_start(&Home::from_env()?).await?;
+    let meant = client.bottles(false).await?.into_iter().filter(|bottle| states.contains(&bottle.state));
+    let (client, act) = (&client, &act);
+    let mut done = stream::iter(meant)
+        .map(|bottle| async move {
+            match act(client, &bottle.slug).await {
+                Ok(done) => Ok(done),
+                // One that came to its end meanwhile needs nothing any more.
+                Err(error) => match client.bottle(&bottle.slug).await {
+                    Ok(now) if now.state == State::Ended || now.id != bottle.id => Ok(now),
+                    _ => Err((bottle.slug, error)),
+                },
+            }
+        })
+        .buffered(AT_ONCE);
+    let (mut codes, mut count) = (Vec::new(), 0);
+    while let Some(one) = done.next().await {
+        count += 1;
+        match one {
+            Ok(bottle) => out::print(&said(&bottle))?,
+            Err((slug, error)) => {
+                out::note(&format!("{slug}:"));
+                codes.push(out::fail(&error));
+            }
+        }
+    }
+    if count == 0 {
+        out::note("no bottle is running that this could be done to");
+    }
+    Ok(gravest(&codes))
+}
+
+/// Does `act` on each bottle, prints what `said` makes of it, and gets the exit code: of several errors the gravest.
+///
+/// # Errors
+/// As [`on`].
 pub async fn each<T>(
     slugs: &[String],
     act: impl AsyncFn(&Client, &str) -> Result<T>,

@@ -84,6 +84,9 @@ async fn status(home: &Home) -> Result<()> {
         return out::print("no controller runs");
     };
     let version = client.version().await?;
+    for fault in &version.faults {
+        out::note(&format!("warning: metered requests are refused: {fault}"));
+    }
     out::print(&described(&version, home, jiff::Timestamp::now().as_millisecond()))
 }
 
@@ -332,8 +335,16 @@ mod tests {
     #[test]
     fn a_status_says_pid_age_and_places() {
         let home = Home { root: "/h".into(), runtime: "/r".into() };
-        let version =
-            Version { api: 1, revision: 1, version: "0.1.0".into(), pid: 7, home: "/h".into(), started: 0, running: 1 };
+        let version = Version {
+            api: 1,
+            revision: 1,
+            version: "0.1.0".into(),
+            pid: 7,
+            home: "/h".into(),
+            started: 0,
+            running: 1,
+            faults: vec![],
+        };
         assert_eq!(
             described(&version, &home, 3_723_000),
             "running  pid 7, up 1 h 2 min, 1 bottle\nversion  bb 0.1.0, API 1\nhome     /h\n\

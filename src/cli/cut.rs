@@ -10,7 +10,7 @@ use super::{act, out};
 pub struct Args {
     /// Which.
     #[command(flatten)]
-    pub bottles: super::slugs::Many,
+    pub bottles: super::slugs::Which,
     /// Why: said in the audit row and to the agent
     #[arg(long)]
     pub reason: Option<String>,
@@ -27,7 +27,7 @@ pub fn run(args: Args) -> u8 {
         let cut = async |client: &crate::client::Client, slug: &str| {
             client.cut(slug, &Act { scope: Some(scope), ..act::act(args.reason.clone()) }).await
         };
-        act::each(&args.bottles.slugs, cut, said).await
+        act::on(&args.bottles, State::LIVING, cut, said).await
     })
 }
 

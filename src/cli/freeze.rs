@@ -11,7 +11,7 @@ use super::{act, out};
 pub struct Args {
     /// Which.
     #[command(flatten)]
-    pub bottles: super::slugs::Many,
+    pub bottles: super::slugs::Which,
     /// Why, for the audit
     #[arg(long)]
     pub reason: Option<String>,
@@ -23,7 +23,7 @@ pub fn run(args: Args) -> u8 {
         let freeze = async |client: &crate::client::Client, slug: &str| {
             client.freeze(slug, &act::act(args.reason.clone())).await
         };
-        act::each(&args.bottles.slugs, freeze, said).await
+        act::on(&args.bottles, State::LIVING, freeze, said).await
     })
 }
 

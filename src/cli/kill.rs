@@ -9,7 +9,7 @@ use super::{act, out};
 pub struct Args {
     /// Which.
     #[command(flatten)]
-    pub bottles: super::slugs::Many,
+    pub bottles: super::slugs::Which,
     /// Why: said in the audit row
     #[arg(long)]
     pub reason: Option<String>,
@@ -20,7 +20,7 @@ pub fn run(args: Args) -> u8 {
     out::block_on(async move {
         let kill =
             async |client: &crate::client::Client, slug: &str| client.kill(slug, &act::act(args.reason.clone())).await;
-        act::each(&args.bottles.slugs, kill, said).await
+        act::on(&args.bottles, State::LIVING, kill, said).await
     })
 }
 

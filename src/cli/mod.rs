@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 pub mod act;
 pub mod apply;
 pub mod attach;
+mod budget;
 pub mod commit;
 pub mod completions;
 pub mod controller;
@@ -22,6 +23,7 @@ pub mod freeze;
 pub mod image;
 pub mod inspect;
 pub mod kill;
+pub mod ledger;
 pub mod logs;
 pub mod manifest;
 pub mod out;
@@ -35,7 +37,9 @@ pub mod run;
 pub mod setup;
 pub mod slugs;
 pub mod start;
+pub mod statusline;
 pub mod stop;
+mod uncut;
 pub mod usage;
 mod why;
 
@@ -73,6 +77,8 @@ enum Command {
     Exec(exec::Args),
     Attach(attach::Args),
     Cut(cut::Args),
+    Uncut(uncut::Args),
+    Budget(budget::Args),
     Routes(routes::Args),
     Why(why::Args),
     Egress(egress::Args),
@@ -91,6 +97,8 @@ enum Command {
     Inspect(inspect::Args),
     Image(image::Args),
     Usage(usage::Args),
+    Statusline(statusline::Args),
+    Ledger(ledger::Args),
     Manifest(manifest::Args),
     Controller(controller::Args),
     Doctor(doctor::Args),
@@ -122,6 +130,8 @@ pub fn main() -> u8 {
             Command::Exec(args) => exec::run(args),
             Command::Attach(args) => attach::run(args),
             Command::Cut(args) => cut::run(args),
+            Command::Uncut(args) => uncut::run(args),
+            Command::Budget(args) => budget::run(args),
             Command::Routes(args) => routes::run(args),
             Command::Why(args) => why::run(args),
             Command::Egress(args) => egress::run(args),
@@ -140,6 +150,8 @@ pub fn main() -> u8 {
             Command::Inspect(args) => inspect::run(args),
             Command::Image(args) => image::run(args),
             Command::Usage(args) => usage::run(args),
+            Command::Statusline(args) => statusline::run(&args),
+            Command::Ledger(args) => ledger::run(args),
             Command::Manifest(args) => manifest::run(args),
             Command::Completions(args) => completions::run(&args),
             Command::Controller(args) => controller::run(args),

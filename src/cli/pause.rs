@@ -9,7 +9,7 @@ use super::{act, out};
 pub struct Args {
     /// Which.
     #[command(flatten)]
-    pub bottles: super::slugs::Many,
+    pub bottles: super::slugs::Which,
     /// Why: said in the audit row
     #[arg(long)]
     pub reason: Option<String>,
@@ -20,7 +20,10 @@ pub struct Args {
 pub struct ThawArgs {
     /// Which.
     #[command(flatten)]
-    pub bottles: super::slugs::Many,
+    pub bottles: super::slugs::Which,
+    /// Why: said in the audit row
+    #[arg(long)]
+    pub reason: Option<String>,
 }
 
 /// Runs `bb pause`; returns its exit code.
@@ -28,15 +31,16 @@ pub fn run(args: Args) -> u8 {
     out::block_on(async move {
         let pause =
             async |client: &crate::client::Client, slug: &str| client.pause(slug, &act::act(args.reason.clone())).await;
-        act::each(&args.bottles.slugs, pause, said).await
+        act::on(&args.bottles, &[State::Running, State::Paused], pause, said).await
     })
 }
 
 /// Runs `bb thaw`; returns its exit code.
 pub fn thaw(args: ThawArgs) -> u8 {
     out::block_on(async move {
-        let thaw = async |client: &crate::client::Client, slug: &str| client.thaw(slug, &act::act(None)).await;
-        act::each(&args.bottles.slugs, thaw, said).await
+        let thaw =
+            async |client: &crate::client::Client, slug: &str| client.thaw(slug, &act::act(args.reason.clone())).await;
+        act::on(&args.bottles, &[State::Paused], thaw, said).await
     })
 }
 

@@ -53,8 +53,17 @@ async fn work(args: Args) -> Result<u8> {
     // Who looks for what runs finds it, whatever the settings say; and that they are wrong is said before it matters.
     settings_or_warn(&home);
     let client = Client::connect_or_start(&home).await?;
+    let faults = client.version().await?.faults;
+    for fault in &faults {
+        out::note(&format!("warning: metered requests are refused: {fault}"));
+    }
     let bottles = client.bottles(args.all).await?;
-    let accounts = accounts(&client, &bottles).await?;
+    let accounts = match accounts(&client, &bottles).await {
+        Ok(accounts) => accounts,
+        // What was used is not known then; which bottles there are is.
+        Err(_) if !faults.is_empty() => HashMap::new(),
+        Err(error) => return Err(error),
+    };
     let rows: Vec<Row> = bottles.into_iter().map(|bottle| with_account(bottle, &accounts)).collect();
     if args.json {
         for row in &rows {

@@ -112,7 +112,8 @@ fn settings(found: &[(&str, &str, String)]) -> String {
         "# What holds for every bottle of this host (docs/settings.md).\n\
          #\n\
          # Tokens that each provider may use, all bottles and all days together. A hard limit binds whatever a bottle, an\n\
-         # agent or a recipe allows itself. It is never reset: raise the number to go on.\n\
+         # agent or a recipe allows itself. It is never reset: raise the number to go on, or write `per: day` (week, month)\n\
+         # beside it, and it begins anew by itself (docs/budgets.md).\n\
          budget:\n",
     );
     for (name, ..) in found {
@@ -142,7 +143,8 @@ fn bottle(name: &str, title: &str, variable: &str) -> String {
          #     - docs.rs\n\
          #     - {{host: api.github.com, auth: {{scheme: Bearer, token_ref: GITHUB_TOKEN}}, matches: [{{methods: [GET]}}]}}\n\
          \n\
-         # Tokens for one launch. The host's own limit in settings.yml binds as well.\n\
+         # Tokens for one launch; {{tokens: 500k, per: day}} would be for all launches of a day. The host's own limit in\n\
+         # settings.yml binds as well.\n\
          budget: 500k\n\
          ---\n\
          {title} with its model API and nothing else.\n"

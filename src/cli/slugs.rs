@@ -10,6 +10,22 @@ pub struct One {
     pub slug: String,
 }
 
+/// Which bottles an act of the operator's is for: those that are named, or all that run.
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// Slugs, or unique beginnings of slugs
+    #[arg(
+        required_unless_present = "all",
+        conflicts_with = "all",
+        value_name = "SLUG",
+        add = super::completions::slugs()
+    )]
+    pub slugs: Vec<String>,
+    /// Every bottle that runs, in rehearsals too
+    #[arg(long)]
+    pub all: bool,
+}
+
 #[derive(Debug, clap::Args)]
 pub struct Many {
     /// Slugs, or unique beginnings of slugs

@@ -3,17 +3,25 @@
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan, civil};
 
-use crate::api::{UsageQuery, UsageReport, UsageTotal};
+use crate::api::{By, Slice, UsageQuery, UsageReport};
 use crate::client::Client;
 use crate::error::{Error, Kind, Result};
 use crate::home::Home;
 use crate::lua::values::parse_duration;
 use crate::types::Book;
 
+use self::prices::Prices;
+use self::view::{Shaped, View};
 use super::faults::settings_or_warn;
-use super::out::{self, Table, grouped};
+use super::out;
 
-/// Show the tokens that were used, by bottle, agent, provider and model.
+mod follow;
+mod prices;
+pub(super) mod rate;
+mod table;
+mod view;
+
+/// Show the tokens that were used, by bottle, agent, provider and model, or by time (docs/usage.md).
 ///
 /// With --json one object: {"rows": [{bottle, agent, provider, model, requests, input, cache_read, cache_write, output,
 /// reasoning, counted, estimated}], "total": {...}}. `reasoning` is a part of `output`; `counted` is what the budgets
@@ -21,9 +29,21 @@ use super::out::{self, Table, grouped};
 /// object is that of the real book, and has that of rehearsals apart, as "rehearsal": {"rows": [...], "total": {...}}.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// One row for each day, week, month, session (a bottle) or block (5 hours)
+    #[arg(value_name = "PERIOD")]
+    pub period: Option<Words>,
+    /// What the rows are of, separated by commas
+    #[arg(long, value_name = "WHAT", value_delimiter = ',')]
+    pub by: Vec<ByWord>,
     /// Write JSON on stdout
-    #[arg(long)]
+    #[arg(long, conflicts_with = "csv")]
     pub json: bool,
+    /// Write CSV on stdout, with a head
+    #[arg(long)]
+    pub csv: bool,
+    /// Stay, and tell of each use as it comes; with --json the events themselves
+    #[arg(short, long, conflicts_with_all = ["csv", "period", "by", "since", "until", "prices"])]
+    pub follow: bool,
     /// Only rehearsals
     #[arg(long)]
     pub rehearsal: bool,
@@ -33,12 +53,75 @@ pub struct Args {
     /// Only this run
     #[arg(long, value_name = "ID")]
     pub run: Option<String>,
+    /// Only this provider
+    #[arg(long, value_name = "NAME")]
+    pub provider: Option<String>,
     /// Not before: a date or time (2025-01-31, 2025-01-31T09:30, with Z or an offset), or how long ago (24h)
     #[arg(long, value_name = "WHEN")]
     pub since: Option<String>,
     /// Before: as --since; a date includes its day
     #[arg(long, value_name = "WHEN")]
     pub until: Option<String>,
+    /// A file with prices, for a column of money (docs/usage.md)
+    #[arg(long, value_name = "FILE")]
+    pub prices: Option<std::path::PathBuf>,
+}
+
+/// The words for stretches of time.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Words {
+    /// Days of this host's time zone
+    Day,
+    /// Weeks, from Monday
+    Week,
+    /// Months
+    Month,
+    /// Bottles
+    Session,
+    /// Blocks of five hours
+    Block,
+}
+
+impl From<Words> for Slice {
+    fn from(word: Words) -> Slice {
+        match word {
+            Words::Day => Slice::Day,
+            Words::Week => Slice::Week,
+            Words::Month => Slice::Month,
+            Words::Session => Slice::Session,
+            Words::Block => Slice::Block,
+        }
+    }
+}
+
+/// The words for what rows are of.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum ByWord {
+    /// A bottle
+    Bottle,
+    /// An agent
+    Agent,
+    /// A provider
+    Provider,
+    /// The model that answered
+    Model,
+    /// A recipe
+    Recipe,
+    /// A run
+    Run,
+}
+
+impl From<ByWord> for By {
+    fn from(word: ByWord) -> By {
+        match word {
+            ByWord::Bottle => By::Bottle,
+            ByWord::Agent => By::Agent,
+            ByWord::Provider => By::Provider,
+            ByWord::Model => By::Model,
+            ByWord::Recipe => By::Recipe,
+            ByWord::Run => By::Run,
+        }
+    }
 }
 
 /// Runs the command; returns its exit code.
@@ -51,18 +134,38 @@ async fn work(args: Args) -> Result<u8> {
     let moment =
         |text: &Option<String>, name, end| text.as_deref().map(|t| moment(t, name, end, now, &zone)).transpose();
     let (since, until) = (moment(&args.since, "--since", false)?, moment(&args.until, "--until", true)?);
+    let prices = args.prices.as_deref().map(Prices::load).transpose()?;
     let home = Home::from_env()?;
     let client = Client::connect_or_start(&home).await?;
+    let mut node = args.run.as_ref().map(|run| format!("run:{run}"));
     let (bottle, unknown) = match &args.bottle {
         None => (None, None),
         Some(name) => match client.bottle(name).await {
-            Ok(bottle) => (Some(bottle.slug), None),
+            Ok(bottle) => {
+                node = Some(format!("bottle:{}", bottle.account.unwrap_or(bottle.id)));
+                (Some(bottle.slug), None)
+            }
             // The ledger may know more names than the controller does.
             Err(error) if error.kind == Kind::NoSuchBottle => (Some(name.clone()), Some(error)),
             Err(error) => return Err(error),
         },
     };
-    let query = UsageQuery { book: Book::Real, bottle, run: args.run, provider: None, since, until };
+    let of_book = if args.rehearsal { Book::Rehearsal } else { Book::Real };
+    if args.follow {
+        return follow::follow(&client, of_book, bottle, args.run, args.json, &zone).await;
+    }
+    let asked = View::new(args.period.map(Slice::from), args.by.iter().copied().map(By::from), prices);
+    let query = UsageQuery {
+        bottle,
+        run: args.run.clone(),
+        provider: args.provider.clone(),
+        since,
+        until,
+        by: asked.query_by(),
+        period: asked.period,
+        zone: zone.iana_name().map(str::to_owned),
+        ..UsageQuery::default()
+    };
     let books: &[Book] = if args.rehearsal { &[Book::Rehearsal] } else { &[Book::Real, Book::Rehearsal] };
     let mut reports = Vec::new();
     for &book in books {
@@ -72,20 +175,35 @@ async fn work(args: Args) -> Result<u8> {
         } else {
             client.usage(&UsageQuery { book, ..query.clone() }).await?
         };
-        reports.push((book, report));
+        reports.push((book, asked.shaped(report, &zone)));
     }
     if let Some(error) = unknown
-        && reports.iter().all(|(_, r)| r.rows.is_empty())
+        && reports.iter().all(|(_, shaped)| shaped.rows.is_empty())
     {
         return Err(error);
     }
+    let now = now.as_millisecond();
+    if let Some((_, first)) = reports.first_mut() {
+        let node = node.unwrap_or_else(|| crate::ledger::GLOBAL.to_owned());
+        first.budgets = rate::budgets(&client, of_book, &node, now).await?;
+        if node == crate::ledger::GLOBAL {
+            first.headroom = client.headroom(of_book).await?;
+        }
+        first.block = asked.block(&first.rows, now);
+    }
     let weights = settings_or_warn(&home).weights.describe();
     if args.json {
-        out::json(&Json::of(reports.into_iter().map(|(_, report)| report)))?;
+        out::json(&Json::of(reports.into_iter().map(|(_, shaped)| shaped)))?;
+        return Ok(0);
+    }
+    if args.csv {
+        for line in table::csv(&asked, &reports) {
+            out::print(&crate::printable::printable(&line, false))?;
+        }
         return Ok(0);
     }
     let parts: Vec<String> =
-        reports.iter().map(|(book, report)| section(*book, report, &weights, out::colour())).collect();
+        reports.iter().map(|(book, shaped)| table::section(*book, shaped, &asked, &weights, out::colour())).collect();
     out::print(parts.join("\n").trim_end())?;
     Ok(0)
 }
@@ -94,50 +212,15 @@ async fn work(args: Args) -> Result<u8> {
 #[derive(serde::Serialize)]
 struct Json {
     #[serde(flatten)]
-    report: UsageReport,
+    report: Shaped,
     #[serde(skip_serializing_if = "Option::is_none")]
-    rehearsal: Option<UsageReport>,
+    rehearsal: Option<Shaped>,
 }
 
 impl Json {
-    fn of(mut reports: impl Iterator<Item = UsageReport>) -> Json {
+    fn of(mut reports: impl Iterator<Item = Shaped>) -> Json {
         Json { report: reports.next().unwrap_or_default(), rehearsal: reports.next() }
     }
-}
-
-/// Writes one book for people.
-fn section(book: Book, report: &UsageReport, weights: &str, bold: bool) -> String {
-    let name = match book {
-        Book::Real => "Real usage",
-        Book::Rehearsal => "Rehearsals (no cost)",
-    };
-    if report.rows.is_empty() {
-        return format!("{name}: none\n");
-    }
-    let figures = |t: &UsageTotal| {
-        [t.requests, t.input, t.cache_read, t.cache_write, t.output, t.reasoning, t.counted, t.estimated].map(grouped)
-    };
-    let mut table = Table::new(&[
-        "BOTTLE",
-        "AGENT",
-        "PROVIDER",
-        "MODEL",
-        ">REQUESTS",
-        ">INPUT",
-        ">CACHE-READ",
-        ">CACHE-WRITE",
-        ">OUTPUT",
-        ">REASONING",
-        ">COUNTED",
-        ">ESTIMATED",
-    ]);
-    for row in &report.rows {
-        let names = [&row.bottle, &row.agent, &row.provider, &row.model].map(String::clone);
-        table.row(names.into_iter().chain(figures(&row.total)).collect());
-    }
-    let empty = || String::new();
-    table.row(["total".to_owned(), empty(), empty(), empty()].into_iter().chain(figures(&report.total)).collect());
-    format!("{name} (tokens; weights today: {weights})\n{}", table.render(bold))
 }
 
 /// Reads a moment; `end` makes a date mean the end of its day. Returns milliseconds since the epoch.
@@ -168,33 +251,12 @@ pub(super) fn moment(text: &str, option: &str, end: bool, now: Timestamp, zone: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::UsageRow;
-
-    fn report() -> UsageReport {
-        let total = UsageTotal {
-            requests: 3,
-            input: 1200,
-            cache_read: 30_000,
-            cache_write: 500,
-            output: 900,
-            reasoning: 100,
-            counted: 5600,
-            estimated: 1,
-        };
-        let row = UsageRow {
-            bottle: "fix-42".into(),
-            agent: "claude".into(),
-            provider: "claude".into(),
-            model: "m\x1b[2J".into(),
-            total,
-        };
-        UsageReport { rows: vec![row], total }
-    }
 
     #[test]
     fn json_has_exactly_the_documented_keys() {
+        let report = || View::default().shaped(table::tests::report(), &TimeZone::UTC);
         let one = Json::of([report()].into_iter());
-        let both = serde_json::to_value(Json::of([UsageReport::default(), report()].into_iter())).unwrap();
+        let both = serde_json::to_value(Json::of([Shaped::default(), report()].into_iter())).unwrap();
         let value = serde_json::to_value(one).unwrap();
         assert_eq!((&both["rehearsal"], &both["rows"]), (&value, &serde_json::json!([])));
         let keys = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ");
@@ -202,17 +264,6 @@ mod tests {
         let figures = "requests input cache_read cache_write output reasoning counted estimated";
         assert_eq!(keys(&value["rows"][0]), format!("bottle agent provider model {figures}"));
         assert_eq!(keys(&value["total"]), figures);
-    }
-
-    #[test]
-    fn each_book_has_a_heading_its_weights_and_a_total() {
-        let text = section(Book::Real, &report(), "cache_read 0.1", false);
-        let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "Real usage (tokens; weights today: cache_read 0.1)");
-        assert!(lines[2].starts_with("fix-42  claude  claude    m\\x1b[2J "), "{text}");
-        assert!(lines[2].ends_with("5,600          1"), "{text}");
-        assert!(lines[3].starts_with("total ") && lines[3].contains("30,000"), "{text}");
-        assert_eq!(section(Book::Rehearsal, &UsageReport::default(), "raw", false), "Rehearsals (no cost): none\n");
     }
 
     #[test]

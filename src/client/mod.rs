@@ -4,6 +4,8 @@
 //! again what a dying controller interrupted: every call is safe to send twice (POSTs carry an id of the client's), and
 //! streams go on where they stopped. It must not decide anything about bottles or budgets, and must not print.
 
+mod budgets;
+mod ledger;
 mod start;
 mod stream;
 mod wire;

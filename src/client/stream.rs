@@ -25,6 +25,26 @@ fn parse<T: DeserializeOwned>(line: &Bytes) -> Result<T> {
         .map_err(|e| Error::internal(format!("the controller sent a line that is not ours: {e}")))
 }
 
+/// Reads an export to its last line, which says that it is whole. It is not taken up again: half of it was handed over.
+pub(super) async fn export(
+    client: &Client,
+    request: &Request,
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut lines = open(client, request).await?;
+    while let Some(line) = lines.next().await.map_err(|failure| failure.into_error(&client.home))? {
+        if line.as_ref() == br#"{"table":"end"}"# {
+            return Ok(());
+        }
+        if line.starts_with(br#"{"table":"error""#) {
+            let said: serde_json::Value = parse(&line)?;
+            return Err(Error::internal(said["message"].as_str().unwrap_or_default()));
+        }
+        take(&line)?;
+    }
+    Err(Error::internal("the export broke off").hint("run it again; `bb controller logs` may say why"))
+}
+
 /// Events in order of `seq`.
 pub struct Events {
     client: Client,

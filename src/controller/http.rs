@@ -4,6 +4,8 @@
 
 mod answer;
 mod bottles;
+mod budgets;
+mod ledger;
 mod question;
 
 use std::convert::Infallible;
@@ -22,10 +24,10 @@ use answer::{Body, lines, ok, refusal};
 use question::{book, flag, number, query, read};
 
 use super::stream as follow;
-use super::{Controller, ledger_error, peer};
+use super::{Controller, peer};
 use crate::api::{Prune, Run, UsageQuery};
 use crate::error::{Error, Kind, Result};
-use crate::ledger::{EventQuery, Ledger};
+use crate::ledger::EventQuery;
 
 /// How often a lease's connection says that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -85,7 +87,7 @@ async fn route(controller: &Arc<Controller>, request: Request<Incoming>) -> Resu
         return Err(Error::new(Kind::Usage, "only GET and POST are spoken here"));
     }
     match (post, parts.as_slice()) {
-        (false, ["v1", "version"]) => ok(&controller.version()),
+        (false, ["v1", "version"]) => ok(&controller.version().await),
         (true, ["v1", "stop"]) => {
             controller.ask_to_stop();
             ok(&json!({}))
@@ -106,11 +108,15 @@ async fn route(controller: &Arc<Controller>, request: Request<Incoming>) -> Resu
         (true, ["v1", "usage", "query"]) => {
             ok(&controller.usage(read::<UsageQuery>(request.into_body()).await?).await?)
         }
-        (false, ["v1", "budgets"]) => {
-            let ledger = controller.ledger(book(&query)).await?;
-            let accounts = ledger.accounts(query.get("node").map(String::as_str)).await;
-            ok(&json!({ "accounts": accounts.map_err(|e| ledger_error(&e, &controller.host.home.ledger()))? }))
+        (false, ["v1", "budgets"]) => budgets::list(controller, &query).await,
+        (true, ["v1", "budgets"]) => budgets::change(controller, request).await,
+        (false, ["v1", "ledger", "verify"]) => {
+            ok(&ledger::verify(controller, book(&query), query.get("expect").map(String::as_str)).await?)
         }
+        (false, ["v1", "ledger", "export"]) => ledger::export(controller, book(&query)).await,
+        (true, ["v1", "ledger", "backup"]) => ok(&ledger::backup(controller, &read(request.into_body()).await?).await?),
+        (true, ["v1", "ledger", "prune"]) => ok(&ledger::prune(controller, &read(request.into_body()).await?).await?),
+        (false, ["v1", "headroom"]) => ok(&json!({ "headroom": ledger::headroom(controller, book(&query)).await? })),
         (false, ["v1", "events"]) => {
             let ledger = controller.ledger(book(&query)).await?;
             let (bottle, run) = (query.get("bottle").cloned(), query.get("run").cloned());

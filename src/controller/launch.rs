@@ -15,7 +15,7 @@ pub(super) use up::{Terms, agent_code};
 use super::compose::{self, Composed};
 use super::note::Note;
 use super::{Controller, keep, ledger_error, logins};
-use crate::api::{Bottle, Egress, Ended, Launch, State};
+use crate::api::{Bottle, Egress, Ended, Launch, Limit, State};
 use crate::bottle::cgroup;
 use crate::bottle::output::now_ms;
 use crate::egress::{self, ca::Ca};
@@ -57,6 +57,7 @@ impl Controller {
         if launch.id.is_empty() || launch.id.len() > 64 {
             return Err(Error::new(Kind::Usage, "a launch needs an id of at most 64 characters"));
         }
+        refuse_times(&launch.budget, "budget")?;
         self.ready().await;
         let turn = {
             let mut launching = self.launching.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,17 +101,25 @@ impl Controller {
         if !launch.budget.is_empty() {
             ledger.set_limits(&path[0], launch.budget.clone()).await.map_err(fail)?;
         }
-        for node in &launch.nodes {
-            ledger.set_limits(&node.node(&launch.counted().nodes), node.limits.clone()).await.map_err(fail)?;
+        let counted = launch.counted();
+        for (node, limits) in launch.nodes.iter().flat_map(|node| node.limits_by_node(&counted.nodes)) {
+            // What nobody knows yet has no limit that could be taken away.
+            if !limits.is_empty() || !node.ends_with(&format!("@{}", launch.id)) {
+                ledger.set_limits(&node, limits).await.map_err(fail)?;
+            }
         }
         if let Some(spent) = ledger.spent(path.clone(), &launch.provider).await.map_err(fail)? {
             let hint = match launch.resume {
                 Some(_) => go_on::GIVE_MORE,
                 None => {
-                    "give it more: `budget =` in the launch, bb.budget.set in the recipe, `budget:` in settings.yml"
+                    "give it more: `bb budget raise`, `budget =` in the launch, bb.budget.set in the recipe, `budget:` in settings.yml"
                 }
             };
-            return Err(Error::new(Kind::Budget, egress::spent::sentence(&spent)).at(spent.node).hint(hint));
+            let mut message = egress::spent::sentence(&spent);
+            if spent.resets.is_some() {
+                message = format!("{message}. {}", egress::spent::resets(&spent).trim_end_matches('.'));
+            }
+            return Err(Error::new(Kind::Budget, message).at(spent.node).hint(hint));
         }
         let cut = go_on::lifted(cut, &ledger, &path, &launch.provider).await.map_err(fail)??;
         let slug = match &launch.resume {
@@ -220,6 +229,20 @@ pub fn budget_path(launch: &Launch) -> Vec<Node> {
     path.extend(launch.run.as_ref().map(|run| format!("run:{run}")));
     path.push(GLOBAL.to_owned());
     path
+}
+
+/// Refuses limits with a time where nothing has a name that outlives it: a bottle, a run.
+///
+/// # Errors
+/// `usage`.
+pub(super) fn refuse_times(limits: &[Limit], place: &str) -> Result<()> {
+    match limits.iter().find_map(|limit| limit.per) {
+        None => Ok(()),
+        Some(per) => {
+            let message = format!("a limit `{}` counts by name over launches, and this has no name", per.words());
+            Err(Error::new(Kind::Usage, message).at(place).hint("say it in a manifest or in settings.yml"))
+        }
+    }
 }
 
 /// Says in a bottle's view that it did not come up.

@@ -85,8 +85,8 @@ pub struct Live {
     pausing: tokio::sync::Mutex<()>,
     /// One carries a freeze out at a time.
     freezing: tokio::sync::Mutex<()>,
-    /// Nodes whose crossing has been recorded.
-    crossed: Mutex<HashSet<Node>>,
+    /// Accounts (node and provider) whose crossing has been recorded, with their limit and what was used of it then.
+    crossed: Mutex<HashMap<(Node, String), (u64, u64)>>,
 }
 
 impl std::ops::Deref for Live {

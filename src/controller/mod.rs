@@ -1,7 +1,7 @@
 //! The controller: the one process that owns ledgers, bottles and their way out.
 //!
 //! * [`daemon`]: its life as a process. [`http`], [`peer`]: its socket and who may use it.
-//! * [`launch`], [`compose`], [`trust`], [`adopt`]: the ways in to a running bottle. [`binds`]: what holds on each of them. [`live`]: a
+//! * [`launch`], [`compose`], [`trust`], [`adopt`]: the ways in to a running bottle. [`binds`]: what holds on each of them. [`budgets`]: what is changed of them. [`live`]: a
 //!   bottle while it lives.
 //! * [`input`]: what is typed and fed. [`keep`]: what is left of bottles that have ended, and what their agents changed.
 //! * [`lease`]: front ends that bottles depend on. [`logins`]: the host's, which they work with. [`link`]: keepers. [`note`]: what they
@@ -19,13 +19,14 @@ use crate::api::{self, Bottle, Run, UsageQuery, UsageReport, Version};
 use crate::enforce::{Bottles, Enforcement};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::sqlite::{Options, SqliteLedger};
-use crate::ledger::{GLOBAL, Ledger, LedgerError};
+use crate::ledger::{GLOBAL, Ledger, LedgerError, Standing};
 use crate::name::{begins, is_numbered};
 use crate::settings::Settings;
 use crate::types::Book;
 
 pub mod adopt;
 pub mod binds;
+pub mod budgets;
 pub mod compose;
 pub mod daemon;
 pub mod http;
@@ -130,6 +131,7 @@ impl Controller {
             controller.ledger(Book::Rehearsal).await?;
         }
         tokio::spawn(Arc::clone(&controller).end_lost_leases(lost));
+        tokio::spawn(budgets::look_for_more(Arc::downgrade(&controller)));
         Ok(controller)
     }
 
@@ -154,8 +156,9 @@ impl Controller {
     }
 
     /// Answers `GET /v1/version`.
-    pub fn version(&self) -> Version {
+    pub async fn version(&self) -> Version {
         Version {
+            faults: self.faults().await,
             api: api::API_MAJOR,
             revision: api::API_REVISION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -164,6 +167,21 @@ impl Controller {
             started: self.started,
             running: self.running().len() as u32,
         }
+    }
+
+    /// Names what keeps metered requests from passing, each with one thing to do.
+    async fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        for (ledger, place) in std::iter::once((&self.real, self.host.home.ledger()))
+            .chain(self.rehearsal.get().map(|ledger| (ledger, self.host.home.rehearsal_ledger())))
+        {
+            if let Some(trouble) = ledger.trouble().await {
+                let error = ledger_error(&trouble, &place);
+                let hint = error.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+                faults.push(format!("{}: {}{hint}", place.display(), error.message));
+            }
+        }
+        faults
     }
 
     fn all(&self) -> Vec<Arc<Live>> {
@@ -207,7 +225,15 @@ impl Controller {
         let known: std::collections::HashSet<String> = ours.iter().map(|b| b.id.clone()).collect();
         let mut bottles: Vec<Bottle> = ours.into_iter().filter(|b| all || b.state != api::State::Ended).collect();
         for ledger in std::iter::once(&self.real).chain(self.rehearsal.get()) {
-            let rows = ledger.bottles(all).await.map_err(|e| ledger_error(&e, &self.host.home.ledger()))?;
+            let rows = match ledger.bottles(all).await {
+                Ok(rows) => rows,
+                // What lives is known all the same, and has to be seen just then.
+                Err(e) if !all => {
+                    tracing::error!("bottles of others are not known: {e}");
+                    continue;
+                }
+                Err(e) => return Err(ledger_error(&e, &self.host.home.ledger())),
+            };
             bottles.extend(
                 rows.into_iter()
                     .filter(|r| !known.contains(&r.id))
@@ -277,9 +303,13 @@ impl Controller {
     /// # Errors
     /// The ledger's kinds.
     pub async fn run(&self, run: Run) -> Result<Vec<api::Account>> {
+        launch::refuse_times(&run.budget, "budget")?;
         let ledger = self.ledger(run.book).await?;
         let node = format!("run:{}", run.id);
         let place = self.host.home.ledger();
+        if !run.recipe.is_empty() {
+            ledger.put_run(&run.id, &run.recipe).await.map_err(|e| ledger_error(&e, &place))?;
+        }
         ledger.set_limits(&node, run.budget).await.map_err(|e| ledger_error(&e, &place))?;
         ledger.accounts(Some(&node)).await.map_err(|e| ledger_error(&e, &place))
     }
@@ -361,6 +391,24 @@ impl Bottles for Controller {
     fn running(&self) -> Vec<Arc<Live>> {
         self.all().into_iter().filter(|b| !b.has_ended()).collect()
     }
+
+    async fn spent(&self, bottles: &[Arc<Live>]) -> Vec<Option<Vec<Standing>>> {
+        let mut answers = vec![None; bottles.len()];
+        for book in [Book::Real, Book::Rehearsal] {
+            let (at, paths): (Vec<usize>, Vec<_>) = bottles
+                .iter()
+                .enumerate()
+                .filter(|(_, live)| live.launch.book == book)
+                .map(|(at, live)| (at, (live.path.clone(), live.launch.provider.clone())))
+                .unzip();
+            let Some(ledger) = at.first().map(|at| bottles[*at].ledger.clone()) else { continue };
+            match ledger.spent_on(paths).await {
+                Ok(spent) => at.iter().zip(spent).for_each(|(at, spent)| answers[*at] = Some(spent)),
+                Err(e) => tracing::error!("what else is spent is not known: {e}"),
+            }
+        }
+        answers
+    }
 }
 
 /// Says that there is no such bottle, and what there is that may have been meant.
@@ -398,7 +446,8 @@ async fn open_ledger(host: &Host, book: Book, settings: &Settings) -> Result<Sql
         Book::Real => host.home.ledger(),
         Book::Rehearsal => host.home.rehearsal_ledger(),
     };
-    let options = Options { durability: settings.durability, weights: settings.weights, ..Options::default() };
+    let zone = jiff::tz::TimeZone::system();
+    let options = Options { durability: settings.durability, weights: settings.weights, zone, ..Options::default() };
     let opened = tokio::task::spawn_blocking({
         let path = path.clone();
         move || SqliteLedger::open(&path, options)

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::api::{Credentials, Cut, Ended, Route};
 use crate::enforce::By;
-use crate::ledger::Node;
+use crate::ledger::{Node, Standing};
 use crate::types::CutScope;
 
 /// The note of one bottle.
@@ -16,12 +16,39 @@ pub struct Note {
     /// It is cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
+    /// It is paused for a budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Paused>,
     /// Its allow-list is another one than it was launched with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Rules>,
     /// It is being taken down.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
+}
+
+/// The budget that a bottle is paused for, as it stood then: when it has more, the bottle goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Paused(Standing);
+
+impl Paused {
+    /// For a budget that stands so.
+    pub fn by(standing: &Standing) -> Paused {
+        Paused(standing.clone())
+    }
+
+    /// Tells whether this is that budget.
+    pub fn is_for(&self, standing: &Standing) -> bool {
+        (&self.0.node, &self.0.provider) == (&standing.node, &standing.provider)
+    }
+
+    /// Tells whether it has got more since: also where the request that waited for it has used that up by now.
+    pub fn has_more(&self, now: &Standing) -> bool {
+        let left = |standing: &Standing| standing.limit.saturating_sub(standing.used);
+        let raised_and_used = now.limit > self.0.limit && now.used > self.0.used;
+        left(now) > left(&self.0) || now.resets > self.0.resets || raised_and_used
+    }
 }
 
 /// An allow-list, with what it puts in. Secret, as what the keeper has sealed.
@@ -100,11 +127,44 @@ mod tests {
             left: None,
         };
         let routes = Rules { routes: vec![Route { host: "a.example".into(), ..Route::default() }], ..Rules::default() };
-        let note = Note { cut: Some(cut), routes: Some(routes), end: None };
+        let standing =
+            Standing { node: "global".into(), provider: "*".into(), used: 90, limit: 100, ..Standing::default() };
+        let paused = Paused::by(&standing);
+        let note = Note { cut: Some(cut), paused: Some(paused), routes: Some(routes), end: None };
         assert_eq!(Note::read(Some(&note.text())), note);
         assert_eq!(Note::read(None), Note::default());
         assert_eq!(Note::read(Some("{")), Note::default());
     }
+
+    #[test]
+    fn a_paused_bottle_goes_on_by_more_of_the_budget_that_it_is_paused_for() {
+        let was = Standing {
+            node: "global".into(),
+            provider: "*".into(),
+            used: 90,
+            limit: 100,
+            resets: Some(5),
+            wanted: 20,
+            ..Standing::default()
+        };
+        let paused = Paused::by(&was);
+        assert!(paused.is_for(&was) && !paused.is_for(&Standing { provider: "claude".into(), ..was.clone() }));
+        for (limit, used, resets, more) in [
+            (100, 90, 5, false),
+            (101, 90, 5, true),
+            (100, 0, 5, true),
+            // What another request had open is charged: that is less.
+            (100, 95, 5, false),
+            (100, 150, 5, false),
+            // The request that waited was first.
+            (130, 130, 5, true),
+            (100, 120, 9, true),
+        ] {
+            let now = Standing { limit, used, resets: Some(resets), ..was.clone() };
+            assert_eq!(paused.has_more(&now), more, "{limit} {used} {resets}");
+        }
+    }
+
     #[test]
     fn of_two_cuts_the_wider_scope_stands_and_the_word_of_whoever_weighs_more() {
         let cut = |scope, by: &str| Cut {

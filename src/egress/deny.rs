@@ -93,12 +93,15 @@ pub struct Deny {
     pub next_steps: Vec<String>,
     /// Expected and not worth showing (telemetry paths of a route's `quiet`).
     pub quiet: bool,
+    /// When the budget that refuses begins anew by itself. Unit: milliseconds since the epoch.
+    pub resets: Option<i64>,
 }
 
 impl Deny {
     /// Makes a refusal of `kind` with its `message`.
     pub fn new(kind: Denial, message: impl Into<String>) -> Self {
-        Deny { kind, message: message.into(), operator: None, rule_missing: None, next_steps: Vec::new(), quiet: false }
+        let message = message.into();
+        Deny { kind, message, operator: None, rule_missing: None, next_steps: Vec::new(), quiet: false, resets: None }
     }
 
     /// Names the allow-list entry that is missing.

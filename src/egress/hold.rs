@@ -3,20 +3,22 @@
 //! Retry safety: as long as nothing was written upstream a hold that is dropped is released at 0; afterwards it is
 //! charged as `partial`. Crossings that a settlement reports go to the enforcer at once.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Enforcer;
 use super::deny::{Denial, Deny};
+use super::estimate::Pupil;
 use super::exchange::Exchange;
 use super::record::{Tally, Ticket};
 use super::spent;
-use crate::ledger::{HoldOutcome, HoldRequest, Ledger, LedgerError, Settle, Settled, Settlement};
+use crate::ledger::{
+    HoldOutcome, HoldRequest, Ledger, LedgerError, Raise, Raised, Settle, Settled, Settlement, Standing, Weights,
+};
 use crate::meter::Reading;
-use crate::types::Tokens;
 use serde_json::{Value, json};
 
 /// How long a request waits for others to give back what they hold.
@@ -33,6 +35,8 @@ pub struct Keeping {
     pub bottle: Arc<str>,
     /// A request waits where its budget is spent: the bottle is being paused.
     pub parks: Arc<AtomicBool>,
+    /// How accounts stood when its agent was told to hand over what it has.
+    pub told: Arc<Mutex<Vec<Standing>>>,
     /// Told of crossings.
     pub enforcer: Arc<dyn Enforcer>,
     /// What is under way in this bottle.
@@ -54,35 +58,52 @@ pub struct OpenHold<L: Ledger> {
     fallback: Settle,
     /// Set once the request's body went upstream.
     written: Arc<AtomicBool>,
-    /// Tokens reserved.
+    /// Estimate of the input. Unit: counted tokens.
+    input: u64,
+    /// Reserved. Unit: counted tokens.
     held: u64,
+    /// Who learns of it what it came to.
+    pupil: Option<Pupil>,
     /// Whether the answer comes piece by piece. One that comes as a whole has been computed, and is billed, to its end
     /// although nobody reads it.
     streams: bool,
 }
 
-/// Reserves what `request` asks for, waiting for others where that can help.
+/// Reserves what `request` asks for, waiting for others where that can help. `None`: it is to be counted first.
 pub async fn reserve<L: Ledger>(
     ledger: &L,
     keeping: &Keeping,
-    request: HoldRequest,
+    mut request: HoldRequest,
     streams: bool,
     facts: Value,
-) -> Result<OpenHold<L>, Deny> {
+) -> Result<Option<OpenHold<L>>, Deny> {
     let mut hold = OpenHold::new(ledger.clone(), keeping.clone(), &request, streams, facts);
     let deadline = Instant::now() + PATIENCE;
     let mut changes = ledger.changes();
     loop {
         changes.mark_unchanged();
         hold.armed = true;
+        request.told.clone_from(&keeping.told.lock().unwrap_or_else(PoisonError::into_inner));
         match hold.ledger.hold(request.clone()).await {
             Ok(HoldOutcome::Granted { held }) => {
                 hold.held = held;
-                return Ok(hold);
+                return Ok(Some(hold));
             }
             Ok(HoldOutcome::Wait(standing)) if Instant::now() >= deadline => {
                 hold.armed = false;
                 return Err(spent::budget(&standing));
+            }
+            Ok(HoldOutcome::Count) => {
+                hold.armed = false;
+                return Ok(None);
+            }
+            Ok(HoldOutcome::WrapUp(standing)) => {
+                hold.armed = false;
+                let deny = spent::wrap_up(&standing);
+                let mut told = keeping.told.lock().unwrap_or_else(PoisonError::into_inner);
+                told.retain(|told| (&told.node, &told.provider) != (&standing.node, &standing.provider));
+                told.push(standing);
+                return Err(deny);
             }
             Ok(HoldOutcome::Wait(_)) => {
                 let _ = tokio::time::timeout(ASK_AGAIN, changes.changed()).await;
@@ -106,11 +127,17 @@ pub async fn reserve<L: Ledger>(
 /// Gets the refusal for a ledger that does not answer.
 pub fn unavailable(error: &LedgerError) -> Deny {
     tracing::warn!(%error, "the ledger refused a metered request");
-    Deny::new(
-        Denial::LedgerUnavailable,
-        "bb: the ledger does not answer, so no model call may pass. This is a fault of the host.",
-    )
-    .step("try again in a minute; the operator can look at `bb controller logs`")
+    // Where the files lie, and what exactly the host's own log says, is nobody's business in a bottle.
+    let why = match error {
+        LedgerError::Full(_) => "the disk of the ledger is full",
+        LedgerError::Corrupt(_) => "the ledger is damaged",
+        LedgerError::Newer { .. } => "the ledger was changed by a newer bb",
+        LedgerError::Unavailable(_) | LedgerError::NetworkFs(_) | LedgerError::Misuse(_) => {
+            "the ledger does not answer"
+        }
+    };
+    Deny::new(Denial::LedgerUnavailable, format!("bb: {why}, so no model call may pass. This is a fault of the host."))
+        .step("try again in a minute; the operator can look at `bb controller logs`")
 }
 
 impl<L: Ledger> OpenHold<L> {
@@ -124,8 +151,9 @@ impl<L: Ledger> OpenHold<L> {
             facts: Arc::new(facts),
         };
         let ticket = Some(keeping.tally.enter());
-        let (exchange, written) = (None, Arc::default());
-        OpenHold { ledger, keeping, ticket, exchange, armed: true, fallback, written, held: 0, streams }
+        let (exchange, written, input) = (None, Arc::default(), request.input);
+        let (armed, held, pupil) = (true, 0, None);
+        OpenHold { ledger, keeping, ticket, exchange, armed, fallback, written, input, held, pupil, streams }
     }
 
     /// Makes that of one that has ended: more usage of it may be told, and nothing is under way.
@@ -134,7 +162,14 @@ impl<L: Ledger> OpenHold<L> {
         let fallback = Settle { id, how, model: None, response_id: None, raw_usage: None, facts };
         let (ticket, exchange, written) = (None, None, Arc::default());
         // There is nothing to be raised, and nothing to be settled by a drop.
-        OpenHold { ledger, keeping, ticket, exchange, armed: false, fallback, written, held: u64::MAX, streams: true }
+        let (armed, input, held, pupil, streams) = (false, 0, u64::MAX, None, true);
+        OpenHold { ledger, keeping, ticket, exchange, armed, fallback, written, input, held, pupil, streams }
+    }
+
+    /// Says who learns of it what it came to.
+    pub fn teaches(mut self, pupil: Pupil) -> Self {
+        self.pupil = Some(pupil);
+        self
     }
 
     /// Says which exchange it is of: its end is told after the hold was settled.
@@ -147,7 +182,27 @@ impl<L: Ledger> OpenHold<L> {
         Arc::clone(&self.written)
     }
 
-    /// Gets the tokens reserved.
+    /// Says that nobody waits for its answer any more: it is told as over before this is settled.
+    pub fn left_alone(&mut self) {
+        self.exchange = None;
+    }
+
+    /// Gets what it needs beside the ledger.
+    pub fn keeping(&self) -> Keeping {
+        self.keeping.clone()
+    }
+
+    /// Gets how tokens are counted.
+    pub fn weights(&self) -> Weights {
+        self.ledger.weights()
+    }
+
+    /// Gets the estimate of the input. Unit: counted tokens.
+    pub fn input(&self) -> u64 {
+        self.input
+    }
+
+    /// Gets what is reserved. Unit: counted tokens.
     pub fn held(&self) -> u64 {
         self.held
     }
@@ -168,25 +223,50 @@ impl<L: Ledger> OpenHold<L> {
         self.fallback.model = reading.model;
         self.fallback.response_id = reading.response_id;
         self.fallback.raw_usage = reading.raw_usage;
+        if reading.broken {
+            let why = if reading.bounded { "bounded" } else { "unreadable" };
+            Arc::make_mut(&mut self.fallback.facts)["why"] = json!(why);
+        }
         // The plan was made from what upstream said, so upstream has seen the request.
         self.written.store(true, Ordering::Release);
     }
 
-    /// Raises what is reserved to `to`; `seen` is the usage known so far.
-    pub async fn raise(&mut self, to: u64, seen: Option<Tokens>) -> Result<(), LedgerError> {
-        self.ledger.raise_seen(&self.fallback.id, to, seen).await?;
-        self.held = self.held.max(to);
-        Ok(())
+    /// Raises what is reserved.
+    pub async fn raise(&mut self, raise: Raise) -> Result<Raised, LedgerError> {
+        let raise = Raise { pauses: self.keeping.parks.load(Ordering::Relaxed), ..raise };
+        let raised = self.ledger.raise(&self.fallback.id, raise).await?;
+        self.held = raised.held;
+        Ok(raised)
     }
 
     /// Settles as planned. May be called again with a later plan: late usage only raises.
     pub async fn settle(&mut self) -> Result<(), LedgerError> {
+        self.settle_for(None).await
+    }
+
+    /// As [`OpenHold::settle`], of a stream that was cut: the enforcer is told of `standing` where the charge itself crosses nothing,
+    /// because others have reserved what is beyond the limit.
+    pub async fn settle_crossed(&mut self, standing: Standing) -> Result<(), LedgerError> {
+        self.settle_for(Some(standing)).await
+    }
+
+    async fn settle_for(&mut self, crossed: Option<Standing>) -> Result<(), LedgerError> {
         self.armed = true;
-        let settled = self.ledger.settle(self.fallback.clone()).await?;
+        let mut settled = self.ledger.settle(self.fallback.clone()).await?;
         self.armed = false;
         self.ticket = None;
+        learn(&self.ledger, &self.keeping, self.pupil.take(), &self.fallback.how);
+        if settled.crossed.is_empty() {
+            settled.crossed.extend(crossed);
+        }
         announce(&self.keeping, settled);
         Ok(())
+    }
+
+    /// Has its drop settle it once more, as planned since it was settled: what came later may only raise it.
+    pub fn opens_again(&mut self) {
+        self.armed = true;
+        self.ticket.get_or_insert_with(|| self.keeping.tally.enter());
     }
 }
 
@@ -212,14 +292,17 @@ impl<L: Ledger> Drop for OpenHold<L> {
             };
         }
         let (ledger, keeping, ticket) = (self.ledger.clone(), self.keeping.clone(), self.ticket.take());
-        let (runtime, exchange) = (keeping.runtime.clone(), self.exchange.take());
+        let (runtime, exchange, pupil) = (keeping.runtime.clone(), self.exchange.take(), self.pupil.take());
         runtime.spawn(async move {
             // Dropped in the order from the last: the exchange's event is queued before nothing is under way any more.
             let _ticket = ticket;
             let _exchange = exchange;
             for attempt in 0..TRIES {
                 match ledger.settle(settle.clone()).await {
-                    Ok(settled) => return announce(&keeping, settled),
+                    Ok(settled) => {
+                        learn(&ledger, &keeping, pupil, &settle.how);
+                        return announce(&keeping, settled);
+                    }
                     // The ledger never had it.
                     Err(LedgerError::Misuse(_)) => return,
                     Err(error) if attempt + 1 == TRIES => {
@@ -230,6 +313,19 @@ impl<L: Ledger> Drop for OpenHold<L> {
             }
         });
     }
+}
+
+/// Has it learned what a request came to, where its API has said so; now and then it is written, and nobody waits for that.
+fn learn<L: Ledger>(ledger: &L, keeping: &Keeping, pupil: Option<Pupil>, how: &Settlement) {
+    let Settlement::Exact(tokens) = how else { return };
+    let Some(lesson) = pupil.and_then(|pupil| pupil.learn(tokens)) else { return };
+    let (ledger, ticket) = (ledger.clone(), keeping.tally.enter());
+    keeping.runtime.spawn(async move {
+        let _ticket = ticket;
+        if let Err(error) = ledger.keep_lesson(lesson).await {
+            tracing::debug!(%error, "what was learned of a model was not kept");
+        }
+    });
 }
 
 /// Tells whether upstream answered with an error: then a release was meant as one.

@@ -3,7 +3,7 @@
 //! Sockets that were made inside a bottle's gate come in, and what they carry is caught, named once, checked against
 //! the allow-list, given its credential, metered and forwarded, or refused with a reason that can be read. The parts,
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`] or [`overrun`], [`serve`],
-//! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`coding`], [`hold`]),
+//! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`coding`], [`estimate`], [`count`], [`hold`], [`headroom`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`] ([`echo`]). Refusals are [`deny`] and [`spent`], events [`record`],
 //! what became of an allowed request [`exchange`], the cut [`streams`], what may be held [`room`], and wait to be read [`unread`].
 //!
@@ -23,22 +23,25 @@ use tokio::sync::Semaphore;
 
 use crate::api::{Route, Unsent, Upstream, Verdict};
 use crate::ledger::{Ledger, Node, Standing};
-use crate::types::CutScope;
+use crate::types::{Api, CutScope};
 
 pub mod accept;
 pub mod address;
 pub mod body;
 pub mod ca;
 mod coding;
+mod count;
 pub mod credential;
 pub mod deny;
 pub mod dial;
 pub mod dns;
 mod echo;
+mod estimate;
 pub mod exchange;
 pub mod forward;
 pub mod front;
 pub mod headers;
+mod headroom;
 pub mod hello;
 pub mod hold;
 pub mod link;
@@ -84,6 +87,7 @@ pub use upstream::host_roots;
 
 use accept::Door;
 use address::Gate;
+use estimate::Estimates;
 use hold::Keeping;
 use listening::{Closed, Listeners, Listening, Tasks};
 use policy::{Current, Policy, Towards};
@@ -127,6 +131,8 @@ pub struct Spec {
     pub id: String,
     /// Budget key.
     pub provider: String,
+    /// The API whose endpoint may count the tokens of its requests.
+    pub counted_by: Option<Api>,
     /// Agent, for usage rows.
     pub agent: String,
     /// Run it belongs to.
@@ -239,11 +245,14 @@ fn start_with<L: Ledger>(
     let (lookups, proxy) = (lookup::Lookups::default(), proxy.transpose()?);
     let towards = Towards { roots, upstreams: spec.upstreams, lookups, proxy };
     let policy = Current::new(Policy::new(&spec.rules, &towards)?);
+    let estimates = Estimates::new(&spec.provider, &spec.agent);
     let plane = Arc::new(Plane {
+        estimates,
         policy,
         towards,
         slug: spec.slug,
         provider: spec.provider,
+        counted_by: spec.counted_by,
         agent: spec.agent,
         run: spec.run,
         path: spec.path,
@@ -251,6 +260,7 @@ fn start_with<L: Ledger>(
         keeping: Keeping {
             bottle: spec.id.into(),
             parks: Arc::clone(&parks),
+            told: Arc::default(),
             enforcer,
             tally: Arc::clone(&work),
             runtime: tokio::runtime::Handle::current(),

@@ -12,16 +12,20 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::body::{Outgoing, Upload};
 use super::coding::{self, Coding};
+use super::count;
 use super::deny::{Denial, Deny};
+use super::estimate::{Estimate, Looked};
 use super::forward;
-use super::hold;
+use super::headroom;
+use super::hold::{self, OpenHold, unavailable};
 use super::request::{Leaving, Plane};
-use super::tee::Metering;
-use crate::api::Route;
-use crate::ledger::{HoldRequest, Ledger};
+use super::tee::{Edge, Metering};
+use crate::api::{Headroom, Route};
+use crate::budget;
+use crate::ledger::{HoldRequest, Ledger, LedgerError, Weights};
 use crate::meter::Meter;
-use crate::meter::request::{PathClass, RequestFacts, Splice, asking_for_usage, classify, estimate_input, inspect};
-use crate::types::{Api, ApiFamily};
+use crate::meter::request::{PathClass, RequestFacts, Splice, asking_for_usage, classify, inspect, lowering};
+use crate::types::{Api, ApiFamily, Tokens};
 
 /// Largest request body on a model route. Unit: bytes.
 pub(super) const MAX_BODY: usize = 32 << 20;
@@ -90,22 +94,69 @@ fn features(api: Api, path: &str, body: &[u8], allowed: &[String]) -> Result<Req
     Ok(facts)
 }
 
+/// What was read of a body.
+struct Read {
+    facts: RequestFacts,
+    /// What has it ask for its usage.
+    asking: Option<Splice>,
+    looked: Looked,
+}
+
+/// A request whose tokens are to be reserved.
+pub(super) struct Wanted {
+    pub(super) facts: RequestFacts,
+    pub(super) estimate: Estimate,
+    /// Its provider was asked how many tokens its input has, or cannot be.
+    pub(super) counted: bool,
+}
+
+/// Tells whether an answer is made in the background.
+fn is_unwatched(asked: &RequestFacts) -> bool {
+    asked.reaching.iter().any(|feature| feature == "background")
+}
+
+/// Gets the output of a request that does not say how much it allows itself, where nothing was learned. Unit: tokens.
+pub(super) fn usual_output(asked: &RequestFacts) -> u64 {
+    if is_unwatched(asked) { UNWATCHED_OUTPUT } else { DEFAULT_OUTPUT }
+}
+
+/// What cannot be: a request that was counted is to be counted.
+pub(super) fn not_counted() -> Deny {
+    unavailable(&LedgerError::Misuse("a request is to be counted twice".to_owned()))
+}
+
+/// Gets the output that `counted` tokens are.
+fn unweighed(counted: u64, weights: &Weights) -> u64 {
+    counted.saturating_mul(1000) / u64::from(weights.output.max(1))
+}
+
+/// Gets the pieces of a body with changes made. What came stays where it is, and has its room.
+fn spliced(bytes: &Bytes, mut splices: Vec<Splice>) -> Vec<Bytes> {
+    splices.sort_by_key(|splice| splice.start);
+    let (mut pieces, mut at) = (Vec::with_capacity(2 * splices.len() + 1), 0);
+    for splice in splices {
+        pieces.push(bytes.slice(at..splice.start));
+        pieces.push(Bytes::from(splice.text));
+        at = splice.end;
+    }
+    pieces.push(bytes.slice(at..));
+    pieces
+}
+
 /// Does the same, and gets what is to be changed, where nobody else's requests wait for it: reading many megabytes keeps a processor busy, and the runtime's own
 /// threads carry every bottle. `one` is the bottle's turn, which is its until all is read, whoever still waits for that.
-async fn read(
-    api: Api,
-    path: &str,
-    body: &Bytes,
-    allowed: &[String],
-    one: OwnedMutexGuard<()>,
-) -> Result<(RequestFacts, Option<Splice>), Deny> {
+async fn read(api: Api, path: &str, body: &Bytes, allowed: &[String], one: OwnedMutexGuard<()>) -> Result<Read, Deny> {
+    let read = move |path: &str, body: &[u8], allowed: &[String]| {
+        let facts = features(api, path, body, allowed)?;
+        Ok(Read { facts, asking: asking_for_usage(api, body), looked: Looked::at(body) })
+    };
     if body.len() <= AT_ONCE {
-        return Ok((features(api, path, body, allowed)?, asking_for_usage(api, body)));
+        return read(path, body, allowed);
     }
     let (path, body, allowed) = (path.to_owned(), body.clone(), allowed.to_vec());
     let work = tokio::task::spawn_blocking(move || {
         let _one = one;
-        Ok((features(api, &path, &body, &allowed)?, asking_for_usage(api, &body)))
+        read(&path, &body, &allowed)
     });
     let failed = |_| Err(Deny::new(Denial::ProtocolUnknown, "bb: the request could not be read."));
     work.await.unwrap_or_else(failed)
@@ -187,31 +238,31 @@ impl<L: Ledger> Plane<L> {
             return self.plain(leaving, request).await;
         }
         let one = Arc::clone(&self.reading).lock_owned().await;
-        let (asked, asking) = read(api, leaving.path, &bytes, &route.server_tools, one).await?;
-        let input = estimate_input(bytes.len());
+        let Read { facts: asked, asking, looked } = read(api, leaving.path, &bytes, &route.server_tools, one).await?;
         let unasked = asking.is_some();
-        let pieces = match asking {
-            Some(splice) => {
-                request.headers_mut().remove(header::CONTENT_LENGTH);
-                // What came stays where it is, and has its room.
-                vec![bytes.slice(..splice.start), Bytes::from(splice.text), bytes.slice(splice.end..)]
-            }
-            None => vec![bytes],
-        };
+        self.estimates.load(&self.ledger).await;
+        let usual = usual_output(&asked);
+        let estimate = self.estimates.estimate(looked, &asked.model, asked.max_output, usual);
+        let mut wanted = Wanted { facts: asked, estimate, counted: false };
         let method = request.method().clone();
         let facts = json!({"method": method.as_str(), "path": leaving.path, "exchange": leaving.exchange.id()});
-        let reserve = self.reserve(api, &leaving.named.text, asked, input, facts);
-        let mut hold = tokio::select! {
+        let (mut hold, lower) = tokio::select! {
             biased;
             () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
-            hold = reserve => hold?,
+            hold = self.reserved(&leaving, api, &mut wanted, (&request, &bytes), facts) => hold?,
         };
+        let splices: Vec<Splice> = asking.into_iter().chain(lower).collect();
+        if !splices.is_empty() {
+            request.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        let input = wanted.estimate.input.all_input();
         leaving.entered.is_holding();
         hold.belongs_to(&leaving.exchange);
         let moved = Arc::clone(leaving.exchange.moved());
-        *request.body_mut() = Upload::held(pieces, hold.written(), &moved);
+        *request.body_mut() = Upload::held(spliced(&bytes, splices), hold.written(), &moved);
         let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, &moved).await?;
         let status = answer.status();
+        self.saw_headroom(&leaving.named.text, answer.headers()).await;
         hold.answered(status.as_u16());
         leaving.can_read(&answer)?;
         if status.is_success() {
@@ -222,26 +273,75 @@ impl<L: Ledger> Plane<L> {
         let text = |name| answer.headers().get(name).and_then(|v| v.to_str().ok());
         let content_type = text(header::CONTENT_TYPE);
         let meter = Meter::new(api, content_type, text(header::CONTENT_ENCODING)).within(Box::new(self.room.meter()));
-        let look_ahead = text(header::CONTENT_LENGTH).is_some() || content_type.is_some_and(|t| t.contains("json"));
+        // A stream may be typed as JSON, too; it is passed on as it comes.
+        let streams = hold.streams() && status.is_success();
+        let json = content_type.is_some_and(|kind| kind.contains("json"));
+        let look_ahead = text(header::CONTENT_LENGTH).is_some() || (json && !streams);
         let coded =
             text(header::CONTENT_ENCODING).is_some_and(|coding| !coding.trim().eq_ignore_ascii_case("identity"));
-        let metering = Metering::new(meter, hold, status, look_ahead, input);
-        // Of what a server has coded, though it was asked not to, nothing can be taken out.
+        // To what a server has coded, though it was asked not to, nothing can be added, and nothing be taken out of it.
+        let edge = if streams && !coded { Edge::of(api, content_type) } else { Edge::Unknown };
+        let metering = Metering::new((api, meter), hold, status, look_ahead, input).may_be_cut(edge);
         let metering = if unasked && !look_ahead && !coded { metering.without_usage_chunk() } else { metering };
         Ok(leaving.wrap(answer, Some(metering)).await)
     }
 
-    /// Reserves the tokens of a request to `host`.
+    /// Keeps what a provider said of its own limits, if it did. No answer fails for it.
+    async fn saw_headroom(&self, host: &str, headers: &http::HeaderMap) {
+        let now = jiff::Timestamp::now().as_millisecond();
+        let windows = headroom::read(headers, now);
+        if windows.is_empty() {
+            return;
+        }
+        let seen = Headroom { provider: self.provider.clone(), host: host.to_owned(), seen: now, windows };
+        if let Err(e) = self.ledger.saw_headroom(seen).await {
+            tracing::debug!("headroom: {e}");
+        }
+    }
+
+    /// Reserves the tokens of a request, once it is counted where a budget wants that. Gets the change that has it say no more than is
+    /// held for it, where one is wanted.
+    async fn reserved(
+        &self,
+        leaving: &Leaving<'_>,
+        api: Api,
+        wanted: &mut Wanted,
+        (request, body): (&Request<Upload>, &[u8]),
+        mut facts: Value,
+    ) -> Result<(OpenHold<L>, Option<Splice>), Deny> {
+        let host = &leaving.named.text;
+        if let Some(hold) = self.reserve(api, host, wanted, facts.clone()).await? {
+            return Ok((hold, None));
+        }
+        let (uri, headers, model) = (request.uri(), request.headers(), &wanted.facts.model);
+        match self.count(leaving, count::Request { api, uri, headers, body, model }).await {
+            Ok(tokens) => {
+                wanted.estimate.is_counted(tokens);
+                facts["input_counted"] = json!(tokens);
+            }
+            Err(why) => facts["not_counted"] = json!(why),
+        }
+        wanted.counted = true;
+        // What it allows itself is what is held, as far as there is room; and then it allows itself no more.
+        wanted.estimate.output = wanted.facts.max_output.unwrap_or(wanted.estimate.output);
+        let hold = self.reserve(api, host, wanted, facts).await?.ok_or_else(not_counted)?;
+        let room = hold.held().saturating_sub(hold.input());
+        let lower = lowering(api, body, unweighed(room, &self.ledger.weights()));
+        Ok((hold, lower))
+    }
+
+    /// Reserves the tokens of a request to `host`; `None` where it is to be counted first.
     pub(super) async fn reserve(
         &self,
         api: Api,
         host: &str,
-        asked: RequestFacts,
-        input: u64,
+        wanted: &Wanted,
         facts: Value,
-    ) -> Result<hold::OpenHold<L>, Deny> {
-        let unwatched = asked.reaching.iter().any(|feature| feature == "background");
-        let usual = if unwatched { UNWATCHED_OUTPUT } else { DEFAULT_OUTPUT };
+    ) -> Result<Option<OpenHold<L>>, Deny> {
+        let Wanted { facts: asked, estimate, counted } = wanted;
+        // Holds are counted.
+        let weights = self.ledger.weights();
+        let weighed = |tokens: &Tokens| budget::counted(tokens, &weights);
         let request = HoldRequest {
             id: uuid::Uuid::now_v7().to_string(),
             path: self.path.clone(),
@@ -251,12 +351,16 @@ impl<L: Ledger> Plane<L> {
             run: self.run.clone(),
             api,
             host: host.to_owned(),
-            model: asked.model,
-            input,
-            output: asked.max_output.unwrap_or(usual).min(MOST_OUTPUT),
+            model: asked.model.clone(),
+            input: weighed(&estimate.input),
+            output: weighed(&Tokens { output: estimate.output.min(MOST_OUTPUT), ..Tokens::default() }),
+            counted: *counted,
+            told: Vec::new(),
         };
         // Made in the background, it goes on when nobody reads it any more.
-        hold::reserve(&self.ledger, &self.keeping, request, asked.stream && !unwatched, facts).await
+        let streams = asked.stream && !is_unwatched(asked);
+        let hold = hold::reserve(&self.ledger, &self.keeping, request, streams, facts).await?;
+        Ok(hold.map(|hold| hold.teaches(estimate.pupil.clone())))
     }
 
     /// Gets the whole body of a request, within its bounds of size, time and the bottle's room.

@@ -17,6 +17,7 @@ use super::coding;
 use super::credential::Injection;
 use super::deny::{Denial, Deny};
 use super::echo::{self, Echo};
+use super::estimate::Estimates;
 use super::exchange::{self, Exchange};
 use super::forward;
 use super::headers::{self, Cleaning};
@@ -48,6 +49,8 @@ pub struct Plane<L: Ledger> {
     pub slug: String,
     /// Budget key.
     pub provider: String,
+    /// The API whose endpoint may count the tokens of its requests.
+    pub counted_by: Option<Api>,
     /// Agent, for usage rows.
     pub agent: String,
     /// Run, for usage rows.
@@ -60,6 +63,8 @@ pub struct Plane<L: Ledger> {
     pub towards: Towards,
     /// The ledger.
     pub ledger: L,
+    /// What its requests are estimated by.
+    pub estimates: Arc<Estimates>,
     /// What holds need.
     pub keeping: Keeping,
     /// Where events go.

@@ -6,54 +6,110 @@
 //! takes for final too, it prints a text of its own.
 
 use http::{HeaderValue, Response, StatusCode, header};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::{Value, json};
+
+mod last;
+
+pub(super) use last::last;
 
 use super::body::Outgoing;
 use super::deny::{self, Denial, Deny};
 use crate::ledger::Standing;
 use crate::types::Api;
 
-/// Seconds after which a client may ask again. Long, since only an operator can change the outcome.
+/// Seconds after which a client may ask again where only an operator can change the outcome.
 const RETRY_AFTER: i64 = 3600;
+
+/// The least and the most that a client is told to wait, where the budget begins anew by itself. Unit: seconds. Less than five
+/// minutes some clients wait inside their turn, and the bottle may be cut all the same.
+const WAIT: (i64, i64) = (360, 31 * 86_400);
 
 /// Gets how an account stands, in one sentence: scope, used, limit. For people and agents alike.
 pub fn sentence(standing: &Standing) -> String {
+    let whose = whose(standing);
+    let Standing { used, limit, wanted, .. } = standing;
+    if *wanted > 0 {
+        let left = limit.saturating_sub(*used);
+        return format!(
+            "{whose} is too small for the next request: it needs about {wanted} tokens, {left} of {limit} are left"
+        );
+    }
+    format!("{whose} is spent: {used} of {limit} tokens used")
+}
+
+/// Gets whose budget an account is, and for which provider.
+fn whose(standing: &Standing) -> String {
     let name = |node: &str| node.split('@').next().unwrap_or_default().to_owned();
     let whose = match standing.node.split_once(':') {
         _ if standing.node == crate::ledger::GLOBAL => "this host's global budget".to_owned(),
         Some(("bottle", _)) => "this bottle's budget".to_owned(),
         Some(("run", _)) => "the budget of this run".to_owned(),
-        Some(("agent", node)) => format!("the budget of the agent {}", name(node)),
-        Some(("manifest", node)) => format!("the budget of the bottle manifest {}", name(node)),
+        Some(("agent", node)) => format!("the budget of the agent {}{}", name(node), over_launches(node)),
+        Some(("manifest", node)) => format!("the budget of the bottle manifest {}{}", name(node), over_launches(node)),
         _ => "the budget".to_owned(),
     };
-    let Standing { used, limit, wanted, .. } = standing;
-    let scope = match standing.provider.as_str() {
-        "*" => String::new(),
-        one => format!(" for {one}"),
-    };
-    if *wanted > 0 {
-        let left = limit.saturating_sub(*used);
-        return format!(
-            "{whose}{scope} is too small for the next request: it needs about {wanted} tokens, \
-             {left} of {limit} are left"
-        );
+    match standing.provider.as_str() {
+        "*" => whose,
+        one => format!("{whose} for {one}"),
     }
-    format!("{whose}{scope} is spent: {used} of {limit} tokens used")
+}
+
+/// Says of a manifest's node that it counts by name, where it does.
+fn over_launches(node: &str) -> &'static str {
+    if node.contains('@') { "" } else { ", over its launches," }
+}
+
+/// Says when an account begins anew by itself, in one sentence, by the host's clock.
+pub fn resets(standing: &Standing) -> String {
+    let at = standing.resets.and_then(|at| Timestamp::from_millisecond(at).ok());
+    match at {
+        None => "It does not reset by itself.".to_owned(),
+        Some(at) => {
+            let at = at.to_zoned(TimeZone::system());
+            format!("It resets by itself at {}.", at.strftime("%Y-%m-%d %H:%M %:z"))
+        }
+    }
 }
 
 /// Gets the refusal for a spent account: how it stands, when it resets, what the operator can do.
 pub fn budget(standing: &Standing) -> Deny {
+    let before = if standing.resets.is_some() { "Before that only" } else { "Only" };
+    let message = format!(
+        "bb: {}. {} {before} the operator can raise it; stop here and report what is done and what is left.",
+        sentence(standing),
+        resets(standing),
+    );
+    Deny { resets: standing.resets, ..Deny::new(Denial::BudgetExhausted, message) }
+        .step("finish without model calls; further ones get this same answer")
+        .step("the operator can launch again with a larger budget (`budget` in the recipe, `budget` in settings.yml)")
+}
+
+/// Gets the refusal by which an agent hears, once, that only what is kept for the end is left.
+pub fn wrap_up(standing: &Standing) -> Deny {
+    let Standing { used, limit, .. } = standing;
+    let whose = whose(standing);
     Deny::new(
         Denial::BudgetExhausted,
         format!(
-            "bb: {}. It does not reset by itself. Only the operator can raise it; stop here and report what is done \
-             and what is left.",
-            sentence(standing)
+            "bb: {whose} is nearly spent: {used} of {limit} tokens used. What is left is kept for you to hand over what you have: do \
+             that now, in as few requests as you can, and say what is done and what is left. Your next requests pass until all is spent."
         ),
     )
-    .step("finish without model calls; further ones get this same answer")
-    .step("the operator can launch again with a larger budget (`budget` in the recipe, `budget` in settings.yml)")
+    .step("hand over what you have with your next requests")
+    .step("the operator can raise the budget")
+}
+
+/// Gets what is told where an answer ends because its tokens, with what others have reserved, pass a limit.
+pub fn crossed(standing: &Standing) -> Deny {
+    let now = Standing { used: standing.used.saturating_add(standing.held), wanted: 0, ..standing.clone() };
+    let message = format!(
+        "bb: this answer ends here: {}. {} Only the operator can raise it; stop here and report what is done and what is left.",
+        sentence(&now),
+        resets(standing),
+    );
+    Deny { resets: standing.resets, ..Deny::new(Denial::BudgetExhausted, message) }
 }
 
 /// Gets the refusal of a bottle that was cut for `reason`.
@@ -70,29 +126,14 @@ pub fn cut(reason: &str) -> Deny {
 pub fn answer(api: Api, deny: &Deny, now: i64) -> Response<Outgoing> {
     let body = match api {
         Api::BedrockConverse | Api::BedrockInvoke => return quota(deny),
-        Api::Anthropic => json!({
-            "type": "error",
-            "error": {"type": "rate_limit_error", "message": deny.message},
-            "request_id": null,
-        }),
+        Api::Anthropic => anthropic(deny),
         Api::OpenaiResponses => json!({"error": usage_limit(deny, now)}),
-        Api::OpenaiChat => json!({
-            "error": {"message": deny.message, "type": "insufficient_quota", "param": null, "code": "insufficient_quota"},
-        }),
-        Api::Gemini => json!({
-            "error": {
-                "code": StatusCode::TOO_MANY_REQUESTS.as_u16(),
-                "message": deny.message,
-                "status": "RESOURCE_EXHAUSTED",
-                "details": [
-                    {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": format!("{RETRY_AFTER}s")},
-                ],
-            },
-        }),
+        Api::OpenaiChat => chat(deny),
+        Api::Gemini => gemini(deny, now),
     };
     let mut answer = deny::respond(deny.kind, StatusCode::TOO_MANY_REQUESTS, &body);
     let headers = answer.headers_mut();
-    headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after(deny, now)));
     headers.insert("x-should-retry", HeaderValue::from_static("false"));
     if api == Api::OpenaiResponses
         && let Ok(sentence) = HeaderValue::from_str(&deny.message)
@@ -111,14 +152,51 @@ fn quota(deny: &Deny) -> Response<Outgoing> {
     answer
 }
 
+/// Gets the seconds after which a client is told to ask again. `now` is in seconds since the epoch.
+fn retry_after(deny: &Deny, now: i64) -> i64 {
+    deny.resets.map_or(RETRY_AFTER, |at| at.div_euclid(1000).saturating_sub(now).clamp(WAIT.0, WAIT.1))
+}
+
+/// Gets an error of Anthropic's.
+fn anthropic(deny: &Deny) -> Value {
+    json!({
+        "type": "error",
+        "error": {"type": "rate_limit_error", "message": deny.message},
+        "request_id": null,
+    })
+}
+
+/// Gets an error of the Chat Completions API.
+fn chat(deny: &Deny) -> Value {
+    json!({
+        "error": {"message": deny.message, "type": "insufficient_quota", "param": null, "code": "insufficient_quota"},
+    })
+}
+
+/// Gets an error of Google's.
+fn gemini(deny: &Deny, now: i64) -> Value {
+    json!({
+        "error": {
+            "code": StatusCode::TOO_MANY_REQUESTS.as_u16(),
+            "message": deny.message,
+            "status": "RESOURCE_EXHAUSTED",
+            "details": [
+                {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": format!("{}s", retry_after(deny, now))},
+            ],
+        },
+    })
+}
+
 /// Gets the error that Codex takes for final.
 fn usage_limit(deny: &Deny, now: i64) -> Value {
+    // It says when it resets, and does not wait for it.
+    let wait = deny.resets.map_or(RETRY_AFTER, |at| at.saturating_add(999).div_euclid(1000).saturating_sub(now).max(1));
     json!({
         "type": "usage_limit_reached",
         "code": "usage_limit_reached",
         "message": deny.message,
-        "resets_at": now + RETRY_AFTER,
-        "resets_in_seconds": RETRY_AFTER,
+        "resets_at": now + wait,
+        "resets_in_seconds": wait,
     })
 }
 
@@ -156,7 +234,13 @@ mod tests {
     use super::*;
 
     fn standing() -> Standing {
-        Standing { node: "run:nightly".into(), provider: "claude".into(), used: 1234, held: 0, limit: 1000, wanted: 0 }
+        Standing {
+            node: "run:nightly".into(),
+            provider: "claude".into(),
+            used: 1234,
+            limit: 1000,
+            ..Standing::default()
+        }
     }
 
     async fn json_of(answer: Response<Outgoing>) -> Value {
@@ -170,6 +254,29 @@ mod tests {
         for part in ["this run", "1234 of 1000", "claude", "does not reset", "operator"] {
             assert!(message.contains(part), "{part}: {message}");
         }
+    }
+
+    #[test]
+    fn it_says_that_it_does_not_reset_only_where_that_is_true() {
+        assert!(budget(&standing()).message.contains("It does not reset by itself. Only the operator"));
+        // 2025-06-11T00:00:00Z.
+        let daily = Standing { resets: Some(1_749_600_000_000), ..standing() };
+        let deny = budget(&daily);
+        assert!(!deny.message.contains("does not reset"), "{}", deny.message);
+        let there = Timestamp::from_second(1_749_600_000).unwrap().to_zoned(TimeZone::system());
+        let said = format!("It resets by itself at {}", there.strftime("%Y-%m-%d %H:%M %:z"));
+        assert!(deny.message.contains(&said) && deny.message.contains("operator"), "{}", deny.message);
+        // The figures of each API: hours ahead, and near the end never so near that a client waits for it in its turn.
+        let figures = |now: i64| {
+            let after = answer(Api::Anthropic, &deny, now).headers()["retry-after"].to_str().unwrap().to_owned();
+            (
+                after,
+                usage_limit(&deny, now)["resets_at"].as_i64(),
+                usage_limit(&deny, now)["resets_in_seconds"].as_i64(),
+            )
+        };
+        assert_eq!(figures(1_749_600_000 - 7200), ("7200".into(), Some(1_749_600_000), Some(7200)));
+        assert_eq!(figures(1_749_600_000 - 10), ("360".into(), Some(1_749_600_000), Some(10)));
     }
 
     #[tokio::test]

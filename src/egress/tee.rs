@@ -1,10 +1,13 @@
 //! The body of an answer as it passes: frames go on as they came, a meter reads along, the hold is kept honest.
 //!
 //! Three promises: the terminal usage is settled before the last bytes are released; a stream that outgrows its hold
-//! raises it before the bytes beyond are released; and however the stream ends (its end, its break, a client that went
-//! away, a cut, a time-out) the hold is settled by what was seen. No channel, no task of its own, no copy.
+//! raises it before the bytes beyond are released, and ends there where its budget says so; and however the stream ends (its end,
+//! its break, a client that went away, a cut, a time-out) the hold is settled by what was seen. No channel and no copy.
 
+mod drain;
+mod edge;
 mod events;
+mod metering;
 mod ready;
 mod usage_chunk;
 
@@ -14,168 +17,29 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::body::{BodyError, Idle, Way};
 use super::echo::Echo;
 use super::exchange::{Exchange, Over};
 use super::headers;
-use super::hold::OpenHold;
+use super::spent;
 use super::streams::Entered;
 use super::unread;
-use crate::ledger::{Ledger, LedgerError, Settlement};
-use crate::meter::{Meter, Reading};
-use crate::types::Tokens;
-use usage_chunk::UsageChunk;
+use crate::ledger::{Ledger, LedgerError};
+use drain::Source;
+pub(super) use edge::{Edge, Last};
+pub use metering::{End, Metering, settlement};
 
 /// How long an answer may be silent: models think long.
 pub const SILENCE: Duration = Duration::from_secs(600);
-/// Tokens by which a hold that is outgrown is raised beyond what is known.
-const STEP: u64 = 2048;
-/// Frames after which the input figure at a stream's start is no longer looked for.
-const EARLY_FRAMES: u32 = 8;
-
-/// How an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// By itself: the API's final word, or the end of the body.
-    Whole,
-    /// A stream earlier: broken, cut, idle, or the client went away.
-    Early,
-}
-
-/// Gets how the hold of an answer is settled, from what the meter read (design: the hold machine).
-pub fn settlement(status: StatusCode, reading: &Reading, end: End) -> Settlement {
-    let streamed = reading.streamed;
-    match (reading.tokens, reading.terminal) {
-        (Some(tokens), true) => Settlement::Exact(tokens),
-        (None, _) if !status.is_success() => Settlement::Released,
-        (seen, false) if end == End::Early => Settlement::Partial { seen, streamed },
-        (Some(tokens), false) if !reading.broken => Settlement::Partial { seen: Some(tokens), streamed },
-        _ => Settlement::AtEstimate { streamed },
-    }
-}
-
-/// Something asked of the ledger for a hold, which comes back with the answer.
-type Work<L> = BoxFuture<'static, (OpenHold<L>, Result<(), LedgerError>)>;
-
-/// The metered part of a body.
-pub struct Metering<L: Ledger> {
-    meter: Meter,
-    hold: Option<OpenHold<L>>,
-    status: StatusCode,
-    /// What was settled, once it was.
-    settled: Option<Settlement>,
-    /// What an end before the final word is.
-    early: End,
-    /// Hold back one frame always: the body is one JSON text, and its end is only known when it has come.
-    look_ahead: bool,
-    /// Input as reserved, or as the stream said where that is more. Unit: tokens.
-    input: u64,
-    input_said: bool,
-    frames: u32,
-    work: Option<Work<L>>,
-    /// What takes the usage out again that the client has not asked for.
-    usage_chunk: Option<UsageChunk>,
-}
-
-impl<L: Ledger> Metering<L> {
-    /// Makes it for an answer with `status`. `input` is the estimate that was reserved.
-    pub fn new(meter: Meter, hold: OpenHold<L>, status: StatusCode, look_ahead: bool, input: u64) -> Self {
-        Metering {
-            meter,
-            early: if hold.streams() { End::Early } else { End::Whole },
-            hold: Some(hold),
-            status,
-            settled: None,
-            look_ahead,
-            input,
-            input_said: false,
-            frames: 0,
-            work: None,
-            usage_chunk: None,
-        }
-    }
-
-    /// Has the chunk taken out that says the usage: the plane has asked for it, the client has not.
-    pub fn without_usage_chunk(mut self) -> Self {
-        self.usage_chunk = Some(UsageChunk::default());
-        self
-    }
-
-    /// Starts a settlement by what was read, unless the same was settled already.
-    fn begin_settling(&mut self, end: End) {
-        let reading = self.meter.reading();
-        let how = settlement(self.status, &reading, end);
-        // The final word counts; the body's end after it adds nothing unless the figures changed.
-        if self.settled.as_ref() == Some(&how) {
-            return;
-        }
-        let Some(mut hold) = self.hold.take() else { return };
-        hold.plan(how.clone(), reading);
-        self.settled = Some(how);
-        self.work = Some(Box::pin(async move {
-            let result = hold.settle().await;
-            (hold, result)
-        }));
-    }
-
-    /// Looks at a frame's bytes. Returns whether they must wait for the ledger.
-    fn look(&mut self, bytes: &[u8]) -> bool {
-        self.meter.feed(bytes);
-        if self.meter.terminal() && self.settled.is_none() {
-            self.begin_settling(End::Whole);
-            return true;
-        }
-        self.frames = self.frames.saturating_add(1);
-        if !self.input_said
-            && self.frames <= EARLY_FRAMES
-            && let Some(tokens) = self.meter.reading().tokens
-        {
-            self.input_said = true;
-            self.input = self.input.max(input_counted(&tokens));
-        }
-        let known = self.input.saturating_add(self.meter.streamed());
-        match self.hold.take_if(|hold| self.settled.is_none() && known > hold.held()) {
-            Some(mut hold) => {
-                // Should the stream be dropped meanwhile, what was seen so far counts.
-                let reading = self.meter.reading();
-                let seen = reading.tokens;
-                hold.plan(settlement(self.status, &reading, self.early), reading);
-                self.work = Some(Box::pin(async move {
-                    let result = hold.raise(known.saturating_add(STEP), seen).await;
-                    (hold, result)
-                }));
-                true
-            }
-            None => false,
-        }
-    }
-}
-
-/// Gets the input that counts, by the default weights; a hold may be raised too far, never too little by much.
-fn input_counted(tokens: &Tokens) -> u64 {
-    let full = tokens.input.saturating_add(tokens.cache_write).saturating_add(tokens.cache_write_long);
-    full.saturating_add(tokens.cache_read.div_ceil(10))
-}
-
-impl<L: Ledger> Drop for Metering<L> {
-    fn drop(&mut self) {
-        // A settlement under way has its plan in the hold that it owns.
-        if self.settled.is_none()
-            && let Some(hold) = &mut self.hold
-        {
-            let reading = self.meter.reading();
-            hold.plan(settlement(self.status, &reading, self.early), reading);
-        }
-    }
-}
+/// Most that is passed on of an event that has gone out in part when its stream is cut. Unit: bytes.
+const LAST_EVENT: usize = 64 << 10;
 
 /// An answer's body on its way to the bottle.
 pub struct Tee<L: Ledger> {
-    inner: Incoming,
+    inner: Source,
     metering: Option<Metering<L>>,
     /// Of a route with a credential.
     echo: Option<Echo>,
@@ -198,11 +62,15 @@ pub struct Tee<L: Ledger> {
     /// What came before it was asked for ([`Tee::what_is_there`]), and its end.
     ready: Option<Option<Result<Frame<Bytes>, BodyError>>>,
     stage: Stage,
+    /// Where in the stream what was released ends.
+    edge: Edge,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Flowing,
+    /// Its budget has cut it: what is left of the event that has gone out in part, at most so many bytes, and then the last word.
+    Cutting(usize),
     /// The inner body is at its end; what is held back goes out when the ledger has answered.
     Ending,
     Over,
@@ -228,6 +96,8 @@ impl<L: Ledger> Tee<L> {
         exchange: Arc<Exchange>,
     ) -> Self {
         let length = inner.size_hint().exact();
+        let inner = Source::new(inner);
+        let edge = metering.as_ref().map_or(Edge::Unknown, Metering::edge);
         let idle = Idle::new(Arc::clone(exchange.moved()), SILENCE);
         idle.mark();
         let (back, rest, trailers, stage) = (None, None, None, Stage::Flowing);
@@ -247,6 +117,7 @@ impl<L: Ledger> Tee<L> {
             trailers,
             ready: None,
             stage,
+            edge,
         }
     }
 
@@ -272,7 +143,7 @@ impl<L: Ledger> Tee<L> {
             return None;
         }
         let waits = self.metering.as_mut().is_some_and(|m| m.look(&bytes));
-        let chunk = self.metering.as_mut().and_then(|metering| metering.usage_chunk.as_mut());
+        let chunk = self.metering.as_mut().and_then(Metering::usage_chunk);
         let bytes = match chunk {
             Some(chunk) => chunk.pass(&bytes),
             None => bytes,
@@ -296,11 +167,35 @@ impl<L: Ledger> Tee<L> {
     /// Waits for the ledger, if something is asked of it.
     fn poll_work(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LedgerError>> {
         let Some(metering) = &mut self.metering else { return Poll::Ready(Ok(())) };
-        let Some(work) = &mut metering.work else { return Poll::Ready(Ok(())) };
-        let (hold, result) = ready!(work.as_mut().poll(cx));
-        metering.work = None;
-        metering.hold = Some(hold);
-        Poll::Ready(result)
+        ready!(metering.poll_work(cx))?;
+        if self.stage == Stage::Flowing && metering.crossed().is_some() {
+            self.stage = Stage::Cutting(LAST_EVENT);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Comes to the end of an answer that its budget has cut: gets what is released next, or what is wanted for it.
+    fn poll_cut(&mut self, left: usize, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BodyError>> {
+        if !self.edge.is_between() {
+            let Some(bytes) = self.back.take() else { return Poll::Ready(Ok(None)) };
+            let end = self.edge.first_end(&bytes);
+            let rest = left.checked_sub(end.unwrap_or(bytes.len())).filter(|_| self.edge != Edge::Unknown);
+            self.stage = Stage::Cutting(rest.ok_or(BodyError::Cut)?);
+            return Poll::Ready(Ok(Some(end.map_or(bytes.clone(), |end| bytes.slice(..end)))));
+        }
+        // Nothing of the next event has gone out, and nothing does.
+        self.back = None;
+        self.inner.close();
+        let Some(metering) = &mut self.metering else { return Poll::Ready(Err(BodyError::Cut)) };
+        metering.begin_cutting();
+        ready!(metering.poll_work(cx)).map_err(|_| BodyError::Ledger)?;
+        let last = metering.crossed().map(|standing| {
+            let now = jiff::Timestamp::now().as_second();
+            self.edge.last(spent::last(metering.api(), &spent::crossed(standing), now))
+        });
+        self.stage = Stage::Over;
+        self.exchange.over(Over::Cut);
+        Poll::Ready(Ok(last))
     }
 }
 
@@ -312,6 +207,7 @@ impl<L: Ledger> Drop for Tee<L> {
         // Who has all that was announced need not ask whether there is more.
         let all =
             self.inner.is_end_stream() || self.length.is_some_and(|length| self.exchange.moved().down() >= length);
+        let goes_on = self.stage == Stage::Flowing && !all && !self.entered.cancelled();
         let kept = self.back.is_some() || self.rest.as_ref().is_some_and(|rest| !rest.is_empty());
         let whole = !matches!(self.ready, Some(Some(_))) && (self.stage == Stage::Over || all && !kept);
         self.exchange.over(match whole {
@@ -319,6 +215,9 @@ impl<L: Ledger> Drop for Tee<L> {
             false if self.entered.cancelled() => Over::Cut,
             false => Over::Gone,
         });
+        if goes_on && let Some(metering) = self.metering.take_if(|metering| metering.waits_for_usage()) {
+            drain::drain(self.inner.take(), self.echo.take(), metering);
+        }
     }
 }
 
@@ -334,7 +233,9 @@ impl<L: Ledger> Body for Tee<L> {
         };
         match &frame {
             Poll::Ready(Some(Ok(frame))) => {
-                this.exchange.moved().count(Way::Down, frame.data_ref().map_or(0, Bytes::len));
+                let data = frame.data_ref().map_or(&[][..], |bytes| bytes);
+                this.edge.follow(data);
+                this.exchange.moved().count(Way::Down, data.len());
             }
             Poll::Ready(Some(Err(error))) => this.exchange.over(error.into()),
             Poll::Ready(None) => this.exchange.over(Over::Whole),
@@ -370,6 +271,14 @@ impl<L: Ledger> Tee<L> {
                 }
                 Poll::Ready(Ok(())) => {}
             }
+            if let Stage::Cutting(left) = this.stage {
+                match ready!(this.poll_cut(left, cx)) {
+                    Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                    Ok(None) if this.stage == Stage::Over => continue,
+                    Ok(None) => {}
+                    Err(error) => return this.fail(error),
+                }
+            }
             if this.stage == Stage::Ending {
                 if let Some(bytes) = this.back.take() {
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
@@ -380,7 +289,8 @@ impl<L: Ledger> Tee<L> {
                 this.stage = Stage::Over;
                 return Poll::Ready(this.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
             }
-            let look_ahead = this.metering.as_ref().is_some_and(|m| m.look_ahead);
+            let cutting = this.stage != Stage::Flowing;
+            let look_ahead = cutting || this.metering.as_ref().is_some_and(Metering::looks_ahead);
             if !look_ahead && let Some(bytes) = this.back.take() {
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
@@ -412,7 +322,9 @@ impl<L: Ledger> Tee<L> {
                                 Ok(bytes) => bytes,
                                 Err(error) => return this.fail(error),
                             };
-                            if let Some(frame) = this.take(bytes, look_ahead) {
+                            if cutting {
+                                this.back = this.take(bytes, false).and_then(|frame| frame.into_data().ok());
+                            } else if let Some(frame) = this.take(bytes, look_ahead) {
                                 return Poll::Ready(Some(Ok(frame)));
                             }
                         }
@@ -427,12 +339,8 @@ impl<L: Ledger> Tee<L> {
                         Err(error) => return this.fail(error),
                     }
                     if let Some(metering) = &mut this.metering {
-                        metering.meter.feed(this.rest.as_deref().unwrap_or_default());
-                        if let Some(chunk) = &mut metering.usage_chunk {
-                            this.rest = Some(chunk.finish(&this.rest.take().unwrap_or_default()));
-                        }
-                        metering.meter.finish();
-                        metering.begin_settling(End::Whole);
+                        let rest = this.rest.take().unwrap_or_default();
+                        this.rest = Some(metering.finish(rest));
                     }
                 }
             }

@@ -26,15 +26,17 @@ use super::*;
 use crate::api::{Auth, AuthScheme, Limit, Match, PathKind, PathRule};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::{EventQuery, GLOBAL};
-use crate::types::ApiFamily;
+use crate::types::{Api, ApiFamily};
 
 mod at_once;
 mod changing;
 mod consumers;
+mod crossing;
 mod cuts;
 mod ends;
 mod forms;
 mod fuzz;
+mod gates;
 mod hygiene;
 mod limits;
 mod metered;
@@ -219,6 +221,7 @@ async fn bench_to(upstream: Upstreamed, limit: Option<u64>) -> Bench {
         slug: "test-1".into(),
         id: "id-1".into(),
         provider: "claude".into(),
+        counted_by: Some(Api::Anthropic),
         agent: "tester".into(),
         run: Some("r1".into()),
         path: vec!["bottle:id-1".into(), GLOBAL.into()],

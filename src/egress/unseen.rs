@@ -13,6 +13,7 @@ use super::body::{Outgoing, Upload};
 use super::deny::Deny;
 use super::forward;
 use super::hold::{self, OpenHold, unavailable};
+use super::model::not_counted;
 use super::request::{Leaving, Plane};
 use super::tee::Metering;
 use crate::ledger::{HoldRequest, Ledger, Settlement};
@@ -44,12 +45,14 @@ impl<L: Ledger> Plane<L> {
             model: String::new(),
             input: tokens,
             output: 0,
+            counted: true,
+            told: Vec::new(),
         };
         // Whatever comes of it, it was asked for: an answer that breaks off is charged as well.
         let mut hold = tokio::select! {
             biased;
             () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
-            hold = hold::reserve(&self.ledger, &self.keeping, asked, false, facts) => hold?,
+            hold = hold::reserve(&self.ledger, &self.keeping, asked, false, facts) => hold?.ok_or_else(not_counted)?,
         };
         leaving.entered.is_holding();
         hold.belongs_to(&leaving.exchange);
@@ -96,7 +99,7 @@ impl<L: Ledger> Plane<L> {
         let meter = Meter::new(api, text(header::CONTENT_TYPE), text(header::CONTENT_ENCODING));
         let meter = meter.within(Box::new(self.room.meter()));
         let look_ahead = text(header::CONTENT_LENGTH).is_some();
-        Ok(leaving.wrap(answer, Some(Metering::new(meter, hold, status, look_ahead, 0))).await)
+        Ok(leaving.wrap(answer, Some(Metering::new((api, meter), hold, status, look_ahead, 0))).await)
     }
 }
 

@@ -4,6 +4,7 @@
 //! no proposal and no front end is in the loop, and nothing here asks for permission. What a bottle is, the controller
 //! says by [`Subject`]; this file imports nothing of it, and nothing of supervision.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::{Arc, Weak};
 
@@ -61,18 +62,18 @@ pub trait Subject: Send + Sync + 'static {
     fn policy(&self) -> CutoffPolicy;
     /// What a cut takes away.
     fn cut_scope(&self) -> CutScope;
-    /// The account that it would hit first, if that is spent.
-    fn spent(&self) -> impl Future<Output = Option<Standing>> + Send;
-    /// Cuts it because of `standing`; requests that hold tokens may finish. Takes effect before this returns.
-    fn cut(self: &Arc<Self>, scope: CutScope, standing: &Standing);
+    /// Cuts it because of `standing`; requests that hold tokens may finish. Takes effect before this returns. Tells whether it
+    /// was not cut so before.
+    fn cut(self: &Arc<Self>, scope: CutScope, standing: &Standing) -> bool;
     /// Stops its processes because of `standing`, soon.
     fn pause(self: &Arc<Self>, standing: &Standing);
-    /// Saves its state and stops it because of `standing`, soon; its way out is cut before this returns.
-    fn freeze(self: &Arc<Self>, standing: &Standing);
-    /// Kills it because of `standing`; its way out is gone before this returns.
-    fn kill(self: &Arc<Self>, standing: &Standing);
-    /// Records that a budget of it is spent, once for each node.
-    fn crossed(self: &Arc<Self>, standing: &Standing) -> impl Future<Output = ()> + Send;
+    /// Saves its state and stops it because of `standing`, soon; its way out is cut before this returns. Tells whether it was
+    /// not cut before.
+    fn freeze(self: &Arc<Self>, standing: &Standing) -> bool;
+    /// Kills it because of `standing`; its way out is gone before this returns. Tells whether it was not being killed.
+    fn kill(self: &Arc<Self>, standing: &Standing) -> bool;
+    /// Records that a budget of it is spent: once for each limit, and once more where enforcement has just `acted`.
+    fn crossed(self: &Arc<Self>, standing: &Standing, acted: bool) -> impl Future<Output = ()> + Send;
 }
 
 /// Who knows the running bottles.
@@ -81,6 +82,9 @@ pub trait Bottles: Send + Sync + 'static {
     type Bottle: Subject;
     /// Those that run now.
     fn running(&self) -> Vec<Arc<Self::Bottle>>;
+    /// For each of `bottles` the accounts that govern or bind it and are spent, in one reading; `None` where the ledger did
+    /// not say.
+    fn spent(&self, bottles: &[Arc<Self::Bottle>]) -> impl Future<Output = Vec<Option<Vec<Standing>>>> + Send;
 }
 
 /// A budget that is spent, as the egress plane saw it.
@@ -99,9 +103,12 @@ impl Enforcement {
     pub fn start<B: Bottles>(bottles: Weak<B>) -> Arc<Enforcement> {
         let (tell, mut heard) = mpsc::unbounded_channel::<Spent>();
         tokio::spawn(async move {
-            while let Some(spent) = heard.recv().await {
+            while let Some(first) = heard.recv().await {
+                // Many are refused for one account that is spent: what has come meanwhile is done with it.
+                let mut all = vec![first];
+                all.extend(std::iter::from_fn(|| heard.try_recv().ok()));
                 let Some(bottles) = bottles.upgrade() else { return };
-                act_on_all(bottles.as_ref(), &spent).await;
+                act_on_all(&bottles, &all).await;
             }
         });
         Arc::new(Enforcement(tell))
@@ -114,27 +121,74 @@ impl Enforcer for Enforcement {
     }
 }
 
-/// A crossing acts on every running bottle that the crossed node governs or binds, each by its own policy.
-async fn act_on_all<B: Bottles>(bottles: &B, spent: &Spent) {
-    for bottle in bottles.running() {
-        if !bottle.path().contains(&spent.standing.node) {
-            continue;
-        }
-        // The bottle whose request was refused for want of room is concerned although a few tokens may be left.
-        let concerned =
-            bottle.id() == spent.bottle || bottle.spent().await.is_some_and(|s| s.node == spent.standing.node);
-        if concerned {
-            act(&bottle, &spent.standing).await;
+/// A crossing acts on every running bottle that the crossed account governs or binds, each by its own policy.
+///
+/// Acting comes before every wait but one, which is the one reading of the ledger that says who else is concerned. Where it
+/// says nothing, who may be concerned is cut off from what is metered: nobody can tell that there is anything left.
+async fn act_on_all<B: Bottles>(bottles: &Arc<B>, all: &[Spent]) {
+    let running = bottles.running();
+    let mut acted = Vec::new();
+    // The bottles whose requests were refused for want of room are concerned although a few tokens may be left.
+    let mut done = HashSet::new();
+    for Spent { bottle, standing } in all {
+        let key = (bottle.as_str(), standing.node.as_str(), standing.provider.as_str());
+        if done.insert(key)
+            && let Some(bottle) = running.iter().find(|other| other.id() == bottle)
+        {
+            acted.push((Arc::clone(bottle), standing, act(bottle, standing)));
         }
     }
+    let mut accounts: Vec<&Standing> = Vec::new();
+    for Spent { standing, .. } in all {
+        if !accounts.iter().any(|known| is_same(known, standing)) {
+            accounts.push(standing);
+        }
+    }
+    let on_path = |bottle: &&Arc<B::Bottle>| accounts.iter().any(|account| bottle.path().contains(&account.node));
+    let others: Vec<Arc<B::Bottle>> = running.iter().filter(on_path).cloned().collect();
+    let answers = if others.is_empty() { Vec::new() } else { bottles.spent(&others).await };
+    for (bottle, spent) in others.iter().zip(answers) {
+        for account in &accounts {
+            let key = (bottle.id(), account.node.as_str(), account.provider.as_str());
+            if !bottle.path().contains(&account.node) || done.contains(&key) {
+                continue;
+            }
+            match &spent {
+                Some(spent) if spent.iter().any(|spent| is_same(spent, account)) => {
+                    acted.push((Arc::clone(bottle), account, act(bottle, account)));
+                }
+                Some(_) => {}
+                None => {
+                    bottle.cut(CutScope::Metered, account);
+                }
+            }
+        }
+    }
+    let recorded = acted.into_iter().map(|(bottle, standing, acted)| {
+        let standing = standing.clone();
+        async move { bottle.crossed(&standing, acted).await }
+    });
+    // The next crossing does not wait for the disk.
+    tokio::spawn(futures_util::future::join_all(recorded.collect::<Vec<_>>()));
 }
 
-async fn act<S: Subject>(bottle: &Arc<S>, standing: &Standing) {
+/// Tells whether two standings are of one account.
+fn is_same(one: &Standing, other: &Standing) -> bool {
+    one.node == other.node && one.provider == other.provider
+}
+
+/// Acts on one bottle by its policy. Tells whether that changed anything at once.
+fn act<S: Subject>(bottle: &Arc<S>, standing: &Standing) -> bool {
     match bottle.policy() {
         CutoffPolicy::Cutoff => bottle.cut(bottle.cut_scope(), standing),
-        CutoffPolicy::Pause => bottle.pause(standing),
+        CutoffPolicy::Pause => {
+            bottle.pause(standing);
+            false
+        }
         CutoffPolicy::Freeze => bottle.freeze(standing),
         CutoffPolicy::Kill => bottle.kill(standing),
     }
-    bottle.crossed(standing).await;
 }
+
+#[cfg(test)]
+mod tests;

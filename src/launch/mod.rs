@@ -254,16 +254,17 @@ pub fn draft(choice: &Choice, desk: &Desk<'_>) -> Result<Draft> {
         target: mount.value.target.as_ref().map(|target| at_home(target, Some(Path::new(AGENT_HOME)))),
         rw: mount.value.rw,
     });
-    let nodes = merged.path.iter().filter_map(|node| {
-        let limits = node.budget.as_ref()?.value.clone();
+    let nodes = merged.path.iter().map(|node| {
+        let limits = node.budget.as_ref().map(|said| said.value.clone()).unwrap_or_default();
         let scope = if node.scope == "agent" { BudgetScope::Agent } else { BudgetScope::Manifest };
-        Some(BudgetNode { scope, name: node.name.to_string(), limits })
+        BudgetNode { scope, name: node.name.to_string(), limits }
     });
     let agent = merged.agent.as_ref().map(|(name, _)| name.to_string());
     let launch = api::Launch {
         label: choice.label.clone().or_else(|| agent.clone()).unwrap_or_else(|| plan.provider.clone()),
         book: if desk.stage.is_some() { Book::Rehearsal } else { Book::Real },
         provider: plan.budget_key.clone(),
+        count_tokens: plan.counted_by,
         agent,
         argv: plan.argv.clone(),
         env: all_env,

@@ -142,17 +142,18 @@ impl Draft {
     /// The budget path, nearest first, with what is left where it is known.
     fn budget_rows(&self, accounts: Option<&[Account]>) -> Vec<String> {
         let mut rows = Vec::new();
-        let mut add = |whose: String, limits: &[Limit], used: &dyn Fn(&str) -> Option<u64>| {
+        let mut add = |whose: String, limits: &[Limit], used: &dyn Fn(&Limit) -> Option<u64>| {
             let of = |limit: &&Limit| limit.provider == "*" || limit.provider == self.launch.provider;
             for limit in limits.iter().filter(of) {
                 let scope = if limit.provider == "*" { String::new() } else { format!(" for {}", limit.provider) };
                 let hard = if limit.hard { ", hard" } else { "" };
-                let amount = match (limit.tokens, used(&limit.provider)) {
+                let per = limit.per.map(|per| format!(" {}", per.words())).unwrap_or_default();
+                let amount = match (limit.tokens, used(limit)) {
                     (None, _) => "unlimited".to_owned(),
                     (Some(tokens), Some(used)) => {
-                        format!("{} tokens, {} left", grouped(tokens), grouped(tokens.saturating_sub(used)))
+                        format!("{} tokens{per}, {} left", grouped(tokens), grouped(tokens.saturating_sub(used)))
                     }
-                    (Some(tokens), None) => format!("{} tokens", grouped(tokens)),
+                    (Some(tokens), None) => format!("{} tokens{per}", grouped(tokens)),
                 };
                 rows.push(format!("{whose}{scope}: {amount}{hard}"));
             }
@@ -164,19 +165,21 @@ impl Draft {
         };
         // One that begins anew has spent nothing, whatever the bottle spent that it takes up.
         let own = format!("bottle:{}", counted.bottle);
-        add("this bottle".to_owned(), &self.launch.budget, &|provider| match self.launch.budget_anew {
+        add("this bottle".to_owned(), &self.launch.budget, &|limit| match self.launch.budget_anew {
             true => accounts.map(|_| 0),
-            false => used(&own, provider),
+            false => used(&own, &limit.provider),
         });
         for node in &self.launch.nodes {
             let scope = match node.scope {
                 crate::api::BudgetScope::Agent => "agent",
                 crate::api::BudgetScope::Manifest => "bottle manifest",
             };
-            let its = node.node(&counted.nodes);
-            add(format!("{scope} {}", node.name), &node.limits, &|provider| used(&its, provider));
+            let (its, named) = (node.node(&counted.nodes), node.by_name());
+            add(format!("{scope} {}", node.name), &node.limits, &|limit| {
+                used(if limit.per.is_some() { &named } else { &its }, &limit.provider)
+            });
         }
-        add("global".to_owned(), &self.global, &|provider| used(crate::ledger::GLOBAL, provider));
+        add("global".to_owned(), &self.global, &|limit| used(crate::ledger::GLOBAL, &limit.provider));
         if rows.is_empty() {
             rows.push("none: it is metered, and nothing will cut it off".to_owned());
         }

@@ -2,6 +2,8 @@
 
 use super::*;
 
+mod budgets;
+
 /// A home with manifests, and a repository beside it; gone with the value.
 struct Place {
     home: Home,
@@ -86,6 +88,8 @@ fn an_agent_and_its_bottle_become_a_launch() {
     assert_eq!(hosts, ["api.anthropic.com", "docs.rs"]);
     let nodes: Vec<String> = launch.nodes.iter().map(|node| node.node("id")).collect();
     assert_eq!(nodes, ["agent:tester@id", "manifest:dev@id", "manifest:base@id"]);
+    let by_name: Vec<String> = launch.nodes.iter().map(api::BudgetNode::by_name).collect();
+    assert_eq!(by_name, ["agent:tester", "manifest:dev", "manifest:base"]);
     assert_eq!(launch.shutdown, Some(crate::types::CutoffPolicy::Kill));
     assert!(draft.ready(false).is_ok());
     let rows = draft.rows(Some(&[]));

@@ -10,10 +10,13 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::{
-    BottleRow, EventQuery, GLOBAL, HoldOutcome, HoldRequest, Ledger, LedgerError, NewEvent, Settle, Settlement,
+    BottleRow, EventQuery, GLOBAL, HoldOutcome, HoldRequest, Learned, Ledger, LedgerError, Lesson, NewEvent, Raise,
+    Settle, Settlement,
 };
-use crate::api::{Account, Limit, UsageQuery};
+use crate::api::{Account, Gate, Limit, Terms, UsageQuery};
 use crate::types::{Api, Source, Tokens};
+
+mod limits;
 
 /// Runs the whole suite. `open` opens the store of that name; the same name again opens the same store, as a controller
 /// does that was started anew. Stores that were not opened before are empty; weights are the default ones.
@@ -23,12 +26,17 @@ pub async fn run<L: Ledger>(open: impl Fn(&str) -> L) {
     every_end_of_a_hold_is_charged_as_the_machine_says(open("ends")).await;
     the_same_call_again_changes_nothing(open("again")).await;
     late_usage_only_raises(open("late")).await;
-    limits_are_replaced_and_usage_is_kept(open("limits")).await;
-    launches_learn_what_is_spent(open("spent")).await;
+    limits::limits_are_replaced_and_usage_is_kept(open("limits")).await;
+    limits::launches_learn_what_is_spent(open("spent")).await;
+    limits::one_reading_says_what_is_spent_on_many_paths(open("many-paths")).await;
+    limits::thresholds_are_told_once_for_each_limit(open("thresholds")).await;
     reports_keep_the_classes_apart(open("usage")).await;
     events_have_no_holes_and_are_heard_in_order(open("events")).await;
     bottles_are_kept(open("bottles")).await;
+    limits::gates_and_what_is_kept_back_are_the_limits_terms(open("gates")).await;
+    what_was_learned_is_kept(&open).await;
     many_at_once_keep_a_hard_budget(open("many")).await;
+    what_was_written_is_whole_and_told_by_run(open("whole")).await;
     a_sweep_charges_what_an_earlier_writer_left(&open).await;
     a_closed_ledger_has_everything_and_takes_nothing(&open).await;
 }
@@ -47,6 +55,8 @@ pub fn request(id: &str, input: u64, output: u64) -> HoldRequest {
         model: "claude-asked".to_owned(),
         input,
         output,
+        counted: false,
+        told: Vec::new(),
     }
 }
 
@@ -154,17 +164,42 @@ async fn the_same_call_again_changes_nothing(ledger: impl Ledger) {
     assert_eq!(granted(&ledger, request("h1", 100, 50)).await, 150);
     assert_eq!(granted(&ledger, request("h1", 100, 50)).await, 150, "a repeated hold is the same hold");
     assert_eq!(figures(&ledger, GLOBAL, "claude").await, (0, 150));
-    ledger.raise("h1", 200).await.unwrap();
-    ledger.raise("h1", 180).await.unwrap();
+    assert_eq!(ledger.raise("h1", Raise::to(200)).await.unwrap().crossed.len(), 1, "beyond the limit");
+    assert_eq!(ledger.raise("h1", Raise::to(180)).await.unwrap().held, 200);
     assert_eq!(figures(&ledger, GLOBAL, "claude").await, (0, 200), "raised, never lowered");
     let first = ledger.settle(settle("h1", exact(100, 20))).await.unwrap();
     let again = ledger.settle(settle("h1", exact(100, 20))).await.unwrap();
     assert_eq!(first, again);
     assert_eq!(figures(&ledger, GLOBAL, "claude").await, (120, 0));
     assert!(matches!(ledger.hold(request("h1", 1, 1)).await, Err(LedgerError::Misuse(_))), "an id is used once");
-    assert!(matches!(ledger.raise("h1", 500).await, Err(LedgerError::Misuse(_))));
+    assert!(matches!(ledger.raise("h1", Raise::to(500)).await, Err(LedgerError::Misuse(_))));
     assert!(matches!(ledger.settle(settle("nobody", exact(1, 1))).await, Err(LedgerError::Misuse(_))));
     assert_eq!(figures(&ledger, GLOBAL, "claude").await, (120, 0));
+}
+
+async fn what_was_learned_is_kept<L: Ledger>(open: &impl Fn(&str) -> L) {
+    let ledger = open("learned");
+    let mut learned = Learned::default();
+    learned.learn_whole(4000, 10_000);
+    learned.learn_answer(300);
+    let lesson = |provider: &str, model: &str, learned: &Learned| Lesson {
+        provider: provider.to_owned(),
+        model: model.to_owned(),
+        agent: "coder".to_owned(),
+        learned: learned.clone(),
+    };
+    ledger.keep_lesson(lesson("claude", "m", &learned)).await.unwrap();
+    ledger.keep_lesson(lesson("codex", "m", &Learned::default())).await.unwrap();
+    learned.learn_answer(500);
+    ledger.keep_lesson(lesson("claude", "m", &learned)).await.unwrap();
+    ledger.close().await.unwrap();
+    let again = open("learned");
+    assert_eq!(
+        again.lessons("claude").await,
+        Ok(vec![lesson("claude", "m", &learned)]),
+        "the last of it, and no other's"
+    );
+    assert_eq!(again.lessons("pi").await, Ok(vec![]));
 }
 
 async fn late_usage_only_raises(ledger: impl Ledger) {
@@ -187,56 +222,6 @@ async fn late_usage_only_raises(ledger: impl Ledger) {
     ledger.settle(settle("h2", Settlement::Released)).await.unwrap();
     assert_eq!(ledger.settle(settle("h2", exact(3, 4))).await.unwrap().counted, 7, "even of what was given back");
     assert_eq!(figures(&ledger, "bottle:c", "claude").await, (7, 0));
-}
-
-async fn limits_are_replaced_and_usage_is_kept(ledger: impl Ledger) {
-    let account = |accounts: &[Account], provider: &str| accounts.iter().find(|a| a.provider == provider).cloned();
-    for (id, provider) in [("h1", "claude"), ("h2", "codex")] {
-        granted(&ledger, HoldRequest { provider: provider.to_owned(), ..request(id, 10, 0) }).await;
-        ledger.settle(settle(id, exact(10, 30))).await.unwrap();
-    }
-    granted(&ledger, request("h3", 5, 0)).await;
-    let all = Limit::hard("*", Some(100));
-    let codex = Limit::of("codex", None);
-    ledger.set_limits(GLOBAL, vec![all.clone(), codex]).await.unwrap();
-    let accounts = ledger.accounts(Some(GLOBAL)).await.unwrap();
-    let common = account(&accounts, "*").unwrap();
-    assert_eq!((common.limit, common.hard, common.used, common.held), (Some(100), true, 80, 5), "the sum of all");
-    let codex = account(&accounts, "codex").unwrap();
-    assert_eq!((codex.set, codex.limit, codex.used), (true, None, 40));
-    let claude = account(&accounts, "claude").unwrap();
-    assert_eq!((claude.set, claude.used), (false, 40));
-    assert!(matches!(ledger.hold(request("h4", 21, 0)).await, Ok(HoldOutcome::Refused(s)) if s.provider == "*"));
-    ledger.settle(settle("h3", exact(5, 15))).await.unwrap();
-    assert_eq!(figures(&ledger, GLOBAL, "*").await, (100, 0), "every provider is charged to the common account");
-
-    let changes = ledger.changes();
-    ledger.set_limits(GLOBAL, limit(500)).await.unwrap();
-    assert!(changes.has_changed().unwrap());
-    let accounts = ledger.accounts(Some(GLOBAL)).await.unwrap();
-    assert!(account(&accounts, "*").is_none(), "earlier limits are gone");
-    let claude = account(&accounts, "claude").unwrap();
-    assert_eq!((claude.limit, claude.used), (Some(500), 60));
-    assert!(!account(&accounts, "codex").unwrap().set);
-    assert!(ledger.accounts(None).await.unwrap().iter().any(|a| a.node == "bottle:b"));
-
-    assert!(matches!(ledger.set_limits(GLOBAL, vec![all.clone(), all]).await, Err(LedgerError::Misuse(_))));
-    assert!(matches!(ledger.set_limits(GLOBAL, limit(u64::MAX)).await, Err(LedgerError::Misuse(_))));
-    assert_eq!(account(&ledger.accounts(Some(GLOBAL)).await.unwrap(), "claude").unwrap().limit, Some(500));
-}
-
-async fn launches_learn_what_is_spent(ledger: impl Ledger) {
-    let path = request("", 0, 0).path;
-    assert_eq!(ledger.spent(path.clone(), "claude").await.unwrap(), None);
-    ledger.set_limits("run:r", limit(50)).await.unwrap();
-    assert_eq!(ledger.spent(path.clone(), "claude").await.unwrap(), None);
-    granted(&ledger, request("h1", 10, 0)).await;
-    ledger.settle(settle("h1", exact(40, 20))).await.unwrap();
-    let spent = ledger.spent(path.clone(), "claude").await.unwrap().unwrap();
-    assert_eq!((spent.node.as_str(), spent.used, spent.limit), ("run:r", 60, 50));
-    assert_eq!(ledger.spent(path.clone(), "codex").await.unwrap(), None, "another provider's budget");
-    ledger.set_limits("bottle:b", limit(1000)).await.unwrap();
-    assert_eq!(ledger.spent(path, "claude").await.unwrap(), None, "a nearer limit governs");
 }
 
 async fn reports_keep_the_classes_apart(ledger: impl Ledger) {
@@ -388,6 +373,17 @@ async fn bottles_are_kept(ledger: impl Ledger) {
     assert_eq!(ledger.events(EventQuery::default()).await.unwrap().len(), 1);
 }
 
+async fn what_was_written_is_whole_and_told_by_run(ledger: impl Ledger) {
+    ledger.put_run("r", "nightly").await.unwrap();
+    granted(&ledger, request("h1", 100, 50)).await;
+    ledger.settle(settle("h1", exact(90, 30))).await.unwrap();
+    let by = Some(vec![crate::api::By::Recipe]);
+    let report = ledger.usage(UsageQuery { by, ..UsageQuery::default() }).await.unwrap();
+    assert_eq!(report.rows.iter().map(|row| row.recipe.as_deref()).collect::<Vec<_>>(), [Some("nightly")]);
+    let verified = ledger.verify(None).await.unwrap();
+    assert_eq!((verified.fault, verified.events, verified.usage), (None, 1, 1));
+}
+
 async fn many_at_once_keep_a_hard_budget(ledger: impl Ledger) {
     const LIMIT: u64 = 20_000;
     let hard = vec![Limit::hard("claude", Some(LIMIT))];
@@ -411,6 +407,7 @@ async fn many_at_once_keep_a_hard_budget(ledger: impl Ledger) {
                         assert!(standing.used + 10 > LIMIT, "refused though it fits: {standing:?}");
                         return;
                     }
+                    other => panic!("no limit says so: {other:?}"),
                 };
                 tokio::task::yield_now().await;
                 let output = [0, 40, 90, 300][usize::try_from((task + n) % 4).unwrap()];
@@ -438,7 +435,8 @@ async fn a_sweep_charges_what_an_earlier_writer_left<L: Ledger>(open: &impl Fn(&
     first.set_limits(GLOBAL, limit(700)).await.unwrap();
     granted(&first, request("h1", 100, 500)).await;
     assert_eq!(granted(&first, request("h2", 50, 500)).await, 100, "clamped");
-    first.raise_seen("h2", 800, Some(Tokens { input: 60, output: 900, ..Tokens::default() })).await.unwrap();
+    let seen = Some(Tokens { input: 60, output: 900, ..Tokens::default() });
+    first.raise("h2", Raise { seen, ..Raise::to(800) }).await.unwrap();
     granted(&first, HoldRequest { path: vec!["bottle:x".to_owned()], ..request("h3", 10, 10) }).await;
     first.settle(settle("h3", exact(1, 1))).await.unwrap();
     assert_eq!(first.sweep().await.unwrap(), 0, "its own holds are nobody else's");

@@ -4,18 +4,20 @@
 //! [`sqlite`]. A backend must pass [`conformance`]. Only the controller opens a ledger.
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::api::{Account, Event, Limit, UsageQuery, UsageReport};
-pub use crate::budget::{Settlement, Standing};
+use crate::api::{Account, BudgetChange, Event, Headroom, Limit, Pruned, UsageQuery, UsageReport, Verified};
+pub use crate::budget::{Learned, Raised, Settlement, Standing, Weights};
 use crate::error::{Error, Kind};
 use crate::types::{Api, Source, Tokens};
 
 #[cfg(test)]
 pub mod conformance;
+pub mod period;
 pub mod sqlite;
 
 /// What can go wrong with a ledger.
@@ -46,7 +48,8 @@ pub enum LedgerError {
     Misuse(String),
 }
 
-/// A node of a bottle's path, nearest first: `bottle:ID`, `run:ID`, `global`.
+/// A node of a bottle's path, nearest first: `bottle:ID`, `agent:NAME@ID`, `agent:NAME`, `manifest:NAME@ID`, `manifest:NAME`,
+/// `run:ID`, `global`.
 pub type Node = String;
 
 impl From<LedgerError> for Error {
@@ -100,6 +103,10 @@ pub struct HoldRequest {
     pub input: u64,
     /// Estimate of the output, counted tokens, unclamped; the hold takes at most what is left.
     pub output: u64,
+    /// The provider was asked how many tokens the input has, whatever it said.
+    pub counted: bool,
+    /// How accounts stood when the bottle's agent was told to hand over what it has.
+    pub told: Vec<Standing>,
 }
 
 /// Answer to a [`HoldRequest`].
@@ -114,6 +121,43 @@ pub enum HoldOutcome {
     Wait(Standing),
     /// It does not fit.
     Refused(Standing),
+    /// It fits only into what the limit keeps back: the agent is to hand over what it has. Told of this, it fits.
+    WrapUp(Standing),
+    /// The provider is to be asked how many tokens the input has.
+    Count,
+}
+
+/// What was learned of a model, as one agent uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lesson {
+    /// Budget key.
+    pub provider: String,
+    /// Model asked for.
+    pub model: String,
+    /// Agent.
+    pub agent: String,
+    /// The figures.
+    pub learned: Learned,
+}
+
+/// Raises an open hold, never lowers it. Unit: counted tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Raise {
+    /// What it has to be at least.
+    pub to: u64,
+    /// How much more, where there is room for it.
+    pub ahead: u64,
+    /// Its bottle is paused when a budget is spent.
+    pub pauses: bool,
+    /// Usage seen so far: kept with the hold, so that a sweep knows it.
+    pub seen: Option<Tokens>,
+}
+
+impl Raise {
+    /// Raises it to `tokens`.
+    pub fn to(tokens: u64) -> Raise {
+        Raise { to: tokens, ..Raise::default() }
+    }
 }
 
 /// Settles a hold.
@@ -202,23 +246,30 @@ pub type Answer<T> = std::result::Result<T, LedgerError>;
 pub trait Ledger: Clone + Send + Sync + 'static {
     /// Reserves tokens on every node of a path, or says why not: one transaction.
     fn hold(&self, request: HoldRequest) -> impl Future<Output = Answer<HoldOutcome>> + Send;
-    /// Raises an open hold to at least `to` counted tokens (never lowers it).
-    fn raise(&self, id: &str, to: u64) -> impl Future<Output = Answer<()>> + Send {
-        self.raise_seen(id, to, None)
-    }
-    /// As [`Ledger::raise`]; usage `seen` so far is kept with the hold, so that a sweep knows it.
-    fn raise_seen(&self, id: &str, to: u64, seen: Option<Tokens>) -> impl Future<Output = Answer<()>> + Send;
+    /// Raises an open hold; says which limits are passed by it.
+    fn raise(&self, id: &str, raise: Raise) -> impl Future<Output = Answer<Raised>> + Send;
+    /// Gets how tokens are counted.
+    fn weights(&self) -> Weights;
     /// Ends a hold, charges its nodes, writes the usage row and its `usage` event: one transaction. A second settle of
     /// the same hold with more usage raises the charge; with less it changes nothing.
     fn settle(&self, settle: Settle) -> impl Future<Output = Answer<Settled>> + Send;
     /// Settles every open hold of an earlier writer as `swept`. Returns how many.
     fn sweep(&self) -> impl Future<Output = Answer<u64>> + Send;
-    /// Sets the limits of a node, replacing earlier ones; usage is kept.
+    /// Sets the limits of a node as a file or a recipe says them, replacing earlier ones; usage is kept. What the operator has
+    /// said over them by [`Ledger::budget_change`] stands for as long as they say the same.
     fn set_limits(&self, node: &str, limits: Vec<Limit>) -> impl Future<Output = Answer<()>> + Send;
+    /// Changes one account for the operator; written as an event `budget`, and on the disk before it is acknowledged. The same
+    /// change again is made once. Gets the account as it stands then.
+    fn budget_change(&self, change: BudgetChange, by: &str) -> impl Future<Output = Answer<Account>> + Send;
     /// Gets accounts, of one node or of all.
     fn accounts(&self, node: Option<&str>) -> impl Future<Output = Answer<Vec<Account>>> + Send;
     /// Tells how the account that a launch on `path` would hit first stands, if it is spent.
     fn spent(&self, path: Vec<Node>, provider: &str) -> impl Future<Output = Answer<Option<Standing>>> + Send;
+    /// Gets the accounts of a provider, and of all together, on a path, the nearest node first.
+    fn path(&self, path: Vec<Node>, provider: &str) -> impl Future<Output = Answer<Vec<Account>>> + Send;
+    /// Tells which accounts on each of many paths (nearest node first, and a provider) govern or bind and are spent: all as
+    /// they stand at one moment, and at the price of one reading.
+    fn spent_on(&self, paths: Vec<(Vec<Node>, String)>) -> impl Future<Output = Answer<Vec<Vec<Standing>>>> + Send;
     /// Appends an event; returns it with its sequence number.
     fn append(&self, event: NewEvent) -> impl Future<Output = Answer<Event>> + Send;
     /// Appends events of a bottle, each its type and its data as JSON, in their order: one transaction, all or none. None is
@@ -250,6 +301,24 @@ pub trait Ledger: Clone + Send + Sync + 'static {
     fn hold_of(&self, api: Api, host: &str, response_id: &str) -> impl Future<Output = Answer<Option<String>>> + Send;
     /// Number of open holds, of one bottle or of all.
     fn open_holds(&self, bottle: Option<&str>) -> impl Future<Output = Answer<u64>> + Send;
+    /// Gets what was learned of a provider's models.
+    fn lessons(&self, provider: &str) -> impl Future<Output = Answer<Vec<Lesson>>> + Send;
+    /// Keeps what was learned, in place of what is kept of the same.
+    fn keep_lesson(&self, lesson: Lesson) -> impl Future<Output = Answer<()>> + Send;
+    /// Writes which recipe a run is of, for reports.
+    fn put_run(&self, id: &str, recipe: &str) -> impl Future<Output = Answer<()>> + Send;
+    /// Remembers what a provider said of its own limits.
+    fn saw_headroom(&self, headroom: Headroom) -> impl Future<Output = Answer<()>> + Send;
+    /// Gets what providers have last said of their own limits.
+    fn headroom(&self) -> impl Future<Output = Answer<Vec<Headroom>>> + Send;
+    /// Looks whether everything is as it was written; `expected` is the number and the hash of an event as an earlier look told them.
+    fn verify(&self, expected: Option<(u64, String)>) -> impl Future<Output = Answer<Verified>> + Send;
+    /// Hands over every row as a line of JSON; returns when all are, or when the receiver is gone.
+    fn export(&self, to: tokio::sync::mpsc::Sender<String>) -> impl Future<Output = Answer<()>> + Send;
+    /// Copies the book as it is now into a new file; writing goes on meanwhile. Gets the file's length.
+    fn backup(&self, to: &Path) -> impl Future<Output = Answer<u64>> + Send;
+    /// Removes events and usage rows older than `before` (milliseconds since the epoch), less the last 30 days. Sums and accounts stay.
+    fn prune(&self, before: i64) -> impl Future<Output = Answer<Pruned>> + Send;
     /// Commits what is queued, fsyncs and stops the writer.
     fn close(&self) -> impl Future<Output = Answer<()>> + Send;
 }

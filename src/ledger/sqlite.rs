@@ -5,15 +5,18 @@
 //!
 //! * `schema`: tables and migrations; `files`: where they may lie and who may read them;
 //! * `turns`: who writes when; `writer`: group commit; `book`: what it knows by heart; `sync`: fsync and checkpoints;
-//! * `accounts`, `hold`, `settle`, `record`: the commands; `queries`: reading.
+//! * `accounts`, `limits`, `hold`, `settle`, `thresholds`, `record`, `learned`: the commands; `queries`: reading;
+//! * `chain`, `verify`: what makes a changed row known; `sums`, `report`: what was used; `export`, `backup`, `prune`: its care.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use jiff::tz::TimeZone;
 use rusqlite::{Connection, OpenFlags};
 use tokio::sync::{broadcast, oneshot, watch};
 
+use self::accounts::Moment;
 use self::book::Book;
 use self::queries::Readers;
 pub use self::queries::accounts_in;
@@ -22,26 +25,37 @@ use self::sync::Syncer;
 use self::turns::{Pace, Turns};
 use self::writer::{Call, Care, Tx, Unclaimed, Writer};
 use super::{
-    Answer, BottleRow, EventQuery, HoldOutcome, HoldRequest, Ledger, LedgerError, NewEvent, Node, Settle, Settled,
-    Standing,
+    Answer, BottleRow, EventQuery, HoldOutcome, HoldRequest, Ledger, LedgerError, Lesson, NewEvent, Node, Raise,
+    Raised, Settle, Settled, Standing,
 };
-use crate::api::{Account, Event, Limit, UsageQuery, UsageReport};
+use crate::api::{Account, BudgetChange, Event, Headroom, Limit, Pruned, UsageQuery, UsageReport, Verified};
 use crate::budget::Weights;
-use crate::types::{Api, Durability, Tokens};
+use crate::types::{Api, Durability};
 
 mod accounts;
+mod backup;
 mod book;
+mod chain;
 mod errors;
+mod export;
 mod files;
+mod headroom;
 mod hold;
+mod learned;
+mod limits;
+mod prune;
 mod queries;
 mod record;
+mod report;
 mod schema;
 mod settle;
+mod sums;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod thresholds;
 mod turns;
+mod verify;
 mod writer;
 
 /// Oldest SQLite without the bug that could corrupt a write-ahead log on its reset.
@@ -50,11 +64,14 @@ const MIN_SQLITE: i32 = 3_051_003;
 /// How long SQLite waits for a lock that another process holds; less than any caller's patience.
 const BUSY: Duration = Duration::from_secs(4);
 
+/// How long is tried whether a trouble is over.
+const TRIED: Duration = Duration::from_secs(1);
+
 /// Events that a slow subscriber may fall behind.
 const EVENTS: usize = 4096;
 
 /// How a ledger is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// When a commit counts as done.
     pub durability: Durability,
@@ -62,11 +79,18 @@ pub struct Options {
     pub weights: Weights,
     /// How long a call waits for its commit.
     pub patience: Duration,
+    /// The host's time zone: by it days, weeks and months of budgets end.
+    pub zone: TimeZone,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { durability: Durability::Normal, weights: Weights::default(), patience: Duration::from_secs(5) }
+        Options {
+            durability: Durability::Normal,
+            weights: Weights::default(),
+            patience: Duration::from_secs(5),
+            zone: TimeZone::UTC,
+        }
     }
 }
 
@@ -77,7 +101,10 @@ pub struct SqliteLedger {
     readers: Readers,
     events: broadcast::Sender<Event>,
     freed: watch::Receiver<u64>,
+    trouble: watch::Receiver<Option<LedgerError>>,
     unclaimed: Unclaimed,
+    weights: Weights,
+    seen: headroom::Seen,
     patience: Duration,
 }
 
@@ -109,12 +136,15 @@ impl SqliteLedger {
         let sync = Syncer::start(&files::beside(path, "-wal"), checkpoints).map_err(io)?;
         sync.now().map_err(io)?;
 
+        let mut book = Book::new(options.zone.clone());
+        book.unfolded = sums::waiting(&conn).map_err(sql)?;
         let (events, _) = broadcast::channel(EVENTS);
         let (freed_tx, freed) = watch::channel(0);
+        let (told, trouble) = watch::channel(None);
         let unclaimed = Unclaimed::default();
         let writer = Writer {
             conn,
-            book: Book::default(),
+            book,
             path: path.clone(),
             epoch,
             weights: options.weights,
@@ -124,14 +154,35 @@ impl SqliteLedger {
             unclaimed: Arc::clone(&unclaimed),
             waits: BUSY,
             trouble: None,
+            told,
         };
         let pace = match options.durability {
             Durability::Normal => Pace::Quick,
             Durability::Power => Pace::Fsync,
         };
         let turns = Turns::start(writer, pace).map_err(io)?;
-        let readers = Readers::new(path);
-        Ok(SqliteLedger { turns, readers, events, freed, unclaimed, patience: options.patience })
+        let readers = Readers::new(path, options.zone);
+        let seen = headroom::Seen::default();
+        let Options { weights, patience, .. } = options;
+        Ok(SqliteLedger { turns, readers, events, freed, trouble, unclaimed, weights, seen, patience })
+    }
+
+    /// Tells what keeps it from being written. What may be over is tried first.
+    pub async fn trouble(&self) -> Option<LedgerError> {
+        let known = self.trouble.borrow().clone()?;
+        // A page that is sound says nothing of the others.
+        if matches!(known, LedgerError::Corrupt(_)) {
+            return Some(known);
+        }
+        let work = |tx: &mut Tx<'_>| {
+            let written = tx.conn.execute("UPDATE meta SET value = value", []);
+            written.map(|_| ()).map_err(|e| tx.error(&e))
+        };
+        match tokio::time::timeout(TRIED, self.write(Care::Awaited, work)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(now)) => Some(now),
+            Err(_) => Some(known),
+        }
     }
 
     /// Has `work` done in its turn and waits for its commit.
@@ -156,6 +207,20 @@ impl SqliteLedger {
             answer.await.unwrap_or_else(|_| Err(LedgerError::Unavailable("its writer is gone".to_owned())))
         };
         self.patiently(wait).await
+    }
+
+    /// Removes what is older than `before`, a piece at a time.
+    async fn prune_to(&self, before: i64) -> Answer<Pruned> {
+        while self.write(Care::Done, prune::fold).await? {}
+        let mut all = Pruned { before, ..Pruned::default() };
+        while let Some(piece) = self.write(Care::Done, move |tx| prune::piece(tx, before)).await? {
+            all.events += piece.events;
+            all.usage += piece.usage;
+            all.anchor = all.anchor.max(piece.anchor);
+        }
+        let data = serde_json::json!({ "action": "prune", "before": before, "events": all.events, "usage": all.usage });
+        self.append(NewEvent { kind: "ledger".to_owned(), data, audit: true, ..NewEvent::default() }).await?;
+        Ok(all)
     }
 
     /// Reads with one of the read-only connections.
@@ -200,9 +265,13 @@ impl Ledger for SqliteLedger {
         outcome
     }
 
-    async fn raise_seen(&self, id: &str, to: u64, seen: Option<Tokens>) -> Answer<()> {
+    async fn raise(&self, id: &str, raise: Raise) -> Answer<Raised> {
         let id = id.to_owned();
-        self.write(Care::Done, move |tx| hold::raise(tx, &id, to, seen)).await
+        self.write(Care::Done, move |tx| hold::raise(tx, &id, &raise)).await
+    }
+
+    fn weights(&self) -> Weights {
+        self.weights
     }
 
     async fn settle(&self, settle: Settle) -> Answer<Settled> {
@@ -215,17 +284,33 @@ impl Ledger for SqliteLedger {
 
     async fn set_limits(&self, node: &str, limits: Vec<Limit>) -> Answer<()> {
         let node = node.to_owned();
-        self.write(Care::Done, move |tx| accounts::set_limits(tx, &node, &limits)).await
+        self.write(Care::Done, move |tx| limits::set_limits(tx, &node, &limits)).await
+    }
+
+    async fn budget_change(&self, change: BudgetChange, by: &str) -> Answer<Account> {
+        let by = by.to_owned();
+        self.write_at(Pace::Fsync, Care::Done, move |tx| limits::change(tx, &change, &by)).await
     }
 
     async fn accounts(&self, node: Option<&str>) -> Answer<Vec<Account>> {
         let node = node.map(str::to_owned);
-        self.read(move |conn| queries::list_accounts(conn, node.as_deref())).await
+        let as_of = Moment::now(self.readers.zone());
+        self.read(move |conn| queries::list_accounts(conn, node.as_deref(), &as_of)).await
     }
 
     async fn spent(&self, path: Vec<Node>, provider: &str) -> Answer<Option<Standing>> {
-        let provider = provider.to_owned();
-        self.read(move |conn| queries::spent(conn, &path, &provider)).await
+        let (provider, as_of) = (provider.to_owned(), Moment::now(self.readers.zone()));
+        self.read(move |conn| queries::spent(conn, &path, &provider, &as_of)).await
+    }
+
+    async fn path(&self, path: Vec<Node>, provider: &str) -> Answer<Vec<Account>> {
+        let (provider, as_of) = (provider.to_owned(), Moment::now(self.readers.zone()));
+        self.read(move |conn| queries::path(conn, &path, &provider, &as_of)).await
+    }
+
+    async fn spent_on(&self, paths: Vec<(Vec<Node>, String)>) -> Answer<Vec<Vec<Standing>>> {
+        let as_of = Moment::now(self.readers.zone());
+        self.read(move |conn| queries::spent_on(conn, &paths, &as_of)).await
     }
 
     async fn append(&self, event: NewEvent) -> Answer<Event> {
@@ -269,7 +354,46 @@ impl Ledger for SqliteLedger {
     }
 
     async fn usage(&self, query: UsageQuery) -> Answer<UsageReport> {
-        self.read(move |conn| queries::usage(conn, &query)).await
+        self.read(move |conn| report::usage(conn, &query)).await
+    }
+
+    async fn put_run(&self, id: &str, recipe: &str) -> Answer<()> {
+        let (id, recipe) = (id.to_owned(), recipe.to_owned());
+        self.write(Care::Done, move |tx| record::put_run(tx, &id, &recipe)).await
+    }
+
+    async fn saw_headroom(&self, headroom: Headroom) -> Answer<()> {
+        match self.seen.note(&headroom) {
+            true => self.write(Care::Done, move |tx| headroom::put(tx, &headroom)).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn headroom(&self) -> Answer<Vec<Headroom>> {
+        Ok(self.seen.over(self.read(headroom::list).await?))
+    }
+
+    // The whole book takes as long as it takes.
+    async fn verify(&self, expected: Option<(u64, String)>) -> Answer<Verified> {
+        self.readers.read(move |conn| verify::verify(conn, expected.as_ref())).await
+    }
+
+    async fn export(&self, to: tokio::sync::mpsc::Sender<String>) -> Answer<()> {
+        self.readers.read(move |conn| export::export(conn, |line| to.blocking_send(line).is_ok())).await
+    }
+
+    async fn backup(&self, to: &Path) -> Answer<u64> {
+        let to = to.to_owned();
+        let copied = self.readers.read(move |conn| Ok(backup::backup(conn, &to))).await?;
+        copied.map_err(|e| match e.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT) => LedgerError::Full(e.to_string()),
+            _ => LedgerError::Misuse(format!("no copy was made: {e}")),
+        })
+    }
+
+    async fn prune(&self, before: i64) -> Answer<Pruned> {
+        let before = prune::limit(before, writer::now_ms());
+        self.prune_to(before).await
     }
 
     async fn put_bottle(&self, row: BottleRow) -> Answer<()> {
@@ -294,6 +418,15 @@ impl Ledger for SqliteLedger {
     async fn open_holds(&self, bottle: Option<&str>) -> Answer<u64> {
         let bottle = bottle.map(str::to_owned);
         self.read(move |conn| queries::open_holds(conn, bottle.as_deref())).await
+    }
+
+    async fn lessons(&self, provider: &str) -> Answer<Vec<Lesson>> {
+        let provider = provider.to_owned();
+        self.read(move |conn| learned::lessons(conn, &provider)).await
+    }
+
+    async fn keep_lesson(&self, lesson: Lesson) -> Answer<()> {
+        self.write(Care::Done, move |tx| learned::keep(tx, &lesson)).await
     }
 
     async fn close(&self) -> Answer<()> {

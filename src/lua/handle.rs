@@ -1,4 +1,4 @@
-//! The methods of a bottle: `wait`, `exec`, `events`, `logs`, `cut`, `kill`.
+//! The methods of a bottle: `wait`, `exec`, `events`, `logs`, `cut`, `pause`, `thaw`, `freeze`, `kill`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -296,7 +296,7 @@ struct CutOptions {
     scope: Option<CutScope>,
 }
 
-/// The options of `bottle:kill`.
+/// The options of `bottle:kill`, and of `pause`, `thaw` and `freeze`.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct KillOptions {
@@ -312,6 +312,18 @@ fn act(reason: Option<String>, scope: Option<CutScope>) -> Act {
 pub(super) async fn cut(lua: Lua, host: Rc<Host>, (slug, value): (String, Value)) -> Result<()> {
     let CutOptions { reason, scope } = options(&lua, "bottle:cut", value)?;
     host.link().await?.client.cut(&slug, &act(reason, scope)).await.map(|_| ())
+}
+
+/// `bottle:pause{...}`.
+pub(super) async fn pause(lua: Lua, host: Rc<Host>, (slug, value): (String, Value)) -> Result<()> {
+    let KillOptions { reason } = options(&lua, "bottle:pause", value)?;
+    host.link().await?.client.pause(&slug, &act(reason, None)).await.map(|_| ())
+}
+
+/// `bottle:thaw{...}`.
+pub(super) async fn thaw(lua: Lua, host: Rc<Host>, (slug, value): (String, Value)) -> Result<()> {
+    let KillOptions { reason } = options(&lua, "bottle:thaw", value)?;
+    host.link().await?.client.thaw(&slug, &act(reason, None)).await.map(|_| ())
 }
 
 /// `bottle:freeze{...}`.

@@ -32,6 +32,8 @@ const ENDING: Duration = Duration::from_secs(8);
 pub(super) struct Kept {
     /// A budget cut or killed it: why, as the audit row says it.
     pub cut: Option<String>,
+    /// That was a pause, which ends where the bottle goes on.
+    pub paused: bool,
     /// The recipe was told of the cut, by a raise or because it asked for results unchecked.
     pub told: bool,
     /// Where its first event may be: the run's last known position before it was launched.

@@ -152,6 +152,7 @@ pub(super) async fn launch(lua: Lua, host: Rc<Host>, value: Value) -> Result<Pla
         lease: (!options.detach).then(|| host.run_id.clone()),
         book: host.book.get(),
         provider: plan.budget_key,
+        count_tokens: plan.counted_by,
         agent: options.agent,
         argv: plan.argv,
         env,

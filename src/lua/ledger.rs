@@ -1,4 +1,4 @@
-//! `bb.ledger`: what was used, summed by bottle, agent, provider and model.
+//! `bb.ledger`: what was used, summed by bottle, agent, provider and model, or as asked.
 
 use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use super::grants::Grant;
 use super::host::Host;
 use super::values::{Span, options};
 use super::vm::{Plain, to_lua};
-use crate::api::{UsageQuery, UsageReport};
+use crate::api::{By, Slice, UsageQuery, UsageReport};
 use crate::error::{Error, Result};
 use crate::types::Book;
 
@@ -27,6 +27,8 @@ struct Options {
     /// Milliseconds since the epoch.
     since: Option<i64>,
     until: Option<i64>,
+    by: Option<Vec<By>>,
+    period: Option<Slice>,
 }
 
 /// A report as recipes get it: a list of rows with a field `total`.
@@ -58,6 +60,9 @@ pub(super) async fn query(lua: Lua, host: Rc<Host>, value: Value) -> Result<impl
         provider: options.provider,
         since: options.since.max(last),
         until: options.until,
+        by: options.by,
+        period: options.period,
+        zone: None,
     };
     host.client().await?.usage(&query).await.map(Rows)
 }

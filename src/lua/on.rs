@@ -19,7 +19,7 @@ use crate::client::Events;
 use crate::error::{Error, Kind, Result, nearest};
 
 /// Every event type that a handler can ask for; docs/controller-api.md describes them.
-pub const EVENTS: [&str; 13] = [
+pub const EVENTS: [&str; 15] = [
     "*",
     "bottle.running",
     "bottle.ended",
@@ -28,8 +28,10 @@ pub const EVENTS: [&str; 13] = [
     "request.ended",
     "usage",
     "denied",
+    "threshold",
     "crossed",
     "enforced",
+    "budget",
     "routes",
     "login",
     "gap",
@@ -160,10 +162,24 @@ fn note(host: &Host, event: &Event) {
         "bottle.ended" => {
             host.pump.ends.borrow_mut().insert(slug.clone(), event.seq);
         }
+        // It goes on: what comes of it from now on is its own.
+        "enforced" if event.data["action"] == "open" => {
+            host.bottles.borrow_mut().entry(slug.clone()).or_default().cut = None;
+        }
+        // What a budget had paused goes on: nothing of it was lost.
+        "enforced" if event.data["action"] == "thaw" => {
+            let mut bottles = host.bottles.borrow_mut();
+            let kept = bottles.entry(slug.clone()).or_default();
+            if std::mem::take(&mut kept.paused) {
+                kept.cut = None;
+            }
+        }
         "enforced" if event.data["by"] == "budget" => {
             let reason = event.data["reason"].as_str().unwrap_or("its budget is spent");
             let mut bottles = host.bottles.borrow_mut();
-            bottles.entry(slug.clone()).or_default().cut.get_or_insert_with(|| reason.to_owned());
+            let kept = bottles.entry(slug.clone()).or_default();
+            kept.paused = event.data["action"] == "pause" && kept.cut.is_none();
+            kept.cut.get_or_insert_with(|| reason.to_owned());
         }
         _ => {}
     }

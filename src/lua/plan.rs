@@ -298,7 +298,7 @@ pub(super) async fn launch_plan(lua: Lua, host: Rc<Host>, (id, value): (usize, V
     let bottle = link.client.launch(&launch).await.map_err(|error| match (error.kind, &launch.resume) {
         // The controller does not know what was written where.
         (Kind::Budget, None) => {
-            error.hint("give it more: --budget 200k, or `budget:` in its manifest or in settings.yml")
+            error.hint("give it more: --budget 200k, bb budget raise, or `budget:` in its manifest or in settings.yml")
         }
         _ => error,
     })?;

@@ -173,6 +173,8 @@ fn primitives(lua: &Lua, host: &Rc<Host>) -> mlua::Result<Table> {
     bind.later("next", handle::next)?;
     bind.later("cut", handle::cut)?;
     bind.later("kill", handle::kill)?;
+    bind.later("pause", handle::pause)?;
+    bind.later("thaw", handle::thaw)?;
     bind.later("freeze_bottle", handle::freeze)?;
     bind.later("commit_bottle", handle::commit)?;
     bind.later("meter_of", meter::of)?;

@@ -25,7 +25,7 @@ pub struct Agent {
     pub skills: Vec<Said<Name>>,
     /// Who commits.
     pub user: User,
-    /// What it may spend, per launch.
+    /// What it may spend, per launch or by name.
     pub budget: Option<Said<Vec<Limit>>>,
     /// What happens when it is spent.
     pub shutdown: Option<Said<CutoffPolicy>>,

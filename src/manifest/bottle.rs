@@ -8,7 +8,7 @@ use crate::api::{Limit, WorkspaceMode as Workspace};
 use crate::image::args;
 use crate::name::Name;
 use crate::types::{CutScope, CutoffPolicy};
-use crate::yaml::budget::{budget, tokens};
+use crate::yaml::budget::{budget, limit, tokens};
 use crate::yaml::read::{boolean, is_image, list, named, table, text, twice, word};
 use crate::yaml::{Node, Problems};
 
@@ -73,7 +73,7 @@ pub struct Bottle {
     pub proxy: Option<Said<bool>>,
     /// Whether the agent may make proposals.
     pub supervise: Option<Said<bool>>,
-    /// What may be spent, per launch.
+    /// What may be spent, per launch or by name.
     pub budget: Option<Said<Vec<Limit>>>,
     /// What happens when it is spent.
     pub shutdown: Option<Said<CutoffPolicy>>,
@@ -106,10 +106,14 @@ pub(super) fn shutdown(entry: &crate::yaml::Entry, problems: &mut Problems) -> O
     word(entry, &CutoffPolicy::WORDS, &[], problems)
 }
 
-/// Reads a budget: an amount for all providers together, or a table of them.
+/// Reads a budget: an amount for all providers together, alone or with what it says beside (`{tokens: 1M, per: day}`), or a
+/// table of providers. No provider is called `tokens`.
 pub(super) fn limits_of(node: &Node, problems: &mut Problems) -> Vec<Limit> {
-    if node.entries().is_some() {
-        return budget(node, problems);
+    if let Some(entries) = node.entries() {
+        return match entries.iter().any(|entry| entry.key == "tokens") {
+            true => vec![limit("*", node, node.line, problems)],
+            false => budget(node, problems),
+        };
     }
     let before = problems.len();
     let tokens = tokens(node, problems);

@@ -114,7 +114,9 @@ fn amounts(limits: &[Limit]) -> String {
     let one = |limit: &Limit| {
         let amount = limit.tokens.map_or("unlimited".to_owned(), |n| n.to_string());
         let hard = if limit.hard { " (hard)" } else { "" };
-        if limit.provider == "*" { format!("{amount}{hard}") } else { format!("{} {amount}{hard}", limit.provider) }
+        let per = limit.per.map(|per| format!(" {}", per.words())).unwrap_or_default();
+        let whose = if limit.provider == "*" { String::new() } else { format!("{} ", limit.provider) };
+        format!("{whose}{amount}{per}{hard}")
     };
     limits.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -51,10 +51,10 @@ impl Bound {
     /// Says that `bytes` are kept.
     ///
     /// # Errors
-    /// [`Unreadable::Form`] where they are more than may be.
+    /// [`Unreadable::Bound`] where they are more than may be.
     pub(super) fn keeps(&mut self, bytes: usize) -> Result<(), Unreadable> {
         if bytes > MAX_EVENT {
-            return Err(Unreadable::Form);
+            return Err(Unreadable::Bound);
         }
         // Whoever reads it may take it in memory once more.
         let need = if bytes > KEPT { 2 * bytes } else { 0 };
@@ -63,7 +63,7 @@ impl Bound {
         }
         self.said = need;
         let fits = self.room.as_mut().is_none_or(|room| room.keeps(need));
-        if fits { Ok(()) } else { Err(Unreadable::Form) }
+        if fits { Ok(()) } else { Err(Unreadable::Bound) }
     }
 }
 

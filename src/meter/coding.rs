@@ -79,6 +79,7 @@ impl Write for Capped {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let more = bytes.len() as u64;
         let (Some(left), Some(burst)) = (self.left.checked_sub(more), self.burst.checked_sub(more)) else {
+            self.pipe.pass_bound();
             return Err(io::Error::other("decoded body too large"));
         };
         (self.left, self.burst) = (left, burst);

@@ -13,6 +13,7 @@ mod anthropic;
 mod bedrock;
 pub(crate) mod bound;
 pub(crate) mod coding;
+pub mod estimate;
 pub(crate) mod event_stream;
 pub mod events;
 mod gemini;
@@ -59,6 +60,8 @@ pub struct Reading {
     /// The answer could not be followed before its final word: unknown or damaged coding, an event that is not JSON,
     /// figures that are no token counts, a bound that was passed.
     pub broken: bool,
+    /// It was a bound that was passed: what is kept of an event, what a coded body swells to, the room that meters share.
+    pub bounded: bool,
 }
 
 /// Reads the usage out of one answer, as its bytes pass.
@@ -116,7 +119,13 @@ impl Meter {
             streamed: self.streamed(),
             raw_usage: facts.raw_usage.clone(),
             broken: pipe.broken(),
+            bounded: pipe.bounded(),
         }
+    }
+
+    /// Gets the usage seen so far ([`Reading::tokens`]).
+    pub fn tokens(&self) -> Option<Tokens> {
+        self.coding.pipe().facts().tokens
     }
 
     /// Tells whether the final word was seen ([`Reading::terminal`]).

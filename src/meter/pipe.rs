@@ -23,6 +23,8 @@ pub(super) struct Pipe {
     none: Facts,
     dead: bool,
     broken: bool,
+    /// It was, since more came than may be kept.
+    bounded: bool,
     /// What came and says nothing: an event that could not be read, a whole body without figures. Unit: bytes.
     lost: u64,
 }
@@ -76,6 +78,17 @@ impl Pipe {
         self.lost
     }
 
+    /// Tells whether it was because more came than may be kept.
+    pub(super) fn bounded(&self) -> bool {
+        self.broken && self.bounded
+    }
+
+    /// Stops reading, since more came than may be kept.
+    pub(super) fn pass_bound(&mut self) {
+        self.bounded = true;
+        self.fail();
+    }
+
     /// Stops reading. What was final before stays final.
     pub(super) fn fail(&mut self) {
         if !self.dead {
@@ -120,8 +133,10 @@ impl Pipe {
                 return self.feed(head.strip_prefix(BOM).unwrap_or(&head));
             }
         };
-        if done.is_err() {
-            self.fail();
+        match done {
+            Ok(()) => {}
+            Err(Unreadable::Bound) => self.pass_bound(),
+            Err(Unreadable::Form | Unreadable::Figures) => self.fail(),
         }
     }
 

@@ -7,10 +7,14 @@
 mod anthropic;
 mod bedrock;
 mod chat;
+pub mod count;
 mod gemini;
+mod lower;
 mod responses;
 pub mod socket;
 mod vertex;
+
+pub use lower::lowering;
 
 use super::shape::{KEPT, NoShape, Shape};
 use crate::types::{Api, ApiFamily};

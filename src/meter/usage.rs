@@ -21,8 +21,10 @@ const BYTES_PER_TOKEN: u64 = 3;
 /// Why an answer cannot be read any further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unreadable {
-    /// Not JSON, not an expected shape, or too large. Usage seen before stays.
+    /// Not JSON, or not an expected shape. Usage seen before stays.
     Form,
+    /// More than may be kept. Usage seen before stays.
+    Bound,
     /// Figures that are no token counts. No usage of this answer is believed.
     Figures,
 }

@@ -11,6 +11,7 @@ use crate::api::{Auth, AuthScheme, File, LoginForm, Match, Route};
 use crate::egress::oauth::placeholder;
 use crate::error::{Error, Kind, Result};
 use crate::settings::Sources;
+use crate::types::Api;
 
 /// The word of an `argv` list that stands for the prompt. Only a whole word is replaced, so that a prompt reaches the
 /// agent as it is.
@@ -63,6 +64,8 @@ pub struct Plan {
     pub provider: String,
     /// The key that usage is charged to.
     pub budget_key: String,
+    /// The API whose endpoint may count the tokens of a request.
+    pub counted_by: Option<Api>,
     /// The command line.
     pub argv: Vec<String>,
     /// Variables, placeholders among them.
@@ -118,6 +121,7 @@ impl Provider {
         Ok(Plan {
             provider: self.spec.name.clone(),
             budget_key: self.budget_key().to_owned(),
+            counted_by: self.counted_by(),
             argv,
             env,
             files,

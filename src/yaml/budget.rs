@@ -2,11 +2,11 @@
 
 use super::read::{boolean, list, table, word};
 use super::{Entry, Node, Problems};
-use crate::api::{Gate, Limit, OnCross, Terms};
+use crate::api::{Gate, Limit, OnCross, Period, Terms};
 use crate::budget::{check_thresholds, parse_amount};
 use crate::name::Name;
 
-const KEYS: [&str; 7] = ["tokens", "hard", "gate", "on_cross", "wrap_up", "warn", "tell"];
+const KEYS: [&str; 8] = ["tokens", "hard", "per", "lifetime", "gate", "on_cross", "wrap_up", "warn"];
 
 /// Reads a budget: a provider's name, then an amount or a table.
 pub fn budget(node: &Node, problems: &mut Problems) -> Vec<Limit> {
@@ -18,34 +18,35 @@ pub fn budget(node: &Node, problems: &mut Problems) -> Vec<Limit> {
                 Some("write a name such as claude, or \"*\" (in quotes) for all together".to_owned());
             continue;
         }
-        let mut limit = Limit::of(&entry.key, None);
-        let Some(entries) = entry.value.entries() else {
-            limit.tokens = tokens(&entry.value, problems);
-            limits.push(limit);
-            continue;
-        };
-        let mut said = false;
-        for entry in entries {
-            match entry.key.as_str() {
-                "tokens" => {
-                    said = true;
-                    limit.tokens = tokens(&entry.value, problems);
-                }
-                "hard" => limit.hard = boolean(entry, problems).unwrap_or_default(),
-                later @ ("per" | "lifetime") => {
-                    problems.add(entry.line, format!("`{later}` is not supported yet")).hint =
-                        Some("remove it: the amount is then one that never resets by itself".to_owned());
-                }
-                _ => term(entry, &mut limit.terms, problems),
-            }
-        }
-        if !said {
-            problems.add(entry.line, format!("the budget of `{}` does not say `tokens`", entry.key)).hint =
-                Some("add it, such as `tokens: 5000000`".to_owned());
-        }
-        limits.push(limit);
+        limits.push(limit(&entry.key, &entry.value, entry.line, problems));
     }
     limits
+}
+
+/// Reads what stands for a provider: an amount, or a table.
+pub fn limit(provider: &str, node: &Node, line: usize, problems: &mut Problems) -> Limit {
+    let mut limit = Limit::of(provider, None);
+    let Some(entries) = node.entries() else {
+        limit.tokens = tokens(node, problems);
+        return limit;
+    };
+    let mut said = false;
+    for entry in entries {
+        match entry.key.as_str() {
+            "tokens" => {
+                said = true;
+                limit.tokens = tokens(&entry.value, problems);
+            }
+            "hard" => limit.hard = boolean(entry, problems).unwrap_or_default(),
+            "per" | "lifetime" => time(entry, &mut limit, problems),
+            _ => term(entry, &mut limit.terms, problems),
+        }
+    }
+    if !said {
+        problems.add(line, format!("the budget of `{provider}` does not say `tokens`")).hint =
+            Some("add it, such as `tokens: 5000000`".to_owned());
+    }
+    limit
 }
 
 /// Reads an amount.
@@ -59,6 +60,19 @@ pub fn tokens(node: &Node, problems: &mut Problems) -> Option<u64> {
             None
         }
     }
+}
+
+/// Reads how long a limit counts: `per: day`, or `lifetime: true`.
+fn time(entry: &Entry, limit: &mut Limit, problems: &mut Problems) {
+    let said = match entry.key.as_str() {
+        "per" => word(entry, &Period::WORDS, &[], problems),
+        _ => boolean(entry, problems).unwrap_or_default().then_some(Period::Lifetime),
+    };
+    if said.is_some() && limit.per.is_some() {
+        problems.add(entry.line, "`per` and `lifetime` contradict each other").hint =
+            Some("take one of them out: with `lifetime` the limit never begins anew".to_owned());
+    }
+    limit.per = said.or(limit.per);
 }
 
 /// Reads what a limit says beside its amount.
@@ -76,7 +90,6 @@ fn term(entry: &Entry, terms: &mut Terms, problems: &mut Problems) {
             }
             terms.warn = Some(percents);
         }
-        "tell" => terms.tell = boolean(entry, problems).unwrap_or_default(),
         _ => problems.unknown_key(entry, &KEYS),
     }
 }

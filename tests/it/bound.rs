@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::json;
 
+use crate::hammer;
 use crate::looper::{self, CODE, KEY};
 use crate::support::{World, reduced};
 
@@ -148,5 +149,73 @@ fn what_was_never_served_costs_nothing() {
         let total = world.bb(&["usage", "--json"]).expect(0).json()[0]["total"].clone();
         let counted: u64 = lost.iter().map(|r| u64::from(r.counted)).sum();
         assert_eq!(total["counted"].as_u64().unwrap_or(0), counted, "{total}");
+    }
+}
+
+/// A request of the clients that hammer, as the ledger has it.
+struct Hit {
+    opened: i64,
+    ts: i64,
+    granted: i128,
+    counted: i128,
+    how: String,
+}
+
+fn hits(world: &World) -> Vec<Hit> {
+    let path = world.bb_home().join("bot-bottle.db");
+    let ledger = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let mut read = ledger
+        .prepare("SELECT opened, ts, granted, counted, how FROM usage WHERE provider = ?1 ORDER BY ts, abs(id)")
+        .unwrap();
+    let rows = read.query_map([hammer::PROVIDER], |r| {
+        let number = |at| r.get::<_, i64>(at).map(i128::from);
+        let (granted, counted) = (number(2)?, number(3)?);
+        Ok(Hit { opened: r.get(0)?, ts: r.get(1)?, granted, counted, how: r.get(4)? })
+    });
+    rows.unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn sixty_four_clients_of_thirty_two_bottles_hammer_a_hard_budget_and_keep_its_bound() {
+    const LIMIT: i128 = 120_000;
+    let (bottles, seeds) = (32, reduced(20, 2));
+    for seed in 0..seeds {
+        // Each run is one world's; they take turns.
+        let Some(world) = World::each().nth(seed % 2).or_else(|| World::each().next()) else { return };
+        let settings = format!("budget:\n  hammer: {{tokens: {LIMIT}, hard: true}}\n");
+        let (rehearsal, recipe) = hammer::set_up(&world, &settings);
+        let args = ["run", recipe.as_str(), "--", &bottles.to_string(), &seed.to_string()];
+        let front = world.command(&args).env("ANTHROPIC_API_KEY", KEY).patience(LONG).spawn();
+        front.says("all launched");
+        let slugs = looper::launched(&front.stdout());
+        assert_eq!(slugs.len(), bottles);
+        looper::mark(&world, &slugs, "go");
+        // Each client ends when it is told that the budget is spent.
+        let output = front.wait().expect(0);
+        assert_eq!(output.stdout.matches("ended ").count(), bottles, "{output}");
+        looper::assert_books(&world, &rehearsal, true);
+        let hits = hits(&world);
+        let total: i128 = hits.iter().map(|hit| hit.counted).sum();
+        // Whoever was admitted last found room for what all that were open then had reserved; only those could overrun it.
+        let end = hits.iter().map(|hit| hit.opened).max().unwrap();
+        let open: Vec<&Hit> = hits.iter().filter(|hit| hit.opened <= end && hit.ts >= end).collect();
+        // What each had reserved then is what it was granted, or more where it was raised since.
+        let over: i128 = open.iter().map(|hit| (hit.counted - hit.granted).max(0)).sum();
+        let at_once = open.len();
+        eprintln!(
+            "seed {seed}: {} requests, counted {total} of {LIMIT}, {at_once} open at the end, bound {}",
+            hits.len(),
+            LIMIT + over
+        );
+        assert!(total <= LIMIT + over, "counted {total}, over {over}");
+        assert!(total > LIMIT / 2, "it was hardly used");
+        // What was never served costs nothing: each that was charged to its end was one that the server did not refuse.
+        let stats = rehearsal.stats();
+        let refused = stats.requests.iter().filter(|request| request.status >= 400).count() as u64;
+        let charged = hits.iter().filter(|hit| hit.counted > 0 && hit.how != "partial").count() as u64;
+        assert!(charged + refused <= stats.total, "{charged} were charged, {refused} of {} were refused", stats.total);
+        assert!(hits.iter().filter(|hit| hit.how == "released").all(|hit| hit.counted == 0));
+        assert!(hits.iter().any(|hit| hit.how == "released") && hits.iter().any(|hit| hit.how == "partial"));
+        world.assert_silent(&[]);
     }
 }

@@ -321,3 +321,71 @@ fn kill_stops_the_agent_and_saves_nothing_and_its_twin_freeze_can_be_taken_up() 
         queues.assert_as_before();
     }
 }
+
+/// Has a budget cut a bottle of a manifest that says `supervise`, in a home that was made ready, and asserts that nothing else
+/// passes. Gets what was made ready.
+fn cuts_all_the_same<T>(supervise: bool, ready: impl Fn(&World) -> T) -> Vec<(World, T)> {
+    let spenders = have_tools(&["curl"]).then(World::each).into_iter().flatten();
+    spenders
+        .map(|world| {
+            let policy = format!(
+                "egress: {{routes: [docs.example, {{host: api.anthropic.com, api: anthropic, auth: {{scheme: Bearer, \
+                 token_ref: MODEL}}}}]}}\nbudget: 200\nsupervise: {supervise}\n"
+            );
+            set_up(&world, &policy);
+            let made = ready(&world);
+            let turns = json!({"turns": [{"text": "Yes.", "usage": {"input": 20, "output": 400}}], "loop": true});
+            let server = stand_in(&world, &turns);
+            let _docs = world.site("docs.example", |_| Reply::text("docs"));
+            let output = spends(&world, &["tester", "--headless", "--prompt", SPENDS]).expect(3);
+            let codes: Vec<&str> = output.stdout.lines().filter_map(|line| line.rsplit(' ').next()).collect();
+            assert_eq!((codes[0], codes[1], codes[4]), ("200", "200", "here"), "{output}");
+            assert!(codes[2] != "200" && codes[3] != "200", "{output}");
+            assert_eq!(server.stats().total, 1, "{output}");
+            (world, made)
+        })
+        .collect()
+}
+
+#[test]
+fn a_budget_cuts_a_bottle_that_nobody_supervises() {
+    for (world, ()) in cuts_all_the_same(false, |_| ()) {
+        assert!(!world.bb_home().join("queue/tester").exists());
+    }
+}
+
+#[test]
+fn a_budget_cuts_where_there_is_no_queue_of_proposals() {
+    cuts_all_the_same(true, |world| {
+        let _ = fs::remove_dir_all(world.bb_home().join("queue"));
+    });
+}
+
+#[test]
+fn a_budget_cuts_where_the_queue_of_proposals_is_locked() {
+    let held = cuts_all_the_same(true, |world| {
+        let queue = world.write(world.bb_home().join("queue/tester/supervise.db"), "");
+        let held = rusqlite::Connection::open(&queue).unwrap();
+        held.execute_batch(
+            "PRAGMA locking_mode = EXCLUSIVE; CREATE TABLE supervise_proposals (id TEXT); BEGIN EXCLUSIVE;",
+        )
+        .unwrap();
+        held
+    });
+    for (_, held) in held {
+        held.execute_batch("COMMIT").expect("it is held to the end");
+    }
+}
+
+#[test]
+fn a_budget_cuts_where_the_queue_of_proposals_cannot_be_written() {
+    let file = |world: &World| {
+        let queue = world.bb_home().join("queue");
+        let _ = fs::remove_dir_all(&queue);
+        // No directory at all: root, too, cannot write into it.
+        world.write(queue, "in its place")
+    };
+    for (_, queue) in cuts_all_the_same(true, file) {
+        assert_eq!(fs::read_to_string(queue).unwrap(), "in its place");
+    }
+}

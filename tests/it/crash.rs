@@ -4,6 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::time::Duration;
 
+use crate::hammer;
 use crate::looper::{self, CODE, KEY};
 use crate::support::{World, reduced};
 
@@ -203,5 +204,35 @@ fn what_lies_among_the_states_of_bottles_and_is_none_is_left_alone() {
         for kept in [state.join("text"), state.join("notes/text"), state.join("linked/mine"), mine] {
             assert_eq!(fs::read_to_string(&kept).unwrap(), "kept", "{}", kept.display());
         }
+    }
+}
+
+#[test]
+fn a_controller_killed_every_second_under_sixty_four_clients_counts_no_less_than_the_server() {
+    for world in World::each() {
+        let (rehearsal, recipe) = hammer::set_up(&world, "budget:\n  hammer: {tokens: 1000000000, hard: true}\n");
+        let args = ["run", recipe.as_str(), "--", "32", "7"];
+        let front = world.command(&args).env("ANTHROPIC_API_KEY", KEY).patience(Duration::from_secs(600)).spawn();
+        front.says("all launched");
+        let slugs = looper::launched(&front.stdout());
+        looper::mark(&world, &slugs, "go");
+        let mut last = None;
+        for round in 0..reduced(30, 5) {
+            let up = world.until(LONG, || world.controller_pid().is_some_and(|pid| Some(pid) != last));
+            assert!(up, "no controller came back after kill {round}\n{}", world.controller_log());
+            // The second is what is being tried.
+            std::thread::sleep(Duration::from_secs(1));
+            last = world.kill_controller().or(last);
+        }
+        looper::stop(&world, &slugs);
+        front.wait().expect(0);
+        looper::assert_books(&world, &rehearsal, true);
+        let total = world.bb(&["usage", "--json"]).expect(0).json()[0]["total"].clone();
+        let completed = looper::weighed(&rehearsal.stats().completed);
+        assert!(
+            completed > 0 && total["counted"].as_u64().unwrap() >= completed,
+            "{total}, and the server completed {completed}"
+        );
+        world.assert_silent(&[]);
     }
 }

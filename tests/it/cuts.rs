@@ -182,3 +182,98 @@ fn a_spent_budget_acts_on_all_that_it_binds_each_by_its_policy_and_nothing_is_st
         world.bb(&["kill", "spends", "paused", "first", "own"]).expect(0);
     }
 }
+
+#[test]
+fn one_word_acts_on_all_that_run_each_is_said_and_the_reason_stands_in_the_books() {
+    if !have_tools(&["curl"]) {
+        return;
+    }
+    for world in World::each() {
+        world.bb(&["cut", "--all"]).expect(0);
+        assert_eq!((world.bb(&["cut"]).code, world.bb(&["cut", "x", "--all"]).code), (2, 2));
+        world.write(world.bb_home().join("providers/shell.lua"), SHELL);
+        let recipe = world.recipe(
+            "three.lua",
+            "--- @bb needs launch\nbb.rehearse{ turns = {{ text = 'x' }} }\nfor _, label in ipairs{'one', 'two'} do\n\
+             bb.launch{ command = {'sleep', '600'}, label = label, detach = true } end\n",
+        );
+        world.bb(&["run", "--grant", "all", &recipe]).expect(0);
+        world.write(world.bb_home().join("bottles/dev.md"), "---\nagent_provider: {template: shell}\n---\n");
+        world.write(world.bb_home().join("agents/worker.md"), "---\nbottle: dev\n---\n");
+        world.make_dir("project");
+        let three = ["start", "worker", "--headless", "--label", "three", "--budget", "unlimited", "--prompt", WAITS];
+        let three = in_project(&world, &three).spawn();
+        three.says("up");
+        let all = ["one", "two", "three"];
+        let says = |args: &[&str], code: i32, word: &str, slugs: &[&str]| {
+            let said = world.bb(args).expect(code);
+            let mut lines: Vec<&str> = said.stdout.lines().collect();
+            lines.sort_unstable();
+            let mut expected: Vec<String> = slugs.iter().map(|slug| format!("{slug}  {word}")).collect();
+            expected.sort_unstable();
+            assert_eq!(lines, expected, "{said}");
+            said
+        };
+        says(&["pause", "--all", "--reason", "lunch"], 0, "paused", &all);
+        assert!(all.iter().all(|slug| stands(&world, slug)["reason"] == "lunch"));
+        world.bb(&["thaw", "two"]).expect(0);
+        // Only what is paused is thawed; what runs is left alone, and nothing is said of it.
+        says(&["thaw", "--all", "--reason", "back"], 0, "runs", &["one", "three"]);
+        says(&["cut", "--all", "--metered", "--reason", "too dear"], 0, "cut", &all);
+        assert!(all.iter().all(|slug| stands(&world, slug)["reason"] == "too dear"));
+        // A pause on top of it is forgotten with its end, and the cut is what is said again.
+        world.bb(&["pause", "one", "--reason", "again"]).expect(0);
+        world.bb(&["thaw", "one"]).expect(0);
+        assert_eq!(stands(&world, "one")["reason"], "too dear");
+        // Those that keep no session cannot be frozen; the one that does is, and the code is that of the worst.
+        let frozen = world.bb(&["freeze", "--all", "--reason", "night"]).expect(2);
+        assert!(frozen.stdout.contains("three  frozen") && frozen.stderr.contains("one:\n"), "{frozen}");
+        assert_eq!(
+            (&stands(&world, "three")["ended"], &stands(&world, "three")["reason"]),
+            (&json!("frozen"), &json!("night"))
+        );
+        says(&["kill", "--all", "--reason", "done"], 0, "killed", &["one", "two"]);
+        says(&["kill", "--all"], 0, "", &[]);
+
+        let socket = world.bb_home().join("run/controller.sock").display().to_string();
+        let written = |book: &str, slug: &str| -> Vec<String> {
+            let url = format!("http://bb/v1/events?since=0&bottle={slug}&book={book}");
+            let events =
+                world.program("/usr/bin/curl", &["-sS", "--unix-socket", &socket, &url]).run().expect(0).json();
+            let enforced = events.iter().filter(|event| event["type"] == "enforced");
+            let word = |event: &Value, key: &str| event["data"][key].as_str().unwrap_or("-").to_owned();
+            enforced
+                .map(|event| format!("{} {} {}", word(event, "action"), word(event, "reason"), word(event, "by")))
+                .collect()
+        };
+        let of_two = ["pause lunch", "thaw -", "cutoff too dear", "kill done"].map(|what| format!("{what} operator"));
+        assert_eq!(written("rehearsal", "two"), of_two);
+        let of_three = ["pause lunch", "thaw back", "cutoff too dear", "freeze night"];
+        assert_eq!(written("real", "three"), of_three.map(|what| format!("{what} operator")));
+    }
+}
+
+#[test]
+fn a_recipe_is_told_of_each_threshold_of_its_budget_once() {
+    for world in World::each() {
+        let recipe = world.recipe(
+            "warned.lua",
+            "--- @bb needs launch, budget\n\
+             bb.rehearse{ turns = {\n\
+               { text = 'One.', run = { argv = { 'ls' } }, usage = { cache_write = 55000, output = 1 } },\n\
+               { text = 'Two.', run = { argv = { 'ls' } }, usage = { input = 1000, output = 1 } },\n\
+               { text = 'Three.', run = { argv = { 'ls' } }, usage = { input = 40000, output = 1 } },\n\
+               { text = 'Done.', usage = { input = 1, output = 1 } } } }\n\
+             bb.budget.set{ tokens = '100k', hard = true }\n\
+             bb.on('threshold', function(event, bottle)\n\
+               local d = event.data\n\
+               print(bottle.label, d.node == 'run:' .. bb.run.id, d.provider, d.percent, d.used, d.limit, d.left)\n\
+             end)\n\
+             bb.launch{ provider = 'demo', prompt = 'x', label = 'spends', budget = 'unlimited' }:wait{check = false}\n",
+        );
+        let output = world.bb(&["run", "--grant", "all", &recipe]).expect(0);
+        let line =
+            |percent: u32, used: u32| format!("spends\ttrue\t*\t{percent}\t{used}\t100000\t{}\n", 100_000 - used);
+        assert_eq!(output.stdout, [line(50, 55_001), line(80, 96_003), line(95, 96_003)].concat(), "{output}");
+    }
+}

@@ -322,8 +322,10 @@ fn a_bottle_with_limits_is_frozen_by_its_group_where_version_2_is_mounted() {
 }
 
 #[test]
-fn a_budget_that_is_spent_pauses_the_bottle_which_goes_on_when_there_is_more() {
-    for world in World::each() {
+fn a_budget_that_is_spent_pauses_the_bottle_which_goes_on_by_itself_when_there_is_more_unless_a_person_paused_it_too() {
+    for (who, person) in Who::all().into_iter().flat_map(|who| [(who, false), (who, true)]) {
+        let Some(world) = World::of(who) else { continue };
+        let by = if person { "operator" } else { "budget" };
         let recipe = world.recipe(
             "spend.lua",
             "--- @bb needs launch, budget\n\
@@ -333,21 +335,33 @@ fn a_budget_that_is_spent_pauses_the_bottle_which_goes_on_when_there_is_more() {
                { text = 'Done.', usage = { input = 10, output = 10 } } } }} }\n\
              bb.budget.set{ tokens = '5k', hard = true }\n\
              bb.on('enforced', function(event)\n\
-               if event.data.action == 'pause' then bb.budget.set{ tokens = '50k', hard = true } print('raised') end\n\
+               if event.data.action == 'pause' and event.data.by == 'BY' then bb.budget.set{ tokens = '50k', hard = true } print('raised') end\n\
              end)\n\
              local b = bb.launch{ provider = 'demo', prompt = 'spend', label = 'spends', shutdown = 'pause' }\n\
              local o = b:wait{check = false}\n\
-             print(o.ended, o.exit_code, b:usage().requests)\n",
+             print(o.ended, o.exit_code, o.cut, b:usage().requests)\n"
+                .replace("BY", by)
+                .as_str(),
         );
         let front = world.command(&["run", "--grant", "all", &recipe]).spawn();
-        front.says("raised");
-        let bottle = becomes(&world, "spends", "paused");
-        assert!(bottle["reason"].as_str().unwrap().contains("budget"), "{bottle}");
-        assert!(!front.has_ended());
-        world.bb(&["thaw", "spends"]).expect(0);
+        if person {
+            let bottle = becomes(&world, "spends", "paused");
+            assert!(bottle["reason"].as_str().unwrap().contains("budget"), "{bottle}");
+            world.bb(&["pause", "spends", "--reason", "mine"]).expect(0);
+            front.says("raised");
+            assert_eq!(becomes(&world, "spends", "paused")["reason"], "mine");
+            assert!(!front.has_ended());
+            world.bb(&["thaw", "spends"]).expect(0);
+        }
         // Nothing was refused to it: it comes to its end as if nothing had been.
         let output = front.wait().expect(0);
-        assert!(output.stdout.contains("exited\t0\t3"), "{output}");
+        assert!(output.stdout.contains("raised") && output.stdout.contains("exited\t0\tnil\t3"), "{output}");
+        let socket = world.bb_home().join("run/controller.sock").display().to_string();
+        let url = "http://bb/v1/events?since=0&book=rehearsal";
+        let events = world.program("/usr/bin/curl", &["-sS", "--unix-socket", &socket, url]).run().expect(0).json();
+        let thawed: Vec<_> = events.iter().filter(|event| event["data"]["action"] == "thaw").collect();
+        assert_eq!(thawed.len(), 1, "{thawed:?}");
+        assert_eq!(thawed[0]["data"]["by"], by);
     }
 }
 

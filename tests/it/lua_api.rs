@@ -64,7 +64,7 @@ local _, e = bb.try(bb.launch, { command = { "true" }, workspace = "/no/such/dir
 value("bb.Error", e)
 
 bb.on("usage", function(event) value("bb.Event", event) end)
-bb.budget.set({ tokens = "1M", hard = true })
+bb.budget.set({ tokens = "100k", hard = true, warn = { 1 } })
 local worker = bb.launch({ provider = "demo", prompt = "Do the work.", label = "worker", routes = { "docs.example" } })
 value("bb.Bottle", worker)
 for event in worker:events() do
@@ -86,7 +86,7 @@ value("bb.Usage.budget", usage.budget)
 value("bb.Usage", bb.meter.of(spender))
 
 local idle = bb.launch({ command = { "sleep", "600" }, label = "idle" })
-for name, call in pairs({ wait = idle.wait, logs = idle.logs, cut = idle.cut, kill = idle.kill }) do
+for name, call in pairs({ wait = idle.wait, logs = idle.logs, cut = idle.cut, kill = idle.kill, pause = idle.pause, thaw = idle.thaw }) do
   known("Bottle:" .. name .. "(options)", call, idle, with())
 end
 known("Bottle:exec(command)", idle.exec, idle, with({ "true" }))
@@ -95,6 +95,8 @@ value("Bottle:exec()", idle:exec({ "cat", stdin = "x", env = { A = "b" }, cwd = 
 for frame in idle:logs({ since = 0 }) do value("bb.Frame", frame) end
 local late, why = idle:wait({ timeout = "10ms" })
 print("LATE " .. tostring(late) .. " " .. why)
+idle:pause({ reason = "lunch" })
+idle:thaw({ reason = "back" })
 idle:cut({ reason = "to see it", scope = "all" })
 idle:kill({ reason = "enough" })
 value("bb.Outcome", idle:wait({ timeout = "20s", check = true, allow = { "budget" } }))
@@ -103,6 +105,9 @@ for event in idle:events() do value("event:" .. event.type, event.data) end
 local rows = bb.ledger.query({ run = bb.run.id, last = "1h", provider = "demo" })
 for _, row in ipairs(rows) do value("bb.UsageRow", row) end
 value("bb.UsageTotal", rows.total)
+for _, row in ipairs(bb.ledger.query({ run = bb.run.id, by = { "recipe", "run" }, period = "day" })) do
+  value("bb.UsageRow", row)
+end
 for _, account in ipairs(bb.budget.get()) do value("bb.budget.get()", account) end
 for _, provider in ipairs(bb.providers()) do value("bb.providers()", provider) end
 local answer = '{"type":"message","id":"msg_1","model":"m","stop_reason":"end_turn","usage":{"input_tokens":12,"output_tokens":5}}'
@@ -177,7 +182,7 @@ fn find(name: &str) -> Option<Fields> {
         let (parameter, field) = rest.split_once(')')?;
         let tag = if parameter.is_empty() { "---@return ".to_owned() } else { format!("---@param {parameter}") };
         let line = above.find(|l| l.starts_with(&tag))?;
-        let alias = || lines.iter().find(|l| l.starts_with("---@alias bb.Budget "));
+        let alias = || lines.iter().find(|l| l.starts_with("---@alias bb.Limit "));
         let fields = table(if line.ends_with("bb.Budget") { alias()? } else { line })?;
         return match field.strip_prefix('.') {
             Some(field) => table(&fields.get(field)?.kind),

@@ -146,7 +146,7 @@ fn one_task_is_done_one_fails_one_is_cut_and_the_figures_are_the_ledgers() {
         // The first try of one met a broken API; what a budget has cut is not tried again.
         assert_eq!((said("changelog"), said("typos"), said("links")), (("done", 2), ("failed", 2), ("cut", 1)));
         assert_eq!((report["changelog"].note.as_str(), report["typos"].note.as_str()), ("", "exit code 1"));
-        assert!(report["links"].note.contains("this bottle's budget is spent: 11200 of 9000"), "{output}");
+        assert!(report["links"].note.contains("this bottle's budget is too small for the next request"), "{output}");
         assert!(output.stderr.contains("changelog: exit code 1, trying again"), "{output}");
     }
 }

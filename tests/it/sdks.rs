@@ -2,7 +2,7 @@
 //! refused with nothing sent upstream, its plain twin passes, and a route that names the feature lets it pass.
 //!
 //! There is a table of features for each language that the vendors have SDKs for: `tests/sdks/features.py`, and
-//! `tests/sdks/features.cjs`, which asks for the same.
+//! `tests/sdks/features.cjs`, which asks for the same. And what the SDKs make of a budget that is spent: `spent.py`, `spent.cjs`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use bb::rehearse::Scenario;
 use serde_json::{Value, json};
 
 use crate::support::toolchains::{self, Toolchain};
-use crate::support::{Who, World, need, tool};
+use crate::support::{Who, World, need, tool, within};
 
 /// What the host has.
 const KEY: &str = "sk-the-hosts-7f3a9b1c";
@@ -22,6 +22,14 @@ const APIS: [(&str, &str, &str); 3] = [
     ("api.anthropic.com", "anthropic", "scheme = 'header', header = 'x-api-key'"),
     ("api.openai.com", "openai_responses", "scheme = 'Bearer'"),
     ("generativelanguage.googleapis.com", "gemini", "scheme = 'header', header = 'x-goog-api-key'"),
+];
+
+/// What each of them raises when its budget is spent: a beginning of a case's name, and the class in either language.
+const RAISED: [(&str, &str, &str); 4] = [
+    ("anthropic", "anthropic.RateLimitError", "RateLimitError"),
+    ("openai", "openai.RateLimitError", "RateLimitError"),
+    ("google", "google.ClientError", "ApiError"),
+    ("vertex", "google.ClientError", "ApiError"),
 ];
 
 /// An endpoint that no list of features opens.
@@ -156,4 +164,74 @@ fn what_the_vendors_sdks_for_node_ask_for_is_refused_by_feature_and_passes_where
         return need("the vendors' SDKs for Node (.ci/run installs them)");
     };
     play(&NODE, &[sdks], [48, 13, 16]);
+}
+
+/// Has the SDKs of a language ask under a budget that is spent, and holds what they raise against the table.
+fn spent(language: &Language, shown: &[Toolchain]) {
+    let raised = |name: &str| {
+        let row = RAISED.iter().find(|(of, ..)| name.starts_with(of)).unwrap();
+        if language.left == NODE.left { row.2 } else { row.1 }
+    };
+    for who in Who::all() {
+        let Some(world) = World::showing(who, shown) else { continue };
+        let usage = json!({"input": 20, "output": 4000});
+        let scenario = json!({"loop": true, "key": KEY, "turns": [{"text": "hello there", "usage": usage}]});
+        let rehearsal = world.rehearsal(Scenario::from_value(scenario).unwrap());
+        world.write(world.bb_home().join("upstream.pem"), rehearsal.ca_pem());
+        let address = rehearsal.address();
+        world.settings(&format!("upstreams: {{api.anthropic.com: {{address: \"{address}\", ca: upstream.pem}}}}\n"));
+        let project = world.make_dir("project");
+        world.write(project.join(language.table), fs::read(language.script()).unwrap());
+        let more = [
+            ("chat.example", "openai_chat", "scheme = 'Bearer'"),
+            ("aiplatform.googleapis.com", "gemini", "scheme = 'header', header = 'x-goog-api-key'"),
+        ];
+        let route = |(host, api, auth): &(&str, &str, &str)| {
+            format!("{{ host = '{host}', api = '{api}', auth = {{ {auth}, credential = 'REAL_KEY' }} }}, ")
+        };
+        let routes: String = APIS.iter().chain(&more).map(route).collect();
+        let recipe = format!(
+            "--- @bb needs launch, write:args, egress:*, credential:REAL_KEY\n\
+             local b = bb.launch {{ command = {{ '{}', '{}' }}, workspace = bb.args[1], label = 'spent', budget = 3000, \
+               routes = {{ {routes} }}, timeout = '5m' }}\n\
+             local o = b:wait {{ check = false }}\n\
+             if o.exit_code ~= 0 then for f in b:logs() do print(f.text) end end\n\
+             print('ended', o.exit_code)\n",
+            language.runs[1], language.table
+        );
+        let recipe = world.recipe("spent.lua", &recipe);
+        let args = ["run", "--grant", "all", &recipe, "--", &project.display().to_string()];
+        let output = world.command(&args).env("REAL_KEY", KEY).patience(Duration::from_secs(240)).run().expect(0);
+        assert!(output.stdout.ends_with("ended\t0\n"), "{output}");
+        let got: Vec<Value> = serde_json::from_slice(&fs::read(project.join("spent.json")).unwrap()).unwrap();
+        assert_eq!(got.len(), language.cases().len());
+        for case in &got {
+            let (name, text) = (case["name"].as_str().unwrap(), case["text"].as_str().unwrap());
+            eprintln!("{who:?} {name}: {} {} in {} ms", case["status"], case["kinds"][0], case["ms"]);
+            assert_eq!(case["status"], 429, "{case}");
+            assert!(case["kinds"].as_array().unwrap().iter().any(|kind| kind == raised(name)), "{case}");
+            assert!(text.contains("budget") && text.contains("of 3000 tokens used"), "it says why: {case}");
+            let soon = within(Duration::from_secs(2)).as_millis();
+            assert!(u128::from(case["ms"].as_u64().unwrap()) < soon, "it did not try again and again: {case}");
+        }
+        assert_eq!(rehearsal.stats().total, 1, "only what spent it was sent");
+        world.assert_silent(&[]);
+    }
+}
+
+#[test]
+fn the_vendors_sdks_raise_their_own_error_for_a_spent_budget_and_do_not_try_again() {
+    let shown = toolchains::all();
+    if !shown.iter().any(|toolchain| toolchain.has("python")) {
+        return need("the vendors' SDKs (.ci/run installs them)");
+    }
+    spent(&Language { table: "spent.py", ..PYTHON }, &shown);
+}
+
+#[test]
+fn the_vendors_sdks_for_node_raise_their_own_error_for_a_spent_budget_and_do_not_try_again() {
+    let Some(sdks) = toolchains::sdks().filter(|_| tool("node").is_some()) else {
+        return need("the vendors' SDKs for Node (.ci/run installs them)");
+    };
+    spent(&Language { table: "spent.cjs", ..NODE }, &[sdks]);
 }

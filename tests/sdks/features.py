@@ -113,7 +113,7 @@ CASES = [
     ("openai, a connector", "mcp", lambda: openai_tool("mcp", server_label="x", connector_id="connector_gmail", authorization="s3cr3t")),
     ("openai, batch", PATH, lambda: O.batches.create(input_file_id="file-1", endpoint="/v1/responses", completion_window="24h")),
     ("openai, upload", PATH, lambda: O.files.create(file=("a.jsonl", b"s3cr3t"), purpose="batch")),
-    ("openai, another's response", PATH, lambda: O.responses.retrieve("resp_1")),
+    ("openai, another's input", PATH, lambda: O.responses.input_items.list("resp_1")),
     ("openai, new conversation", PATH, lambda: O.conversations.create(items=[{"role": "user", "content": "s3cr3t"}])),
     ("openai, new container", PATH, lambda: O.containers.create(name="s3cr3t")),
     ("openai, new store", PATH, lambda: O.vector_stores.create(name="s3cr3t")),

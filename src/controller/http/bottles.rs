@@ -96,6 +96,14 @@ pub(super) async fn bottles(
             live.cut_off(act.scope.unwrap_or(live.binds().cut_scope), &reason, By::Operator).await?;
             ok(&live.view())
         }
+        (true, [name, "open"]) => {
+            let act: Act = read(request.into_body()).await?;
+            let live = controller.find(name)?;
+            controller.way_in(&live).await?;
+            live.uncut(act.reason.as_deref()).await?;
+            ok(&live.view())
+        }
+        (false, [name, "budget"]) => ok(&controller.budget_path(&*controller.find(name)?).await?),
         (true, [name, "kill"]) => {
             let act: Act = read(request.into_body()).await?;
             let live = controller.find(name)?;
@@ -128,10 +136,10 @@ pub(super) async fn bottles(
             ok(&live.view())
         }
         (true, [name, "thaw"]) => {
-            let _act: Act = read(request.into_body()).await?;
+            let act: Act = read(request.into_body()).await?;
             let live = controller.find(name)?;
             controller.way_in(&live).await?;
-            live.thaw(By::Operator).await?;
+            live.thaw(act.reason.as_deref(), By::Operator).await?;
             ok(&live.view())
         }
         (true, [name, "stop"]) => {

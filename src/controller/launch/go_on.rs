@@ -88,9 +88,8 @@ mod tests {
             node: "global".into(),
             provider: provider.into(),
             used: 90,
-            held: 0,
             limit,
-            wanted: 0,
+            ..budget::Standing::default()
         };
         let cut = |provider: Option<&str>| Cut {
             scope: CutScope::All,

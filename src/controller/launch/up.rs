@@ -173,6 +173,7 @@ impl Controller {
             slug: live.slug.clone(),
             id: live.launch.id.clone(),
             provider: live.launch.provider.clone(),
+            counted_by: live.launch.count_tokens,
             agent: live.view().agent,
             run: live.launch.run.clone(),
             path: live.path.clone(),

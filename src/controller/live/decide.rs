@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Live, lock};
-use crate::api::{Cut, Egress, Ended, State};
+use crate::api::{Bottle, Cut, Egress, Ended, State};
 use crate::bottle::wire::{Reply, Request};
 use crate::controller::ledger_error;
-use crate::controller::note::{End, Rules};
+use crate::controller::note::{End, Paused, Rules};
 use crate::egress;
 use crate::enforce::{By, Subject};
 use crate::error::{Error, Kind, Result};
@@ -72,6 +72,43 @@ impl Live {
         true
     }
 
+    /// Opens the way out of one that is cut, for its operator, once that is written. Whether its budget has anything left is not
+    /// asked: where it has not, its next request cuts it again.
+    ///
+    /// # Errors
+    /// `usage` where it is not cut, and the ledger's kinds: then it stays cut.
+    pub async fn uncut(self: &Arc<Self>, reason: Option<&str>) -> Result<()> {
+        let stands = lock(&self.note).cut.clone();
+        let Some(cut) = stands.filter(|_| !self.has_ended() && !self.is_doomed()) else {
+            return Err(Error::new(Kind::Usage, format!("`{}` is not cut", self.slug)).hint("`bb ps` lists what is"));
+        };
+        let mut row = self.row(&opened(self.view()));
+        row.cut = None;
+        let data = json!({"action": "open", "scope": cut.scope, "reason": reason, "by": By::Operator.as_str()});
+        let written = self.ledger.enforced(self.event("enforced", data, true), row).await;
+        written.map_err(|e| ledger_error(&e, std::path::Path::new("the ledger")))?;
+        {
+            let egress = lock(&self.egress);
+            let mut note = lock(&self.note);
+            // Somebody cut it anew meanwhile: that stands.
+            if note.cut.as_ref() == Some(&cut) {
+                note.cut = None;
+                if let Some(handle) = &*egress {
+                    handle.set_cut(None);
+                }
+                self.change(|b| *b = opened(b.clone()));
+            }
+        }
+        self.leave_note().await;
+        self.save().await;
+        Ok(())
+    }
+
+    /// Gets the budget that it is paused for, if that is why.
+    pub fn paused_for(&self) -> Option<Paused> {
+        if self.view().state == State::Paused { lock(&self.note).paused.clone() } else { None }
+    }
+
     async fn record_cut(&self, cut: &Cut) -> Answer<()> {
         self.leave_note().await;
         let data =
@@ -109,8 +146,8 @@ impl Live {
         self.link.note(text).await;
     }
 
-    /// Kills it: way out first, then the whole process tree, then the row.
-    pub fn end(self: &Arc<Self>, ended: Ended, reason: &str, by: By, node: Option<Node>) {
+    /// Kills it: way out first, then the whole process tree, then the row. Tells whether nobody had decided its end before.
+    pub fn end(self: &Arc<Self>, ended: Ended, reason: &str, by: By, node: Option<Node>) -> bool {
         let end = End { ended, reason: reason.to_owned(), by: by.as_str().to_owned(), node };
         {
             let mut note = lock(&self.note);
@@ -118,10 +155,10 @@ impl Live {
             if note.end.as_ref().is_some_and(|standing| standing.ended == Ended::Frozen) && !self.has_ended() {
                 let live = Arc::clone(self);
                 tokio::spawn(async move { live.link.kill().await });
-                return;
+                return false;
             }
             if note.end.is_some() || self.has_ended() {
-                return;
+                return false;
             }
             note.end = Some(end.clone());
         }
@@ -142,6 +179,7 @@ impl Live {
                 live.link.kill_keeper();
             }
         });
+        true
     }
 
     /// Freezes it: its way out is cut, its agent is asked to end so that its session is whole, and what it leaves is kept.
@@ -211,25 +249,32 @@ impl Live {
         }
     }
 
-    /// Stops its processes until they are let go on. It has taken effect when this returns, and is written.
+    /// Stops its processes until they are let go on. It has taken effect when this returns, and is written. Of several who
+    /// pause it the word of whoever weighs most stands.
     ///
     /// # Errors
     /// What the keeper answers; `usage` where it is not running.
-    pub async fn pause(self: &Arc<Self>, reason: &str, by: By, node: Option<Node>) -> Result<()> {
+    pub async fn pause(self: &Arc<Self>, reason: &str, by: By, budget: Option<&Standing>) -> Result<()> {
         let _turn = self.pausing.lock().await;
         match self.view().state {
-            State::Paused => return Ok(()),
-            State::Running => {}
+            // A person may make a pause of their own of what a budget has paused: then no budget lets it go on.
+            State::Paused if budget.is_some() || self.paused_for().is_none() => return Ok(()),
+            State::Paused | State::Running => {}
             _ => return Err(self.does_not_run()),
         }
         self.able_keeper()?;
-        self.answered(self.link.ask(Request::Pause).await?.0)?;
+        if self.view().state == State::Running {
+            self.answered(self.link.ask(Request::Pause).await?.0)?;
+        }
+        lock(&self.note).paused = budget.map(Paused::by);
         self.change(|b| {
-            if b.state == State::Running {
+            if matches!(b.state, State::Running | State::Paused) {
                 b.state = State::Paused;
                 b.reason = Some(reason.to_owned());
             }
         });
+        self.leave_note().await;
+        let node = budget.map(|standing| &standing.node);
         let data = json!({"action": "pause", "reason": reason, "node": node, "by": by.as_str()});
         self.enforced(data).await.map_err(|e| ledger_error(&e, std::path::Path::new("the ledger")))
     }
@@ -238,22 +283,29 @@ impl Live {
     ///
     /// # Errors
     /// As [`Live::pause`].
-    pub async fn thaw(self: &Arc<Self>, by: By) -> Result<()> {
+    pub async fn thaw(self: &Arc<Self>, reason: Option<&str>, by: By) -> Result<()> {
         let _turn = self.pausing.lock().await;
         match self.view().state {
             State::Paused => {}
             State::Running => return Ok(()),
             _ => return Err(self.does_not_run()),
         }
-        let data = json!({"action": "thaw", "by": by.as_str()});
+        let mut data = json!({"action": "thaw", "by": by.as_str()});
+        if let Some(reason) = reason {
+            data["reason"] = json!(reason);
+        }
         self.enforced(data).await.map_err(|e| ledger_error(&e, std::path::Path::new("the ledger")))?;
+        // What is crossed from now on is another matter.
+        lock(&self.crossed).clear();
         self.answered(self.link.ask(Request::Thaw).await?.0)?;
+        lock(&self.note).paused = None;
         self.change(|b| {
             if b.state == State::Paused {
                 b.state = State::Running;
-                b.reason = None;
+                b.reason = b.cut.as_ref().map(|cut| cut.reason.clone());
             }
         });
+        self.leave_note().await;
         self.save().await;
         Ok(())
     }
@@ -338,6 +390,12 @@ impl Live {
     }
 }
 
+/// Gets how a bottle is shown whose cut is lifted.
+fn opened(mut bottle: Bottle) -> Bottle {
+    (bottle.egress, bottle.cut, bottle.reason) = (Egress::Open, None, None);
+    bottle
+}
+
 impl Subject for Live {
     fn id(&self) -> &str {
         &self.launch.id
@@ -355,50 +413,55 @@ impl Subject for Live {
         self.binds().cut_scope
     }
 
-    async fn spent(&self) -> Option<Standing> {
-        self.ledger.spent(self.path.clone(), &self.launch.provider).await.ok().flatten()
-    }
-
-    fn cut(self: &Arc<Self>, scope: CutScope, standing: &Standing) {
+    fn cut(self: &Arc<Self>, scope: CutScope, standing: &Standing) -> bool {
         let reason = egress::spent::sentence(standing);
         let (by, node) = (By::Budget.as_str().to_owned(), Some(standing.node.clone()));
         let left = Some(standing.limit.saturating_sub(standing.used));
         let cut = Cut { scope, reason, by, node, provider: Some(standing.provider.clone()), left };
-        if self.enter_cut(&cut) {
-            if let Some(handle) = &*lock(&self.egress) {
-                handle.cut_by_budget(scope, standing);
-            }
-            let live = Arc::clone(self);
-            tokio::spawn(async move { live.record_cut(&cut).await });
+        if !self.enter_cut(&cut) {
+            return false;
         }
+        if let Some(handle) = &*lock(&self.egress) {
+            handle.cut_by_budget(scope, standing);
+        }
+        let live = Arc::clone(self);
+        tokio::spawn(async move { live.record_cut(&cut).await });
+        true
     }
 
     fn pause(self: &Arc<Self>, standing: &Standing) {
         if self.view().state != State::Running {
             return;
         }
-        let (live, reason, node) = (Arc::clone(self), egress::spent::sentence(standing), standing.node.clone());
+        let (live, reason, standing) = (Arc::clone(self), egress::spent::sentence(standing), standing.clone());
         tokio::spawn(async move {
-            if let Err(error) = Live::pause(&live, &reason, By::Budget, Some(node)).await {
+            if let Err(error) = Live::pause(&live, &reason, By::Budget, Some(&standing)).await {
                 tracing::error!(bottle = %live.slug, "pausing it: {error}");
             }
         });
     }
 
-    fn freeze(self: &Arc<Self>, standing: &Standing) {
+    fn freeze(self: &Arc<Self>, standing: &Standing) -> bool {
         // First what a cut does: the agent's own last word still finds its way, and nothing else leaves.
-        Subject::cut(self, CutScope::All, standing);
+        let acted = Subject::cut(self, CutScope::All, standing);
         // One without a session is stopped all the same: what its policy says is that it does not go on.
         let (live, reason, node) = (Arc::clone(self), egress::spent::sentence(standing), standing.node.clone());
         tokio::spawn(async move { live.freeze_now(&reason, By::Budget, Some(node)).await });
+        acted
     }
 
-    fn kill(self: &Arc<Self>, standing: &Standing) {
-        self.end(Ended::Budget, &egress::spent::sentence(standing), By::Budget, Some(standing.node.clone()));
+    fn kill(self: &Arc<Self>, standing: &Standing) -> bool {
+        self.end(Ended::Budget, &egress::spent::sentence(standing), By::Budget, Some(standing.node.clone()))
     }
 
-    async fn crossed(self: &Arc<Self>, standing: &Standing) {
-        if lock(&self.crossed).insert(standing.node.clone()) {
+    async fn crossed(self: &Arc<Self>, standing: &Standing, acted: bool) {
+        // Less used than at the last time: another window has begun, or what was used was reset.
+        let is_news = {
+            let account = (standing.node.clone(), standing.provider.clone());
+            let last = lock(&self.crossed).insert(account, (standing.limit, standing.used));
+            last.is_none_or(|(limit, used)| limit != standing.limit || standing.used < used)
+        };
+        if acted || is_news {
             let data = json!({
                 "node": standing.node, "provider": standing.provider, "used": standing.used, "limit": standing.limit,
             });

@@ -1,6 +1,11 @@
 //! How each way of ending is settled.
 
+use http::StatusCode;
+
 use super::*;
+use crate::ledger::Settlement;
+use crate::meter::Reading;
+use crate::types::Tokens;
 
 fn reading(tokens: Option<u64>, terminal: bool, streamed: u64) -> Reading {
     let tokens = tokens.map(|output| Tokens { output, ..Tokens::default() });

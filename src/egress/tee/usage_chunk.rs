@@ -2,7 +2,8 @@
 //! plane has asked for in its place.
 //!
 //! Everything else passes as it came. An event is held until it is whole, and not longer: one beyond 64 KiB, which is no such
-//! chunk, passes as it comes.
+//! chunk, passes as it comes. Only one in which a choice finishes waits for the next: who reads no further than that is charged by
+//! the usage all the same, which comes then.
 
 use bytes::{Bytes, BytesMut};
 use serde::Deserialize;
@@ -20,13 +21,32 @@ pub(super) struct UsageChunk {
     seen: usize,
     /// Its beginning has passed already.
     passing: bool,
+    /// A whole event, in which a choice finishes.
+    waiting: BytesMut,
 }
 
 /// The chunk with the usage has no choices (OpenAI API reference, `stream_options.include_usage`).
 #[derive(Deserialize)]
 struct Chunk {
-    choices: Vec<IgnoredAny>,
+    choices: Vec<Choice>,
+    #[serde(default)]
     usage: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    #[serde(default)]
+    finish_reason: Option<IgnoredAny>,
+}
+
+/// What an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The chunk.
+    Usage,
+    /// A choice finishes in it.
+    Finish,
+    Other,
 }
 
 impl UsageChunk {
@@ -37,12 +57,17 @@ impl UsageChunk {
         while let Some(end) = self.end() {
             let event = self.pending.split_to(end);
             self.seen = 0;
-            if std::mem::take(&mut self.passing) || !is_usage(&event) {
-                out.extend_from_slice(&event);
+            let kind = if std::mem::take(&mut self.passing) { Kind::Other } else { kind(&event) };
+            out.extend_from_slice(&std::mem::take(&mut self.waiting));
+            match kind {
+                Kind::Usage => {}
+                Kind::Finish => self.waiting = event,
+                Kind::Other => out.extend_from_slice(&event),
             }
         }
         if self.passing || self.pending.len() > MOST {
             self.passing = true;
+            out.extend_from_slice(&std::mem::take(&mut self.waiting));
             // Ends of lines stay: with what comes next they may be the end of the event.
             let line_ends = self.pending.iter().rev().take(3).take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
             out.extend_from_slice(&self.pending.split_to(self.pending.len() - line_ends));
@@ -54,8 +79,9 @@ impl UsageChunk {
     /// Takes the last bytes; gets all that is held but the chunk.
     pub(super) fn finish(&mut self, bytes: &Bytes) -> Bytes {
         let mut out = BytesMut::from(self.pass(bytes));
+        out.extend_from_slice(&std::mem::take(&mut self.waiting));
         let rest = std::mem::take(&mut self.pending);
-        if self.passing || !is_usage(&rest) {
+        if self.passing || kind(&rest) != Kind::Usage {
             out.extend_from_slice(&rest);
         }
         out.freeze()
@@ -79,15 +105,19 @@ impl UsageChunk {
     }
 }
 
-/// Tells whether an event is the chunk.
-fn is_usage(event: &[u8]) -> bool {
+/// Tells what an event is.
+fn kind(event: &[u8]) -> Kind {
     let mut data = Vec::new();
     for line in event.split(|byte| *byte == b'\n') {
         if let Some(value) = line.strip_prefix(b"data:") {
             data.extend_from_slice(value.trim_ascii());
         }
     }
-    serde_json::from_slice::<Chunk>(&data).is_ok_and(|chunk| chunk.choices.is_empty() && chunk.usage.is_some())
+    match serde_json::from_slice::<Chunk>(&data) {
+        Ok(chunk) if chunk.choices.is_empty() && chunk.usage.is_some() => Kind::Usage,
+        Ok(chunk) if chunk.choices.iter().any(|choice| choice.finish_reason.is_some()) => Kind::Finish,
+        _ => Kind::Other,
+    }
 }
 
 #[cfg(test)]
@@ -126,6 +156,20 @@ mod tests {
     fn a_chunk_that_lacks_its_blank_line_at_the_end_is_taken_out_too() {
         assert_eq!(passed(&[TEXT.as_bytes(), USAGE.trim_end().as_bytes()]), TEXT);
         assert_eq!(passed(&[TEXT.as_bytes(), b"data: {\"cho"]), TEXT.to_owned() + "data: {\"cho");
+    }
+
+    #[test]
+    fn the_event_in_which_a_choice_finishes_waits_for_the_next() {
+        let finish = "data: {\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}\n\n";
+        for (next, passes) in
+            [(USAGE, finish.to_owned()), (DONE, finish.to_owned() + DONE), (TEXT, finish.to_owned() + TEXT)]
+        {
+            let mut chunk = UsageChunk::default();
+            assert_eq!(chunk.pass(&Bytes::from_static(TEXT.as_bytes())), TEXT.as_bytes());
+            assert_eq!(chunk.pass(&Bytes::from(finish)), &b""[..]);
+            assert_eq!(chunk.pass(&Bytes::from(next)), passes.as_bytes());
+        }
+        assert_eq!(passed(&[finish.as_bytes()]), finish, "where nothing comes after it");
     }
 
     #[test]

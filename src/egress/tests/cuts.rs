@@ -1,6 +1,7 @@
 //! Budgets, cuts and the end of a bottle.
 
 use super::*;
+use crate::api::Tls;
 
 #[tokio::test]
 async fn the_request_that_crosses_finishes_and_the_next_gets_the_answer_its_cli_understands() {
@@ -134,5 +135,79 @@ async fn a_cut_closes_an_answer_that_its_client_does_not_read() {
         assert_eq!(bench.events("request.ended").await[0]["end"], "cut");
         // It was not read to its end.
         assert!(answer.into_body().collect().await.is_err());
+    }
+}
+
+/// The ways by which an answer comes to a bottle: its name, and whether it is metered.
+const WAYS: [(&str, bool); 7] = [
+    ("a stream of a model", true),
+    ("the same over HTTP/2", true),
+    ("the same through a tunnel", true),
+    ("a plain stream", false),
+    ("the same over HTTP/2", false),
+    ("the same through a tunnel", false),
+    ("what is passed through unseen", false),
+];
+
+#[tokio::test]
+async fn a_cut_closes_every_way_of_its_scope_and_leaves_the_others() {
+    for (at, (way, metered)) in WAYS.into_iter().enumerate() {
+        for scope in [CutScope::Metered, CutScope::All] {
+            let (feed, script) = streams();
+            let bench = bench(None, script).await;
+            let (host, h2) = (if metered { MODEL } else { PLAIN }, at == 1 || at == 4);
+            let mut client = match at {
+                2 | 5 => bench.tunnel(host, host, false).await,
+                6 => {
+                    bench.change(|routes| {
+                        let ports = routes[1].ports.clone();
+                        routes[1] = Route { host: PLAIN.into(), ports, tls: Tls::Passthrough, ..Route::default() };
+                    });
+                    Bench::speak(changing::past_the_plane(&bench, PLAIN).await, false).await
+                }
+                _ => bench.client(host, h2).await,
+            };
+            let request = match metered {
+                true => bench.request(MODEL, "POST", "/v1/messages", prompt(100), h2),
+                false => bench.request(PLAIN, "GET", "/open", "", h2),
+            };
+            let mut body = client.send(request).await.unwrap().into_body();
+            feed.send(Ok(begin(11))).unwrap();
+            next(&mut body).await.unwrap().unwrap();
+            bench.handle.cut(scope, "stop", false);
+            if metered || scope == CutScope::All {
+                assert!(next(&mut body).await.is_none_or(|frame| frame.is_err()), "{way}, {scope:?}");
+            } else {
+                feed.send(Ok("more".into())).unwrap();
+                assert_eq!(next(&mut body).await.unwrap().unwrap(), "more", "{way}, {scope:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cut_closes_the_websockets_of_its_scope_and_leaves_the_others() {
+    for scope in [CutScope::Metered, CutScope::All] {
+        let (bench, mut bottle, mut server) = sockets::talk(None).await;
+        bottle.says(sockets::create(None)).await;
+        server.hears().await;
+        server.says(sockets::begun("resp_1")).await;
+        bottle.hears().await;
+        bench.handle.cut(scope, "stop", false);
+        bottle.is_refused(429, "usage_limit_reached", 1008).await;
+        server.hears_nothing().await;
+
+        let bench = websocket::open(None).await;
+        let (mut stream, head) = websocket::handshake(&bench, PLAIN, "/open/ws").await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        let word = crate::meter::websocket::frame(crate::meter::websocket::Opcode::Text, b"word", Some(sockets::KEY));
+        let mut buffer = [0; 64];
+        for round in 0..2 {
+            stream.write_all(&word).await.unwrap();
+            let read = tokio::time::timeout(Duration::from_secs(30), stream.read(&mut buffer)).await.expect("in time");
+            let goes_on = round == 0 || scope == CutScope::Metered;
+            assert_eq!(matches!(read, Ok(1..)), goes_on, "{scope:?}, {round}: {read:?}");
+            bench.handle.cut(scope, "stop", false);
+        }
     }
 }

@@ -7,7 +7,7 @@ use crate::types::ApiFamily;
 const CHAT: &str = "/v1/chat/completions";
 
 /// Has the model's host speak `family`.
-async fn speaks(family: ApiFamily, limit: Option<u64>, script: Script) -> Bench {
+pub(super) async fn speaks(family: ApiFamily, limit: Option<u64>, script: Script) -> Bench {
     let bench = bench(limit, script).await;
     let mut routes = bench.routes.clone();
     routes[0].api = Some(family);

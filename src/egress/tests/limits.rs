@@ -61,7 +61,10 @@ fn the_page_about_limits_has_every_limit_with_its_number() {
         ("bytes of an answer that wait for an HTTP/2 client that does not read", bytes(serve::SEND_BUFFER)),
         ("body of a request to a model API, which is held whole", bytes(model::MAX_BODY)),
         ("held at once, all together", bytes(room::ROOM)),
-        ("what meters collect beside that", bytes(room::METERS)),
+        (
+            "what meters collect beside that (those of all bottles, with what they have of that: 256 MiB)",
+            bytes(room::METERS),
+        ),
         ("time for which a request waits for its place in what is held", seconds(room::PATIENCE)),
         ("time for which a held body may stand still", seconds(model::BODY_IDLE)),
         (idle, seconds(tee::SILENCE)),

@@ -140,6 +140,7 @@ async fn nothing_written_upstream_costs_nothing() {
         slug: "test-2".into(),
         id: "id-2".into(),
         provider: "claude".into(),
+        counted_by: Some(Api::Anthropic),
         agent: "tester".into(),
         run: None,
         path: vec!["bottle:id-2".into(), GLOBAL.into()],

@@ -17,7 +17,7 @@ impl Bench {
         (head.split(' ').nth(1).unwrap_or_default().to_owned(), stream)
     }
 
-    async fn tunnel(&self, host: &str, sni: &str, h2: bool) -> Client {
+    pub(super) async fn tunnel(&self, host: &str, sni: &str, h2: bool) -> Client {
         let (status, stream) = self.connect(&format!("{host}:{}", self.address.port()), b"").await;
         assert_eq!(status, "200");
         Self::speak(self.tls_over(stream, sni, h2).await.unwrap(), h2).await

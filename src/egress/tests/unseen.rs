@@ -77,3 +77,29 @@ async fn an_answer_made_in_the_background_is_charged_when_it_is_asked_for_and_ra
     assert_eq!((status.as_u16(), &headers[deny::HEADER]), (403, &"server_tool".parse().unwrap()));
     assert!(strict.seen().is_empty());
 }
+
+#[tokio::test]
+async fn what_is_beyond_the_bound_passes_untouched_and_is_charged_its_ceiling_which_the_row_says() {
+    const PIECE: usize = 1 << 20;
+    let script: Script = Arc::new(|_| {
+        let (feed, body) = fed();
+        feed.send(Ok(Bytes::from_static(b"data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\""))).unwrap();
+        for _ in 0..18 {
+            feed.send(Ok(Bytes::from(vec![b'x'; PIECE]))).unwrap();
+        }
+        feed.send(Ok(Bytes::from_static(b"\"}}]}\n\n"))).unwrap();
+        sse(body)
+    });
+    let bench = openai(None, script, |_| {}).await;
+    let body = json!({"model": "gpt-x", "stream": true, "max_tokens": 10, "messages": []}).to_string();
+    let (status, _, answer) = bench.ask(MODEL, "POST", "/v1/chat/completions", body.clone()).await;
+    assert_eq!(status, 200);
+    assert!(answer.len() > 18 * PIECE && answer.ends_with(b"\"}}]}\n\n"));
+    let usage = &bench.events("usage").await[0];
+    assert_eq!((&usage["source"], &usage["why"]), (&json!("estimated"), &json!("bounded")));
+    assert!(bench.counted().await >= 18 * PIECE as u64 / 4, "{usage}");
+    // One that cannot be read for another reason says that.
+    let garbled = openai(None, Arc::new(|_| sse(full("data: {\"choices\":[}\n\n"))), |_| {}).await;
+    assert_eq!(garbled.ask(MODEL, "POST", "/v1/chat/completions", body).await.0, 200);
+    assert_eq!(garbled.events("usage").await[0]["why"], "unreadable");
+}

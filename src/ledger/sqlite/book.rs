@@ -6,12 +6,15 @@
 
 use std::collections::HashMap;
 
+use jiff::tz::TimeZone;
 use rusqlite::Connection;
 
 use super::accounts::{ALL, PathAccounts, load_node, stored};
+use super::chain::Tail;
 use super::hold::{Open, from_row};
+use super::thresholds;
 use crate::api::Account;
-use crate::budget::MAX_TOKENS;
+use crate::budget::{MAX_TOKENS, turn};
 
 /// Most nodes that are kept; more are read again. Unit: nodes.
 const NODES: usize = 4096;
@@ -24,11 +27,25 @@ struct Entry {
     stored: bool,
     /// Its row says something else.
     dirty: bool,
+    /// When its window ends; never, for most. The one thing that a charge looks at.
+    ends: i64,
+    /// What was used in a window that has ended, where its row does not say so yet.
+    over: Option<u64>,
+}
+
+impl Entry {
+    fn of(account: Account, stored: bool) -> Entry {
+        Entry { ends: account.resets.unwrap_or(i64::MAX), account, stored, dirty: false, over: None }
+    }
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Book {
+    /// The host's zone, by which windows end.
+    zone: TimeZone,
+    /// The moment of the transaction, milliseconds since the epoch.
+    now: i64,
     /// What SQLite said when this was read; another number where somebody else has written since. `None`: nothing is known.
     version: Option<i64>,
     nodes: HashMap<String, Vec<Entry>>,
@@ -37,27 +54,55 @@ pub(super) struct Book {
     holds: HashMap<String, Open>,
     /// Changes so far, in rows or not.
     changes: u64,
+    /// The end of the chain of events.
+    pub(super) tail: Tail,
+    /// Usage rows that were written since the last were brought into the sums, about.
+    pub(super) unfolded: u32,
 }
 
 impl Book {
-    /// Begins a transaction, which is open already.
-    pub(super) fn begin(&mut self, conn: &Connection) -> rusqlite::Result<()> {
+    /// One that knows nothing yet.
+    pub(super) fn new(zone: TimeZone) -> Book {
+        Book {
+            zone,
+            now: 0,
+            version: None,
+            nodes: HashMap::new(),
+            dirty: Vec::new(),
+            holds: HashMap::new(),
+            changes: 0,
+            tail: Tail::default(),
+            unfolded: 0,
+        }
+    }
+
+    /// Gets the host's zone.
+    pub(super) fn zone(&self) -> &TimeZone {
+        &self.zone
+    }
+
+    /// Begins a transaction, which is open already. `moment`: milliseconds since the epoch. Tells whether everything was read anew,
+    /// since somebody else may have written.
+    pub(super) fn begin(&mut self, conn: &Connection, moment: i64) -> rusqlite::Result<bool> {
+        self.now = moment;
         let now = conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))?;
-        if self.version != Some(now) {
+        let anew = self.version != Some(now);
+        if anew {
             self.forget();
             let mut all = conn.prepare_cached(
-                "SELECT id, opened, path, provider, bottle, agent, run, api, host, model, input, output, held, seen FROM holds",
+                "SELECT id, opened, path, provider, bottle, agent, run, api, host, model, input, output, held, seen, granted FROM holds",
             )?;
             for hold in all.query_map([], from_row)? {
                 let hold = hold?;
                 self.holds.insert(hold.id.clone(), hold);
             }
+            self.tail = Tail::read(conn)?;
             self.version = Some(now);
         }
         if self.nodes.len() > NODES {
             self.nodes.clear();
         }
-        Ok(())
+        Ok(anew)
     }
 
     /// Forgets everything: the transaction came to nothing.
@@ -91,7 +136,7 @@ impl Book {
         Some(hold)
     }
 
-    /// Gets the accounts of a provider, and of all together, on a path.
+    /// Gets the accounts of a provider, and of all together, on a path. Where the window of one is over, the next one has begun.
     pub(super) fn path(
         &mut self,
         conn: &Connection,
@@ -101,17 +146,33 @@ impl Book {
         let mut accounts = Vec::with_capacity(path.len() + 1);
         for node in path {
             if !self.nodes.contains_key(node) {
-                let entry = |account| Entry { account, stored: true, dirty: false };
-                let entries = load_node(conn, node)?.into_iter().map(entry).collect();
+                let entries = load_node(conn, node)?.into_iter().map(|account| Entry::of(account, true)).collect();
                 self.nodes.insert(node.clone(), entries);
             }
             let Some(entries) = self.nodes.get_mut(node) else { continue };
-            let ours = |entry: &&Entry| entry.account.provider == provider || entry.account.provider == ALL;
-            accounts.extend(entries.iter().filter(ours).map(|entry| entry.account.clone()));
-            if !entries.iter().any(|entry| entry.account.provider == provider) {
+            let mut has_its_own = false;
+            for entry in entries.iter_mut() {
+                let of_provider = entry.account.provider == provider;
+                has_its_own |= of_provider;
+                if !of_provider && entry.account.provider != ALL {
+                    continue;
+                }
+                if self.now >= entry.ends
+                    && let Some(over) = turn(&mut entry.account, self.now, &self.zone)
+                {
+                    entry.ends = entry.account.resets.unwrap_or(i64::MAX);
+                    entry.over = Some(entry.over.unwrap_or(0).saturating_add(over));
+                    self.changes += 1;
+                    if !std::mem::replace(&mut entry.dirty, true) {
+                        self.dirty.push(node.clone());
+                    }
+                }
+                accounts.push(entry.account.clone());
+            }
+            if !has_its_own {
                 let account = PathAccounts::none(node, provider);
                 accounts.push(account.clone());
-                entries.push(Entry { account, stored: false, dirty: false });
+                entries.push(Entry::of(account, false));
             }
         }
         Ok(PathAccounts { accounts })
@@ -134,6 +195,16 @@ impl Book {
         }
     }
 
+    /// Enters the highest threshold of an account that was told of, in its row too: an account with a limit has one.
+    pub(super) fn warn(&mut self, conn: &Connection, account: &Account, percent: u8) -> rusqlite::Result<()> {
+        self.changes += 1;
+        let entries = self.nodes.get_mut(&account.node).into_iter().flatten();
+        for entry in entries.filter(|entry| entry.account.provider == account.provider) {
+            entry.account.warned = percent;
+        }
+        thresholds::write(conn, account, percent)
+    }
+
     /// Writes the rows of accounts that were charged.
     pub(super) fn flush(&mut self, conn: &Connection) -> rusqlite::Result<()> {
         for node in self.dirty.drain(..) {
@@ -144,6 +215,19 @@ impl Book {
                     false => "INSERT INTO accounts (node, provider, used, held) VALUES (?1, ?2, ?3, ?4)",
                 };
                 let account = &entry.account;
+                if let Some(over) = entry.over.take() {
+                    conn.prepare_cached(
+                        "UPDATE accounts SET resets = ?3, earlier = earlier + ?4, raised = 0, warned = ?5
+                         WHERE node = ?1 AND provider = ?2",
+                    )?
+                    .execute((
+                        &account.node,
+                        &account.provider,
+                        account.resets,
+                        stored(over),
+                        account.warned,
+                    ))?;
+                }
                 let figures = (&account.node, &account.provider, stored(account.used), stored(account.held));
                 conn.prepare_cached(sql)?.execute(figures)?;
                 (entry.stored, entry.dirty) = (true, false);

@@ -4,9 +4,8 @@ use rusqlite::params;
 
 use super::accounts::{self, amount, stored};
 use super::writer::Tx;
-use crate::budget::{Decision, Estimate, decide};
-use crate::ledger::{Answer, HoldOutcome, HoldRequest, LedgerError};
-use crate::types::Tokens;
+use crate::budget::{self, Ask, Decision, Estimate, admit};
+use crate::ledger::{Answer, HoldOutcome, HoldRequest, LedgerError, Raise, Raised};
 
 /// The most that a request may estimate or be raised to. No request is that long; it keeps sums far from overflow.
 const MAX_ESTIMATE: u64 = 1 << 40;
@@ -25,6 +24,8 @@ pub(super) struct Open {
     pub host: String,
     pub model: String,
     pub estimate: Estimate,
+    /// Reserved when it was opened.
+    pub granted: u64,
 }
 
 /// Reserves tokens on every node of a path, or says why not. The same request again gets the same answer.
@@ -45,18 +46,21 @@ pub(super) fn hold(tx: &mut Tx<'_>, request: &HoldRequest) -> Answer<HoldOutcome
     }
     let path = tx.book.path(tx.conn, &request.path, &request.provider);
     let mut path = path.map_err(|e| tx.error(&e))?;
-    let held = match decide(&path.accounts, request.input, request.output) {
+    let (input, output, counted, told) = (request.input, request.output, request.counted, &request.told[..]);
+    let held = match admit(&path.accounts, &Ask { input, output, counted, told }) {
         Decision::Granted { held } => held,
         Decision::Wait(standing) => return Ok(HoldOutcome::Wait(standing)),
         Decision::Refused(standing) => return Ok(HoldOutcome::Refused(standing)),
+        Decision::WrapUp(standing) => return Ok(HoldOutcome::WrapUp(standing)),
+        Decision::Count => return Ok(HoldOutcome::Count),
     };
     tx.book.charge(&mut path, 0, 0, held);
     let model = clip(&request.model);
     tx.conn
         .prepare_cached(
             "INSERT INTO holds
-                (id, epoch, opened, path, provider, bottle, agent, run, api, host, model, input, output, held)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+                (id, epoch, opened, path, provider, bottle, agent, run, api, host, model, input, output, held, granted)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?14)",
         )
         .and_then(|mut insert| {
             insert.execute(params![
@@ -89,35 +93,37 @@ pub(super) fn hold(tx: &mut Tx<'_>, request: &HoldRequest) -> Answer<HoldOutcome
         host: request.host.clone(),
         model: model.to_owned(),
         estimate: Estimate { input: request.input, output: request.output, held, seen: None },
+        granted: held,
     });
     Ok(HoldOutcome::Granted { held })
 }
 
-/// Raises an open hold to at least `to`, and keeps the usage seen so far with it.
-pub(super) fn raise(tx: &mut Tx<'_>, id: &str, to: u64, seen: Option<Tokens>) -> Answer<()> {
-    if to > MAX_ESTIMATE {
+/// Raises an open hold, and keeps the usage seen so far with it.
+pub(super) fn raise(tx: &mut Tx<'_>, id: &str, raise: &Raise) -> Answer<Raised> {
+    if raise.to > MAX_ESTIMATE {
         return Err(LedgerError::Misuse("a hold cannot be raised above 2^40".to_owned()));
     }
     let Some(mut open) = tx.book.take_hold(id) else {
         return Err(LedgerError::Misuse(format!("hold {id} is not open")));
     };
-    let held = open.estimate.held.max(to);
-    if held > open.estimate.held {
-        let mut path = tx.book.path(tx.conn, &open.path, &open.provider).map_err(|e| tx.error(&e))?;
-        tx.book.charge(&mut path, 0, open.estimate.held, held);
+    let had = open.estimate.held;
+    let mut path = tx.book.path(tx.conn, &open.path, &open.provider).map_err(|e| tx.error(&e))?;
+    let raised = budget::raise(&path.accounts, had, raise.to, raise.ahead, raise.pauses);
+    if raised.held > had {
+        tx.book.charge(&mut path, 0, had, raised.held);
     }
-    open.estimate.held = held;
-    open.estimate.seen = seen.or(open.estimate.seen);
+    open.estimate.held = raised.held;
+    open.estimate.seen = raise.seen.or(open.estimate.seen);
     let seen = open.estimate.seen.and_then(|seen| serde_json::to_string(&seen).ok());
     tx.conn
         .prepare_cached("UPDATE holds SET held = ?2, seen = ?3 WHERE id = ?1")
-        .and_then(|mut update| update.execute((id, stored(held), seen)))
+        .and_then(|mut update| update.execute((id, stored(raised.held), seen)))
         .map_err(|e| tx.error(&e))?;
     tx.book.put_hold(open);
-    Ok(())
+    Ok(raised)
 }
 
-/// Makes a hold of a row `id, opened, path, provider, bottle, agent, run, api, host, model, input, output, held, seen`.
+/// Makes a hold of a row `id, opened, path, provider, bottle, agent, run, api, host, model, input, output, held, seen, granted`.
 pub(super) fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Open> {
     Ok(Open {
         id: row.get(0)?,
@@ -136,6 +142,7 @@ pub(super) fn from_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Open> {
             held: amount(row.get(12)?),
             seen: row.get::<_, Option<String>>(13)?.and_then(|text| serde_json::from_str(&text).ok()),
         },
+        granted: amount(row.get(14)?),
     })
 }
 

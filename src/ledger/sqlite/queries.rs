@@ -1,14 +1,16 @@
 //! Reading: a few read-only connections, used off the async threads. None of them can change anything.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use jiff::tz::TimeZone;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use tokio::sync::Semaphore;
 
-use super::accounts;
+use super::accounts::{self, Moment};
 use super::errors::map;
-use crate::api::{Account, Event, UsageQuery, UsageReport, UsageRow, UsageTotal};
+use crate::api::{Account, Event};
 use crate::budget::{Standing, crossed};
 use crate::ledger::{Answer, BottleRow, EventQuery, LedgerError};
 use crate::types::Api;
@@ -25,12 +27,19 @@ pub(super) struct Readers {
     path: Arc<PathBuf>,
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
+    zone: TimeZone,
 }
 
 impl Readers {
     /// Makes the pool; connections are opened when they are first needed.
-    pub(super) fn new(path: &Path) -> Readers {
-        Readers { path: Arc::new(path.to_owned()), idle: Arc::default(), permits: Arc::new(Semaphore::new(READERS)) }
+    pub(super) fn new(path: &Path, zone: TimeZone) -> Readers {
+        let permits = Arc::new(Semaphore::new(READERS));
+        Readers { path: Arc::new(path.to_owned()), idle: Arc::default(), permits, zone }
+    }
+
+    /// Gets the host's zone.
+    pub(super) fn zone(&self) -> &TimeZone {
+        &self.zone
     }
 
     /// Reads with one of the connections, on a thread that may block.
@@ -66,8 +75,9 @@ impl Readers {
 /// # Errors
 /// `ledger_unavailable` where it cannot be read.
 pub async fn accounts_in(path: &Path, node: &str) -> Answer<Vec<Account>> {
-    let node = node.to_owned();
-    Readers::new(path).read(move |conn| list_accounts(conn, Some(&node))).await
+    let (node, zone) = (node.to_owned(), TimeZone::system());
+    let as_of = Moment::now(&zone);
+    Readers::new(path, zone).read(move |conn| list_accounts(conn, Some(&node), &as_of)).await
 }
 
 /// Opens a connection that can only read.
@@ -79,9 +89,9 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Reads accounts, of one node or of all. The account of all providers is shown where it has a limit.
-pub(super) fn list_accounts(conn: &Connection, node: Option<&str>) -> rusqlite::Result<Vec<Account>> {
+pub(super) fn list_accounts(conn: &Connection, node: Option<&str>, as_of: &Moment) -> rusqlite::Result<Vec<Account>> {
     let columns = format!("SELECT {} FROM accounts", super::accounts::COLUMNS);
-    match node {
+    let all: rusqlite::Result<Vec<Account>> = match node {
         Some(node) => conn
             .prepare_cached(&format!("{columns} WHERE node = ?1 ORDER BY provider"))?
             .query_map([node], accounts::from_row)?
@@ -90,12 +100,49 @@ pub(super) fn list_accounts(conn: &Connection, node: Option<&str>) -> rusqlite::
             .prepare_cached(&format!("{columns} ORDER BY node, provider"))?
             .query_map([], accounts::from_row)?
             .collect(),
-    }
+    };
+    Ok(all?.into_iter().map(|account| as_of.see(account)).collect())
+}
+
+/// Reads the accounts of a path, the nearest first.
+pub(super) fn path(
+    conn: &Connection,
+    path: &[String],
+    provider: &str,
+    as_of: &Moment,
+) -> rusqlite::Result<Vec<Account>> {
+    Ok(accounts::PathAccounts::load(conn, path, provider, as_of)?.accounts)
 }
 
 /// Tells which account on a path is spent, the nearest first.
-pub(super) fn spent(conn: &Connection, path: &[String], provider: &str) -> rusqlite::Result<Option<Standing>> {
-    Ok(crossed(&accounts::PathAccounts::load(conn, path, provider)?.accounts).into_iter().next())
+pub(super) fn spent(
+    conn: &Connection,
+    nodes: &[String],
+    provider: &str,
+    as_of: &Moment,
+) -> rusqlite::Result<Option<Standing>> {
+    Ok(crossed(&path(conn, nodes, provider, as_of)?).into_iter().next())
+}
+
+/// Tells which accounts on each of many paths are spent, as they stand at one moment. A node that is on several is read once.
+pub(super) fn spent_on(
+    conn: &Connection,
+    paths: &[(Vec<String>, String)],
+    as_of: &Moment,
+) -> rusqlite::Result<Vec<Vec<Standing>>> {
+    let moment = conn.unchecked_transaction()?;
+    let mut nodes: HashMap<&str, Vec<Account>> = HashMap::new();
+    let mut spent = Vec::with_capacity(paths.len());
+    for (path, provider) in paths {
+        for node in path.iter().filter(|node| !nodes.contains_key(node.as_str())).collect::<Vec<_>>() {
+            let accounts = accounts::load_node(&moment, node)?;
+            nodes.insert(node, accounts.into_iter().map(|account| as_of.see(account)).collect());
+        }
+        let ours = |account: &&Account| account.provider == *provider || account.provider == accounts::ALL;
+        let on_path = path.iter().filter_map(|node| nodes.get(node.as_str())).flatten().filter(ours);
+        spent.push(crossed(&on_path.cloned().collect::<Vec<_>>()));
+    }
+    Ok(spent)
 }
 
 /// Reads events in order.
@@ -124,54 +171,6 @@ pub(super) fn events(conn: &Connection, query: &EventQuery) -> rusqlite::Result<
             })
         })?
         .collect()
-}
-
-/// Sums usage by bottle, agent, provider and model. Holds that were given back untouched are no usage.
-pub(super) fn usage(conn: &Connection, query: &UsageQuery) -> rusqlite::Result<UsageReport> {
-    let mut sql = String::from(
-        "SELECT bottle, agent, provider, coalesce(model, model_asked) AS answered, count(*), sum(input),
-            sum(cache_read), sum(cache_write) + sum(cache_write_long), sum(output), sum(reasoning), sum(counted),
-            sum(source <> 'exact')
-         FROM usage WHERE id > 0",
-    );
-    for (given, clause) in [
-        (query.bottle.is_some(), " AND id IN (SELECT seq FROM events WHERE bottle = ?1 AND kind = 'usage')"),
-        (query.run.is_some(), " AND id IN (SELECT seq FROM events WHERE run = ?2 AND kind = 'usage')"),
-        (query.provider.is_some(), " AND provider = ?3"),
-        (query.since.is_some(), " AND ts >= ?4"),
-        (query.until.is_some(), " AND ts < ?5"),
-    ] {
-        if given {
-            sql.push_str(clause);
-        }
-    }
-    sql.push_str(" AND ?1 IS ?1 AND ?2 IS ?2 AND ?3 IS ?3 AND ?4 IS ?4 AND ?5 IS ?5");
-    sql.push_str(" GROUP BY bottle, agent, provider, answered ORDER BY min(id)");
-    let mut report = UsageReport::default();
-    let mut select = conn.prepare_cached(&sql)?;
-    let mut rows = select.query(params![query.bottle, query.run, query.provider, query.since, query.until])?;
-    while let Some(row) = rows.next()? {
-        let figure = |at: usize| row.get::<_, i64>(at).map(accounts::amount);
-        let total = UsageTotal {
-            requests: figure(4)?,
-            input: figure(5)?,
-            cache_read: figure(6)?,
-            cache_write: figure(7)?,
-            output: figure(8)?,
-            reasoning: figure(9)?,
-            counted: figure(10)?,
-            estimated: figure(11)?,
-        };
-        report.total.add(&total);
-        report.rows.push(UsageRow {
-            bottle: row.get(0)?,
-            agent: row.get(1)?,
-            provider: row.get(2)?,
-            model: row.get(3)?,
-            total,
-        });
-    }
-    Ok(report)
 }
 
 /// Reads one bottle.

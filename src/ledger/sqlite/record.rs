@@ -3,6 +3,7 @@
 use rusqlite::params;
 use serde_json::{Value, json};
 
+use super::chain::{Hash, Link, Tail};
 use super::writer::Tx;
 use crate::api::Event;
 use crate::ledger::{Answer, BottleRow, LedgerError, NewEvent};
@@ -57,11 +58,17 @@ fn too_large(length: usize) -> Value {
 }
 
 /// The same for data that is JSON text; gets the number. `audit`: it is entered in the enforcement table too, with this action.
-pub(super) fn append_text(
+pub(super) fn append_text(tx: &mut Tx<'_>, about: Kind<'_>, text: String, audit: Option<Option<&str>>) -> Answer<u64> {
+    append_bound(tx, about, text, audit, None)
+}
+
+/// The same; `digest` is that of the usage row which it tells of.
+pub(super) fn append_bound(
     tx: &mut Tx<'_>,
     about: Kind<'_>,
     mut text: String,
     audit: Option<Option<&str>>,
+    digest: Option<Hash>,
 ) -> Answer<u64> {
     let Kind { kind, bottle, run } = about;
     if kind.is_empty() || kind.len() > 64 {
@@ -70,11 +77,17 @@ pub(super) fn append_text(
     if text.len() > MAX_DATA {
         text = too_large(text.len()).to_string();
     }
-    let insert = || -> rusqlite::Result<i64> {
+    let before = tx.book.tail;
+    let seq = before.seq + 1;
+    let link = Link { seq, ts: tx.now, kind, bottle, run, data: &text, digest: digest.as_ref().map(Hash::as_slice) };
+    let hash = link.hash(&before.hash);
+    let insert = || -> rusqlite::Result<()> {
         tx.conn
-            .prepare_cached("INSERT INTO events (ts, kind, bottle, run, data) VALUES (?1, ?2, ?3, ?4, ?5)")?
-            .execute(params![tx.now, kind, bottle, run, text])?;
-        let seq = tx.conn.last_insert_rowid();
+            .prepare_cached(
+                "INSERT INTO events (seq, ts, kind, bottle, run, data, hash, digest)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![seq, tx.now, kind, bottle, run, text, hash, digest])?;
         if let Some(action) = audit {
             tx.conn
                 .prepare_cached(
@@ -83,14 +96,27 @@ pub(super) fn append_text(
                 )?
                 .execute(params![seq, tx.now, kind, bottle, run, action, text])?;
         }
-        Ok(seq)
+        Ok(())
     };
-    let seq = insert().map_err(|e| tx.error(&e))?;
+    insert().map_err(|e| tx.error(&e))?;
+    tx.book.tail = Tail { seq, hash };
     tx.durable |= audit.is_some();
     let seq = u64::try_from(seq).unwrap_or(0);
     let (bottle, run) = (bottle.map(str::to_owned), run.map(str::to_owned));
     tx.events.push(Written { seq, ts: tx.now, kind: kind.to_owned(), bottle, run, text });
     Ok(seq)
+}
+
+/// Writes which recipe a run is of.
+pub(super) fn put_run(tx: &mut Tx<'_>, id: &str, recipe: &str) -> Answer<()> {
+    tx.conn
+        .prepare_cached(
+            "INSERT INTO runs (id, recipe, ts) VALUES (?1, ?2, ?3)
+             ON CONFLICT (id) DO UPDATE SET recipe = excluded.recipe",
+        )
+        .and_then(|mut put| put.execute((id, recipe, tx.now)))
+        .map_err(|e| tx.error(&e))?;
+    Ok(())
 }
 
 /// Writes a bottle's row: inserts, or replaces the one with its id.

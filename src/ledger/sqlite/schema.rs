@@ -15,7 +15,7 @@ use crate::ledger::LedgerError;
 const COMPONENT: &str = "ledger";
 
 /// One entry a version; never edited once released, only added to.
-const MIGRATIONS: &[&str] = &[V1, V2];
+const MIGRATIONS: &[&str] = &[V1, V2, V_WINDOWS, V_ESTIMATES, V_INTEGRITY];
 
 /// The table that bot-bottle's users already have, as they have it. What is not ours is only made where it is missing.
 const AUDIT: &str = "CREATE TABLE IF NOT EXISTS supervise_audit_entries (
@@ -142,6 +142,100 @@ CREATE UNIQUE INDEX bottles_slug ON bottles (slug) WHERE ended = 0;
 const V2: &str = "
 ALTER TABLE accounts ADD COLUMN terms TEXT;
 ALTER TABLE accounts ADD COLUMN warned INTEGER NOT NULL DEFAULT 0;
+";
+
+/// Limits that count by name and begin anew: for how long (`Period`), and when the window ends. `earlier` is what was used in
+/// windows before it. `file` is what a file or a recipe has said of the account last, as JSON; `by_operator` and `raised` what
+/// the operator has said over it.
+const V_WINDOWS: &str = "
+ALTER TABLE accounts ADD COLUMN per TEXT;
+ALTER TABLE accounts ADD COLUMN resets INTEGER;
+ALTER TABLE accounts ADD COLUMN earlier INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE accounts ADD COLUMN raised INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE accounts ADD COLUMN by_operator INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE accounts ADD COLUMN file TEXT;
+";
+
+/// What was learned of models, by which requests are estimated: JSON ([`crate::budget::Learned`]).
+const V_ESTIMATES: &str = "
+-- What a hold was granted when it was opened, before any raise; and why a row is not exact, where that is no end of a stream:
+-- bounded | unreadable | unseen.
+ALTER TABLE holds ADD COLUMN granted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage ADD COLUMN granted INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE usage ADD COLUMN why TEXT;
+CREATE TABLE learned (
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    ts INTEGER NOT NULL,
+    figures TEXT NOT NULL,
+    PRIMARY KEY (provider, model, agent)
+) STRICT, WITHOUT ROWID;
+";
+
+/// The chain of the events, each bound to the usage row that it tells of (`digest`); sums of the usage by quarter hours (UTC),
+/// which the writer keeps up in the background (`folded_to` in `meta`: the last `usage.id` that is in them); what was pruned;
+/// the names of runs; what providers said of their own limits.
+const V_INTEGRITY: &str = "
+ALTER TABLE events ADD COLUMN hash BLOB;
+ALTER TABLE events ADD COLUMN digest BLOB;
+
+-- Where the chain begins: `hash` stands for that of the event `seq`. `why`: begun (older events have no hash) | pruned
+-- (older events are gone).
+CREATE TABLE anchors (
+    seq INTEGER PRIMARY KEY,
+    ts INTEGER NOT NULL,
+    hash BLOB NOT NULL,
+    why TEXT NOT NULL
+) STRICT;
+INSERT INTO anchors (seq, ts, hash, why)
+    SELECT coalesce(max(seq), 0), unixepoch() * 1000, zeroblob(32), 'begun' FROM events;
+
+CREATE TABLE sums (
+    quarter INTEGER NOT NULL,
+    bottle TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    run TEXT NOT NULL,
+    exact INTEGER NOT NULL,
+    requests INTEGER NOT NULL,
+    input INTEGER NOT NULL,
+    cache_read INTEGER NOT NULL,
+    cache_write INTEGER NOT NULL,
+    output INTEGER NOT NULL,
+    reasoning INTEGER NOT NULL,
+    counted INTEGER NOT NULL,
+    first_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL,
+    first_ts INTEGER NOT NULL,
+    last_ts INTEGER NOT NULL,
+    PRIMARY KEY (quarter, bottle, agent, provider, model, run, exact)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sums_bottle ON sums (bottle, quarter);
+CREATE INDEX sums_run ON sums (run, quarter);
+
+-- What the rows that were pruned had charged to each account.
+CREATE TABLE pruned (
+    node TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    counted INTEGER NOT NULL,
+    PRIMARY KEY (node, provider)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE headroom (
+    provider TEXT NOT NULL,
+    host TEXT NOT NULL,
+    seen INTEGER NOT NULL,
+    windows TEXT NOT NULL,
+    PRIMARY KEY (provider, host)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY,
+    recipe TEXT NOT NULL,
+    ts INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 ";
 
 /// Newest schema that this bb knows.

@@ -1,14 +1,17 @@
 //! Ending holds: the charge, the usage row and its event, in one transaction; late usage; the sweep.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use rusqlite::{OptionalExtension, params};
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 
 use super::accounts::{PathAccounts, amount, stored};
+use super::chain::{self, FIGURES, Hash};
 use super::hold::{Open, clip, path_of, path_text};
 use super::record::{self, Kind};
+use super::sums;
+use super::thresholds;
 use super::writer::Tx;
 use crate::budget::{Charge, Estimate, Settlement, charge, charge_swept, crossed, governs};
 use crate::ledger::{Answer, LedgerError, Settle, Settled};
@@ -16,6 +19,30 @@ use crate::types::{Source, Tokens};
 
 /// A usage object of an API longer than this is not kept.
 const MAX_RAW: usize = 32 * 1024;
+
+/// Writes the row of a hold that ends; gets what its digest covers.
+static INSERT: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "INSERT INTO usage (id, hold, seq, opened, ts, path, provider, bottle, agent, run, api, host, model_asked,
+            model, response_id, duplicate, input_estimate, output_estimate, held, input, cache_read, cache_write,
+            cache_write_long, output, reasoning, weights, counted, how, source, raw_usage, granted, why)
+         VALUES (
+            iif(?2 > 0, ?2, min(coalesce((SELECT id FROM usage ORDER BY id LIMIT 1), 0), 0) - 1),
+            ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
+            ?23, ?24, ?25, ?26, ?27, ?28, ?29, ?30, ?31)
+         RETURNING {FIGURES}"
+    )
+});
+
+/// Puts late usage into the row of a hold that has ended; gets what its digest covers.
+static UPDATE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "UPDATE usage SET id = iif(id > 0, id, ?2), seq = ?2, input = ?3, cache_read = ?4, cache_write = ?5, cache_write_long = ?6,
+            output = ?7, reasoning = ?8, counted = ?9, how = ?10, source = ?11, model = coalesce(?12, model),
+            response_id = coalesce(?13, response_id), raw_usage = coalesce(?14, raw_usage)
+         WHERE hold = ?1 RETURNING {FIGURES}"
+    )
+});
 
 /// Ends a hold as the egress plane says, or raises what an ended one was charged.
 pub(super) fn settle(tx: &mut Tx<'_>, settle: &Settle) -> Answer<Settled> {
@@ -85,28 +112,24 @@ fn end(tx: &mut Tx<'_>, hold: &Open, charge: Charge, how: &str, settle: &Settle)
     };
     let mut settled = standing(&path, &charge);
     // A hold that is given back untouched is no usage: it has a row, so that late usage finds it, and no event.
-    if how != "released" || charge.counted > 0 {
+    let told = if how != "released" || charge.counted > 0 {
+        settled.seq = tx.book.tail.next();
         let model = settle.model.as_deref().unwrap_or(&hold.model);
         let more = More::End { duplicate, swept: how == "swept" };
         let about = About { id: &hold.id, api: &hold.api, host: &hold.host, model };
         let data = Data { about, facts: &settle.facts, charge: &charge, settled: &settled, more };
-        settled.seq = append(tx, &hold.bottle, hold.run.as_deref(), &data)?;
-    }
+        Some(text(&data)?)
+    } else {
+        None
+    };
     let raw_usage = settle.raw_usage.as_deref().filter(|raw| raw.len() <= MAX_RAW);
     let w = tx.weights;
     let t = charge.tokens;
-    tx.conn
-        .prepare_cached(
-            "INSERT INTO usage (id, hold, seq, opened, ts, path, provider, bottle, agent, run, api, host, model_asked,
-                model, response_id, duplicate, input_estimate, output_estimate, held, input, cache_read, cache_write,
-                cache_write_long, output, reasoning, weights, counted, how, source, raw_usage)
-             VALUES (
-                iif(?2 > 0, ?2, min(coalesce((SELECT id FROM usage ORDER BY id LIMIT 1), 0), 0) - 1),
-                ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22,
-                ?23, ?24, ?25, ?26, ?27, ?28, ?29)",
-        )
+    let digest = tx
+        .conn
+        .prepare_cached(&INSERT)
         .and_then(|mut insert| {
-            insert.execute(params![
+            let values = params![
                 hold.id,
                 stored(settled.seq),
                 hold.opened,
@@ -136,9 +159,16 @@ fn end(tx: &mut Tx<'_>, hold: &Open, charge: Charge, how: &str, settle: &Settle)
                 how,
                 charge.source.as_str(),
                 raw_usage,
-            ])
+                stored(hold.granted),
+                settle.facts["why"].as_str().map(clip),
+            ];
+            insert.query_row(values, chain::digest)
         })
         .map_err(|e| tx.error(&e))?;
+    if let Some(told) = told {
+        append(tx, &hold.bottle, hold.run.as_deref(), told, digest)?;
+    }
+    thresholds::tell(tx, &path, &hold.bottle, hold.run.as_deref())?;
     Ok(settled)
 }
 
@@ -172,17 +202,15 @@ fn late(tx: &mut Tx<'_>, settle: &Settle) -> Answer<Settled> {
     let model = settle.model.as_deref().unwrap_or(&row.model);
     let about = About { id: &settle.id, api: &row.api, host: &row.host, model };
     let data = Data { about, facts: &settle.facts, charge: &new, settled: &settled, more };
-    settled.seq = append(tx, &row.bottle, row.run.as_deref(), &data)?;
+    let told = text(&data)?;
+    settled.seq = tx.book.tail.next();
+    sums::take_out(tx.conn, &settle.id).map_err(|e| tx.error(&e))?;
     let t = new.tokens;
-    tx.conn
-        .prepare_cached(
-            "UPDATE usage SET id = iif(id > 0, id, ?2), seq = ?2, input = ?3, cache_read = ?4, cache_write = ?5, cache_write_long = ?6,
-                output = ?7, reasoning = ?8, counted = ?9, how = ?10, source = ?11, model = coalesce(?12, model),
-                response_id = coalesce(?13, response_id), raw_usage = coalesce(?14, raw_usage)
-             WHERE hold = ?1",
-        )
+    let digest = tx
+        .conn
+        .prepare_cached(&UPDATE)
         .and_then(|mut update| {
-            update.execute(params![
+            let values = params![
                 settle.id,
                 stored(settled.seq),
                 stored(t.input),
@@ -197,9 +225,13 @@ fn late(tx: &mut Tx<'_>, settle: &Settle) -> Answer<Settled> {
                 settle.model.as_deref().map(clip),
                 settle.response_id.as_deref().map(clip),
                 settle.raw_usage.as_deref().filter(|raw| raw.len() <= MAX_RAW),
-            ])
+            ];
+            update.query_row(values, chain::digest)
         })
         .map_err(|e| tx.error(&e))?;
+    sums::put_back(tx.conn, &settle.id).map_err(|e| tx.error(&e))?;
+    append(tx, &row.bottle, row.run.as_deref(), told, digest)?;
+    thresholds::tell(tx, &path, &row.bottle, row.run.as_deref())?;
     Ok(settled)
 }
 
@@ -327,8 +359,13 @@ impl Serialize for Data<'_> {
     }
 }
 
-/// Appends a `usage` event; gets its number.
-fn append(tx: &mut Tx<'_>, bottle: &str, run: Option<&str>, data: &Data<'_>) -> Answer<u64> {
-    let text = serde_json::to_string(data).map_err(|e| LedgerError::Misuse(format!("a usage event: {e}")))?;
-    record::append_text(tx, Kind { kind: "usage", bottle: Some(bottle), run }, text, None)
+/// Writes the data of a `usage` event.
+fn text(data: &Data<'_>) -> Answer<String> {
+    serde_json::to_string(data).map_err(|e| LedgerError::Misuse(format!("a usage event: {e}")))
+}
+
+/// Appends a `usage` event, bound to its row.
+fn append(tx: &mut Tx<'_>, bottle: &str, run: Option<&str>, told: String, digest: Hash) -> Answer<u64> {
+    tx.book.unfolded = tx.book.unfolded.saturating_add(1);
+    record::append_bound(tx, Kind { kind: "usage", bottle: Some(bottle), run }, told, None, Some(digest))
 }

@@ -67,7 +67,7 @@ async fn it_conforms() {
 async fn it_conforms_with_every_commit_on_the_disk() {
     let dir = Dir::new();
     let options = Options { durability: Durability::Power, ..Options::default() };
-    conformance::run(|name| SqliteLedger::open(&dir.file(&format!("{name}.db")), options).unwrap()).await;
+    conformance::run(|name| SqliteLedger::open(&dir.file(&format!("{name}.db")), options.clone()).unwrap()).await;
 }
 
 #[tokio::test]

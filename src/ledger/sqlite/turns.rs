@@ -110,7 +110,13 @@ impl Turns {
         }
         match self.shared.writer.try_lock() {
             Ok(mut writer) => match writer.as_mut() {
-                Some(writer) => writer.one(job),
+                Some(writer) => {
+                    let job = writer.one(job);
+                    if writer.has_to_fold() {
+                        self.wake();
+                    }
+                    job
+                }
                 None => Some(job),
             },
             Err(_) => Some(job),
@@ -143,8 +149,15 @@ impl Shared {
 fn serve(shared: &Shared, mut queue: mpsc::Receiver<Message>) {
     let mut kept: Vec<Box<dyn Job>> = Vec::new();
     let mut closing: Vec<oneshot::Sender<()>> = Vec::new();
+    let mut folding = shared.turn().is_some_and(|turn| turn.as_ref().is_some_and(Writer::has_to_fold));
     loop {
-        let first = if kept.is_empty() { queue.blocking_recv() } else { poll(&mut queue) };
+        let first = match queue.try_recv() {
+            Ok(message) => Some(message),
+            // Nobody waits: some of what is left to do can be done.
+            Err(mpsc::error::TryRecvError::Empty) if folding => Some(Message::Wake),
+            Err(_) if kept.is_empty() => queue.blocking_recv(),
+            Err(_) => poll(&mut queue),
+        };
         let Some(first) = first else { break };
         let mut batch = std::mem::take(&mut kept);
         let mut taken = 0;
@@ -167,6 +180,7 @@ fn serve(shared: &Shared, mut queue: mpsc::Receiver<Message>) {
         let Some(writer) = turn.as_mut() else { return };
         kept = writer.batch(batch);
         kept.truncate(KEPT);
+        folding = writer.fold();
         drop(turn);
         if taken > 1 {
             shared.crowd.store(CROWD * taken, Ordering::SeqCst);

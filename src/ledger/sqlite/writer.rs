@@ -17,7 +17,7 @@ use super::book::Book;
 use super::errors::map;
 use super::record::Written;
 use super::sync::Syncer;
-use super::{BUSY, settle};
+use super::{BUSY, schema, settle, sums, trouble};
 use crate::api::Event;
 use crate::budget::Weights;
 use crate::ledger::{Answer, LedgerError};
@@ -137,6 +137,8 @@ pub(super) struct Writer {
     pub waits: Duration,
     /// What went wrong last, so that it is logged once and not at every try.
     pub trouble: Option<LedgerError>,
+    /// The same, for those who ask.
+    pub told: watch::Sender<Option<LedgerError>>,
 }
 
 impl Writer {
@@ -172,6 +174,42 @@ impl Writer {
             tracing::warn!("last checkpoint: {e}");
         }
         let _ = self.sync.now();
+    }
+
+    /// Tells whether enough rows wait to be brought into the sums.
+    pub(super) fn has_to_fold(&self) -> bool {
+        self.book.unfolded >= sums::ENOUGH
+    }
+
+    /// Brings some rows into the sums, if enough wait; tells whether more do. What goes wrong is tried again when more have come:
+    /// a report has them all the same.
+    pub(super) fn fold(&mut self) -> bool {
+        if !self.has_to_fold() || self.trouble.is_some() || self.sync.failed() {
+            return false;
+        }
+        self.wait_for_others(Duration::ZERO);
+        let sql = |text: &str| self.conn.prepare_cached(text)?.execute([]).map(|_| ());
+        let folded = (|| {
+            sql("BEGIN IMMEDIATE")?;
+            let rows = sums::fold(&self.conn)?;
+            sql("COMMIT")?;
+            Ok::<u32, rusqlite::Error>(rows)
+        })();
+        match folded {
+            Ok(rows) => {
+                self.sync.dirty();
+                // As many as were asked for: there may be more.
+                self.book.unfolded = if rows == sums::MOST { sums::ENOUGH } else { 0 };
+            }
+            Err(e) => {
+                tracing::debug!("sums: {e}");
+                self.book.unfolded = 0;
+                if !self.conn.is_autocommit() {
+                    let _ = sql("ROLLBACK");
+                }
+            }
+        }
+        self.has_to_fold()
     }
 
     /// Runs commands as one transaction and answers them. Returns those that are to be tried again.
@@ -217,6 +255,11 @@ impl Writer {
             None if self.trouble.is_some() => tracing::info!("the ledger is written again"),
             _ => {}
         }
+        self.told.send_if_modified(|told| {
+            let is_news = *told != failed;
+            told.clone_from(&failed);
+            is_news
+        });
         self.trouble.clone_from(&failed);
         for mut job in jobs {
             job.finish(failed.as_ref());
@@ -256,7 +299,11 @@ impl Writer {
             freed: false,
         };
         let worked = (|| {
-            tx.book.begin(tx.conn).map_err(|e| Failure::All(tx.error(&e)))?;
+            let anew = tx.book.begin(tx.conn, tx.now).map_err(|e| Failure::All(tx.error(&e)))?;
+            // Whoever has written meanwhile may be a newer bb, which knows what this one does not.
+            if anew && let Err(wrong) = schema::check(tx.conn) {
+                return Err(Failure::All(trouble(wrong, tx.path)));
+            }
             for job in jobs.iter_mut() {
                 let (events, written, changed) = (tx.events.len(), tx.conn.total_changes(), tx.book.changes());
                 match job.run(&mut tx) {
@@ -280,6 +327,10 @@ impl Writer {
             if !self.conn.is_autocommit() {
                 let _ = sql(&self.conn, "ROLLBACK");
             }
+            if let Failure::All(LedgerError::Corrupt(_)) = &e {
+                // What was read is not to be remembered: the file may be put right.
+                let _ = self.conn.release_memory();
+            }
             return Err(e);
         }
         self.sync.dirty();
@@ -300,7 +351,7 @@ impl Writer {
 }
 
 /// Gets the time, milliseconds since the epoch.
-fn now_ms() -> i64 {
+pub(super) fn now_ms() -> i64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))

@@ -16,7 +16,7 @@ pub struct Amount(pub Option<u64>);
 const AMOUNT: &str = "an amount of tokens such as 200000, \"200k\", \"1.5M\" or \"unlimited\"";
 
 /// What a limit's table may say.
-const KEYS: &[&str] = &["tokens", "hard", "gate", "on_cross", "wrap_up", "warn", "tell"];
+const KEYS: &[&str] = &["tokens", "hard", "gate", "on_cross", "wrap_up", "warn"];
 
 fn amount_of_text<E: de::Error>(text: &str) -> std::result::Result<Amount, E> {
     budget::parse_amount(text).map(Amount).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &AMOUNT))
@@ -76,7 +76,11 @@ impl Said {
                 budget::check_thresholds(&warn).map_err(de::Error::custom)?;
                 terms.warn = Some(warn);
             }
-            "tell" => terms.tell = map.next_value()?,
+            "per" | "lifetime" => {
+                return Err(de::Error::custom(
+                    "`per` and `lifetime` count by name over launches: say them in a manifest or in settings.yml",
+                ));
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -257,13 +261,15 @@ mod tests {
         let all = read(json!({"tokens": "1M", "on_cross": "cut", "gate": "exact", "wrap_up": "5k"})).unwrap();
         assert_eq!((all[0].terms.on_cross, all[0].terms.gate), (Some(OnCross::Cut), Some(Gate::Exact)));
         assert_eq!(all[0].terms.wrap_up, Some(5000));
-        let each = read(json!({"claude": 5, "codex": {"tokens": 6, "warn": [10, 90]}, "tell": true})).unwrap();
-        assert!(each[0].terms.tell && !each[1].terms.tell);
+        let each = read(json!({"claude": 5, "codex": {"tokens": 6, "warn": [10, 90]}, "warn": [70]})).unwrap();
+        assert_eq!(each[0].terms.warn(), [70]);
         assert_eq!(each[1].terms.warn(), [10, 90]);
         for wrong in [
             json!({"tokens": 1, "gate": "no"}),
             json!({"tokens": 1, "warn": [0]}),
             json!({"tokens": 1, "warn": [80, 50]}),
+            json!({"tokens": 1, "per": "day"}),
+            json!({"claude": {"tokens": 1, "lifetime": true}}),
         ] {
             assert!(read(wrong.clone()).is_err(), "{wrong}");
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bb::types::Tokens;
 use serde_json::{Value, json};
 
-use super::{CLAUDE, CODEX, Cli, GEMINI, PATIENCE, PI, events, printed, recipe, stand_in};
+use super::{CLAUDE, CODEX, Cli, GEMINI, PATIENCE, PI, events, printed, recipe, stand_in, stand_in_with};
 use crate::support::{Output, World, within};
 
 /// Has an agent spend more than it may, and returns how `bb run` ended.
@@ -25,12 +25,16 @@ fn enforcement(world: &World) -> Vec<(i64, String, String)> {
 }
 
 fn budget(cli: &Cli) {
-    // The second answer crosses the first budget. The third request is too large for what is left of the second one.
-    let ends = [("60k", "this bottle's budget is spent: 60"), (cli.too_small, "too small for the next request")];
+    // The second answer crosses the first budget. The third request, which goes on from that, is too large for what is left of the
+    // second one.
+    let ends = [("50k", "this bottle's budget is spent: 53"), ("60k", "too small for the next request")];
     for (budget, sentence) in ends {
         for world in cli.worlds() {
-            let scenario = json!({"loop": true, "turns": [
-                {"text": "On and on.", "edit": {"path": "a.txt", "content": "x\n"}, "usage": {"input": 30_300, "output": 90}}]});
+            let turn = |input: u64, output: u64| {
+                json!({"text": "On and on.", "edit": {"path": "a.txt", "content": "x\n"},
+                "usage": {"input": input, "output": output}})
+            };
+            let scenario = json!({"loop": true, "turns": [turn(20_000, 90), turn(30_000, 3000)]});
             let server = stand_in(&world, &scenario);
             let recipe = recipe(&world, None);
             for (shutdown, times) in [("cutoff", 1), ("kill", 2)] {
@@ -113,4 +117,56 @@ fn gemini_ends_with_its_budget_and_says_why() {
 #[test]
 fn pi_ends_with_its_budget_and_says_why() {
     budget(&PI);
+}
+
+/// Has a hard budget cut an agent's answer while it streams.
+fn cut_in_the_midst(cli: &Cli) {
+    for world in cli.worlds() {
+        // Where what goes in is said at the end only, it is crossed by what has streamed.
+        let usage = json!({"input": 38_000, "output": 30_000});
+        let scenario =
+            json!({"loop": true, "turns": [{"text": "on and on ".repeat(9000), "chunk_ms": 1, "usage": usage}]});
+        let hard = format!("budget:\n  {}: {{tokens: 41k, hard: true}}\n", cli.name);
+        let server = stand_in_with(&world, &scenario, &hard);
+        let recipe = recipe(&world, None);
+        let begun = Instant::now();
+        let output = overspend(&world, cli, "cutoff", "unlimited", &recipe).expect(3);
+        let took = begun.elapsed();
+        let lines = output.json();
+        let usage = events(&lines, "usage");
+        assert!(usage.iter().any(|usage| usage["data"]["source"] == "partial"), "{output}");
+        assert!(events(&lines, "enforced").iter().any(|enforced| enforced["data"]["action"] == "cutoff"), "{output}");
+        eprintln!(
+            "{} {:?}: over after {took:?}, {} requests, says {:?}",
+            cli.name,
+            world.who,
+            server.stats().total,
+            printed(&lines)
+        );
+        assert!(took < within(Duration::from_secs(30)), "it took {took:?}: {output}");
+        // Its answer broke off, and it did not ask for another one again and again.
+        let answered = server.stats().requests.iter().filter(|r| r.scripted.output == 30_000).count();
+        assert!(answered <= 1 + cli.asides, "{:?}", server.stats().requests);
+        world.assert_silent(&[]);
+    }
+}
+
+#[test]
+fn claude_hears_that_its_answer_was_cut_and_ends() {
+    cut_in_the_midst(&CLAUDE);
+}
+
+#[test]
+fn codex_hears_that_its_answer_was_cut_and_ends() {
+    cut_in_the_midst(&CODEX);
+}
+
+#[test]
+fn gemini_hears_that_its_answer_was_cut_and_ends() {
+    cut_in_the_midst(&GEMINI);
+}
+
+#[test]
+fn pi_hears_that_its_answer_was_cut_and_ends() {
+    cut_in_the_midst(&PI);
 }

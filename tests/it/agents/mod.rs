@@ -33,8 +33,6 @@ pub(crate) struct Cli {
     own: (&'static str, &'static str),
     /// Questions that it asks the model beside its task.
     pub(crate) asides: usize,
-    /// A budget of which two answers of 30,390 tokens leave too little for a third request.
-    too_small: &'static str,
     /// Whether it speaks over a WebSocket, and has its input made ready there before it asks.
     pub(crate) socket: bool,
     /// How often it asks in vain when its budget is spent, at most.
@@ -48,7 +46,6 @@ pub(crate) const CLAUDE: Cli = Cli {
     own: (".claude.json", "placeholder00AA"),
     asides: 0,
     socket: false,
-    too_small: "70k",
     refused: 1,
 };
 
@@ -59,7 +56,6 @@ pub(crate) const CODEX: Cli = Cli {
     own: (".codex/auth.json", "placeholder00AA"),
     asides: 0,
     socket: true,
-    too_small: "70k",
     // Twice for a WebSocket, where its own was closed.
     refused: 2,
 };
@@ -72,7 +68,6 @@ pub(crate) const GEMINI: Cli = Cli {
     // Which model is to do it.
     asides: 1,
     socket: false,
-    too_small: "70k",
     refused: 1,
 };
 
@@ -83,7 +78,6 @@ pub(crate) const PI: Cli = Cli {
     own: (".pi/agent/settings.json", "enableInstallTelemetry"),
     asides: 0,
     socket: false,
-    too_small: "61k",
     // It tries again, twice.
     refused: 3,
 };
@@ -137,11 +131,16 @@ bottle:wait()
 
 /// Puts a stand-in where the real book's requests to the model APIs go. Before the first command in the world.
 pub(crate) fn stand_in(world: &World, scenario: &Value) -> Rehearsal {
+    stand_in_with(world, scenario, "")
+}
+
+/// As [`stand_in`], with more settings.
+fn stand_in_with(world: &World, scenario: &Value, more: &str) -> Rehearsal {
     let server = world.rehearsal(Scenario::from_value(scenario.clone()).unwrap());
     let ca = world.write("stand-in.pem", server.ca_pem());
     let hosts = [CLAUDE.host, CODEX.host, GEMINI.host, "chatgpt.com"];
     let entry = |host| format!("  {host}:\n    address: \"{}\"\n    ca: {}\n", server.address(), ca.display());
-    world.settings(&format!("upstreams:\n{}", hosts.map(entry).concat()));
+    world.settings(&format!("upstreams:\n{}{more}", hosts.map(entry).concat()));
     server
 }
 

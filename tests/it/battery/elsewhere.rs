@@ -239,7 +239,7 @@ pub const ALL: &[Elsewhere] = &[
     Elsewhere {
         name: "bottles, settings, policies, providers, flows, recipes and agents that a repository brings",
         covers: &[69],
-        comes: "they count for nothing; an agent's budget can only be lower",
+        comes: "they count for nothing; an agent that says a budget is refused, even a lower one",
         tests: &[
             ("tests/it/loosening/manifests.rs", "a_bottle_manifest_of_a_repository_counts_for_nothing"),
             ("tests/it/loosening/manifests.rs", "settings_of_a_repository_count_for_nothing"),

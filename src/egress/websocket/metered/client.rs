@@ -10,12 +10,12 @@ use super::{Answer, Ended, Refusal, Socket, code};
 use crate::egress::body::Way;
 use crate::egress::deny::{Denial, Deny};
 use crate::egress::hold::OpenHold;
-use crate::egress::model::{BODY_IDLE, most_held, reaches_nowhere};
+use crate::egress::model::{BODY_IDLE, Wanted, most_held, not_counted, reaches_nowhere, usual_output};
 use crate::egress::request::not_cut;
 use crate::egress::tee::Metering;
 use crate::ledger::Ledger;
+use crate::meter::request::RequestFacts;
 use crate::meter::request::socket::{self, Message};
-use crate::meter::request::{RequestFacts, estimate_input};
 use crate::meter::websocket::{self, Item, Opcode, Sender};
 
 /// Responses at once on one socket; the API answers 16.
@@ -26,14 +26,12 @@ const PREVIOUS: &str = "previous_response";
 
 /// What a message asks for, as far as it is reserved for.
 struct Asked {
-    facts: RequestFacts,
+    wanted: Wanted,
     lane: Option<String>,
     /// The response that it steers.
     target: Option<String>,
     /// Estimate of the message itself. Unit: tokens.
     own: u64,
-    /// Estimate of its input. Unit: tokens.
-    input: u64,
 }
 
 impl<L: Ledger> Socket<L> {
@@ -86,11 +84,13 @@ impl<L: Ledger> Socket<L> {
                 Refusal::unreadable(code::POLICY, format!("the message is not one of this API: {error}"))
             })?
         };
-        let asked = self.allowed(message, content.len()).await?;
+        self.plane.estimates.load(&self.plane.ledger).await;
+        let asked = self.allowed(message, content).await?;
         let lane = asked.lane.clone();
         let facts = json!({"method": "GET", "path": self.of.path, "websocket": true, "exchange": self.exchange.id()});
-        let reserve = self.plane.reserve(self.of.api, &self.of.host, asked.facts.clone(), asked.input, facts);
-        let mut hold = reserve.await.map_err(|deny| Refusal { lane, ..Refusal::from(deny) })?;
+        let reserve = self.plane.reserve(self.of.api, &self.of.host, &asked.wanted, facts).await;
+        let hold = reserve.and_then(|hold| hold.ok_or_else(not_counted));
+        let mut hold = hold.map_err(|deny| Refusal { lane, ..Refusal::from(deny) })?;
         // What is written to the socket is answered, or is not; there is no other word on it.
         hold.answered(200);
         Ok((asked, hold))
@@ -98,7 +98,7 @@ impl<L: Ledger> Socket<L> {
 
     /// Checks a message as the body of a request is checked. Going on from a response of this socket is no way out of the bottle:
     /// what is in it came from here.
-    async fn allowed(&self, message: Message, length: usize) -> Result<Asked, Refusal> {
+    async fn allowed(&self, message: Message, content: &[u8]) -> Result<Asked, Refusal> {
         let under_way = self.under_way.lock().await;
         let (mut facts, lane, follows, target) = match message {
             Message::Create { facts, lane, follows } => (facts, lane, follows, None),
@@ -130,9 +130,11 @@ impl<L: Ledger> Socket<L> {
             let message = format!("bb: {AT_ONCE} responses are under way on this WebSocket already.");
             return Err(refuse(Deny::new(Denial::LimitStreams, message).step("wait for some of them to end")));
         }
-        let own = estimate_input(length);
-        let input = own.saturating_add(context.unwrap_or(0));
-        Ok(Asked { facts, lane, target, own, input })
+        let (context, output) = (context.unwrap_or(0), (facts.max_output, usual_output(&facts)));
+        let estimate = self.plane.estimates.estimate_more(content, context, &facts.model, output);
+        let own = estimate.input.all_input().saturating_sub(context);
+        // There is no endpoint that counts what goes on from what its provider has.
+        Ok(Asked { wanted: Wanted { facts, estimate, counted: true }, lane, target, own })
     }
 
     /// Enters a response that is about to be asked for, unless the bottle was cut while it waited for its tokens.
@@ -142,10 +144,11 @@ impl<L: Ledger> Socket<L> {
             return Err(Refusal { lane: asked.lane, ..Refusal::from(deny) });
         }
         hold.written().store(true, Ordering::Release);
-        under_way.model = Some(asked.facts.model.clone());
+        let Wanted { facts, estimate, .. } = asked.wanted;
+        under_way.model = Some(facts.model.clone());
         let answer = Answer {
-            metering: Metering::of_messages(self.of.api, hold, asked.input),
-            model: asked.facts.model,
+            metering: Metering::of_messages(self.of.api, hold, estimate.input.all_input()),
+            model: facts.model,
             own: asked.own,
             taken_in: Vec::new(),
             left: self.of.route.max_response,

@@ -10,6 +10,7 @@ use crate::egress::body::Way;
 use crate::egress::deny::{Denial, Deny};
 use crate::egress::hold::unavailable;
 use crate::egress::request::not_cut;
+use crate::egress::spent;
 use crate::egress::tee::End;
 use crate::ledger::Ledger;
 use crate::meter::events::{Does, Event, Place};
@@ -116,7 +117,9 @@ impl<L: Ledger> Socket<L> {
             })?;
         }
         let refuse = |error| Refusal::from(unavailable(&error));
-        answer.metering.pass(content).await.map_err(refuse)?;
+        if let Some(standing) = answer.metering.pass(content).await.map_err(refuse)? {
+            return Err(Refusal { lane: event.lane.clone(), ..Refusal::from(spent::crossed(&standing)) });
+        }
         match event.does {
             Does::Begins => {
                 let input = answer.metering.input();

@@ -1,0 +1,142 @@
+//! What the operator changes of budgets, how those of a bottle stand, and who goes on when there is more.
+//!
+//! A change that loosens has an effect only after its row is on the disk; one that tightens acts on every bottle that it
+//! concerns before it is answered. Must not open what is cut: only its operator does ([`Live::uncut`]), or a resume.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use super::live::Live;
+use super::{Controller, ledger_error};
+use crate::api::{Account, BudgetAct, BudgetChange, BudgetPath, PathAccount};
+use crate::budget::{Standing, binding, has_name, roles};
+use crate::egress::Enforcer;
+use crate::enforce::{Bottles, By};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::{Ledger, LedgerError};
+use crate::name::Name;
+use crate::types::Book;
+
+/// How often it is looked whether a window is over that bottles are paused for. By the host's clock, which also goes on while
+/// the host sleeps.
+const LOOK: Duration = Duration::from_secs(1);
+
+impl Controller {
+    /// Answers `POST /v1/budgets`.
+    ///
+    /// # Errors
+    /// `usage` for what cannot be meant, and the ledger's kinds.
+    pub async fn change_budget(self: &Arc<Self>, change: BudgetChange) -> Result<Account> {
+        if change.id.is_empty() || change.id.len() > 64 {
+            return Err(Error::new(Kind::Usage, "a change needs an id of at most 64 characters"));
+        }
+        let node = change.node.clone();
+        if let BudgetAct::Set { per: Some(per), .. } = &change.change
+            && !has_name(&node)
+        {
+            let message = format!("a limit `{}` counts by name over launches, and {node} has no name", per.words());
+            return Err(Error::new(Kind::Usage, message).hint("set it on global, agent:NAME or manifest:NAME"));
+        }
+        if change.provider != "*" && Name::parse(&change.provider).is_err() {
+            let shown: String = change.provider.chars().take(60).collect();
+            return Err(Error::new(Kind::Usage, format!("`{shown}` is not a provider's name"))
+                .hint("write a name such as claude, or * for all together"));
+        }
+        let ledger = self.ledger(change.book).await?;
+        let place = self.host.home.ledger();
+        let known = ledger.accounts(Some(&node)).await.map_err(|e| ledger_error(&e, &place))?;
+        if known.is_empty() && !self.has_node(&node) {
+            let shown: String = node.chars().take(120).collect();
+            return Err(Error::new(Kind::Usage, format!("there is no budget `{shown}`"))
+                .hint("`bb budget show` lists those that count by name, `bb budget show SLUG` those of a bottle"));
+        }
+        let book = change.book;
+        let account = ledger.budget_change(change, By::Operator.as_str()).await.map_err(|e| match e {
+            LedgerError::Misuse(text) => {
+                Error::new(Kind::Usage, text).at(node.clone()).hint("`bb budget show` says how it stands")
+            }
+            e => ledger_error(&e, &place),
+        })?;
+        // Whoever it leaves nothing is acted on now, not at its next request.
+        for live in self.running().into_iter().filter(|live| live.launch.book == book && live.path.contains(&node)) {
+            let spent = live.ledger.spent(live.path.clone(), &live.launch.provider).await.ok().flatten();
+            if let Some(spent) = spent.filter(|spent| spent.node == node) {
+                self.enforcement().exhausted(&live.launch.id, spent);
+                break;
+            }
+        }
+        self.go_on_where_there_is_more(Standing::of(&account).map(|now| (book, now))).await;
+        Ok(account)
+    }
+
+    /// Tells whether something is charged to a node, or could be.
+    fn has_node(&self, node: &str) -> bool {
+        let named = || {
+            let (scope, name) = node.split_once(':')?;
+            let dir = if scope == "agent" { "agents" } else { "bottles" };
+            let name = Name::parse(name).ok()?;
+            Some(self.host.home.root.join(dir).join(format!("{name}.md")).exists())
+        };
+        node == crate::ledger::GLOBAL
+            || has_name(node) && named().unwrap_or(false)
+            || self.running().iter().any(|live| live.path.iter().any(|of| of == node))
+    }
+
+    /// Answers `GET /v1/bottles/S/budget`.
+    ///
+    /// # Errors
+    /// The ledger's kinds.
+    pub async fn budget_path(&self, live: &Live) -> Result<BudgetPath> {
+        let provider = live.launch.provider.clone();
+        let accounts = live.ledger.path(live.path.clone(), &provider).await;
+        let accounts = accounts.map_err(|e| ledger_error(&e, &self.host.home.ledger()))?;
+        let roles = roles(&accounts);
+        let with_role = |(account, (governs, binds)): (Account, (bool, bool))| {
+            let left = account.limit.map(|limit| limit.saturating_sub(account.used.saturating_add(account.held)));
+            PathAccount { left: left.filter(|_| account.set), governs, binds, account }
+        };
+        Ok(BudgetPath {
+            bottle: live.slug.clone(),
+            provider,
+            weights: self.settings().unwrap_or_default().weights.describe(),
+            accounts: accounts.into_iter().zip(roles).map(with_role).collect(),
+        })
+    }
+
+    /// Lets bottles go on that were paused for a budget which has more now: it was raised, it began anew, or its window is over.
+    /// `changed` is an account as it stood right after its change: a request that waited may have used it up since. It is a way
+    /// in: settings with faults let nobody go on.
+    pub(super) async fn go_on_where_there_is_more(&self, changed: Option<(Book, Standing)>) {
+        for live in self.running() {
+            let Some(paused) = live.paused_for() else { continue };
+            let Ok(path) = live.ledger.path(live.path.clone(), &live.launch.provider).await else { continue };
+            let holds = |standing: &Standing| match paused.is_for(standing) {
+                true => {
+                    let ours = |(book, now): &&(Book, Standing)| *book == live.launch.book && paused.is_for(now);
+                    let changed = changed.as_ref().filter(ours).map(|(_, now)| now).filter(|now| !now.is_spent());
+                    !paused.has_more(changed.unwrap_or(standing))
+                }
+                false => standing.is_spent(),
+            };
+            if binding(&path).iter().any(holds) {
+                continue;
+            }
+            let gone_on = match self.way_in(&live).await {
+                Ok(()) => live.thaw(Some("its budget has room again"), By::Budget).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = gone_on {
+                tracing::debug!(bottle = %live.slug, "letting it go on: {error}");
+            }
+        }
+    }
+}
+
+/// Looks for bottles that may go on, for as long as there is a controller.
+pub(super) async fn look_for_more(controller: Weak<Controller>) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let Some(controller) = controller.upgrade() else { return };
+        controller.go_on_where_there_is_more(None).await;
+    }
+}

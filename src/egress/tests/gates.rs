@@ -1,0 +1,114 @@
+//! What may refuse a request before it leaves: an estimate, nothing, or what the provider has counted; and what is kept for the end.
+
+use super::*;
+use crate::api::{Gate, Terms};
+
+async fn terms(bench: &Bench, tokens: u64, terms: Terms) {
+    let limit = Limit { terms, ..Limit::of("claude", Some(tokens)) };
+    bench.ledger.set_limits("bottle:id-1", vec![limit]).await.unwrap();
+}
+
+fn gate(gate: Gate) -> Terms {
+    Terms { gate: Some(gate), ..Terms::default() }
+}
+
+/// Counts requests as `tokens`, with this status, and answers the others.
+fn counting(status: u16, tokens: u64) -> Script {
+    Arc::new(move |seen| {
+        if seen.uri.contains("count_tokens") {
+            let body = json!({"input_tokens": tokens}).to_string();
+            return Response::builder().status(status).body(full(body)).unwrap();
+        }
+        Response::builder().header("content-type", "application/json").body(full(message_json(7, 5))).unwrap()
+    })
+}
+
+#[tokio::test]
+async fn with_the_gate_off_an_estimate_refuses_nothing_and_a_spent_limit_does() {
+    let long =
+        json!({"model": "claude-x", "max_tokens": 10, "messages": [{"content": "word ".repeat(2000)}]}).to_string();
+    for (said, first) in [(Gate::Off, 200), (Gate::Estimate, 429)] {
+        let bench = bench(None, answers(message_json(90, 20))).await;
+        terms(&bench, 100, gate(said)).await;
+        let ask = async || bench.ask(MODEL, "POST", "/v1/messages", long.clone()).await.0.as_u16();
+        assert_eq!(ask().await, first, "{said:?}");
+        assert_eq!(ask().await, 429, "110 of 100 are used, or it still does not fit");
+    }
+}
+
+#[tokio::test]
+async fn an_exact_gate_asks_the_provider_by_the_same_route_and_lowers_what_the_answer_may_be() {
+    let bench = bench(None, counting(200, 40)).await;
+    terms(&bench, 100, gate(Gate::Exact)).await;
+    let (status, _, _) = bench.message().await;
+    assert_eq!(status, 200);
+    let seen = bench.seen();
+    assert_eq!(seen.len(), 2);
+    assert!(seen[0].uri.ends_with("/v1/messages/count_tokens"), "{}", seen[0].uri);
+    assert_eq!(seen[0].headers["x-api-key"], SECRET);
+    let asked: Value = serde_json::from_slice(&seen[0].body).unwrap();
+    assert_eq!((asked.get("max_tokens"), asked["model"].as_str()), (None, Some("claude-x")));
+    // 40 of 100 go in, so 60 may come out.
+    assert_eq!(seen[1].body, prompt(60));
+    let usage = &bench.events("usage").await[0];
+    assert_eq!((&usage["input_counted"], &usage["counted"]), (&json!(40), &json!(12)), "counting costs nothing");
+    // What fits by its count, though not by its bytes, passes; what does not fit by its count is refused.
+    terms(&bench, 20, gate(Gate::Exact)).await;
+    assert_eq!(bench.message().await.0, 429);
+    assert_eq!(bench.seen().len(), 3, "it was counted, and did not leave");
+}
+
+#[tokio::test]
+async fn what_cannot_be_counted_is_estimated_and_says_so() {
+    for (status, word) in [(400, "400"), (429, "429"), (200, "unreadable")] {
+        let script = counting(status, 40);
+        let script: Script = Arc::new(move |seen| match seen.uri.contains("count_tokens") && status == 200 {
+            true => Response::builder().body(full("{}")).unwrap(),
+            false => script(seen),
+        });
+        let bench = bench(None, script).await;
+        terms(&bench, 100_000, gate(Gate::Exact)).await;
+        assert_eq!(bench.message().await.0, 200);
+        assert_eq!(bench.events("usage").await[0]["not_counted"], word);
+        assert_eq!(bench.seen()[1].body, prompt(100), "there is room for all of it");
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_for_the_end_is_told_of_once_and_then_there() {
+    let bench = bench(None, answers(message_json(30, 20))).await;
+    terms(&bench, 200, Terms { wrap_up: Some(130), ..Terms::default() }).await;
+    assert_eq!(bench.message().await.0, 200);
+    let (status, headers, body) = bench.message().await;
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    assert_eq!((status.as_u16(), headers[deny::HEADER].to_str().unwrap()), (429, "budget_exhausted"));
+    assert!(text.contains("hand over what you have") && text.contains("50 of 200"), "{text}");
+    assert!(bench.told.0.lock().unwrap().is_empty(), "nothing is cut");
+    for _ in 0..3 {
+        assert_eq!(bench.message().await.0, 200, "the next ones pass");
+    }
+    assert_eq!(bench.message().await.0, 429);
+    assert_eq!(bench.counted().await, 200);
+    assert_eq!(bench.told.0.lock().unwrap().len(), 2, "crossed, and then refused");
+}
+
+#[tokio::test]
+async fn what_a_turn_came_to_is_what_the_next_is_held_for() {
+    let bench = bench(None, answers(message_json(3000, 20))).await;
+    for _ in 0..2 {
+        assert_eq!(bench.message().await.0, 200);
+    }
+    let rows = rusqlite::Connection::open(bench._home.0.join("ledger.db")).unwrap();
+    let mut read = rows.prepare("SELECT input_estimate FROM usage ORDER BY opened").unwrap();
+    let held: Vec<i64> = read.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    assert!(held[0] < 60 && held[1] == 3000, "{held:?}");
+    // And it is kept for who comes later.
+    for _ in 0..500 {
+        if let Some(lesson) = bench.ledger.lessons("claude").await.unwrap().first() {
+            assert_eq!((lesson.model.as_str(), lesson.agent.as_str()), ("claude-x", "tester"));
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("nothing was kept");
+}

@@ -1,0 +1,167 @@
+//! Reports of usage: the sums of whole quarter hours, and rows where a sum would say too much or nothing yet. One statement, so
+//! that what the writer folds meanwhile is in the answer once.
+
+use std::collections::BTreeSet;
+
+use jiff::tz::TimeZone;
+use rusqlite::{Connection, params};
+
+use super::accounts::amount;
+use super::sums::{MARK, QUARTER};
+use crate::api::{By, Slice, Span, UsageQuery, UsageReport, UsageRow, UsageTotal};
+use crate::ledger::period::Stretches;
+
+/// What a report is by where nothing was said.
+const USUAL: [By; 4] = [By::Bottle, By::Agent, By::Provider, By::Model];
+
+/// The columns that every branch of the statement has, of rows.
+const OF_ROWS: &str =
+    "ts / 900000, bottle, agent, provider, coalesce(model, model_asked), coalesce(run, ''), 1, input, cache_read,
+    cache_write + cache_write_long, output, reasoning, counted, source <> 'exact', ts, ts, id";
+
+/// The same of sums.
+const OF_SUMS: &str =
+    "quarter, bottle, agent, provider, model, run, requests, input, cache_read, cache_write, output, reasoning,
+    counted, iif(exact, 0, requests), first_ts, last_ts, first_id";
+
+/// Sums usage. Holds that were given back untouched are no usage.
+pub(super) fn usage(conn: &Connection, query: &UsageQuery) -> rusqlite::Result<UsageReport> {
+    let mut by: BTreeSet<By> = query.by.as_deref().unwrap_or(&USUAL).iter().copied().collect();
+    if query.period == Some(Slice::Session) {
+        by.insert(By::Bottle);
+    }
+    let mut select = conn.prepare_cached(&statement(query, &by))?;
+    let (since, until) = (query.since.unwrap_or(i64::MIN), query.until.unwrap_or(i64::MAX));
+    let values = params![
+        query.bottle,
+        query.run,
+        query.provider,
+        since,
+        until,
+        // Rounded up, and down: the whole quarter hours between.
+        query.since.map_or(i64::MIN, |since| since.div_euclid(QUARTER) + i64::from(since.rem_euclid(QUARTER) > 0)),
+        query.until.map_or(i64::MAX, |until| until.div_euclid(QUARTER)),
+    ];
+    let read = |row: &rusqlite::Row<'_>| {
+        let figure = |at: usize| row.get::<_, i64>(at).map(amount);
+        let total = UsageTotal {
+            requests: figure(7)?,
+            input: figure(8)?,
+            cache_read: figure(9)?,
+            cache_write: figure(10)?,
+            output: figure(11)?,
+            reasoning: figure(12)?,
+            counted: figure(13)?,
+            estimated: figure(14)?,
+        };
+        let kept = |wanted: By, text: String| by.contains(&wanted).then_some(text);
+        let (first, last) = (row.get(15)?, row.get(16)?);
+        let made = UsageRow {
+            bottle: row.get(1)?,
+            agent: row.get(2)?,
+            provider: row.get(3)?,
+            model: row.get(4)?,
+            run: kept(By::Run, row.get(5)?),
+            recipe: kept(By::Recipe, row.get(6)?),
+            span: query.period.map(|_| Span { start: first, end: last, first, last }),
+            total,
+        };
+        Ok((row.get::<_, i64>(0)?.saturating_mul(QUARTER), made))
+    };
+    let rows: Vec<(i64, UsageRow)> = select.query_map(values, read)?.collect::<rusqlite::Result<_>>()?;
+    let mut report = UsageReport::default();
+    for (_, row) in &rows {
+        report.total.add(&row.total);
+    }
+    report.rows = match query.period {
+        None => rows.into_iter().map(|(_, row)| row).collect(),
+        Some(Slice::Session) => {
+            let mut rows: Vec<UsageRow> = rows.into_iter().map(|(_, row)| row).collect();
+            rows.sort_by_key(|row| row.span.map(|span| span.last));
+            rows
+        }
+        Some(period) => cut(period, rows, &zone(query)),
+    };
+    Ok(report)
+}
+
+/// Gets the zone whose days count.
+fn zone(query: &UsageQuery) -> TimeZone {
+    let named = query.zone.as_deref().and_then(|name| TimeZone::get(name).ok());
+    named.unwrap_or_else(TimeZone::system)
+}
+
+/// Brings rows of quarter hours together by stretches of time, in the order of time.
+fn cut(period: Slice, rows: Vec<(i64, UsageRow)>, zone: &TimeZone) -> Vec<UsageRow> {
+    let stretches = Stretches::cut(period, rows.iter().map(|(at, _)| *at), zone);
+    let mut found: std::collections::HashMap<_, usize> = std::collections::HashMap::new();
+    let mut all: Vec<UsageRow> = Vec::new();
+    for (at, row) in rows {
+        let (start, end) = stretches.of(at);
+        let UsageRow { bottle, agent, provider, model, recipe, run, .. } = row.clone();
+        let place = *found.entry((start, bottle, agent, provider, model, recipe, run)).or_insert(all.len());
+        let first = row.span.unwrap_or_default();
+        match all.get_mut(place) {
+            Some(sum) => {
+                sum.total.add(&row.total);
+                if let Some(span) = &mut sum.span {
+                    (span.first, span.last) = (span.first.min(first.first), span.last.max(first.last));
+                }
+            }
+            None => all.push(UsageRow { span: Some(Span { start, end, ..first }), ..row }),
+        }
+    }
+    all.sort_by_key(|row| row.span.map(|span| span.start));
+    all
+}
+
+/// Writes the statement. Its parameters: bottle, run, provider, since, until, and the first and the last whole quarter hour, that one
+/// not included.
+fn statement(query: &UsageQuery, by: &BTreeSet<By>) -> String {
+    let mut narrowed = String::new();
+    for (given, clause) in [
+        (query.bottle.is_some(), " AND bottle = ?1"),
+        (query.run.is_some(), " AND coalesce(run, '') = ?2"),
+        (query.provider.is_some(), " AND provider = ?3"),
+    ] {
+        narrowed.push_str(if given { clause } else { "" });
+    }
+    // So that its index serves.
+    let of_sums = narrowed.replace("coalesce(run, '')", "run");
+    let mut branches = vec![
+        format!("SELECT {OF_SUMS} FROM sums WHERE quarter >= ?6 AND quarter < ?7{of_sums}"),
+        format!("SELECT {OF_ROWS} FROM usage WHERE id > {MARK} AND ts >= ?4 AND ts < ?5{narrowed}"),
+    ];
+    // Of a quarter hour that is cut the rows count; its sums say where they are.
+    let edges = [query.since, query.until].into_iter().flatten().filter(|at| at.rem_euclid(QUARTER) > 0);
+    for edge in edges.map(|at| at.div_euclid(QUARTER)).collect::<BTreeSet<i64>>() {
+        branches.push(format!(
+            "SELECT {OF_ROWS} FROM usage WHERE id >= (SELECT min(first_id) FROM sums WHERE quarter = {edge})
+                AND id <= (SELECT max(last_id) FROM sums WHERE quarter = {edge}) AND id > 0 AND id <= {MARK}
+                AND ts / {QUARTER} = {edge} AND ts >= ?4 AND ts < ?5{narrowed}"
+        ));
+    }
+    let cut = !matches!(query.period, None | Some(Slice::Session));
+    let column = |wanted: By, name: &'static str| if by.contains(&wanted) { name } else { "''" };
+    let recipe = "coalesce((SELECT recipe FROM runs WHERE runs.id = run), '')";
+    let keys = [
+        if cut { "quarter" } else { "0" },
+        column(By::Bottle, "bottle"),
+        column(By::Agent, "agent"),
+        column(By::Provider, "provider"),
+        column(By::Model, "model"),
+        column(By::Run, "run"),
+        column(By::Recipe, recipe),
+    ];
+    format!(
+        "WITH told (quarter, bottle, agent, provider, model, run, requests, input, cache_read, cache_write, output, reasoning,
+            counted, estimated, first_ts, last_ts, first_id) AS ({})
+         SELECT {}, sum(requests), sum(input), sum(cache_read), sum(cache_write), sum(output), sum(reasoning), sum(counted),
+            sum(estimated), min(first_ts), max(last_ts)
+         FROM told WHERE ?1 IS ?1 AND ?2 IS ?2 AND ?3 IS ?3 AND ?4 IS ?4 AND ?5 IS ?5 AND ?6 IS ?6 AND ?7 IS ?7
+            AND requests <> 0
+         GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY min(first_id)",
+        branches.join(" UNION ALL "),
+        keys.join(", "),
+    )
+}
