@@ -48,6 +48,7 @@ fn kept_back(account: &Account, limit: u64, told: &[Standing]) -> u64 {
         told.node == account.node
             && told.provider == account.provider
             && told.limit == limit
+            && told.resets == account.resets
             && account.used >= told.used
     });
     if was_told { 0 } else { account.terms.wrap_up.unwrap_or(0) }

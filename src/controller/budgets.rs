@@ -21,6 +21,9 @@ use crate::types::Book;
 /// the host sleeps.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Longest reason of a change. Unit: bytes.
+const MOST_REASON: usize = 4096;
+
 impl Controller {
     /// Answers `POST /v1/budgets`.
     ///
@@ -29,6 +32,10 @@ impl Controller {
     pub async fn change_budget(self: &Arc<Self>, change: BudgetChange) -> Result<Account> {
         if change.id.is_empty() || change.id.len() > 64 {
             return Err(Error::new(Kind::Usage, "a change needs an id of at most 64 characters"));
+        }
+        // It goes into the audit with everything else, or nothing does.
+        if change.reason.as_ref().is_some_and(|reason| reason.len() > MOST_REASON) {
+            return Err(Error::new(Kind::Usage, "the reason is too long").hint("say it in 4096 bytes"));
         }
         let node = change.node.clone();
         if let BudgetAct::Set { per: Some(per), .. } = &change.change
@@ -58,11 +65,21 @@ impl Controller {
             e => ledger_error(&e, &place),
         })?;
         // Whoever it leaves nothing is acted on now, not at its next request.
-        for live in self.running().into_iter().filter(|live| live.launch.book == book && live.path.contains(&node)) {
-            let spent = live.ledger.spent(live.path.clone(), &live.launch.provider).await.ok().flatten();
-            if let Some(spent) = spent.filter(|spent| spent.node == node) {
-                self.enforcement().exhausted(&live.launch.id, spent);
-                break;
+        if let Some(now) = Standing::of(&account).filter(Standing::is_spent) {
+            let concerned = |live: &Arc<Live>| {
+                let pays = account.provider == "*" || account.provider == live.launch.provider;
+                live.launch.book == book && pays && live.path.contains(&node)
+            };
+            let lives: Vec<Arc<Live>> = self.running().into_iter().filter(concerned).collect();
+            let paths = lives.iter().map(|live| (live.path.clone(), live.launch.provider.clone())).collect();
+            // Where the ledger does not say whom it governs, it is taken to be all of them.
+            let known = ledger.spent_on(paths).await.ok();
+            for (at, live) in lives.iter().enumerate() {
+                let spent = known.as_ref().map(|known| known.get(at).map_or(&[][..], Vec::as_slice));
+                let is_it = |spent: &Standing| (&spent.node, &spent.provider) == (&now.node, &now.provider);
+                if spent.is_none_or(|spent| spent.iter().any(is_it)) {
+                    self.enforcement().exhausted(&live.launch.id, now.clone());
+                }
             }
         }
         self.go_on_where_there_is_more(Standing::of(&account).map(|now| (book, now))).await;

@@ -319,6 +319,11 @@ impl Controller {
     /// # Errors
     /// The ledger's kinds.
     pub async fn usage(&self, query: UsageQuery) -> Result<UsageReport> {
+        if let Some(zone) = query.zone.as_deref().filter(|zone| jiff::tz::TimeZone::get(zone).is_err()) {
+            let shown: String = zone.chars().take(60).collect();
+            return Err(Error::new(Kind::Usage, format!("`{shown}` is not a time zone"))
+                .hint("write a name such as Europe/Berlin"));
+        }
         let ledger = self.ledger(query.book).await?;
         ledger.usage(query).await.map_err(|e| ledger_error(&e, &self.host.home.ledger()))
     }

@@ -58,15 +58,16 @@ impl<L: Ledger> Plane<L> {
             return Err("no route".to_owned());
         }
         let body = count::question(api, request.body, request.model).ok_or("unreadable")?;
-        let mut share = self.room.share();
-        share.grow(body.len()).await.map_err(|_| "no room")?;
         let authority = request.uri.authority().cloned().ok_or("no address")?;
         let uri = forward::address(leaving.link.tls, authority, &path, None).map_err(|_| "no address")?;
         let mut headers = request.headers.clone();
         headers.remove(header::CONTENT_LENGTH);
         let moved = Moved::new();
-        let upload = Upload::held([share.of(Bytes::from(body))], std::sync::Arc::default(), &moved);
         let asked = async {
+            // Others may fill the room for longer than is waited for an answer.
+            let mut share = self.room.share();
+            share.grow(body.len()).await.map_err(|_| "no room")?;
+            let upload = Upload::held([share.of(Bytes::from(body))], std::sync::Arc::default(), &moved);
             let request = forward::outbound(Method::POST, uri, headers, upload);
             let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, &moved).await;
             let answer = answer.map_err(|deny| deny.kind.as_str().to_owned())?;

@@ -110,15 +110,17 @@ impl Estimates {
     /// Reads what was learned earlier, once. Without it estimates are only worse.
     pub async fn load<L: Ledger>(&self, ledger: &L) {
         let load = || async {
-            let Ok(lessons) = ledger.lessons(&self.provider).await else { return };
+            let lessons = ledger.lessons(&self.provider).await.map_err(drop)?;
             // What this agent has learned goes before what others have, and what is later before what is earlier.
             let (own, others): (Vec<_>, Vec<_>) = lessons.into_iter().partition(|lesson| lesson.agent == self.agent);
             let mut state = self.state();
             for Lesson { model, learned, .. } in own.into_iter().chain(others).take(MODELS) {
                 state.models.entry(model).or_insert(Known { learned, fresh: 1 });
             }
+            Ok::<(), ()>(())
         };
-        self.loaded.get_or_init(load).await;
+        // Where it cannot be read now, the next request tries again.
+        let _ = self.loaded.get_or_try_init(load).await;
     }
 
     /// Estimates a request for `model` whose body is `looked` at, and which allows itself `most` output. `usual` is the output where

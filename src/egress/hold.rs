@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::Enforcer;
@@ -28,6 +29,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// Tries to settle in the background before it is left to the ledger's sweep.
 const TRIES: u32 = 20;
 
+/// Answers of one bottle that are read on at once although their client is gone.
+pub(super) const DRAINS: usize = 32;
+
 /// What a hold needs beside the ledger.
 #[derive(Clone)]
 pub struct Keeping {
@@ -41,6 +45,8 @@ pub struct Keeping {
     pub enforcer: Arc<dyn Enforcer>,
     /// What is under way in this bottle.
     pub tally: Arc<Tally>,
+    /// Answers that are read on although their client is gone.
+    pub drains: Arc<Semaphore>,
     /// Where a settlement runs whose request is gone.
     pub runtime: tokio::runtime::Handle,
 }
@@ -241,24 +247,11 @@ impl<L: Ledger> OpenHold<L> {
 
     /// Settles as planned. May be called again with a later plan: late usage only raises.
     pub async fn settle(&mut self) -> Result<(), LedgerError> {
-        self.settle_for(None).await
-    }
-
-    /// As [`OpenHold::settle`], of a stream that was cut: the enforcer is told of `standing` where the charge itself crosses nothing,
-    /// because others have reserved what is beyond the limit.
-    pub async fn settle_crossed(&mut self, standing: Standing) -> Result<(), LedgerError> {
-        self.settle_for(Some(standing)).await
-    }
-
-    async fn settle_for(&mut self, crossed: Option<Standing>) -> Result<(), LedgerError> {
         self.armed = true;
-        let mut settled = self.ledger.settle(self.fallback.clone()).await?;
+        let settled = self.ledger.settle(self.fallback.clone()).await?;
         self.armed = false;
         self.ticket = None;
         learn(&self.ledger, &self.keeping, self.pupil.take(), &self.fallback.how);
-        if settled.crossed.is_empty() {
-            settled.crossed.extend(crossed);
-        }
         announce(&self.keeping, settled);
         Ok(())
     }

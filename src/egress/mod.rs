@@ -263,6 +263,7 @@ fn start_with<L: Ledger>(
             told: Arc::default(),
             enforcer,
             tally: Arc::clone(&work),
+            drains: Arc::new(Semaphore::new(hold::DRAINS)),
             runtime: tokio::runtime::Handle::current(),
         },
         recorder: Arc::clone(&recorder),

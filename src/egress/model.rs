@@ -34,8 +34,8 @@ const DEFAULT_OUTPUT: u64 = 4096;
 /// Output reserved for an answer that is made in the background, where the request does not say how much it allows itself: as much as
 /// models give, since nobody may ever fetch it. Unit: tokens.
 const UNWATCHED_OUTPUT: u64 = 128_000;
-/// More than any model gives: a request that says more is believed so far.
-const MOST_OUTPUT: u64 = 1 << 30;
+/// More than models give: a request that says more is believed so far. Else one that is refused upstream would hold all that others may use.
+const MOST_OUTPUT: u64 = UNWATCHED_OUTPUT;
 /// Largest body that is read without asking another thread. Unit: bytes.
 const AT_ONCE: usize = 64 << 10;
 /// How long a held body may stand still.

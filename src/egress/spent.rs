@@ -103,10 +103,10 @@ pub fn wrap_up(standing: &Standing) -> Deny {
 
 /// Gets what is told where an answer ends because its tokens, with what others have reserved, pass a limit.
 pub fn crossed(standing: &Standing) -> Deny {
-    let now = Standing { used: standing.used.saturating_add(standing.held), wanted: 0, ..standing.clone() };
+    let Standing { used, held, limit, .. } = standing;
     let message = format!(
-        "bb: this answer ends here: {}. {} Only the operator can raise it; stop here and report what is done and what is left.",
-        sentence(&now),
+        "bb: this answer ends here: {} has no room left: {used} of {limit} tokens are used, and {held} reserved for requests under way. {} Only the operator can raise it; stop here and report what is done and what is left.",
+        whose(standing),
         resets(standing),
     );
     Deny { resets: standing.resets, ..Deny::new(Denial::BudgetExhausted, message) }

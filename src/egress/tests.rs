@@ -48,6 +48,7 @@ mod protocols;
 mod proxy;
 mod refusals;
 mod sockets;
+mod spoken;
 mod steering;
 mod strained;
 mod times;

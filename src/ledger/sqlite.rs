@@ -99,6 +99,8 @@ impl Default for Options {
 pub struct SqliteLedger {
     turns: Turns,
     readers: Readers,
+    /// Of what reads everything, and hands it to others at their pace: no question waits for that.
+    slow: Readers,
     events: broadcast::Sender<Event>,
     freed: watch::Receiver<u64>,
     trouble: watch::Receiver<Option<LedgerError>>,
@@ -161,10 +163,10 @@ impl SqliteLedger {
             Durability::Power => Pace::Fsync,
         };
         let turns = Turns::start(writer, pace).map_err(io)?;
-        let readers = Readers::new(path, options.zone);
+        let (readers, slow) = (Readers::new(path, options.zone.clone()), Readers::new(path, options.zone));
         let seen = headroom::Seen::default();
         let Options { weights, patience, .. } = options;
-        Ok(SqliteLedger { turns, readers, events, freed, trouble, unclaimed, weights, seen, patience })
+        Ok(SqliteLedger { turns, readers, slow, events, freed, trouble, unclaimed, weights, seen, patience })
     }
 
     /// Tells what keeps it from being written. What may be over is tried first.
@@ -211,6 +213,10 @@ impl SqliteLedger {
 
     /// Removes what is older than `before`, a piece at a time.
     async fn prune_to(&self, before: i64) -> Answer<Pruned> {
+        let tell =
+            |data: serde_json::Value| NewEvent { kind: "ledger".to_owned(), data, audit: true, ..NewEvent::default() };
+        // Before anything goes: whoever asked may be gone before the end.
+        self.append(tell(serde_json::json!({ "action": "prune", "before": before }))).await?;
         while self.write(Care::Done, prune::fold).await? {}
         let mut all = Pruned { before, ..Pruned::default() };
         while let Some(piece) = self.write(Care::Done, move |tx| prune::piece(tx, before)).await? {
@@ -218,8 +224,9 @@ impl SqliteLedger {
             all.usage += piece.usage;
             all.anchor = all.anchor.max(piece.anchor);
         }
-        let data = serde_json::json!({ "action": "prune", "before": before, "events": all.events, "usage": all.usage });
-        self.append(NewEvent { kind: "ledger".to_owned(), data, audit: true, ..NewEvent::default() }).await?;
+        let data =
+            serde_json::json!({ "action": "pruned", "before": before, "events": all.events, "usage": all.usage });
+        self.append(tell(data)).await?;
         Ok(all)
     }
 
@@ -375,16 +382,16 @@ impl Ledger for SqliteLedger {
 
     // The whole book takes as long as it takes.
     async fn verify(&self, expected: Option<(u64, String)>) -> Answer<Verified> {
-        self.readers.read(move |conn| verify::verify(conn, expected.as_ref())).await
+        self.slow.read(move |conn| verify::verify(conn, expected.as_ref())).await
     }
 
     async fn export(&self, to: tokio::sync::mpsc::Sender<String>) -> Answer<()> {
-        self.readers.read(move |conn| export::export(conn, |line| to.blocking_send(line).is_ok())).await
+        self.slow.read(move |conn| export::export(conn, |line| to.blocking_send(line).is_ok())).await
     }
 
     async fn backup(&self, to: &Path) -> Answer<u64> {
         let to = to.to_owned();
-        let copied = self.readers.read(move |conn| Ok(backup::backup(conn, &to))).await?;
+        let copied = self.slow.read(move |conn| Ok(backup::backup(conn, &to))).await?;
         copied.map_err(|e| match e.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => LedgerError::Full(e.to_string()),
             _ => LedgerError::Misuse(format!("no copy was made: {e}")),

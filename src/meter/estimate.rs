@@ -4,7 +4,7 @@
 //! Four bytes of a JSON body are about one token, of base64 about one and a half; an image is no text at all. How many bytes a token
 //! really has, the caller learns by model ([`crate::budget::learned`]).
 
-use memchr::{memchr, memchr_iter, memmem};
+use memchr::{memchr, memchr_iter, memmem, memrchr};
 
 /// Bytes from one sample to the next, and of each.
 const STEP: usize = 256;
@@ -25,6 +25,8 @@ const POINTS: u64 = 750;
 /// Bytes of base64 for one token of a document, and of sound.
 const DOCUMENT: u64 = 14;
 const SOUND: u64 = 256;
+/// The most bytes of an image's base64 that are taken for one token, whatever the image says of itself: what is none is far more tokens.
+const AT_MOST: u64 = 256;
 /// How much of the first message makes a conversation known. Unit: bytes.
 const FIRST: usize = 4096;
 
@@ -97,10 +99,26 @@ fn run(body: &[u8], from: usize, at: usize) -> std::ops::Range<usize> {
     let dense = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'=' | b'-' | b'_' | b'\\');
     let before = body[from..at].iter().rev().take_while(|byte| dense(byte)).count();
     let rest = &body[at..];
-    // Mostly it goes on to the end of its string.
-    let string = memchr(b'"', rest).unwrap_or(rest.len());
-    let after = rest[..string].iter().position(|byte| !dense(byte)).unwrap_or(string);
+    // No further than it goes: whoever writes the body decides how many there are.
+    let after = rest.iter().position(|byte| !dense(byte)).unwrap_or(rest.len());
     at - before..at + after
+}
+
+/// Keys of the strings that media stand in.
+const DATA: [&[u8]; 6] = [b"data", b"url", b"image_url", b"bytes", b"file_data", b"fileData"];
+
+/// Tells whether a run that `before` leads to is a whole string of JSON under a key for data, or that of a `data:` URL. One inside a text is none:
+/// quotes stand escaped there.
+fn is_data(before: &[u8]) -> bool {
+    let Some(quote) = memrchr(b'"', before) else { return false };
+    let lead = &before[quote + 1..];
+    if !lead.is_empty() && !(lead.starts_with(b"data:") && lead.ends_with(b";base64,")) {
+        return false;
+    }
+    let key = before[..quote].trim_ascii_end().strip_suffix(b":").map(<[u8]>::trim_ascii_end);
+    let Some(key) = key.and_then(|key| key.strip_suffix(b"\"")) else { return false };
+    let Some(begin) = memrchr(b'"', key) else { return false };
+    DATA.contains(&&key[begin + 1..]) && begin.checked_sub(1).and_then(|at| key.get(at)) != Some(&b'\\')
 }
 
 enum Kind {
@@ -120,11 +138,12 @@ fn kind(body: &[u8], run: &std::ops::Range<usize>) -> Kind {
         return Kind::Opaque;
     }
     let length = run.len() as u64;
-    if run.len() < LEAST_MEDIA || memchr(b'\\', &body[run.clone()]).is_some() {
+    if run.len() < LEAST_MEDIA || memchr(b'\\', &body[run.clone()]).is_some() || !is_data(before) {
         return Kind::Dense;
     }
     match () {
-        () if says(b"image") => Kind::Media(image(&body[run.clone()])),
+        // What it says of its size is its own word.
+        () if says(b"image") => Kind::Media(image(&body[run.clone()]).max(length.div_ceil(AT_MOST))),
         () if says(b"audio") => Kind::Media(length.div_ceil(SOUND)),
         () if says(b"pdf") || says(b"application/") || says(b"document") => Kind::Media(length.div_ceil(DOCUMENT)),
         () => Kind::Dense,
@@ -272,6 +291,17 @@ mod tests {
             assert_eq!((bulk.media, bulk.dense), (tokens, 0), "{}", &body[..120]);
             assert!(bulk.text < 200);
         }
+        // A text is none, whatever it begins with and whatever stands beside it.
+        for text in [png.clone(), format!("an image \"data\":\"{png}"), format!("data:image/png;base64,{png}")] {
+            let body =
+                json!({"messages": [{"role": "user", "content": [{"type": "text", "text": text}, {"type": "image"}]}]});
+            let bulk = Bulk::of(body.to_string().as_bytes());
+            assert!(bulk.media == 0 && bulk.dense > 390_000, "{bulk:?}");
+        }
+        // Nor is one small because it says so.
+        let small = format!("iVBORw0KGgoAAAANSUhEUgAAAAEAAAAB{data}");
+        let body = json!({"messages": [{"content": [image(&small)]}]}).to_string();
+        assert_eq!(Bulk::of(body.as_bytes()).media, (small.len() as u64).div_ceil(AT_MOST));
         // Reasoning that only its provider reads, and signatures: text.
         for name in ["encrypted_content", "thoughtSignature", "signature"] {
             let body = json!({"input": [{"type": "reasoning", name: data}]}).to_string();

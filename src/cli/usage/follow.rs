@@ -55,6 +55,11 @@ fn told(event: &Event, zone: &TimeZone) -> Option<String> {
             let (used, limit) = (number(&event.data["used"]), number(&event.data["limit"]));
             format!("BUDGET of {} for {} is spent: {used} of {limit}", text("node"), text("provider"))
         }
+        "threshold" => {
+            let (used, limit) = (number(&event.data["used"]), number(&event.data["limit"]));
+            let percent = event.data["percent"].as_u64().unwrap_or(0);
+            format!("{percent}% of the budget of {} for {}: {used} of {limit}", text("node"), text("provider"))
+        }
         "enforced" => format!("{}: {}", text("action"), text("reason")),
         "gap" => "some were missed: this reader was too slow".to_owned(),
         _ => return None,
@@ -87,6 +92,9 @@ mod tests {
         let crossed = json!({"node": "global", "provider": "*", "used": 10, "limit": 9});
         let line = told(&event("crossed", crossed), &TimeZone::UTC).unwrap();
         assert_eq!(line, "00:00:00  b  BUDGET of global for * is spent: 10 of 9");
+        let passed = json!({"node": "global", "provider": "*", "percent": 80, "used": 8, "limit": 10, "left": 2});
+        let line = told(&event("threshold", passed), &TimeZone::UTC).unwrap();
+        assert_eq!(line, "00:00:00  b  80% of the budget of global for *: 8 of 10");
         assert_eq!(told(&event("request", json!({})), &TimeZone::UTC), None);
     }
 }

@@ -89,7 +89,10 @@ mod tests {
             let last = last(api, &deny(), 1_000);
             let text = String::from_utf8_lossy(&last.lines).into_owned();
             assert!(text.contains(words), "{api:?}: {text}");
-            assert!(text.contains("120 of 100 tokens") && last.object.contains("120 of 100 tokens"), "{api:?}: {text}");
+            assert!(
+                text.contains("90 of 100 tokens are used, and 30 reserved") && last.object.contains("90 of 100 tokens"),
+                "{api:?}: {text}"
+            );
             let mut meter = Meter::new(api, None, None);
             meter.feed(&last.lines);
             assert_eq!((meter.tokens(), meter.reading().broken), (None, false), "{api:?}");

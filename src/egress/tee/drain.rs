@@ -66,7 +66,10 @@ pub(super) fn drain<L: Ledger>(mut source: Source, mut echo: Option<Echo>, mut m
     }) else {
         return;
     };
+    // What is beyond is settled by what is known: these are in no limit of requests any more.
+    let Ok(place) = keeping.drains.clone().try_acquire_owned() else { return };
     keeping.runtime.clone().spawn(async move {
+        let _place = place;
         let mut left = MOST;
         let read = async {
             while let Some(Ok(frame)) = source.frame().await {

@@ -247,11 +247,11 @@ impl<L: Ledger> Metering<L> {
         self.ended = true;
         let reading = self.reading();
         let how = settlement(self.status, &reading, End::Early);
-        let Some((mut hold, standing)) = self.hold.take().zip(self.crossed.clone()) else { return };
+        let Some(mut hold) = self.hold.take() else { return };
         hold.plan(how.clone(), reading);
         self.settled = Some(how);
         self.work = Some(Box::pin(async move {
-            let result = hold.settle_crossed(standing).await.map(|()| None);
+            let result = hold.settle().await.map(|()| None);
             (hold, result)
         }));
     }

@@ -16,8 +16,8 @@ use super::files::beside;
 /// Where `to` exists already, and what the operating system or SQLite say.
 pub(super) fn backup(from: &Connection, to: &Path) -> io::Result<u64> {
     let sql = |e: rusqlite::Error| io::Error::other(e.to_string());
-    let partial = beside(to, ".partial");
-    let _ = fs::remove_file(&partial);
+    // A name that nobody has: two copies at once are two files.
+    let partial = beside(to, &format!(".{}.partial", uuid::Uuid::now_v7()));
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
     let copied = (|| {
         let mut copy = Connection::open(&partial).map_err(sql)?;
@@ -34,8 +34,16 @@ pub(super) fn backup(from: &Connection, to: &Path) -> io::Result<u64> {
         drop(copy);
         let file = OpenOptions::new().read(true).open(&partial)?;
         file.sync_all()?;
-        // Unlike a rename, a link replaces nothing.
-        fs::hard_link(&partial, to)?;
+        // Unlike a rename, a link replaces nothing. Where the file system has none, an empty file holds the place.
+        if let Err(error) = fs::hard_link(&partial, to) {
+            if error.kind() == io::ErrorKind::AlreadyExists {
+                return Err(error);
+            }
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+            fs::rename(&partial, to)?;
+        }
+        let dir = to.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        OpenOptions::new().read(true).open(dir)?.sync_all()?;
         Ok(file.metadata()?.len())
     })();
     let _ = fs::remove_file(&partial);

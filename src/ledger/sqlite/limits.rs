@@ -3,6 +3,7 @@
 //! Of the two the last word counts. What the operator says stands until the file says something else than it said then; what he
 //! adds to a limit with a window ends with the window. So the same settings, read again at the next way in, undo nothing.
 
+use rusqlite::OptionalExtension;
 use serde_json::{Value, json};
 
 use super::accounts::{ALL, COLUMNS, MAX_NAME, Moment, amount, from_row, stored};
@@ -26,6 +27,8 @@ struct Row {
     earlier: u64,
     /// What a file has said of it last.
     file: Option<String>,
+    /// The operator had it begin anew once: what it has used is not all that was charged to it.
+    was_reset: bool,
 }
 
 /// Replaces the limits of a node; what was used stays.
@@ -96,8 +99,10 @@ pub(super) fn change(tx: &mut Tx<'_>, asked: &BudgetChange, by: &str) -> Answer<
     let rows = rows_of(tx, node).map_err(|e| tx.error(&e))?;
     let row = rows.into_iter().find(|row| row.account.provider == *provider);
     let mut row = row.unwrap_or_else(|| nothing(node, provider));
-    if made_before(tx, id).map_err(|e| tx.error(&e))? {
-        return Ok(row.account);
+    match made_before(tx, id).map_err(|e| tx.error(&e))? {
+        None => {}
+        Some(made) if made == (node.clone(), provider.clone(), change.as_str().to_owned()) => return Ok(row.account),
+        Some(_) => return misuse("another change has this id"),
     }
     let now = Moment { now: tx.now, zone: tx.book.zone().clone() };
     if let Some(over) = turn(&mut row.account, now.now, &now.zone) {
@@ -134,6 +139,7 @@ pub(super) fn change(tx: &mut Tx<'_>, asked: &BudgetChange, by: &str) -> Answer<
         }
         BudgetAct::Reset => {
             (row.account.used, row.account.warned, row.earlier) = (0, 0, 0);
+            row.was_reset = true;
             let next = row.account.per.and_then(|per| window(now.now, &now.zone, per));
             row.account.resets = next.map(|window| window.end);
         }
@@ -161,12 +167,13 @@ fn figures(account: &Account) -> Value {
     figures
 }
 
-/// Tells whether a change with this id was made already.
-fn made_before(tx: &Tx<'_>, id: &str) -> rusqlite::Result<bool> {
+/// Gets the change with this id that was made already: its node, its provider, and its word.
+fn made_before(tx: &Tx<'_>, id: &str) -> rusqlite::Result<Option<(String, String, String)>> {
     let mut made = tx.conn.prepare_cached(
-        "SELECT 1 FROM enforcement WHERE kind = 'budget' AND json_extract(data, '$.id') = ?1 LIMIT 1",
+        "SELECT json_extract(data, '$.node'), json_extract(data, '$.provider'), json_extract(data, '$.change')
+         FROM enforcement WHERE kind = 'budget' AND json_extract(data, '$.id') = ?1 LIMIT 1",
     )?;
-    made.exists([id])
+    made.query_row([id], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).optional()
 }
 
 /// Gives an account a limit; what was used in its time counts.
@@ -177,19 +184,25 @@ fn apply(tx: &Tx<'_>, row: &mut Row, limit: &Limit) -> rusqlite::Result<()> {
         row.earlier = row.earlier.saturating_add(over);
     }
     let new = !row.stored && account.provider == ALL;
+    if new {
+        row.was_reset = tx
+            .conn
+            .prepare_cached("SELECT 1 FROM accounts WHERE node = ?1 AND was_reset = 1")?
+            .exists([&account.node])?;
+    }
     let next = limit.per.and_then(|per| window(now, zone, per));
     match next {
         Some(next) if new => {
-            account.used = used_since(tx, account, next.start)?;
-            account.held = sum_of_others(tx, &account.node)?.1;
-            account.resets = Some(next.end);
+            let (ever, held) = sum_of_others(tx, &account.node)?;
+            account.used = if ever == 0 { 0 } else { used_since(tx, account, next.start)?.min(ever) };
+            (row.earlier, account.held, account.resets) = (ever - account.used, held, Some(next.end));
         }
         None if new => (account.used, account.held) = sum_of_others(tx, &account.node)?,
         // The window that has begun goes on, whatever its limit is now.
         Some(_) if account.per == limit.per && account.resets.is_some() => {}
         Some(next) => {
             let ever = account.used.saturating_add(row.earlier);
-            account.used = used_since(tx, account, next.start)?.min(ever);
+            account.used = if ever == 0 { 0 } else { used_since(tx, account, next.start)?.min(ever) };
             (row.earlier, account.resets, account.warned) = (ever - account.used, Some(next.end), 0);
         }
         None => {
@@ -213,10 +226,10 @@ fn nothing(node: &str, provider: &str) -> Row {
 /// Reads the accounts of a node.
 fn rows_of(tx: &Tx<'_>, node: &str) -> rusqlite::Result<Vec<Row>> {
     let mut select =
-        tx.conn.prepare_cached(&format!("SELECT {COLUMNS}, earlier, file FROM accounts WHERE node = ?1"))?;
+        tx.conn.prepare_cached(&format!("SELECT {COLUMNS}, earlier, file, was_reset FROM accounts WHERE node = ?1"))?;
     let row = |row: &rusqlite::Row<'_>| {
-        let (earlier, file) = (amount(row.get("earlier")?), row.get("file")?);
-        Ok(Row { account: from_row(row)?, stored: true, earlier, file })
+        let (earlier, file, was_reset) = (amount(row.get("earlier")?), row.get("file")?, row.get("was_reset")?);
+        Ok(Row { account: from_row(row)?, stored: true, earlier, file, was_reset })
     };
     select.query_map([node], row)?.collect()
 }
@@ -229,13 +242,13 @@ fn put(tx: &Tx<'_>, row: &Row) -> rusqlite::Result<()> {
     tx.conn
         .prepare_cached(
             "INSERT INTO accounts (node, provider, said, amount, hard, used, held, terms, warned, per, resets, earlier,
-                raised, by_operator, file)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+                raised, by_operator, file, was_reset)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
              ON CONFLICT (node, provider) DO UPDATE SET
                 said = excluded.said, amount = excluded.amount, hard = excluded.hard, used = excluded.used,
                 terms = excluded.terms, warned = excluded.warned, per = excluded.per, resets = excluded.resets,
                 earlier = excluded.earlier, raised = excluded.raised, by_operator = excluded.by_operator,
-                file = excluded.file",
+                file = excluded.file, was_reset = excluded.was_reset",
         )?
         .execute(rusqlite::params![
             account.node,
@@ -254,6 +267,7 @@ fn put(tx: &Tx<'_>, row: &Row) -> rusqlite::Result<()> {
             stored(account.raised),
             account.by_operator,
             row.file,
+            row.was_reset,
         ])
         .map(|_| ())
 }

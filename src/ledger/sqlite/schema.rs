@@ -154,6 +154,7 @@ ALTER TABLE accounts ADD COLUMN earlier INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE accounts ADD COLUMN raised INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE accounts ADD COLUMN by_operator INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE accounts ADD COLUMN file TEXT;
+ALTER TABLE accounts ADD COLUMN was_reset INTEGER NOT NULL DEFAULT 0;
 ";
 
 /// What was learned of models, by which requests are estimated: JSON ([`crate::budget::Learned`]).

@@ -1,4 +1,4 @@
-//! Looks whether a ledger is as bb wrote it: the numbers and the chain of the events, the usage rows against the digests in their
+//! Looks whether a ledger is as bb wrote it: the numbers and the chain of the events, the audit's rows and the usage rows against their
 //! events, accounts and sums against the rows. Says the first thing that is wrong; changes nothing.
 //!
 //! What it cannot find by itself: rows that were cut off at the very end, with all that they had charged. For that the head of
@@ -33,6 +33,9 @@ pub(super) fn verify(conn: &Connection, expected: Option<&(u64, String)>) -> rus
     let mut fault = events(&tx, anchor, &mut verified)?;
     if let (None, Some(expected)) = (&fault, expected) {
         fault = earlier_head(&tx, expected)?;
+    }
+    if fault.is_none() {
+        fault = audit(&tx)?;
     }
     let mut rows = Rows::default();
     if fault.is_none() {
@@ -112,6 +115,23 @@ fn events(conn: &Connection, anchor: Tail, verified: &mut Verified) -> rusqlite:
     Ok(None)
 }
 
+/// Compares the audit's rows with their events, and looks for events whose row is missing.
+fn audit(conn: &Connection) -> rusqlite::Result<Option<Fault>> {
+    let number = |row: &Row<'_>| row.get::<_, i64>(0);
+    let changed = "SELECT audit.seq FROM enforcement AS audit LEFT JOIN events AS event ON event.seq = audit.seq
+        WHERE event.seq IS NULL OR (audit.ts, audit.kind, audit.bottle, audit.run, audit.data) IS NOT
+            (event.ts, event.kind, event.bottle, event.run, event.data) OR audit.action IS NOT json_extract(event.data, '$.action')
+        ORDER BY audit.seq LIMIT 1";
+    if let Some(seq) = conn.query_row(changed, [], number).optional()? {
+        return Ok(wrong("enforcement", seq, "it is not the row that its event tells of"));
+    }
+    // What is always entered there, whoever says it.
+    let missing = "SELECT event.seq FROM events AS event WHERE event.kind IN ('budget', 'crossed', 'enforced')
+        AND NOT EXISTS (SELECT 1 FROM enforcement AS audit WHERE audit.seq = event.seq) ORDER BY event.seq LIMIT 1";
+    let missing = conn.query_row(missing, [], number).optional()?;
+    Ok(missing.and_then(|seq| wrong("enforcement", seq, "the row that this event tells of is missing")))
+}
+
 /// Looks for the head of an earlier look.
 fn earlier_head(conn: &Connection, (seq, hash): &(u64, String)) -> rusqlite::Result<Option<Fault>> {
     let row = |row: &Row<'_>| row.get::<_, Option<Vec<u8>>>(0);
@@ -163,10 +183,8 @@ fn usage(conn: &Connection, anchor: Tail, verified: &mut Verified, rows: &mut Ro
 }
 
 /// Tells, as SQL over `accounts`, whether what an account has used, in earlier windows too, is the sum of all that was charged to it.
-/// It is not where the operator had it begin anew, nor is that of all providers together where it began in the midst of a window.
-const IS_A_SUM: &str =
-    "(provider <> '*' OR per IS NULL) AND NOT EXISTS (SELECT 1 FROM enforcement WHERE kind = 'budget'
-    AND json_extract(data, '$.change') = 'reset' AND json_extract(data, '$.node') = accounts.node)";
+/// It is not where the operator had it begin anew.
+const IS_A_SUM: &str = "NOT was_reset";
 
 /// Compares what accounts have used with the rows, those that were pruned included.
 fn accounts(conn: &Connection, verified: &mut Verified, rows: &Rows) -> rusqlite::Result<Option<Fault>> {

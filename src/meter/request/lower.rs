@@ -57,7 +57,9 @@ pub fn lowering(api: Api, body: &[u8], most: u64) -> Option<Splice> {
     let most = most / head.n.unwrap_or(1).max(1);
     let least = match api {
         // It has to be more than what is thought with.
-        Api::Anthropic => head.thinking.and_then(|thinking| thinking.budget_tokens).map_or(1, |budget| budget + 1),
+        Api::Anthropic => {
+            head.thinking.and_then(|thinking| thinking.budget_tokens).map_or(1, |budget| budget.saturating_add(1))
+        }
         Api::OpenaiResponses => 16,
         _ => 1,
     };

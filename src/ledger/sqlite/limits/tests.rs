@@ -105,6 +105,9 @@ async fn a_limit_that_gets_a_time_later_finds_what_was_used_in_it() {
     assert_eq!(used(both, "claude").await, 20);
     assert_eq!(used(vec![per("*", 100, Period::Week)], "*").await, 20);
     assert_eq!(used(vec![], "claude").await, 50, "and without a limit everything is known still");
+    // One for all together that begins with a window knows what was used before it, too.
+    assert_eq!(used(vec![per("*", 100, Period::Week)], "*").await, 20);
+    assert_eq!(used(vec![Limit::of("*", Some(100))], "*").await, 50);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! A book that is whole, and every way in which it is not; sums, reports, pruning, backup and export of it.
 
+use serde_json::json;
+
 use super::super::tests::{Dir, open};
 use super::super::{SqliteLedger, writer};
 use super::*;
@@ -80,6 +82,11 @@ async fn the_first_row_that_was_changed_is_named() {
         ("UPDATE usage SET model = 'cheap' WHERE id = 9", "usage", "9"),
         ("UPDATE usage SET seq = 3 WHERE id = 9", "usage", "9"),
         ("DELETE FROM usage WHERE id = 9", "usage", "9"),
+        ("UPDATE enforcement SET data = '{}'", "enforcement", "25"),
+        ("UPDATE enforcement SET action = 'thaw'", "enforcement", "25"),
+        ("UPDATE enforcement SET bottle = NULL", "enforcement", "25"),
+        ("UPDATE enforcement SET seq = 3", "enforcement", "3"),
+        ("DELETE FROM enforcement", "enforcement", "25"),
         ("UPDATE accounts SET used = used - 1 WHERE node = 'global'", "accounts", "global claude"),
         ("DELETE FROM accounts WHERE node = 'global'", "accounts", "-"),
     ];
@@ -87,6 +94,9 @@ async fn the_first_row_that_was_changed_is_named() {
         let dir = Dir::new();
         let ledger = open(&dir.file("a.db"));
         used(&ledger, 0, 12).await;
+        let data = json!({"action": "kill", "by": "operator"});
+        let (kind, bottle) = ("enforced".to_owned(), Some("b".to_owned()));
+        ledger.append(NewEvent { kind, bottle, data, audit: true, ..NewEvent::default() }).await.unwrap();
         assert_eq!(fault(&ledger).await, None);
         assert_eq!(Connection::open(dir.file("a.db")).unwrap().execute(sql, []).unwrap(), 1, "{sql}");
         assert_eq!(fault(&ledger).await, Some((table.to_owned(), row.to_owned())), "{sql}");
@@ -180,9 +190,9 @@ async fn what_is_pruned_leaves_sums_accounts_and_the_chain() {
     let none = ledger.prune(i64::MAX).await.unwrap();
     assert_eq!((none.events, none.usage, none.anchor), (0, 0, 0));
     let all = ledger.prune_to(writer::now_ms() + 1000).await.unwrap();
-    assert_eq!((all.events, all.usage, all.anchor), (3002, 1500, 3002));
+    assert_eq!((all.events, all.usage, all.anchor), (3004, 1500, 3004));
     let verified = ledger.verify(None).await.unwrap();
-    assert_eq!((verified.fault, verified.events, verified.anchor), (None, 1, 3002), "the event of the pruning");
+    assert_eq!((verified.fault, verified.events, verified.anchor), (None, 1, 3004), "the last event of the pruning");
     assert_eq!(ledger.usage(UsageQuery::default()).await.unwrap(), before);
     // An earlier head is the anchor now, or before it.
     let (seq, hash) = head.split_once(':').unwrap();
@@ -194,12 +204,12 @@ async fn what_is_pruned_leaves_sums_accounts_and_the_chain() {
     assert_eq!(ledger.usage(UsageQuery::default()).await.unwrap().total.requests, 1510);
     ledger.close().await.unwrap();
     let again = open(&path);
-    assert_eq!(again.append(NewEvent { kind: "x".into(), ..NewEvent::default() }).await.unwrap().seq, 3024);
+    assert_eq!(again.append(NewEvent { kind: "x".into(), ..NewEvent::default() }).await.unwrap().seq, 3026);
     assert_eq!(fault(&again).await, None);
     let other = Connection::open(&path).unwrap();
-    other.execute("DELETE FROM enforcement WHERE seq = 3003", []).unwrap();
-    assert_eq!(other.execute("DELETE FROM events WHERE seq = 3003", []).unwrap(), 1);
-    assert_eq!(fault(&again).await, Some(("events".to_owned(), "3004".to_owned())));
+    other.execute("DELETE FROM enforcement WHERE seq = 3005", []).unwrap();
+    assert_eq!(other.execute("DELETE FROM events WHERE seq = 3005", []).unwrap(), 1);
+    assert_eq!(fault(&again).await, Some(("events".to_owned(), "3006".to_owned())));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
