@@ -112,7 +112,8 @@ const DATA: [&[u8]; 6] = [b"data", b"url", b"image_url", b"bytes", b"file_data",
 fn is_data(before: &[u8]) -> bool {
     let Some(quote) = memrchr(b'"', before) else { return false };
     let lead = &before[quote + 1..];
-    if !lead.is_empty() && !(lead.starts_with(b"data:") && lead.ends_with(b";base64,")) {
+    let is_url = lead.starts_with(b"data:") && lead.ends_with(b";base64,");
+    if !is_url && !lead.is_empty() {
         return false;
     }
     let key = before[..quote].trim_ascii_end().strip_suffix(b":").map(<[u8]>::trim_ascii_end);
