@@ -36,7 +36,7 @@ pub mod deny;
 pub mod dial;
 pub mod dns;
 mod echo;
-mod estimate;
+pub mod estimate;
 pub mod exchange;
 pub mod forward;
 pub mod front;
