@@ -261,6 +261,7 @@ fn start_with<L: Ledger>(
             bottle: spec.id.into(),
             parks: Arc::clone(&parks),
             told: Arc::default(),
+            near: Arc::default(),
             enforcer,
             tally: Arc::clone(&work),
             drains: Arc::new(Semaphore::new(hold::DRAINS)),

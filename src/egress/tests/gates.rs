@@ -170,6 +170,42 @@ async fn what_is_kept_for_the_end_is_told_of_once_and_then_there() {
 }
 
 #[tokio::test]
+async fn a_threshold_is_told_in_the_agents_next_request_once_and_only_where_that_was_wanted() {
+    for tell in [true, false] {
+        let bench = bench(None, answers(message_json(30, 25))).await;
+        terms(&bench, 200, Terms { tell, warn: Some(vec![20, 90]), ..Terms::default() }).await;
+        let said = async || {
+            assert_eq!(bench.message().await.0, 200);
+            let body: Value = serde_json::from_slice(&bench.seen().last().unwrap().body).unwrap();
+            body["messages"][0]["content"].as_str().unwrap().to_owned()
+        };
+        let first = said().await;
+        let second = said().await;
+        assert_eq!(first, said().await, "once");
+        if !tell {
+            assert_eq!(first, second);
+            continue;
+        }
+        let sentence = "[bb, which runs this agent: 20 % of this bottle's budget for claude is used: 55 of 200 tokens, 145 are left. \
+                        Do what matters most first.]";
+        assert_eq!(second, format!("{first}\n\n{sentence}"));
+        // The next one, too; and of another limit anew.
+        bench
+            .ledger
+            .set_limits(
+                "bottle:id-1",
+                vec![Limit {
+                    terms: Terms { tell, warn: Some(vec![20, 80]), ..Terms::default() },
+                    ..Limit::of("claude", Some(205))
+                }],
+            )
+            .await
+            .unwrap();
+        assert!(said().await.contains("165 of 205"));
+    }
+}
+
+#[tokio::test]
 async fn what_a_turn_came_to_is_what_the_next_is_held_for() {
     let bench = bench(None, answers(message_json(3000, 20))).await;
     for _ in 0..2 {
