@@ -36,6 +36,11 @@ fn is_zero(n: &u64) -> bool {
 }
 
 impl Standing {
+    /// Tells whether it is of the account that `other` is of.
+    pub fn is_of(&self, other: &Standing) -> bool {
+        (&self.node, &self.provider) == (&other.node, &other.provider)
+    }
+
     /// Tells how `account` stands, if it has a limit.
     pub fn of(account: &Account) -> Option<Standing> {
         account.limit.filter(|_| account.set).map(|limit| Standing {

@@ -38,13 +38,6 @@ impl Bound<'_> {
         self.gate() != Gate::Off
     }
 
-    /// Gets the input that has to fit: a hard limit is not passed by an estimate that may be right, any other refuses nothing that
-    /// may fit.
-    fn needs(&self, ask: &Ask<'_>) -> u64 {
-        let input = ask.input.max(1);
-        ask.least.filter(|_| !self.account.hard).map_or(input, |least| least.clamp(1, input))
-    }
-
     /// Gets what is left below the ceiling.
     fn left(&self) -> u64 {
         self.ceiling.saturating_sub(self.standing.used.saturating_add(self.standing.held))
@@ -65,7 +58,7 @@ fn kept_back(account: &Account, limit: u64, told: &[Standing]) -> u64 {
 
 /// Decides whether a request fits.
 ///
-/// What an account refuses, it refuses by the estimate of the input where it is `hard`, else by the least that it can be. What is reserved is
+/// What does not fit is refused: by the least that the input can be, or by its estimate where a hard limit is among those that decide. What is reserved is
 /// the estimate, and of the output as much as the tightest account has left; where the estimate itself is more than is left, all that is left, for a request that
 /// is alone there. So requests pass side by side while there is room, and one at a time near the end: whoever is clamped has taken all
 /// that was left. An account whose gate is `off` refuses only when it is spent, and keeps nobody waiting.
@@ -79,14 +72,16 @@ pub fn admit(path: &[Account], ask: &Ask<'_>) -> Decision {
             Some(Bound { account, standing, ceiling })
         })
         .collect();
+    // A hard limit is not passed by an estimate that is right; others refuse nothing that may fit, where no hard one decides beside them.
+    let is_hard = all.iter().any(|one| one.account.hard && one.estimates());
+    let needs = ask.least.filter(|_| !is_hard).map_or(input, |least| least.clamp(1, input));
     let spent = all.iter().any(|one| one.standing.is_spent());
     if !spent && !ask.counted && all.iter().any(|one| one.gate() == Gate::Exact) {
         return Decision::Count;
     }
-    let beyond =
-        |one: &Bound<'_>| one.estimates() && one.standing.used.saturating_add(one.needs(ask)) > one.standing.limit;
+    let beyond = |one: &Bound<'_>| one.estimates() && one.standing.used.saturating_add(needs) > one.standing.limit;
     if let Some(one) = all.iter().find(|one| one.standing.is_spent() || beyond(one)) {
-        let wanted = if one.standing.is_spent() { 0 } else { one.needs(ask) };
+        let wanted = if one.standing.is_spent() { 0 } else { needs };
         return Decision::Refused(Standing { wanted, ..one.standing.clone() });
     }
     // What is kept for the end is there when it comes: the estimate counts.
@@ -151,6 +146,13 @@ mod tests {
         assert!(matches!((plain, hard), (Decision::Wait(_), Decision::Wait(_))));
         assert_eq!(about(800, 0, 160, 90).0, Decision::Granted { held: 200 });
         assert_eq!(about(800, 0, 100, 900).0, Decision::Granted { held: 200 }, "the least is not more than all");
+        // Nor is a hard one passed for what a plain one beside it could not hold.
+        let both = [
+            account(900, 0, Terms::default()),
+            Account { hard: true, node: "global".into(), ..account(0, 0, Terms::default()) },
+        ];
+        let ask = Ask { least: Some(90), ..asks(800, 0) };
+        assert!(matches!(admit(&both, &ask), Decision::Refused(s) if s.node == "n"));
     }
 
     #[test]

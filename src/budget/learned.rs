@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 const USUAL: u64 = 250_000;
 /// Between these a model's tokens of a million bytes are believed: a byte is at most one, and ten are at least one.
 const BELIEVED: std::ops::RangeInclusive<u64> = 100_000..=1_000_000;
+/// The fewest tokens of a million bytes that are held for: whoever writes the requests decides what is learned of them.
+const HELD: u64 = 200_000;
 /// Bytes of which something can be learned.
 const LEAST_BYTES: u64 = 1024;
 /// Answers by which their length is known.
@@ -47,15 +49,14 @@ impl Moving {
 
     /// Estimates the tokens of `bytes`.
     fn tokens(self, bytes: u64) -> u64 {
-        let each = if self.mean == 0 { USUAL } else { (self.mean + self.off).min(*BELIEVED.end()) };
+        let each = if self.mean == 0 { USUAL } else { (self.mean + self.off).clamp(HELD, *BELIEVED.end()) };
         bytes.saturating_mul(each).div_ceil(1_000_000)
     }
+}
 
-    /// Gets what `bytes` are at least.
-    fn at_least(self, bytes: u64) -> u64 {
-        let each = self.mean.saturating_sub(self.off.saturating_mul(3)).max(*BELIEVED.start());
-        bytes.saturating_mul(each) / 1_000_000
-    }
+/// Gets what text of `bytes` is at least, of whatever model. Unit: tokens.
+pub fn least_tokens(bytes: u64) -> u64 {
+    bytes.saturating_mul(*BELIEVED.start()) / 1_000_000
 }
 
 /// What was learned of one model, as one agent uses it.
@@ -99,16 +100,6 @@ impl Learned {
     /// Estimates the text with which a request has grown.
     pub fn grown(&self, bytes: u64) -> u64 {
         if self.grown.mean == 0 { self.whole(bytes) } else { self.grown.tokens(bytes) }
-    }
-
-    /// Gets what the text of a whole request is at least.
-    pub fn whole_at_least(&self, bytes: u64) -> u64 {
-        self.whole.at_least(bytes)
-    }
-
-    /// Gets what the text with which a request has grown is at least.
-    pub fn grown_at_least(&self, bytes: u64) -> u64 {
-        if self.grown.mean == 0 { self.whole_at_least(bytes) } else { self.grown.at_least(bytes) }
     }
 
     /// Gets the length that nine of ten answers do not pass; `None` where too few were seen. Unit: tokens.

@@ -32,7 +32,7 @@ pub use admit::{Ask, admit};
 pub use amount::{Amount, AmountError, MAX_TOKENS, check_thresholds, grouped, parse_amount};
 pub use charge::{Charge, Estimate, Settlement, charge, charge_swept};
 pub use crossing::{Raised, on_cross, raise};
-pub use learned::Learned;
+pub use learned::{Learned, least_tokens};
 pub use threshold::{Warned, near, still_warned, warned};
 pub use weights::{Weights, WeightsError, counted};
 pub use window::{Window, turn, window};

@@ -11,13 +11,18 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
+use crate::budget;
 use crate::ledger::{Learned, Ledger, Lesson};
-use crate::meter::estimate::{Bulk, Change, Content};
+use crate::meter::estimate::{Change, Content};
 use crate::types::Tokens;
 
 /// Conversations, and models, that are kept of one bottle.
 const CONVERSATIONS: usize = 64;
 const MODELS: usize = 64;
+/// Pieces of all of them: each takes 56 bytes.
+const PIECES: usize = 16_384;
+/// How long a conversation may rest until it is forgotten.
+const RESTS: Duration = Duration::from_secs(3600);
 /// How much of the last turn may be gone and a request still go on from it. Unit: thousandths.
 const MOST_LOST: u64 = 250;
 /// By how much too large the size of media, and of text without words, can be.
@@ -30,7 +35,7 @@ const WRITTEN: u32 = 8;
 /// The last turn of a conversation.
 #[derive(Clone, Debug)]
 struct Turn {
-    body: Content,
+    content: Content,
     said: Tokens,
     model: String,
     at: Instant,
@@ -50,25 +55,38 @@ struct State {
 }
 
 /// Estimates a request that goes on from the last turn of its conversation, and the least that it can be; `None` where too little
-/// is left of that.
-fn going_on(body: &Content, turn: &Turn, learned: &Learned) -> Option<(Tokens, Tokens)> {
-    let Change { fresh, gone, stands, lost } = body.since(&turn.body);
-    if lost > MOST_LOST {
+/// is left of that, or something was changed that decides how much of it goes in.
+fn going_on(content: &Content, turn: &Turn, learned: &Learned) -> Option<(Tokens, Tokens)> {
+    let Change { fresh, gone, stands, lost, switched } = content.since(&turn.content);
+    if switched || lost > MOST_LOST {
         return None;
     }
     let said = &turn.said;
     let had = said.all_input();
-    // What is gone takes away what it is at least, so that more is held rather than less; and what it can be, for what is sure.
-    let kept = had.saturating_sub(learned.whole_at_least(gone.text));
-    let surely = had.saturating_sub(learned.whole(gone.text)).saturating_sub(gone.fixed());
+    // What is gone takes away what it is at least, and no more than its share: more is held rather than less.
+    let share = had.saturating_mul(lost) / 1000;
+    let kept = had - budget::least_tokens(gone.text).min(share);
     let written = said.cache_write.saturating_add(said.cache_write_long);
     let there = said.cache_read.saturating_add(written).saturating_mul(stands) / 1000;
     let cached = if turn.at.elapsed() < CACHED { there.min(kept) } else { 0 };
     let more = learned.grown(fresh.text).saturating_add(fresh.fixed());
-    let least = learned.grown_at_least(fresh.text).saturating_add(fresh.fixed() / AT_LEAST);
-    let input = Tokens { input: (kept - cached).saturating_add(more), cache_read: cached, ..Tokens::default() };
-    // What was new then may be in the cache now.
-    Some((input, Tokens { input: least, cache_read: surely - surely / 16, ..Tokens::default() }))
+    // Whatever was said of it before, a body of this size is not less.
+    let floor = budget::least_tokens(content.bulk.text).saturating_add(content.bulk.fixed() / AT_LEAST);
+    let new = (kept - cached).saturating_add(more).max(floor.saturating_sub(cached));
+    let input = Tokens { input: new, cache_read: cached, ..Tokens::default() };
+    // What was new then may be in the cache now; a sixteenth is for what an API leaves out by itself.
+    let surely = had - had / 16 - share.min(had - had / 16);
+    Some((input, Tokens { input: budget::least_tokens(fresh.text), cache_read: surely, ..Tokens::default() }))
+}
+
+/// Forgets the oldest conversations, where there are too many or they are too large, and those that rest.
+fn forget(turns: &mut HashMap<u64, Turn>) {
+    turns.retain(|_, turn| turn.at.elapsed() < RESTS);
+    let pieces = |turns: &HashMap<u64, Turn>| turns.values().map(|turn| turn.content.pieces()).sum::<usize>();
+    while (turns.len() > CONVERSATIONS || pieces(turns) > PIECES) && turns.len() > 1 {
+        let oldest = turns.iter().min_by_key(|(_, turn)| turn.at).map(|(key, _)| *key);
+        oldest.and_then(|key| turns.remove(&key));
+    }
 }
 
 /// What is known in one bottle.
@@ -85,8 +103,8 @@ pub struct Estimates {
 pub struct Estimate {
     /// The input, by classes: rather too high than too low.
     pub input: Tokens,
-    /// The least that the input can be, by classes.
-    pub least: Tokens,
+    /// The least that the input can be, by classes; `None` where nothing is known of its conversation.
+    pub least: Option<Tokens>,
     /// The output.
     pub output: u64,
     /// What can be learned of it.
@@ -99,7 +117,7 @@ pub struct Pupil {
     estimates: Arc<Estimates>,
     model: String,
     /// Its body; `None` where that is not all that goes in.
-    body: Option<Content>,
+    content: Option<Content>,
 }
 
 impl Estimate {
@@ -107,7 +125,7 @@ impl Estimate {
     pub fn is_counted(&mut self, tokens: u64) {
         let cached = self.input.cache_read.min(tokens);
         self.input = Tokens { input: tokens - cached, cache_read: cached, ..Tokens::default() };
-        self.least = self.input;
+        self.least = None;
     }
 }
 
@@ -140,45 +158,45 @@ impl Estimates {
 
     /// Estimates a request for `model`, which allows itself `most` output. `usual` is the output where neither it nor its model says
     /// how much.
-    pub fn estimate(self: &Arc<Self>, body: Content, model: &str, most: Option<u64>, usual: u64) -> Estimate {
+    pub fn estimate(self: &Arc<Self>, content: Content, model: &str, most: Option<u64>, usual: u64) -> Estimate {
         let state = self.state();
         let none = Learned::default();
         let learned = state.models.get(model).map_or(&none, |known| &known.learned);
-        let turn = state.turns.get(&body.conversation).filter(|turn| turn.model == model);
-        let goes_on = turn.and_then(|turn| going_on(&body, turn, learned));
-        let (input, least) = goes_on.unwrap_or_else(|| {
-            let Bulk { text, .. } = body.bulk;
-            // It may all be in a cache: others can have asked the same before.
-            let least = learned.whole_at_least(text).saturating_add(body.bulk.fixed() / AT_LEAST);
-            let input = learned.whole(text).saturating_add(body.bulk.fixed());
-            (Tokens { input, ..Tokens::default() }, Tokens { cache_read: least, ..Tokens::default() })
-        });
+        let turn = state.turns.get(&content.conversation).filter(|turn| turn.model == model);
+        let goes_on = turn.and_then(|turn| going_on(&content, turn, learned));
+        let (input, least) = match goes_on {
+            Some((input, least)) => (input, Some(least)),
+            None => {
+                let input = learned.whole(content.bulk.text).saturating_add(content.bulk.fixed());
+                (Tokens { input, ..Tokens::default() }, None)
+            }
+        };
         let output = self.output(learned, most, usual);
-        let pupil = Pupil { estimates: Arc::clone(self), model: model.to_owned(), body: Some(body) };
+        let pupil = Pupil { estimates: Arc::clone(self), model: model.to_owned(), content: Some(content) };
         Estimate { input, least, output, pupil }
     }
 
     /// Estimates a request whose input goes on from `context` tokens that its provider has.
     pub fn estimate_more(
         self: &Arc<Self>,
-        body: &Content,
+        content: &Content,
         context: u64,
         model: &str,
         (most, usual): (Option<u64>, u64),
     ) -> Estimate {
-        let bulk = body.bulk;
+        let bulk = content.bulk;
         let state = self.state();
         let none = Learned::default();
         let learned = state.models.get(model).map_or(&none, |known| &known.learned);
         let own = learned.grown(bulk.text).saturating_add(bulk.fixed());
         let input = Tokens { input: own.saturating_add(context), ..Tokens::default() };
-        let least = Tokens {
-            input: learned.grown_at_least(bulk.text).saturating_add(bulk.fixed() / AT_LEAST),
+        let least = (context > 0).then(|| Tokens {
+            input: budget::least_tokens(bulk.text),
             cache_read: context - context / 16,
             ..Tokens::default()
-        };
+        });
         let output = self.output(learned, most, usual);
-        let pupil = Pupil { estimates: Arc::clone(self), model: model.to_owned(), body: None };
+        let pupil = Pupil { estimates: Arc::clone(self), model: model.to_owned(), content: None };
         Estimate { input, least, output, pupil }
     }
 
@@ -195,7 +213,7 @@ impl Estimates {
 impl Pupil {
     /// Learns what the request has come to. Gets what is to be kept of it, now and then.
     pub fn learn(self, said: &Tokens) -> Option<Lesson> {
-        let Pupil { estimates, model, body } = self;
+        let Pupil { estimates, model, content } = self;
         let mut state = estimates.state();
         let State { turns, models } = &mut *state;
         if models.len() >= MODELS && !models.contains_key(&model) {
@@ -203,23 +221,22 @@ impl Pupil {
         }
         let known = models.entry(model.clone()).or_default();
         known.learned.learn_answer(said.output);
-        if let Some(body) = body {
+        if let Some(content) = content {
             let all = said.all_input();
-            let Content { bulk, conversation, .. } = body;
-            known.learned.learn_whole(all.saturating_sub(bulk.fixed()), bulk.text);
+            let Content { bulk, conversation, .. } = content;
+            // How large media are is a guess; of what is beside them nothing is learned.
+            if bulk.media == 0 {
+                known.learned.learn_whole(all.saturating_sub(bulk.fixed()), bulk.text);
+            }
             if let Some(turn) = turns.get(&conversation).filter(|turn| turn.model == model)
-                && let Change { fresh, lost: 0, .. } = body.since(&turn.body)
+                && let Change { fresh, lost: 0, switched: false, .. } = content.since(&turn.content)
+                && fresh.media == 0
                 && let Some(grown) = all.checked_sub(turn.said.all_input())
             {
                 known.learned.learn_grown(grown.saturating_sub(fresh.fixed()), fresh.text);
             }
-            if turns.len() >= CONVERSATIONS
-                && !turns.contains_key(&conversation)
-                && let Some(oldest) = turns.iter().min_by_key(|(_, turn)| turn.at).map(|(key, _)| *key)
-            {
-                turns.remove(&oldest);
-            }
-            turns.insert(conversation, Turn { body, said: *said, model: model.clone(), at: Instant::now() });
+            turns.insert(conversation, Turn { content, said: *said, model: model.clone(), at: Instant::now() });
+            forget(turns);
         }
         known.fresh += 1;
         let due = known.fresh == 1 || known.fresh > WRITTEN;

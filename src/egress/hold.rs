@@ -112,7 +112,7 @@ pub async fn reserve<L: Ledger>(
                 hold.armed = false;
                 let deny = spent::wrap_up(&standing);
                 let mut told = keeping.told.lock().unwrap_or_else(PoisonError::into_inner);
-                told.retain(|told| (&told.node, &told.provider) != (&standing.node, &standing.provider));
+                told.retain(|told| !told.is_of(&standing));
                 told.push(standing);
                 return Err(deny);
             }
@@ -209,24 +209,24 @@ impl<L: Ledger> OpenHold<L> {
         self
     }
 
-    /// Gets what the request says to its agent of thresholds that were passed, once `says` has found a place for it; each is told once.
-    pub fn tells<T>(&self, says: impl FnOnce(&str) -> Option<T>) -> Option<T> {
-        let mut told = self.keeping.near.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |a: &Standing, b: &Standing| (&a.node, &a.provider) == (&b.node, &b.provider);
+    /// Gets the sentence that the request is to say to its agent, of thresholds that were passed and that it was not told of.
+    pub fn news(&mut self) -> Option<String> {
+        let told = self.keeping.near.lock().unwrap_or_else(PoisonError::into_inner);
         let has_heard = |(now, percent): &(Standing, u8)| {
-            let before = told.iter().find(|(before, _)| same(before, now));
+            let before = told.iter().find(|(before, _)| before.is_of(now));
             before.is_some_and(|(before, heard)| {
-                heard >= percent && (before.limit, before.resets) == (now.limit, now.resets)
+                heard >= percent && (before.limit, before.resets) == (now.limit, now.resets) && before.used <= now.used
             })
         };
-        let news: Vec<_> = self.near.iter().filter(|one| !has_heard(one)).cloned().collect();
-        if news.is_empty() {
-            return None;
-        }
-        let said = says(&spent::near(&news))?;
-        told.retain(|(before, _)| !news.iter().any(|(now, _)| same(before, now)));
-        told.extend(news);
-        Some(said)
+        self.near.retain(|one| !has_heard(one));
+        (!self.near.is_empty()).then(|| spent::near(&self.near))
+    }
+
+    /// Notes that the agent has heard the news.
+    pub fn heard(&mut self) {
+        let mut told = self.keeping.near.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|(before, _)| !self.near.iter().any(|(now, _)| before.is_of(now)));
+        told.append(&mut self.near);
     }
 
     /// Says which exchange it is of: its end is told after the hold was settled.

@@ -252,7 +252,10 @@ impl<L: Ledger> Plane<L> {
             () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
             hold = self.reserved(&leaving, api, &mut wanted, (&request, &bytes), facts) => hold?,
         };
-        let tell = hold.tells(|sentence| telling(api, &bytes, sentence));
+        // What is made of a conversation for later turns is to keep nothing of it.
+        let news = hold.news().filter(|_| !leaving.path.ends_with("/compact"));
+        let tell = news.and_then(|sentence| telling(api, &bytes, &sentence));
+        let tells = tell.is_some();
         let splices: Vec<Splice> = asking.into_iter().chain(lower).chain(tell).collect();
         if !splices.is_empty() {
             request.headers_mut().remove(header::CONTENT_LENGTH);
@@ -268,6 +271,9 @@ impl<L: Ledger> Plane<L> {
         hold.answered(status.as_u16());
         leaving.can_read(&answer)?;
         if status.is_success() {
+            if tells {
+                hold.heard();
+            }
             leaving.exchange.charged(status);
         } else {
             self.note(&leaving, &method, status.as_u16()).await;
@@ -326,8 +332,9 @@ impl<L: Ledger> Plane<L> {
         wanted.counted = true;
         // What it allows itself is what is held, as far as there is room; and then it allows itself no more.
         wanted.estimate.output = wanted.facts.max_output.unwrap_or(wanted.estimate.output);
-        let hold = self.reserve(api, host, wanted, facts).await?.ok_or_else(not_counted)?;
-        let room = hold.held().saturating_sub(hold.input());
+        let mut hold = self.reserve(api, host, wanted, facts).await?.ok_or_else(not_counted)?;
+        let said = hold.news().map_or(0, |sentence| sentence.len() as u64 / 2);
+        let room = hold.held().saturating_sub(hold.input()).saturating_sub(said);
         let lower = lowering(api, body, unweighed(room, &self.ledger.weights()));
         Ok((hold, lower))
     }
@@ -355,7 +362,7 @@ impl<L: Ledger> Plane<L> {
             host: host.to_owned(),
             model: asked.model.clone(),
             input: weighed(&estimate.input),
-            least: Some(weighed(&estimate.least)),
+            least: estimate.least.as_ref().map(weighed),
             output: weighed(&Tokens { output: estimate.output.min(MOST_OUTPUT), ..Tokens::default() }),
             counted: *counted,
             told: Vec::new(),

@@ -99,7 +99,7 @@ pub struct HoldRequest {
     pub host: String,
     /// Model asked for.
     pub model: String,
-    /// Estimate of the input, counted tokens; never clamped.
+    /// Estimate of the input, counted tokens.
     pub input: u64,
     /// The least that the input can be, counted tokens: what cannot fit is refused by this, but for hard limits. What is estimated where `None`.
     pub least: Option<u64>,
@@ -116,7 +116,7 @@ pub struct HoldRequest {
 pub enum HoldOutcome {
     /// Granted: `held` tokens are reserved on every node of the path.
     Granted {
-        /// Tokens reserved: input estimate + output estimate clamped to what is left.
+        /// Tokens reserved: input estimate + output estimate, both clamped to what is left.
         held: u64,
         /// Of what the agent is to be told, if it was not: accounts, and the highest threshold of each that was passed. Unit: percent.
         near: Vec<(Standing, u8)>,

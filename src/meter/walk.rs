@@ -37,12 +37,14 @@ pub(super) struct Walk<'a> {
     around: Vec<bool>,
     /// The next string is a key.
     key_next: bool,
+    /// Bytes so far that stand between steps and say nothing. Unit: bytes.
+    pub(super) blanks: u64,
 }
 
 impl<'a> Walk<'a> {
     /// Stands before `json`.
     pub(super) fn new(json: &'a [u8]) -> Walk<'a> {
-        Walk { json, at: 0, around: Vec::with_capacity(16), key_next: false }
+        Walk { json, at: 0, around: Vec::with_capacity(16), key_next: false, blanks: 0 }
     }
 
     /// Gets the string that begins at `from`, behind its quote.
@@ -92,7 +94,7 @@ impl Iterator for Walk<'_> {
                 }
                 b',' => self.key_next = self.around.last() == Some(&false),
                 b':' => self.key_next = false,
-                byte if byte.is_ascii_whitespace() => {}
+                byte if byte.is_ascii_whitespace() => self.blanks += 1,
                 _ => {
                     let ends = |byte: &u8| {
                         matches!(byte, b',' | b'}' | b']' | b'"' | b'{' | b'[' | b':') || byte.is_ascii_whitespace()

@@ -172,7 +172,14 @@ async fn what_is_kept_for_the_end_is_told_of_once_and_then_there() {
 #[tokio::test]
 async fn a_threshold_is_told_in_the_agents_next_request_once_and_only_where_that_was_wanted() {
     for tell in [true, false] {
-        let bench = bench(None, answers(message_json(30, 25))).await;
+        let faults = std::sync::atomic::AtomicU32::new(0);
+        let script: Script = Arc::new(move |_| {
+            // The second is refused: what it was to say is said again.
+            let refused = faults.fetch_add(1, Ordering::SeqCst) == 1;
+            let (status, body) = if refused { (529, "{}".to_owned()) } else { (200, message_json(30, 25)) };
+            Response::builder().status(status).header("content-type", "application/json").body(full(body)).unwrap()
+        });
+        let bench = bench(None, script).await;
         terms(&bench, 200, Terms { tell, warn: Some(vec![20, 90]), ..Terms::default() }).await;
         let said = async || {
             assert_eq!(bench.message().await.0, 200);
@@ -180,6 +187,7 @@ async fn a_threshold_is_told_in_the_agents_next_request_once_and_only_where_that
             body["messages"][0]["content"].as_str().unwrap().to_owned()
         };
         let first = said().await;
+        assert_eq!(bench.message().await.0, 529);
         let second = said().await;
         assert_eq!(first, said().await, "once");
         if !tell {

@@ -3,8 +3,15 @@
 //! A string is one only where the API has one: under a key for data, and below nothing but the keys by which the APIs lead there. What stands
 //! in a call's arguments, or in the schema of a tool, is text to the model, whatever it looks like.
 
-/// Least bytes of what is taken for media.
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+/// Least letters of a document, or of sound.
 const LEAST: usize = 512;
+/// How much of an image's base64 is looked at for its size. Unit: bytes.
+const HEAD: usize = 64 << 10;
+/// What a document, or sound, is at least: its bytes do not say how many pages or seconds it has. Unit: tokens.
+const SOME_MORE: u64 = 3000;
 /// What an image is at most, and at least; and what one is taken for whose size is not found. Unit: tokens.
 const MOST_IMAGE: u64 = 4784;
 const LEAST_IMAGE: u64 = 85;
@@ -26,6 +33,8 @@ pub(super) enum Medium {
     Document,
     /// And moving pictures.
     Sound,
+    /// None after all: text in base64, or as it is.
+    Text,
 }
 
 /// Keys by which the APIs lead to media, beside those of the lists themselves.
@@ -77,22 +86,25 @@ pub(super) fn is_opaque(key: &[u8]) -> bool {
 /// Gets the kind of media that a word names: a key, or a value of [`names_a_kind`].
 pub(super) fn kind(word: &[u8]) -> Option<Medium> {
     let begins = |with: &[&[u8]]| with.iter().any(|with| word.starts_with(with));
-    match () {
-        () if begins(&[b"image", b"input_image"]) => Some(Medium::Image),
-        () if begins(&[b"audio", b"input_audio", b"video"]) => Some(Medium::Sound),
-        () if begins(&[b"application/", b"document", b"file", b"input_file", b"text/"]) => Some(Medium::Document),
-        () => None,
+    match word {
+        b"text" | b"txt" | b"md" | b"csv" | b"html" => Some(Medium::Text),
+        b"application/pdf" => Some(Medium::Document),
+        _ if begins(&[b"text/", b"application/"]) => Some(Medium::Text),
+        _ if begins(&[b"image", b"input_image"]) => Some(Medium::Image),
+        _ if begins(&[b"audio", b"input_audio", b"video"]) => Some(Medium::Sound),
+        _ if begins(&[b"document", b"file", b"input_file"]) => Some(Medium::Document),
+        _ => None,
     }
 }
 
 /// Tells whether the value of `key` says of what kind something is.
 pub(super) fn names_a_kind(key: &[u8]) -> bool {
-    matches!(key, b"type" | b"media_type" | b"mimeType" | b"mime_type")
+    matches!(key, b"type" | b"media_type" | b"mimeType" | b"mime_type" | b"format")
 }
 
 /// Gets the base64 of a string under `key`, and the kind that it says itself, where it can be media.
 pub(super) fn data<'a>(key: &[u8], text: &'a [u8]) -> Option<(&'a [u8], Option<Medium>)> {
-    if text.len() < LEAST || !DATA.contains(&key) {
+    if !DATA.contains(&key) {
         return None;
     }
     let (said, base64) = match text.strip_prefix(b"data:") {
@@ -106,38 +118,31 @@ pub(super) fn data<'a>(key: &[u8], text: &'a [u8]) -> Option<(&'a [u8], Option<M
     base64.iter().all(letter).then_some((base64, said))
 }
 
-/// Gets the tokens of media.
-pub(super) fn tokens(medium: Medium, base64: &[u8]) -> u64 {
+/// Gets the tokens of media; `None` of what is none.
+pub(super) fn tokens(medium: Medium, base64: &[u8]) -> Option<u64> {
     let length = base64.len() as u64;
     match medium {
-        // What it says of its size is its own word.
-        Medium::Image => image(base64).max(length.div_ceil(AT_MOST)),
-        Medium::Sound => length.div_ceil(SOUND),
-        Medium::Document => length.div_ceil(DOCUMENT),
+        // Bytes bound neither pages nor seconds.
+        Medium::Document | Medium::Sound if base64.len() < LEAST => None,
+        Medium::Text => None,
+        Medium::Image => Some(image(base64).max(length.div_ceil(AT_MOST))),
+        Medium::Sound => Some(length.div_ceil(SOUND).max(SOME_MORE)),
+        Medium::Document => Some(length.div_ceil(DOCUMENT).max(SOME_MORE)),
     }
 }
 
-/// Gets the tokens of an image. A PNG says how large it is among its first bytes.
+/// Gets the tokens of an image, by the size that its head says.
 fn image(base64: &[u8]) -> u64 {
-    let size = size_of_png(base64).map(|(width, height)| (u64::from(width) * u64::from(height)).div_ceil(POINTS));
-    size.unwrap_or(SOME_IMAGE).clamp(LEAST_IMAGE, MOST_IMAGE)
+    let head = &base64[..base64.len().min(HEAD) / 4 * 4];
+    let size = read(head).and_then(|head| imagesize::blob_size(&head).ok());
+    let points = size.map(|size| (size.width as u64).saturating_mul(size.height as u64).div_ceil(POINTS));
+    points.unwrap_or(SOME_IMAGE).clamp(LEAST_IMAGE, MOST_IMAGE)
 }
 
-/// Reads width and height of a PNG (its specification, 11.2.1).
-fn size_of_png(base64: &[u8]) -> Option<(u32, u32)> {
-    let value = |byte: &u8| match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' | b'-' => Some(62),
-        b'/' | b'_' => Some(63),
-        _ => None,
-    };
-    let mut head = Vec::with_capacity(24);
-    for four in base64.get(..32)?.chunks_exact(4) {
-        let bits = four.iter().try_fold(0u32, |bits, byte| Some(bits << 6 | u32::from(value(byte)?)))?;
-        head.extend_from_slice(&bits.to_be_bytes()[1..]);
-    }
-    let number = |at: usize| Some(u32::from_be_bytes(head.get(at..at + 4)?.try_into().ok()?));
-    head.starts_with(b"\x89PNG\r\n\x1a\n").then_some((number(16)?, number(20)?))
+/// Reads base64 of either alphabet (RFC 4648, sections 4 and 5).
+fn read(base64: &[u8]) -> Option<Vec<u8>> {
+    [&STANDARD_NO_PAD, &URL_SAFE_NO_PAD].iter().find_map(|alphabet| {
+        let end = base64.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
+        alphabet.decode(&base64[..end]).ok()
+    })
 }

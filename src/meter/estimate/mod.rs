@@ -5,6 +5,7 @@
 //! really has, the caller learns by model ([`crate::budget::learned`]).
 
 mod dense;
+mod identity;
 mod look;
 mod media;
 mod pieces;
@@ -51,6 +52,8 @@ pub struct Content {
     /// What its conversation is known by: its first message, and the name that its client has for it. Sub-agents that share a bottle
     /// have conversations of their own. Two that begin alike may be taken for one, which only makes an estimate worse.
     pub conversation: u64,
+    /// Its request wants itself cached as a whole.
+    automatic: bool,
     /// What it is made of, in its order: messages, tools, and whatever else there is.
     pieces: Arc<[Piece]>,
 }
@@ -61,8 +64,13 @@ impl Content {
         look::at(json)
     }
 
+    /// Gets how many pieces it has.
+    pub fn pieces(&self) -> usize {
+        self.pieces.len()
+    }
+
     /// Gets what has changed since an `earlier` body of its conversation.
     pub fn since(&self, earlier: &Content) -> Change {
-        pieces::change(&self.pieces, &earlier.pieces)
+        pieces::change(self, earlier)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use super::Bulk;
+use super::{Bulk, Content};
 
 /// How much longer or shorter a piece may be and still be the same: what has it cached comes and goes. Unit: bytes.
 const MARKS: u64 = 128;
@@ -28,6 +28,10 @@ pub(super) struct Piece {
     pub(super) part: Part,
     pub(super) hash: u64,
     pub(super) bulk: Bulk,
+    /// Its request wants all up to it cached.
+    pub(super) marked: bool,
+    /// It does not change how much of the rest goes in.
+    pub(super) calm: bool,
 }
 
 impl Piece {
@@ -58,34 +62,39 @@ pub struct Change {
     pub stands: u64,
     /// How much of the earlier one is there no more. Unit: thousandths.
     pub lost: u64,
+    /// Something is said otherwise that may change how much of the rest goes in.
+    pub switched: bool,
 }
 
 /// Compares the pieces of two bodies.
-pub(super) fn change(now: &[Piece], earlier: &[Piece]) -> Change {
+pub(super) fn change(now: &Content, earlier: &Content) -> Change {
     let sorted = |pieces: &[Piece]| {
         let mut sorted = pieces.to_vec();
         sorted.sort_unstable_by(Piece::order);
         sorted
     };
     let mut change = Change::default();
-    let (now_sorted, earlier_sorted) = (sorted(now), sorted(earlier));
+    let (now_sorted, earlier_sorted) = (sorted(&now.pieces), sorted(&earlier.pieces));
     let (mut new, mut old) = (now_sorted.iter().peekable(), earlier_sorted.iter().peekable());
     let (mut all, mut lost) = (0, 0);
     loop {
         match (new.peek(), old.peek()) {
             (Some(a), Some(b)) if a.is(b) => {
                 all += b.weight();
+                change.fresh.text += a.bulk.text.saturating_sub(b.bulk.text);
                 new.next();
                 old.next();
             }
             (Some(a), b) if b.is_none_or(|b| a.order(b) == Ordering::Less) => {
                 change.fresh.add(&a.bulk);
+                change.switched |= !a.calm;
                 new.next();
             }
             (_, Some(b)) => {
                 all += b.weight();
                 lost += b.weight();
                 change.gone.add(&b.bulk);
+                change.switched |= !b.calm;
                 old.next();
             }
             (None | Some(_), None) => break,
@@ -96,21 +105,28 @@ pub(super) fn change(now: &[Piece], earlier: &[Piece]) -> Change {
     change
 }
 
-/// Gets how much of `earlier` is the beginning of `now`, in the order in which an API reads both.
-fn stands(now: &[Piece], earlier: &[Piece]) -> u64 {
+/// Gets how much of `earlier` is the beginning of `now`, in the order in which an API reads both; and is to be cached, where that is said at all.
+fn stands(now: &Content, earlier: &Content) -> u64 {
     let (mut all, mut same) = (0, 0);
     let mut stands = true;
+    let wants = earlier.automatic || earlier.pieces.iter().any(|piece| piece.marked);
+    // What stands behind the last mark is read from no cache.
+    let mut sure = 0;
     for part in [Part::Tools, Part::System, Part::Talk] {
-        let mut new = now.iter().filter(|piece| piece.part == part);
-        for piece in earlier.iter().filter(|piece| piece.part == part) {
+        let mut new = now.pieces.iter().filter(|piece| piece.part == part);
+        for piece in earlier.pieces.iter().filter(|piece| piece.part == part) {
             all += piece.weight();
-            stands = stands && new.next().is_some_and(|new| new.is(piece));
+            let next = new.next();
+            stands = stands && next.is_some_and(|new| new.is(piece));
             same += if stands { piece.weight() } else { 0 };
+            sure = if next.is_some_and(|new| new.marked) { same } else { sure };
         }
+        let mut more = new.peekable();
         // More tools stand before what comes behind them.
-        stands = stands && (part == Part::Talk || new.next().is_none());
+        stands = stands && (part == Part::Talk || more.peek().is_none());
+        sure = if more.any(|new| new.marked) { same } else { sure };
     }
-    thousandths(same, all)
+    thousandths(if wants && !now.automatic { sure } else { same }, all)
 }
 
 /// Gets a share; all of nothing.

@@ -45,7 +45,7 @@ fn media_count_by_their_kind_and_not_by_their_bytes() {
         (json!({"type": "input_image", "image_url": format!("data:image/jpeg;base64,{data}")}), SOME_IMAGE),
         (json!({"inlineData": {"mimeType": "image/webp", "data": data}}), SOME_IMAGE),
         (json!({"type": "document", "source": {"media_type": "application/pdf", "data": data}}), 28572),
-        (json!({"input_audio": {"data": data, "format": "wav"}}), 1563),
+        (json!({"input_audio": {"data": data, "format": "wav"}}), 3000),
     ];
     for (part, tokens) in cases {
         let body = json!({"messages": [{"role": "user", "content": [part]}]}).to_string();
@@ -131,7 +131,20 @@ fn what_is_new_in_a_body_is_what_has_come_since() {
     let text = marked["messages"][2]["content"].take();
     marked["messages"][2]["content"] =
         json!([{"type": "text", "text": text, "cache_control": {"type": "ephemeral", "ttl": "1h"}}]);
-    assert_eq!(body(&talk(3)).since(&body(&marked)), Change { stands: 1000, ..Change::default() });
+    assert_eq!(body(&talk(3)).since(&body(&marked)), Change::default(), "but for what is read from a cache");
+}
+
+#[test]
+fn what_claude_code_says_for_its_accounts_changes_nothing() {
+    let with = |line: &str| {
+        let mut body = talk(3);
+        body["system"].as_array_mut().unwrap().insert(0, json!({"type": "text", "text": line}));
+        body
+    };
+    let line = |end: &str| with(&format!("x-anthropic-billing-header: cc_version=2; cch={end};"));
+    assert_eq!(body(&line("0a1b2")).since(&body(&line("3c4d5"))), Change { stands: 1000, ..Change::default() });
+    let long = |word: &str| line(&word.repeat(100));
+    assert!(body(&long("abcd ")).since(&body(&long("efgh "))).fresh.text > 500);
 }
 
 #[test]
@@ -245,4 +258,101 @@ fn more_messages_than_are_told_apart_are_counted_all_the_same() {
     let many = |n: usize| json!({"messages": (0..n).map(|n| json!({"role": "user", "content": format!("{n:9}")})).collect::<Vec<_>>()});
     let change = body(&many(6000)).since(&body(&many(5000)));
     assert!(change.fresh.text > 1000 * 30, "{change:?}");
+}
+
+#[test]
+fn what_is_not_read_in_one_body_and_read_in_the_next_is_new() {
+    let big = "new words ".repeat(300);
+    let user = |content: Value| json!([{"role": "user", "content": content}]);
+    let hi = json!("hi");
+    let turns = [
+        // Words in keys that no API has, and then in a text.
+        (
+            json!({"messages": [{"role": "user", "content": "hi", "type": big}]}),
+            json!({"messages": user(json!([{"type": "text", "text": "hi"}, {"type": "text", "text": big}]))}),
+        ),
+        // A conversation beside the one that is read.
+        (
+            json!({"messages": user(hi.clone()), "contents": user(json!(big))}),
+            json!({"messages": [user(hi.clone())[0], user(json!(big))[0]]}),
+        ),
+        (
+            json!({"messages": user(hi.clone()), "request": {"messages": user(json!(big))}}),
+            json!({"messages": [user(hi.clone())[0], user(json!(big))[0]]}),
+        ),
+        (
+            json!({"messages": user(hi.clone()), "functions": [{"a": big}]}),
+            json!({"messages": user(hi), "tools": [{"a": big}]}),
+        ),
+    ];
+    for (earlier, now) in turns {
+        let change = body(&now).since(&body(&earlier));
+        assert!(change.fresh.text >= 3000, "{change:?}");
+    }
+    // Whatever else a request says may decide how much of its conversation goes in.
+    for key in ["context_management", "generationConfig", "thinking"] {
+        let mut other = talk(3);
+        other[key] = json!({"x": 1});
+        let calm = |now: &Value, earlier: &Value| !body(now).since(&body(earlier)).switched;
+        assert!(!calm(&other, &talk(3)) && !calm(&talk(3), &other) && calm(&other, &other), "{key}");
+    }
+    let mut other = talk(3);
+    other["max_tokens"] = json!(77);
+    assert!(!body(&other).since(&body(&talk(3))).switched);
+}
+
+#[test]
+fn what_is_not_marked_any_more_is_not_read_from_a_cache() {
+    let marked = |messages: &[usize]| {
+        let mut body = talk(5);
+        for at in messages {
+            let text = body["messages"][*at]["content"].take();
+            body["messages"][*at]["content"] =
+                json!([{"type": "text", "text": text, "cache_control": {"type": "ephemeral"}}]);
+        }
+        body
+    };
+    let stands = |now: &Value, earlier: &Value| body(now).since(&body(earlier)).stands;
+    assert_eq!(stands(&marked(&[4]), &marked(&[2])), 1000);
+    assert_eq!(stands(&marked(&[]), &marked(&[4])), 0);
+    let early = stands(&marked(&[1]), &marked(&[4]));
+    assert!((400..700).contains(&early), "as far as it is marked: {early}");
+    assert_eq!(stands(&marked(&[]), &marked(&[])), 1000, "nothing was said of it");
+    let mut automatic = marked(&[]);
+    automatic["cache_control"] = json!({"type": "ephemeral"});
+    assert_eq!((stands(&automatic, &marked(&[4])), stands(&marked(&[]), &automatic)), (1000, 0));
+}
+
+#[test]
+fn marks_and_blanks_hide_nothing() {
+    let with = |more: usize| {
+        let mut body = talk(3);
+        body["messages"][1]["content"] = json!([{"type": "text", "text": "x"}, {"type": "tool_use", "input": vec![json!({"cache_control": {"type": "ephemeral"}}); more]}]);
+        body
+    };
+    let change = body(&with(9)).since(&body(&with(8)));
+    assert!(change.fresh.text > 30, "{change:?}");
+    let text = talk(3).to_string();
+    let blank = text.replacen("{\"role\"", &format!("{}{{\"role\"", " ".repeat(5000)), 1);
+    assert_eq!(Content::of(blank.as_bytes()).bulk, Content::of(text.as_bytes()).bulk);
+}
+
+#[test]
+fn media_are_never_less_than_their_bytes_can_say() {
+    let part = |part: Value| body(&json!({"messages": [{"content": [part]}]})).bulk;
+    let source = |kind: &str, media_type: &str, data: &str| json!({"type": kind, "source": {"type": "base64", "media_type": media_type, "data": data}});
+    // An image of few bytes that is large: 1092 by 1092 points.
+    let png = format!("iVBORw0KGgoAAAANSUhEUgAABEQAAARE{}", base64(250));
+    assert_eq!(part(source("image", "image/png", &png)).media, 1590);
+    // A document of many empty pages.
+    assert_eq!(part(source("document", "application/pdf", &base64(600))).media, 3000);
+    // Text that says it is a document is text.
+    for (kind, media_type) in [("document", "text/plain"), ("document", "application/json")] {
+        let bulk = part(source(kind, media_type, &base64(10_000)));
+        assert!(bulk.media == 0 && bulk.dense >= 10_000, "{bulk:?}");
+    }
+    let plain = part(json!({"type": "document", "source": {"type": "text", "data": "some words ".repeat(100)}}));
+    assert!(plain.media == 0 && plain.text > 1100);
+    let bytes = json!({"document": {"format": "txt", "source": {"bytes": base64(10_000)}}});
+    assert_eq!(part(bytes).media, 0);
 }

@@ -3,6 +3,7 @@
 //! It stands at the end of what its user says, so that nothing before it is another; where the last word is not the user's, there is no
 //! place for it.
 
+use memchr::memmem;
 use serde_json::json;
 
 use super::Splice;
@@ -23,8 +24,11 @@ enum Place {
 struct End {
     /// Of the conversation itself.
     talk: Option<Place>,
-    /// Who says the last of it, and where that ends.
+    /// It is a list.
+    is_list: bool,
+    /// Who says the last of it, of what kind that is, and where it ends.
     role: Vec<u8>,
+    kind: Vec<u8>,
     last: Option<Place>,
 }
 
@@ -40,15 +44,20 @@ pub fn telling(api: Api, body: &[u8], sentence: &str) -> Option<Splice> {
         Place::List(at) => put(at, format!(",{part}")),
     };
     match (api, end.role.as_slice()) {
-        (Api::Anthropic | Api::BedrockInvoke | Api::OpenaiChat, b"user") => {
+        (Api::Anthropic | Api::OpenaiChat, b"user") | (Api::OpenaiChat, b"tool") => {
             append(end.last, json!({"type": "text", "text": sentence}))
         }
-        (Api::OpenaiChat, b"tool") => append(end.talk, json!({"role": "user", "content": sentence})),
-        (Api::OpenaiResponses, _) => {
+        // Other models there have other parts.
+        (Api::BedrockInvoke, b"user") if memmem::find(body, b"\"anthropic_version\"").is_some() => {
+            append(end.last, json!({"type": "text", "text": sentence}))
+        }
+        (Api::OpenaiResponses, role) if role == b"user" || end.kind.ends_with(b"_output") || !end.is_list => {
             let content = json!([{"type": "input_text", "text": sentence}]);
             append(end.talk, json!({"type": "message", "role": "user", "content": content}))
         }
-        (Api::Gemini | Api::BedrockConverse, b"user") => append(end.last, json!({"text": sentence})),
+        (Api::Gemini | Api::BedrockConverse, b"user") | (Api::Gemini, b"") => {
+            append(end.last, json!({"text": sentence}))
+        }
         _ => None,
     }
 }
@@ -67,7 +76,10 @@ fn ends(body: &[u8]) -> End {
                     base = 2;
                 }
                 if depth == base + 1 && talks {
-                    (end.role, end.last) = (Vec::new(), None);
+                    (end.role, end.kind, end.last) = (Vec::new(), Vec::new(), None);
+                }
+                if depth == base && talks {
+                    end.is_list = list;
                 }
                 empty = list;
                 depth += 1;
@@ -104,6 +116,7 @@ fn ends(body: &[u8]) -> End {
                 if depth == base + 2 && talks {
                     match key {
                         b"role" => end.role = body[range].to_vec(),
+                        b"type" => end.kind = body[range].to_vec(),
                         key if is_said(key) => end.last = place,
                         _ => {}
                     }
@@ -156,10 +169,15 @@ mod tests {
                 Api::OpenaiChat,
                 "messages",
                 json!([text("user", json!("a")), {"role": "tool", "tool_call_id": "t", "content": "x"}]),
-                json!([text("user", json!("a")), {"role": "tool", "tool_call_id": "t", "content": "x"}, text("user", json!("Say \"it\"."))]),
+                json!([text("user", json!("a")), {"role": "tool", "tool_call_id": "t", "content": "x\n\nSay \"it\"."}]),
             ),
             (Api::OpenaiResponses, "input", json!("hi"), in_text.clone()),
-            (Api::OpenaiResponses, "input", json!([{"type": "x", "y": []}]), json!([{"type": "x", "y": []}, message])),
+            (
+                Api::OpenaiResponses,
+                "input",
+                json!([{"type": "x_output", "y": []}]),
+                json!([{"type": "x_output", "y": []}, message]),
+            ),
             (
                 Api::Gemini,
                 "contents",
@@ -196,7 +214,12 @@ mod tests {
         assert!(none(Api::Anthropic, prefilled.clone()) && none(Api::OpenaiChat, prefilled));
         assert!(none(Api::Anthropic, json!({"messages": []})) && none(Api::OpenaiResponses, json!({"input": []})));
         assert!(none(Api::Gemini, json!({"contents": [{"role": "model", "parts": [{"text": "a"}]}]})));
-        assert!(none(Api::BedrockInvoke, json!({"prompt": "x"})));
+        let user = json!([{"role": "user", "content": [{"text": "x"}]}]);
+        assert!(
+            none(Api::BedrockInvoke, json!({"prompt": "x"})) && none(Api::BedrockInvoke, json!({"messages": user}))
+        );
+        assert!(!none(Api::BedrockInvoke, json!({"anthropic_version": "x", "messages": user})));
+        assert!(none(Api::OpenaiResponses, json!({"input": [{"type": "function_call", "name": "x"}]})));
         let hidden = json!({"messages": [{"role": "assistant", "content": [{"role": "user", "content": "x"}]}]});
         assert!(none(Api::Anthropic, hidden));
         for cut in 0..60 {

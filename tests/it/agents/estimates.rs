@@ -207,15 +207,20 @@ fn a_session_is_estimated(cli: &Cli) {
 
         // What an input is at least is no more than what it is.
         let estimates = Estimates::new(cli.name, "coder");
+        let mut known = 0;
         for (n, (body, tokens)) in
             asked.lock().unwrap().drain(..).enumerate().filter(|(_, (_, tokens))| *tokens > SMALL)
         {
             let text = body.to_string();
             let model = body["model"].as_str().unwrap_or("gemini").to_owned();
             let estimate = estimates.estimate(Content::of(text.as_bytes()), &model, None, 4096);
-            assert!(estimate.least.all_input() <= tokens, "{} {n}: {:?} of {tokens}", cli.name, estimate.least);
+            let least = estimate.least.map_or(0, |least| least.all_input());
+            assert!(least <= tokens, "{} {n}: {least} of {tokens}", cli.name);
+            known += usize::from(least > tokens / 2);
             estimate.pupil.learn(&Tokens { input: tokens, output: 100, ..Tokens::default() });
         }
+
+        assert!(known + FIRST >= turns, "{}: {known} of {turns} go on from a turn", cli.name);
 
         // A limit into which the whole session just fits refuses nothing of it.
         let all: u64 = rows.iter().map(|row| row.all).sum();
