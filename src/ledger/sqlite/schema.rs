@@ -175,7 +175,7 @@ CREATE TABLE learned (
 ";
 
 /// The chain of the events, each bound to the usage row that it tells of (`digest`); sums of the usage by quarter hours (UTC),
-/// which the writer keeps up in the background (`folded_to` in `meta`: the last `usage.id` that is in them); what was pruned;
+/// which the writer keeps up in the background (`folded_to` in `meta`: the last `usage.id` that is in them all); what was pruned;
 /// the names of runs; what providers said of their own limits.
 const V_INTEGRITY: &str = "
 ALTER TABLE events ADD COLUMN hash BLOB;
@@ -215,6 +215,37 @@ CREATE TABLE sums (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sums_bottle ON sums (bottle, quarter);
 CREATE INDEX sums_run ON sums (run, quarter);
+
+-- The same over all bottles and runs.
+CREATE TABLE totals (
+    quarter INTEGER NOT NULL,
+    agent TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    recipe TEXT NOT NULL,
+    exact INTEGER NOT NULL,
+    requests INTEGER NOT NULL,
+    input INTEGER NOT NULL,
+    cache_read INTEGER NOT NULL,
+    cache_write INTEGER NOT NULL,
+    output INTEGER NOT NULL,
+    reasoning INTEGER NOT NULL,
+    counted INTEGER NOT NULL,
+    first_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL,
+    first_ts INTEGER NOT NULL,
+    last_ts INTEGER NOT NULL,
+    PRIMARY KEY (quarter, agent, provider, model, recipe, exact)
+) STRICT, WITHOUT ROWID;
+
+-- What was charged to nodes that count by name.
+CREATE TABLE charged (
+    node TEXT NOT NULL,
+    quarter INTEGER NOT NULL,
+    provider TEXT NOT NULL,
+    counted INTEGER NOT NULL,
+    PRIMARY KEY (node, quarter, provider)
+) STRICT, WITHOUT ROWID;
 
 -- What the rows that were pruned had charged to each account.
 CREATE TABLE pruned (

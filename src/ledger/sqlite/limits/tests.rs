@@ -111,6 +111,48 @@ async fn a_limit_that_gets_a_time_later_finds_what_was_used_in_it() {
 }
 
 #[tokio::test]
+async fn what_a_window_finds_is_in_the_sums_and_read_from_no_row() {
+    let dir = Dir::new();
+    let ledger = open(&dir.file("a.db"));
+    use_up(&ledger, "long ago", 30).await;
+    let conn = Connection::open(dir.file("a.db")).unwrap();
+    conn.execute("UPDATE usage SET ts = ts - 40 * 86400000", []).unwrap();
+    use_up(&ledger, "today", 20).await;
+    use_up(&ledger, "late", 1).await;
+    crate::ledger::sqlite::sums::fold(&conn).unwrap();
+    ledger.settle(settle("late", exact(5, 0))).await.unwrap();
+    use_up(&ledger, "now", 3).await;
+    // Of the rows that are in the sums nothing is left.
+    assert_eq!(conn.execute("DELETE FROM usage WHERE hold <> 'now'", []).unwrap(), 3);
+    for (limit, used) in [
+        (per("claude", 100, Period::Day), 28),
+        (per("*", 100, Period::Month), 28),
+        (Limit::of("claude", Some(100)), 58),
+        (per("claude", 100, Period::Month), 28),
+    ] {
+        let provider = limit.provider.clone();
+        ledger.set_limits(GLOBAL, vec![limit]).await.unwrap();
+        assert_eq!(account(&ledger, GLOBAL, &provider).await.used, used);
+    }
+}
+
+#[tokio::test]
+async fn a_window_needs_a_node_with_a_name() {
+    let dir = Dir::new();
+    let ledger = open(&dir.file("a.db"));
+    let day = || vec![per("claude", 100, Period::Day)];
+    for node in ["bottle:b", "run:r", "agent:a@1"] {
+        assert!(matches!(ledger.set_limits(node, day()).await, Err(LedgerError::Misuse(_))), "{node}");
+        let set = BudgetAct::Set { tokens: Some(1), per: Some(Period::Week), hard: None };
+        let refused = ledger.budget_change(change(node, node, "claude", set), "operator").await;
+        assert!(matches!(refused, Err(LedgerError::Misuse(_))), "{node}");
+    }
+    for node in ["agent:a", "manifest:m", GLOBAL] {
+        ledger.set_limits(node, day()).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_the_operator_raised_stands_until_the_file_says_something_else() {
     let dir = Dir::new();
     let ledger = open(&dir.file("a.db"));
