@@ -2,7 +2,7 @@
 //! that what the writer folds meanwhile is in the answer once. The sums over all bottles serve wherever neither a bottle nor a run
 //! is asked for.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use jiff::tz::TimeZone;
 use rusqlite::{Connection, params};
@@ -16,7 +16,8 @@ use crate::ledger::period::Stretches;
 const USUAL: [By; 4] = [By::Bottle, By::Agent, By::Provider, By::Model];
 
 /// The figures that every branch of the statement has, of rows.
-const OF_ROWS: &str = "1, input, cache_read, cache_write + cache_write_long, output, reasoning, counted, source <> 'exact',
+const OF_ROWS: &str =
+    "1, input, cache_read, cache_write + cache_write_long, output, reasoning, counted, source <> 'exact',
     ts, ts, id";
 
 /// The same of sums.
@@ -118,25 +119,25 @@ fn zone(query: &UsageQuery) -> TimeZone {
 /// Brings rows of quarter hours together by stretches of time, in the order of time.
 fn cut(period: Slice, rows: Vec<(i64, UsageRow)>, zone: &TimeZone) -> Vec<UsageRow> {
     let stretches = Stretches::cut(period, rows.iter().map(|(at, _)| *at), zone);
-    let mut found: std::collections::HashMap<_, usize> = std::collections::HashMap::new();
-    let mut all: Vec<UsageRow> = Vec::new();
+    // Of each row that comes of it: its place, its times, its figures.
+    let mut found: HashMap<_, (usize, Span, UsageTotal)> = HashMap::new();
     for (at, row) in rows {
         let (start, end) = stretches.of(at);
-        let UsageRow { bottle, agent, provider, model, recipe, run, .. } = row.clone();
-        let place = *found.entry((start, bottle, agent, provider, model, recipe, run)).or_insert(all.len());
-        let first = row.span.unwrap_or_default();
-        match all.get_mut(place) {
-            Some(sum) => {
-                sum.total.add(&row.total);
-                if let Some(span) = &mut sum.span {
-                    (span.first, span.last) = (span.first.min(first.first), span.last.max(first.last));
-                }
-            }
-            None => all.push(UsageRow { span: Some(Span { start, end, ..first }), ..row }),
-        }
+        let UsageRow { bottle, agent, provider, model, recipe, run, span, total } = row;
+        let Span { first, last, .. } = span.unwrap_or_default();
+        let place = found.len();
+        let names = (start, bottle, agent, provider, model, recipe, run);
+        let (_, span, sum) =
+            found.entry(names).or_insert((place, Span { start, end, first, last }, UsageTotal::default()));
+        sum.add(&total);
+        (span.first, span.last) = (span.first.min(first), span.last.max(last));
     }
-    all.sort_by_key(|row| row.span.map(|span| span.start));
-    all
+    let made = |((_, bottle, agent, provider, model, recipe, run), (place, span, total))| {
+        (place, UsageRow { bottle, agent, provider, model, recipe, run, span: Some(span), total })
+    };
+    let mut all: Vec<(usize, UsageRow)> = found.into_iter().map(made).collect();
+    all.sort_by_key(|(place, row)| (row.span.map(|span| span.start), *place));
+    all.into_iter().map(|(_, row)| row).collect()
 }
 
 /// Writes the statement. Its parameters: bottle, run, provider, since, until, and the first and the last whole quarter hour, that one
@@ -157,14 +158,29 @@ fn statement(query: &UsageQuery, by: &BTreeSet<By>, from: Table) -> String {
         "SELECT ts / {QUARTER}, bottle, agent, provider, coalesce(model, model_asked), coalesce(run, ''), {recipe}, {OF_ROWS}
          FROM usage"
     );
+    let cut = !matches!(query.period, None | Some(Slice::Session));
+    let whole = format!("requests <> 0 AND quarter >= ?6 AND quarter < ?7{of_sums}");
     let sums = match from {
-        Table::Sums => format!("SELECT quarter, bottle, agent, provider, model, run, {recipe}, {OF_SUMS} FROM sums"),
-        Table::Totals => format!("SELECT quarter, '', agent, provider, model, '', recipe, {OF_SUMS} FROM totals"),
+        Table::Sums => {
+            format!("SELECT quarter, bottle, agent, provider, model, run, {recipe}, {OF_SUMS} FROM sums WHERE {whole}")
+        }
+        // They lie in the order of these: brought together here, there is less to be sorted.
+        Table::Totals if cut => {
+            let keys = [(By::Model, "model"), (By::Provider, "provider"), (By::Agent, "agent"), (By::Recipe, "recipe")];
+            let wanted: String =
+                keys.iter().filter(|(wanted, _)| by.contains(wanted)).map(|(_, name)| format!(", {name}")).collect();
+            format!(
+                "SELECT quarter, '', agent, provider, model, '', recipe, sum(requests), sum(input), sum(cache_read),
+                    sum(cache_write), sum(output), sum(reasoning), sum(counted), sum(iif(exact, 0, requests)),
+                    min(first_ts), max(last_ts), min(first_id)
+                 FROM totals WHERE {whole} GROUP BY quarter{wanted}"
+            )
+        }
+        Table::Totals => {
+            format!("SELECT quarter, '', agent, provider, model, '', recipe, {OF_SUMS} FROM totals WHERE {whole}")
+        }
     };
-    let mut branches = vec![
-        format!("{sums} WHERE quarter >= ?6 AND quarter < ?7{of_sums}"),
-        format!("{of_rows} WHERE id > {MARK} AND ts >= ?4 AND ts < ?5{narrowed}"),
-    ];
+    let mut branches = vec![sums, format!("{of_rows} WHERE id > {MARK} AND ts >= ?4 AND ts < ?5{narrowed}")];
     // Of a quarter hour that is cut the rows count; its sums say where they are.
     let edges = [query.since, query.until].into_iter().flatten().filter(|at| at.rem_euclid(QUARTER) > 0);
     for edge in edges.map(|at| at.div_euclid(QUARTER)).collect::<BTreeSet<i64>>() {
@@ -174,7 +190,6 @@ fn statement(query: &UsageQuery, by: &BTreeSet<By>, from: Table) -> String {
                 AND ts / {QUARTER} = {edge} AND ts >= ?4 AND ts < ?5{narrowed}"
         ));
     }
-    let cut = !matches!(query.period, None | Some(Slice::Session));
     let column = |wanted: By, name: &'static str| if by.contains(&wanted) { name } else { "''" };
     let keys = [
         if cut { "quarter" } else { "0" },
@@ -191,7 +206,6 @@ fn statement(query: &UsageQuery, by: &BTreeSet<By>, from: Table) -> String {
          SELECT {}, sum(requests), sum(input), sum(cache_read), sum(cache_write), sum(output), sum(reasoning), sum(counted),
             sum(estimated), min(first_ts), max(last_ts)
          FROM told WHERE ?1 IS ?1 AND ?2 IS ?2 AND ?3 IS ?3 AND ?4 IS ?4 AND ?5 IS ?5 AND ?6 IS ?6 AND ?7 IS ?7
-            AND requests <> 0
          GROUP BY 1, 2, 3, 4, 5, 6, 7 ORDER BY min(first_id)",
         branches.join(" UNION ALL "),
         keys.join(", "),

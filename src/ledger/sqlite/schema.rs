@@ -216,12 +216,12 @@ CREATE TABLE sums (
 CREATE INDEX sums_bottle ON sums (bottle, quarter);
 CREATE INDEX sums_run ON sums (run, quarter);
 
--- The same over all bottles and runs.
+-- The same over all bottles and runs, in the order in which reports are mostly made of it.
 CREATE TABLE totals (
     quarter INTEGER NOT NULL,
-    agent TEXT NOT NULL,
-    provider TEXT NOT NULL,
     model TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    agent TEXT NOT NULL,
     recipe TEXT NOT NULL,
     exact INTEGER NOT NULL,
     requests INTEGER NOT NULL,
@@ -235,7 +235,7 @@ CREATE TABLE totals (
     last_id INTEGER NOT NULL,
     first_ts INTEGER NOT NULL,
     last_ts INTEGER NOT NULL,
-    PRIMARY KEY (quarter, agent, provider, model, recipe, exact)
+    PRIMARY KEY (quarter, model, provider, agent, recipe, exact)
 ) STRICT, WITHOUT ROWID;
 
 -- What was charged to nodes that count by name.

@@ -53,15 +53,14 @@ fn by_bottle() -> Table {
 fn over_all() -> Table {
     Table {
         name: "totals",
-        keys: "quarter, agent, provider, model, recipe, exact",
-        of_usage: format!(
-            "ts / {QUARTER}, agent, provider, coalesce(model, model_asked), {RECIPE}, source = 'exact'"
-        ),
+        keys: "quarter, model, provider, agent, recipe, exact",
+        of_usage: format!("ts / {QUARTER}, coalesce(model, model_asked), provider, agent, {RECIPE}, source = 'exact'"),
     }
 }
 
 /// The figures of a sum.
-const FIGURES: &str = "requests, input, cache_read, cache_write, output, reasoning, counted, first_id, last_id, first_ts, last_ts";
+const FIGURES: &str =
+    "requests, input, cache_read, cache_write, output, reasoning, counted, first_id, last_id, first_ts, last_ts";
 
 /// Adds rows to a table of sums: those of usage that `which` says, grouped. `sign` is empty, or - to take them out.
 fn add(table: &Table, sign: &str, which: &str) -> String {
@@ -146,7 +145,7 @@ pub(super) fn renamed(conn: &Connection, run: &str) -> rusqlite::Result<()> {
     conn.execute(
         &format!(
             "INSERT INTO {name} ({keys}, {FIGURES})
-             SELECT quarter, agent, provider, model, {RECIPE}, exact, sum(requests), sum(input), sum(cache_read),
+             SELECT quarter, model, provider, agent, {RECIPE}, exact, sum(requests), sum(input), sum(cache_read),
                 sum(cache_write), sum(output), sum(reasoning), sum(counted), min(first_id), max(last_id), min(first_ts),
                 max(last_ts)
              FROM sums WHERE quarter IN ({quarters}) GROUP BY 1, 2, 3, 4, 5, 6"
@@ -167,7 +166,8 @@ pub(super) fn charged_since(
     let sql = "SELECT coalesce(sum(counted), 0) FROM charged WHERE node = ?1 AND quarter >= ?2 AND provider = coalesce(?3, provider)";
     let mut sum: i64 =
         conn.prepare_cached(sql)?.query_row((node, start.div_euclid(QUARTER), provider), |row| row.get(0))?;
-    let sql = format!("SELECT path, counted FROM usage WHERE id > {MARK} AND ts >= ?1 AND provider = coalesce(?2, provider)");
+    let sql =
+        format!("SELECT path, counted FROM usage WHERE id > {MARK} AND ts >= ?1 AND provider = coalesce(?2, provider)");
     let mut select = conn.prepare_cached(&sql)?;
     let mut rows = select.query((start, provider))?;
     while let Some(row) = rows.next()? {

@@ -248,7 +248,10 @@ async fn what_is_pruned_leaves_sums_accounts_and_the_chain() {
     assert_eq!(ledger.usage(UsageQuery::default()).await.unwrap(), before);
     assert_eq!(ledger.usage(by_model()).await.unwrap(), models);
     // What a month has used is known without its rows.
-    ledger.set_limits(GLOBAL, vec![Limit { per: Some(Period::Month), ..Limit::of("claude", Some(1 << 40)) }]).await.unwrap();
+    ledger
+        .set_limits(GLOBAL, vec![Limit { per: Some(Period::Month), ..Limit::of("claude", Some(1 << 40)) }])
+        .await
+        .unwrap();
     let month = ledger.accounts(Some(GLOBAL)).await.unwrap();
     assert_eq!(month.iter().map(|account| account.used).collect::<Vec<_>>(), [before.total.counted]);
     // An earlier head is the anchor now, or before it.
