@@ -77,7 +77,7 @@ impl Model {
     }
 
     fn ask(&mut self, input: u64, output: u64) -> Result<(), TestCaseError> {
-        let held = match admit(&self.path, &Ask { input, output, counted: false, told: &self.told }) {
+        let held = match admit(&self.path, &Ask { input, output, told: &self.told, ..Ask::default() }) {
             Decision::Granted { held } => held,
             Decision::Wait(standing) => {
                 prop_assert!(!self.open.is_empty(), "it waits for nobody: {standing:?}");
@@ -88,7 +88,7 @@ impl Model {
                 self.told.retain(|told| told.node != standing.node);
                 self.told.push(standing);
                 // Once told, it is refused or passes.
-                let again = admit(&self.path, &Ask { input, output, counted: false, told: &self.told });
+                let again = admit(&self.path, &Ask { input, output, told: &self.told, ..Ask::default() });
                 let twice = matches!(&again, Decision::WrapUp(s) if Some(&s.node) == self.told.last().map(|t| &t.node));
                 prop_assert!(!twice, "it is told again and again");
                 return Ok(());

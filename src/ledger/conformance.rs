@@ -54,6 +54,7 @@ pub fn request(id: &str, input: u64, output: u64) -> HoldRequest {
         host: "api.anthropic.com".to_owned(),
         model: "claude-asked".to_owned(),
         input,
+        least: None,
         output,
         counted: false,
         told: Vec::new(),

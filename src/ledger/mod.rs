@@ -101,6 +101,8 @@ pub struct HoldRequest {
     pub model: String,
     /// Estimate of the input, counted tokens; never clamped.
     pub input: u64,
+    /// The least that the input can be, counted tokens: what cannot fit is refused by this, but for hard limits. What is estimated where `None`.
+    pub least: Option<u64>,
     /// Estimate of the output, counted tokens, unclamped; the hold takes at most what is left.
     pub output: u64,
     /// The provider was asked how many tokens the input has, whatever it said.

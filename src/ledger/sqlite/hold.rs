@@ -46,8 +46,8 @@ pub(super) fn hold(tx: &mut Tx<'_>, request: &HoldRequest) -> Answer<HoldOutcome
     }
     let path = tx.book.path(tx.conn, &request.path, &request.provider);
     let mut path = path.map_err(|e| tx.error(&e))?;
-    let (input, output, counted, told) = (request.input, request.output, request.counted, &request.told[..]);
-    let held = match admit(&path.accounts, &Ask { input, output, counted, told }) {
+    let HoldRequest { input, least, output, counted, ref told, .. } = *request;
+    let held = match admit(&path.accounts, &Ask { input, least, output, counted, told }) {
         Decision::Granted { held } => held,
         Decision::Wait(standing) => return Ok(HoldOutcome::Wait(standing)),
         Decision::Refused(standing) => return Ok(HoldOutcome::Refused(standing)),
