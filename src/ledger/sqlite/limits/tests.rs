@@ -3,7 +3,7 @@
 
 use rusqlite::Connection;
 
-use crate::api::{Account, BudgetAct, BudgetChange, Limit, Period};
+use crate::api::{Account, BudgetAct, BudgetChange, Limit, Period, Terms};
 use crate::ledger::conformance::{exact, granted, request, settle};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::sqlite::tests::{Dir, open};
@@ -64,6 +64,34 @@ async fn a_day_that_is_over_begins_anew_and_a_hold_from_before_midnight_settles_
     assert_eq!(granted(&ledger, request("h3", 60, 0)).await, 60);
     // What has no window went on counting.
     assert_eq!(account(&ledger, "bottle:b", "claude").await.used, 70);
+}
+
+#[tokio::test]
+async fn what_is_kept_back_for_the_end_is_kept_back_anew_in_the_next_window() {
+    let dir = Dir::new();
+    let ledger = open(&dir.file("a.db"));
+    let terms = Terms { wrap_up: Some(30), ..Terms::default() };
+    ledger.set_limits(GLOBAL, vec![Limit { terms, ..per("claude", 100, Period::Day) }]).await.unwrap();
+    // Another window than the one of now, which comes after it here.
+    windows_end(&dir, crate::bottle::output::now_ms() + 10 * 86_400_000);
+    use_up(&ledger, "h0", 75).await;
+    let Ok(HoldOutcome::WrapUp(standing)) = ledger.hold(request("h1", 5, 0)).await else {
+        panic!("30 of 100 are kept back, 75 are used");
+    };
+    // Its agent was told: now it may use what was kept back.
+    let told = |id: &str| HoldRequest { told: vec![standing.clone()], ..request(id, 5, 0) };
+    assert_eq!(granted(&ledger, told("h2")).await, 5);
+    ledger.settle(settle("h2", exact(5, 0))).await.unwrap();
+    windows_end(&dir, 1);
+    // In the next window there is room, and then the same is kept back again, although it was told in the last.
+    assert_eq!(granted(&ledger, told("h3")).await, 5);
+    ledger.settle(settle("h3", exact(75, 0))).await.unwrap();
+    let Ok(HoldOutcome::WrapUp(again)) = ledger.hold(told("h4")).await else {
+        panic!("what was told was of another window");
+    };
+    assert_eq!(again.used, standing.used, "no less than when it was told");
+    assert_ne!(again.resets, standing.resets);
+    assert_eq!(granted(&ledger, HoldRequest { told: vec![again], ..told("h5") }).await, 5);
 }
 
 #[tokio::test]
