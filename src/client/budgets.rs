@@ -1,16 +1,16 @@
 //! Calls on budgets and cuts by the operator: one account is changed, the budgets of a bottle are shown, its way out is opened.
 
 use super::{Client, Request, wire};
-use crate::api::{self, Account, Act, Bottle};
+use crate::api::{self, Act, Bottle};
 use crate::error::Result;
 
 impl Client {
-    /// `POST /v1/budgets`: changes one account.
+    /// `POST /v1/budgets`: changes one account, and waits for what follows from that.
     ///
     /// # Errors
     /// As [`Client::version`]; `usage` for what cannot be meant.
-    pub async fn change_budget(&self, change: &api::BudgetChange) -> Result<Account> {
-        self.call_field(Request::post("/v1/budgets", change)?, "account").await
+    pub async fn change_budget(&self, change: &api::BudgetChange) -> Result<api::BudgetChanged> {
+        self.call(Request::post("/v1/budgets", change)?).await
     }
 
     /// `GET /v1/bottles/S/budget`: everything that its requests are charged to.
