@@ -28,10 +28,10 @@ impl Live {
         match self.policy() {
             CutoffPolicy::Cutoff => Ok(()),
             // The same decision again: whichever comes first stops it, and this waits for that.
-            CutoffPolicy::Pause if self.has_ended() => Ok(()),
-            CutoffPolicy::Pause => {
+            CutoffPolicy::Pause if matches!(self.view().state, State::Running | State::Paused) => {
                 Live::pause(self, &egress::spent::sentence(standing), By::Budget, Some(standing)).await
             }
+            CutoffPolicy::Pause => Ok(()),
             CutoffPolicy::Freeze | CutoffPolicy::Kill => {
                 let late = |_| Error::new(Kind::Timeout, "it has not ended yet").hint("`bb ps` shows when it has");
                 tokio::time::timeout(ENDS, self.ended()).await.map_err(late)

@@ -132,12 +132,12 @@ fn expected(uses: &[Use], query: &UsageQuery, by: &BTreeSet<By>) -> Plain {
     let zone = zone(query);
     let stretches = query.period.filter(|period| *period != Slice::Session);
     let stretches = stretches.map(|period| Stretches::cut(period, uses.iter().filter(of).map(quarter), &zone));
-    let mut rows: BTreeMap<(Vec<String>, Option<(i64, i64)>), (UsageTotal, i64, i64)> = BTreeMap::new();
+    let mut rows = BTreeMap::<_, (UsageTotal, i64, i64)>::new();
     for used in uses.iter().filter(of) {
         let all = [By::Bottle, By::Agent, By::Provider, By::Model, By::Recipe, By::Run];
         let names = all.iter().zip(used.names()).map(|(of, name)| if by.contains(of) { name } else { String::new() });
         let stretch = stretches.as_ref().map(|stretches| stretches.of(quarter(used)));
-        let row = rows.entry((names.collect(), stretch)).or_insert((UsageTotal::default(), i64::MAX, i64::MIN));
+        let row = rows.entry((names.collect::<Vec<String>>(), stretch)).or_insert((UsageTotal::default(), i64::MAX, i64::MIN));
         row.0.add(&used.figures());
         (row.1, row.2) = (row.1.min(used.ts), row.2.max(used.ts));
     }
