@@ -26,7 +26,7 @@ use crate::budget;
 use crate::ledger::{HoldRequest, Ledger, LedgerError, Weights};
 use crate::meter::Meter;
 use crate::meter::estimate::Content;
-use crate::meter::request::{PathClass, RequestFacts, Splice, asking_for_usage, classify, inspect, lowering};
+use crate::meter::request::{PathClass, RequestFacts, Splice, asking_for_usage, classify, inspect, lowering, telling};
 use crate::types::{Api, ApiFamily, Tokens};
 
 /// Largest request body on a model route. Unit: bytes.
@@ -247,7 +247,8 @@ impl<L: Ledger> Plane<L> {
             () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
             hold = self.reserved(&leaving, api, &mut wanted, (&request, &bytes), facts) => hold?,
         };
-        let splices: Vec<Splice> = asking.into_iter().chain(lower).collect();
+        let tell = hold.tells(|sentence| telling(api, &bytes, sentence));
+        let splices: Vec<Splice> = asking.into_iter().chain(lower).chain(tell).collect();
         if !splices.is_empty() {
             request.headers_mut().remove(header::CONTENT_LENGTH);
         }

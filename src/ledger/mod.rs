@@ -118,6 +118,8 @@ pub enum HoldOutcome {
     Granted {
         /// Tokens reserved: input estimate + output estimate clamped to what is left.
         held: u64,
+        /// Of what the agent is to be told, if it was not: accounts, and the highest threshold of each that was passed. Unit: percent.
+        near: Vec<(Standing, u8)>,
     },
     /// It does not fit now, but other requests are in flight and may give back: ask again when one has settled.
     Wait(Standing),

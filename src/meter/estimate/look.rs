@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 use super::media::{self, Medium};
 use super::pieces::{Part, Piece};
-use super::walk::{Step, Walk};
 use super::{Bulk, Content, dense};
+use crate::meter::walk::{Step, Walk};
 
 /// How much of the first message makes a conversation known. Unit: bytes.
 const FIRST: usize = 4096;

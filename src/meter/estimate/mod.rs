@@ -8,7 +8,6 @@ mod dense;
 mod look;
 mod media;
 mod pieces;
-mod walk;
 
 #[cfg(test)]
 mod tests;
