@@ -1,6 +1,6 @@
 //! Reports of usage: the sums of whole quarter hours, and rows where a sum would say too much or nothing yet. One statement, so
 //! that what the writer folds meanwhile is in the answer once. The sums over all bottles serve wherever neither a bottle nor a run
-//! is asked for.
+//! is asked for; those over all time where no time is.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -31,6 +31,8 @@ enum Table {
     Sums,
     /// Those over all of them.
     Totals,
+    /// Those by bottle and run, over all time.
+    Lifetimes,
 }
 
 /// Sums usage. Holds that were given back untouched are no usage.
@@ -51,7 +53,16 @@ fn rows_of(query: &UsageQuery) -> BTreeSet<By> {
 /// Gets the smallest table that says enough.
 fn fitting(query: &UsageQuery, by: &BTreeSet<By>) -> Table {
     let asked = [query.bottle.is_some(), query.run.is_some(), by.contains(&By::Bottle), by.contains(&By::Run)];
-    if asked.contains(&true) { Table::Sums } else { Table::Totals }
+    match asked.contains(&true) {
+        false => Table::Totals,
+        true if is_cut(query) || query.since.is_some() || query.until.is_some() => Table::Sums,
+        true => Table::Lifetimes,
+    }
+}
+
+/// Tells whether a report has rows for each of several stretches of time.
+fn is_cut(query: &UsageQuery) -> bool {
+    !matches!(query.period, None | Some(Slice::Session))
 }
 
 fn usage_from(conn: &Connection, query: &UsageQuery, by: &BTreeSet<By>, from: Table) -> rusqlite::Result<UsageReport> {
@@ -158,11 +169,16 @@ fn statement(query: &UsageQuery, by: &BTreeSet<By>, from: Table) -> String {
         "SELECT ts / {QUARTER}, bottle, agent, provider, coalesce(model, model_asked), coalesce(run, ''), {recipe}, {OF_ROWS}
          FROM usage"
     );
-    let cut = !matches!(query.period, None | Some(Slice::Session));
+    let cut = is_cut(query);
     let whole = format!("requests <> 0 AND quarter >= ?6 AND quarter < ?7{of_sums}");
     let sums = match from {
         Table::Sums => {
             format!("SELECT quarter, bottle, agent, provider, model, run, {recipe}, {OF_SUMS} FROM sums WHERE {whole}")
+        }
+        Table::Lifetimes => {
+            format!(
+                "SELECT 0, bottle, agent, provider, model, run, {recipe}, {OF_SUMS} FROM lifetimes WHERE requests <> 0{of_sums}"
+            )
         }
         // They lie in the order of these: brought together here, there is less to be sorted.
         Table::Totals if cut => {

@@ -238,6 +238,29 @@ CREATE TABLE totals (
     PRIMARY KEY (quarter, model, provider, agent, recipe, exact)
 ) STRICT, WITHOUT ROWID;
 
+-- The same by bottle and run, over all time.
+CREATE TABLE lifetimes (
+    bottle TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    run TEXT NOT NULL,
+    exact INTEGER NOT NULL,
+    requests INTEGER NOT NULL,
+    input INTEGER NOT NULL,
+    cache_read INTEGER NOT NULL,
+    cache_write INTEGER NOT NULL,
+    output INTEGER NOT NULL,
+    reasoning INTEGER NOT NULL,
+    counted INTEGER NOT NULL,
+    first_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL,
+    first_ts INTEGER NOT NULL,
+    last_ts INTEGER NOT NULL,
+    PRIMARY KEY (bottle, agent, provider, model, run, exact)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX lifetimes_run ON lifetimes (run);
+
 -- What was charged to nodes that count by name.
 CREATE TABLE charged (
     node TEXT NOT NULL,

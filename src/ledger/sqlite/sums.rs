@@ -1,8 +1,9 @@
 //! Sums of the usage by quarter hours (UTC; every zone's days begin at one), so that neither a report nor a limit that gets a
-//! window need read every row. Three tables, of the same rows:
+//! window need read every row. Four tables, of the same rows:
 //!
 //! * `sums`: by bottle, run and all else that a report may be of;
 //! * `totals`: over all bottles and runs. Where usage is scattered over many of them, `sums` has as many rows as there was usage;
+//! * `lifetimes`: by bottle and run, over all time;
 //! * `charged`: what was charged to each node that counts by name.
 //!
 //! No settle waits for them: the writer's thread brings a bounded number of rows in at a time, in transactions of its own, when
@@ -58,6 +59,15 @@ fn over_all() -> Table {
     }
 }
 
+fn over_time() -> Table {
+    Table {
+        name: "lifetimes",
+        keys: "bottle, agent, provider, model, run, exact",
+        of_usage: "bottle, agent, provider, coalesce(model, model_asked), coalesce(run, ''), source = 'exact'"
+            .to_owned(),
+    }
+}
+
 /// The figures of a sum.
 const FIGURES: &str =
     "requests, input, cache_read, cache_write, output, reasoning, counted, first_id, last_id, first_ts, last_ts";
@@ -84,7 +94,7 @@ fn add(table: &Table, sign: &str, which: &str) -> String {
 
 /// Adds rows of usage to all tables.
 fn enter<P: Params + Copy>(conn: &Connection, sign: &str, which: &str, of: P) -> rusqlite::Result<()> {
-    for table in [by_bottle(), over_all()] {
+    for table in [by_bottle(), over_all(), over_time()] {
         conn.prepare_cached(&add(&table, sign, which))?.execute(of)?;
     }
     let sql = format!("SELECT ts / {QUARTER}, path, provider, {sign} counted FROM usage WHERE {which} AND counted > 0");

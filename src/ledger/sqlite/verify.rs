@@ -54,6 +54,9 @@ pub(super) fn verify(conn: &Connection, expected: Option<&(u64, String)>) -> rus
         fault = totals(&tx)?;
     }
     if fault.is_none() {
+        fault = lifetimes(&tx)?;
+    }
+    if fault.is_none() {
         fault = charged(&tx, rows.by_name)?;
     }
     verified.fault = fault;
@@ -271,15 +274,34 @@ fn totals(conn: &Connection) -> rusqlite::Result<Option<Fault>> {
              FROM {table} GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(requests) <> 0 OR sum(counted) <> 0"
         )
     };
-    let (sums, totals) = (grouped(RECIPE, "sums"), grouped("recipe", "totals"));
-    let sql = format!(
-        "WITH of_sums AS ({sums}), of_totals AS ({totals})
-         SELECT * FROM (SELECT * FROM of_sums EXCEPT SELECT * FROM of_totals)
-         UNION ALL SELECT * FROM (SELECT * FROM of_totals EXCEPT SELECT * FROM of_sums) ORDER BY 1 LIMIT 1"
-    );
+    let sql = first_difference(&grouped(RECIPE, "sums"), &grouped("recipe", "totals"));
     let first: Option<i64> = conn.query_row(&sql, [], |row| row.get(0)).optional()?;
     let what = "the totals of the quarter hour that begins then are not its sums by bottle and run";
     Ok(first.and_then(|quarter| wrong("totals", quarter * QUARTER, what)))
+}
+
+/// Compares the sums over all time with those by quarter hours.
+fn lifetimes(conn: &Connection) -> rusqlite::Result<Option<Fault>> {
+    let grouped = |table: &str| {
+        format!(
+            "SELECT bottle, agent, provider, model, run, exact, sum(requests), sum(input), sum(cache_read), sum(cache_write),
+                sum(output), sum(reasoning), sum(counted)
+             FROM {table} GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(requests) <> 0 OR sum(counted) <> 0"
+        )
+    };
+    let bottle: Option<String> =
+        conn.query_row(&first_difference(&grouped("sums"), &grouped("lifetimes")), [], |row| row.get(0)).optional()?;
+    Ok(bottle
+        .and_then(|bottle| wrong("lifetimes", bottle, "its sums over all time are not those of its quarter hours")))
+}
+
+/// Gets the first row that only one of two questions has, as SQL.
+fn first_difference(one: &str, other: &str) -> String {
+    format!(
+        "WITH one AS ({one}), other AS ({other})
+         SELECT * FROM (SELECT * FROM one EXCEPT SELECT * FROM other)
+         UNION ALL SELECT * FROM (SELECT * FROM other EXCEPT SELECT * FROM one) ORDER BY 1 LIMIT 1"
+    )
 }
 
 /// Compares what was charged to nodes that count by name with the rows, those that were pruned included.

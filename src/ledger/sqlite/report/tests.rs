@@ -137,7 +137,11 @@ fn expected(uses: &[Use], query: &UsageQuery, by: &BTreeSet<By>) -> Plain {
         let all = [By::Bottle, By::Agent, By::Provider, By::Model, By::Recipe, By::Run];
         let names = all.iter().zip(used.names()).map(|(of, name)| if by.contains(of) { name } else { String::new() });
         let stretch = stretches.as_ref().map(|stretches| stretches.of(quarter(used)));
-        let row = rows.entry((names.collect::<Vec<String>>(), stretch)).or_insert((UsageTotal::default(), i64::MAX, i64::MIN));
+        let row = rows.entry((names.collect::<Vec<String>>(), stretch)).or_insert((
+            UsageTotal::default(),
+            i64::MAX,
+            i64::MIN,
+        ));
         row.0.add(&used.figures());
         (row.1, row.2) = (row.1.min(used.ts), row.2.max(used.ts));
     }
@@ -224,6 +228,21 @@ proptest! {
     }
 
     #[test]
+    fn a_report_over_all_time_is_the_same_from_lifetimes_the_sums_and_the_rows(
+        uses in uses(),
+        query in query(true),
+        sessions in any::<bool>(),
+        folded in 0.0..1.2f64,
+    ) {
+        let conn = book(&uses, (uses.len() as f64 * folded) as usize);
+        let query = UsageQuery { since: None, until: None, period: sessions.then_some(Slice::Session), ..query };
+        let by = rows_of(&query);
+        let of_lifetimes = usage_from(&conn, &query, &by, Table::Lifetimes).unwrap();
+        prop_assert_eq!(&of_lifetimes, &usage_from(&conn, &query, &by, Table::Sums).unwrap());
+        prop_assert_eq!(plain(&of_lifetimes), expected(&uses, &query, &by));
+    }
+
+    #[test]
     fn a_report_of_anything_is_that_of_the_rows(uses in uses(), query in query(true), folded in 0.0..1.2f64) {
         let conn = book(&uses, (uses.len() as f64 * folded) as usize);
         prop_assert_eq!(plain(&usage(&conn, &query).unwrap()), expected(&uses, &query, &rows_of(&query)));
@@ -234,11 +253,14 @@ proptest! {
 fn where_a_bottle_or_a_run_is_asked_for_the_totals_do_not_say_enough() {
     let asked = |query: UsageQuery| fitting(&query, &rows_of(&query));
     let by = |by: &[By]| UsageQuery { by: Some(by.to_vec()), ..UsageQuery::default() };
-    assert_eq!(asked(UsageQuery::default()), Table::Sums, "by bottle, as is usual");
-    assert_eq!(asked(by(&[By::Run])), Table::Sums);
-    assert_eq!(asked(UsageQuery { period: Some(Slice::Session), ..by(&[]) }), Table::Sums);
-    assert_eq!(asked(UsageQuery { bottle: Some("b".to_owned()), ..by(&[]) }), Table::Sums);
-    assert_eq!(asked(UsageQuery { run: Some("r".to_owned()), ..by(&[]) }), Table::Sums);
+    assert_eq!(asked(UsageQuery::default()), Table::Lifetimes, "by bottle, as is usual");
+    assert_eq!(asked(UsageQuery { since: Some(1), ..UsageQuery::default() }), Table::Sums);
+    assert_eq!(asked(UsageQuery { until: Some(1), ..UsageQuery::default() }), Table::Sums);
+    assert_eq!(asked(UsageQuery { period: Some(Slice::Day), ..by(&[By::Bottle]) }), Table::Sums);
+    assert_eq!(asked(by(&[By::Run])), Table::Lifetimes);
+    assert_eq!(asked(UsageQuery { period: Some(Slice::Session), ..by(&[]) }), Table::Lifetimes);
+    assert_eq!(asked(UsageQuery { bottle: Some("b".to_owned()), ..by(&[]) }), Table::Lifetimes);
+    assert_eq!(asked(UsageQuery { run: Some("r".to_owned()), ..by(&[]) }), Table::Lifetimes);
     let all = [By::Agent, By::Provider, By::Model, By::Recipe];
     assert_eq!(asked(UsageQuery { provider: Some("p".to_owned()), ..by(&all) }), Table::Totals);
 }

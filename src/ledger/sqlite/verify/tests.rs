@@ -139,6 +139,8 @@ async fn totals_and_what_was_charged_by_name_are_checked_as_well() {
         ("UPDATE totals SET recipe = 'mine'", "totals"),
         ("DELETE FROM totals", "totals"),
         ("UPDATE sums SET agent = 'another' WHERE exact = 0", "totals"),
+        ("UPDATE lifetimes SET output = output - 1 WHERE exact = 0", "lifetimes"),
+        ("DELETE FROM lifetimes", "lifetimes"),
         ("UPDATE charged SET counted = counted - 1", "charged"),
         ("UPDATE charged SET node = 'agent:b'", "charged"),
         ("DELETE FROM charged", "charged"),
