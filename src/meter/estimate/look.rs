@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use super::media::{self, Medium};
 use super::pieces::{Part, Piece};
-use super::{Bulk, Content, dense};
+use super::{Bulk, Content, dense, plain};
 use crate::meter::walk::{Step, Walk};
 
 /// How much of the first message makes a conversation known. Unit: bytes.
@@ -37,6 +37,7 @@ pub(super) fn at(json: &[u8]) -> Content {
         part: Part::Other,
         piece: None,
         pieces: Vec::new(),
+        covered: 0,
         found: Found::default(),
         known: hasher(),
         first: Some(0),
@@ -94,6 +95,8 @@ struct Look<'a> {
     /// The piece that is looked at.
     piece: Option<Open>,
     pieces: Vec<Piece>,
+    /// Bytes of plain text that are in pieces.
+    covered: u64,
     found: Found,
     /// What the conversation is known by.
     known: DefaultHasher,
@@ -196,7 +199,9 @@ impl Look<'_> {
         let depth = self.around.len();
         let Some(Open { at, hash, before, .. }) = self.piece.take_if(|piece| piece.depth == depth) else { return };
         let Found { dense, media, bytes } = self.found;
-        let text = ((end - at) as u64).saturating_sub(bytes - before.bytes);
+        let plain = ((end - at) as u64).saturating_sub(bytes - before.bytes);
+        self.covered += plain;
+        let text = if bytes == before.bytes { plain::size(&self.json[at..end]) } else { plain };
         let bulk = Bulk { text, dense: dense - before.dense, media: media - before.media };
         self.pieces.push(Piece { part: self.part, hash: hash.finish(), bulk });
         if self.part == Part::Talk {
@@ -267,14 +272,12 @@ impl Look<'_> {
     /// Gets what was seen.
     fn ends(mut self) -> Content {
         let Found { dense, media, bytes } = self.found;
-        let bulk = Bulk { text: (self.json.len() as u64).saturating_sub(bytes), dense, media };
         // What is no piece of its own is one: what stands between them, and what there are too many of.
-        let mut rest = bulk;
-        for Piece { bulk, .. } in &self.pieces {
-            rest.text = rest.text.saturating_sub(bulk.text);
-            rest.dense = rest.dense.saturating_sub(bulk.dense);
-            rest.media = rest.media.saturating_sub(bulk.media);
-        }
+        let text = (self.json.len() as u64).saturating_sub(bytes + self.covered);
+        let mut bulk = Bulk::default();
+        self.pieces.iter().for_each(|piece| bulk.add(&piece.bulk));
+        let rest = Bulk { text, dense: dense.saturating_sub(bulk.dense), media: media.saturating_sub(bulk.media) };
+        bulk.add(&rest);
         let mut hash = hasher();
         if rest.text > SYNTAX + self.pieces.len() as u64 || rest.fixed() > 0 {
             hash.write(self.json);

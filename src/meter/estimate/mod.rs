@@ -8,6 +8,7 @@ mod dense;
 mod look;
 mod media;
 mod pieces;
+mod plain;
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ use pieces::Piece;
 /// What something is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Bulk {
-    /// Plain text, with all that JSON puts around it. Unit: bytes.
+    /// Plain text, with all that JSON puts around it. Unit: bytes, or what a tokenizer makes of them.
     pub text: u64,
     /// Text without words, as base64 is. Unit: bytes.
     pub dense: u64,

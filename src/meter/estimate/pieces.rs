@@ -75,7 +75,8 @@ pub(super) fn change(now: &[Piece], earlier: &[Piece]) -> Change {
         match (new.peek(), old.peek()) {
             (Some(a), Some(b)) if a.is(b) => {
                 all += b.weight();
-                (new.next(), old.next());
+                new.next();
+                old.next();
             }
             (Some(a), b) if b.is_none_or(|b| a.order(b) == Ordering::Less) => {
                 change.fresh.add(&a.bulk);
