@@ -47,11 +47,16 @@ mod tests {
     #[tokio::test]
     async fn the_turn_is_over_when_all_is_read_though_nobody_waits_for_it() {
         let turn = Arc::new(Mutex::new(()));
+        let (begins, has_begun) = mpsc::channel();
         let (go, may_go) = mpsc::channel::<()>();
         let one = Arc::clone(&turn).lock_owned().await;
-        let waits = tokio::spawn(aside(AT_ONCE + 1, one, move || may_go.recv()));
-        // It has begun when its caller goes away.
+        let work = move || {
+            begins.send(()).unwrap();
+            may_go.recv()
+        };
+        let waits = tokio::spawn(aside(AT_ONCE + 1, one, work));
         tokio::task::yield_now().await;
+        has_begun.recv().unwrap();
         waits.abort();
         assert!(waits.await.is_err());
         assert!(turn.try_lock().is_err());
