@@ -91,10 +91,12 @@ pub(super) fn drain<L: Ledger>(
             }
         };
         tokio::select! {
+            // What comes after it is not read.
+            biased;
+            () = behind.wait_cancelled() => {}
+            () = keeping.tally.hurry() => {}
             () = read => {}
             () = tokio::time::sleep(TIME) => {}
-            () = keeping.tally.hurry() => {}
-            () = behind.wait_cancelled() => {}
         }
     });
 }

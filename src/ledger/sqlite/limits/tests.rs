@@ -38,6 +38,16 @@ async fn use_up(ledger: &SqliteLedger, id: &str, tokens: u64) {
     ledger.settle(settle(id, exact(tokens, 0))).await.unwrap();
 }
 
+/// A book in which 30 tokens were used forty days ago, and 20 today.
+async fn used_long_ago_and_today(dir: &Dir) -> (SqliteLedger, Connection) {
+    let ledger = open(&dir.file("a.db"));
+    use_up(&ledger, "long ago", 30).await;
+    let conn = Connection::open(dir.file("a.db")).unwrap();
+    conn.execute("UPDATE usage SET ts = ts - 40 * 86400000", []).unwrap();
+    use_up(&ledger, "today", 20).await;
+    (ledger, conn)
+}
+
 /// Says of every window when it ends, in the row.
 fn windows_end(dir: &Dir, at: i64) {
     let conn = Connection::open(dir.file("a.db")).unwrap();
@@ -114,11 +124,7 @@ async fn a_clock_that_was_set_back_gives_nothing_back() {
 #[tokio::test]
 async fn a_limit_that_gets_a_time_later_finds_what_was_used_in_it() {
     let dir = Dir::new();
-    let ledger = open(&dir.file("a.db"));
-    use_up(&ledger, "long ago", 30).await;
-    let conn = Connection::open(dir.file("a.db")).unwrap();
-    conn.execute("UPDATE usage SET ts = ts - 40 * 86400000", []).unwrap();
-    use_up(&ledger, "today", 20).await;
+    let (ledger, _) = used_long_ago_and_today(&dir).await;
     let used = async |limits: Vec<Limit>, provider: &str| {
         ledger.set_limits(GLOBAL, limits).await.unwrap();
         account(&ledger, GLOBAL, provider).await.used
@@ -141,11 +147,7 @@ async fn a_limit_that_gets_a_time_later_finds_what_was_used_in_it() {
 #[tokio::test]
 async fn what_a_window_finds_is_in_the_sums_and_read_from_no_row() {
     let dir = Dir::new();
-    let ledger = open(&dir.file("a.db"));
-    use_up(&ledger, "long ago", 30).await;
-    let conn = Connection::open(dir.file("a.db")).unwrap();
-    conn.execute("UPDATE usage SET ts = ts - 40 * 86400000", []).unwrap();
-    use_up(&ledger, "today", 20).await;
+    let (ledger, conn) = used_long_ago_and_today(&dir).await;
     use_up(&ledger, "late", 1).await;
     crate::ledger::sqlite::sums::fold(&conn).unwrap();
     ledger.settle(settle("late", exact(5, 0))).await.unwrap();
