@@ -3,6 +3,9 @@
 //! `cargo bench --bench ledger [-- [power] ROWS...]`. Prints microseconds at the median and the 99th percentile for one caller,
 //! and commands per second for 32; how long a report by day takes over all rows, and the size of the file for a million. The goals:
 //! the same at any size of the ledger, and a report over 10 million rows below 1 s. With `power` every commit is on the disk.
+//!
+//! `cargo bench --bench ledger -- scattered [ROWS...]` prints what reports take over rows that are scattered over 10,000 bottles, each with a run of
+//! its own, so that the sums by bottle are as many as the rows; and what one row takes to be brought into the sums.
 
 use std::path::Path;
 use std::time::Instant;
@@ -19,12 +22,20 @@ const REQUESTS: usize = 20_000;
 const CALLERS: usize = 32;
 const EACH: usize = 1_000;
 
+/// Bottles that rows are scattered over.
+const BOTTLES: u64 = 10_000;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sizes: Vec<u64> = std::env::args().skip(1).filter_map(|arg| arg.parse().ok()).collect();
     let sizes = if sizes.is_empty() { vec![10, 1_000_000] } else { sizes };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let dir = std::env::temp_dir().join(format!("bb-bench-ledger-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
+    if std::env::args().any(|arg| arg == "scattered") {
+        let result = sizes.iter().try_for_each(|rows| runtime.block_on(scattered(&dir.join("scattered.db"), *rows)));
+        std::fs::remove_dir_all(&dir)?;
+        return result;
+    }
     let power = std::env::args().any(|arg| arg == "power");
     let durability = if power { Durability::Power } else { Durability::Normal };
     println!(
@@ -44,22 +55,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
 async fn measure(path: &Path, rows: u64, durability: Durability) -> Result<(), Box<dyn std::error::Error>> {
     SqliteLedger::open(path, Options::default())?.close().await?;
-    fill(path, rows)?;
+    fill(path, rows, false)?;
     let ledger = SqliteLedger::open(path, Options { durability, ..Options::default() })?;
     // What was filled in is brought into the sums before anything is measured, as it is in a book that has grown.
     while !is_folded(path)? {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     let size = std::fs::metadata(path)?.len() as f64 / rows.max(1) as f64;
-    let mut reports = Vec::new();
-    for _ in 0..5 {
-        let begun = Instant::now();
-        let query = UsageQuery { by: Some(vec![By::Model]), period: Some(Slice::Day), ..UsageQuery::default() };
-        let report = ledger.usage(query).await?;
-        reports.push(begun.elapsed().as_secs_f64() * 1e3);
-        assert_eq!(report.total.requests, rows);
-    }
-    reports.sort_by(f64::total_cmp);
+    let by_day = report(&ledger, rows, Some(Slice::Day), &[By::Model]).await?;
     let hard = Limit::hard("claude", Some(1 << 50));
     ledger.set_limits(GLOBAL, vec![hard]).await?;
     for i in 0..500 {
@@ -93,8 +96,53 @@ async fn measure(path: &Path, rows: u64, durability: Durability) -> Result<(), B
         format!("{:8.1} / {:8.1}", list[list.len() / 2], list[list.len() * 99 / 100])
     };
     let (holds, settles) = (percentiles(&mut holds), percentiles(&mut settles));
-    println!("{rows:>9}  {holds:>21}  {settles:>21}  {rate:>12.0}  {:>12.1}  {size:>10.0}", reports[reports.len() / 2]);
+    println!("{rows:>9}  {holds:>21}  {settles:>21}  {rate:>12.0}  {by_day:>12.1}  {size:>10.0}");
     ledger.close().await?;
+    Ok(())
+}
+
+/// Asks for a report over all rows five times: the median, in milliseconds.
+async fn report(ledger: &SqliteLedger, rows: u64, period: Option<Slice>, by: &[By]) -> Result<f64, LedgerError> {
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        let report = ledger.usage(UsageQuery { by: Some(by.to_vec()), period, ..UsageQuery::default() }).await?;
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+        assert_eq!(report.total.requests, rows);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+async fn scattered(path: &Path, rows: u64) -> Result<(), Box<dyn std::error::Error>> {
+    let options = || Options { patience: std::time::Duration::from_secs(600), ..Options::default() };
+    SqliteLedger::open(path, options())?.close().await?;
+    fill(path, rows, true)?;
+    let begun = Instant::now();
+    let ledger = SqliteLedger::open(path, options())?;
+    while !is_folded(path)? {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let each = begun.elapsed().as_secs_f64() * 1e6 / rows as f64;
+    println!("{rows} rows over {BOTTLES} bottles: {each:.1} us to bring one into the sums; reports, in ms:");
+    let asked: [(&str, Option<Slice>, &[By]); 7] = [
+        ("day, by model", Some(Slice::Day), &[By::Model]),
+        (
+            "day, by provider, model, agent and recipe",
+            Some(Slice::Day),
+            &[By::Provider, By::Model, By::Agent, By::Recipe],
+        ),
+        ("week", Some(Slice::Week), &[]),
+        ("month", Some(Slice::Month), &[]),
+        ("block", Some(Slice::Block), &[By::Model]),
+        ("all, by recipe", None, &[By::Recipe]),
+        ("all, by bottle", None, &[By::Bottle]),
+    ];
+    for (name, period, by) in asked {
+        println!("  {name:<45} {:>8.1}", report(&ledger, rows, period, by).await?);
+    }
+    ledger.close().await?;
+    std::fs::remove_file(path)?;
     Ok(())
 }
 
@@ -147,9 +195,20 @@ fn is_folded(path: &Path) -> Result<bool, rusqlite::Error> {
     rusqlite::Connection::open(path)?.query_row(sql, [], |row| row.get(0))
 }
 
-/// Fills the tables with settled requests of bottles that make a thousand each, eight of them at a time.
-fn fill(path: &Path, rows: u64) -> Result<(), rusqlite::Error> {
+/// Fills the tables with settled requests of bottles that make a thousand each, eight of them at a time; or, `scattered`, of
+/// [`BOTTLES`] in turn, of three agents and four models.
+fn fill(path: &Path, rows: u64, scattered: bool) -> Result<(), rusqlite::Error> {
     let conn = rusqlite::Connection::open(path)?;
+    let of_all = format!("(i * 7919 % {BOTTLES})");
+    let (bottle, run, agent, model) = match scattered {
+        true => (of_all.clone(), of_all, "'a' || (seq % 3)".to_owned(), "'m' || (seq / 3 % 4)".to_owned()),
+        false => (
+            "(i / 8000 * 8 + i % 8)".to_owned(),
+            "(i / 8000)".to_owned(),
+            "'bench'".to_owned(),
+            "'model-served'".to_owned(),
+        ),
+    };
     conn.execute_batch(&format!(
         "PRAGMA synchronous = OFF;
          PRAGMA journal_mode = OFF;
@@ -157,16 +216,17 @@ fn fill(path: &Path, rows: u64) -> Result<(), rusqlite::Error> {
          BEGIN;
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {rows})
          INSERT INTO events (ts, kind, bottle, run, data)
-            SELECT 1700000000000 + i * 3000, 'usage', 'b' || (i / 8000 * 8 + i % 8), 'r' || (i / 8000), '{{\"counted\":1700}}' FROM n;
+            SELECT 1700000000000 + i * 3000, 'usage', 'b' || {bottle}, 'r' || {run}, '{{\"counted\":1700}}' FROM n;
          INSERT INTO usage (id, hold, seq, opened, ts, path, provider, bottle, agent, run, api, host, model_asked, model,
                 response_id, duplicate, input_estimate, output_estimate, held, input, cache_read, cache_write,
                 cache_write_long, output, reasoning, weights, counted, how, source, raw_usage)
-            SELECT seq, printf('01890000-0000-7000-8000-%012d', seq), seq, ts, ts, '[\"global\"]', 'claude', bottle, 'bench',
-                run, 'anthropic', 'api.anthropic.com', 'model', 'model-served', 'msg_' || hex(randomblob(12)), 0, 1000,
+            SELECT seq, printf('01890000-0000-7000-8000-%012d', seq), seq, ts, ts, '[\"global\"]', 'claude', bottle, {agent},
+                run, 'anthropic', 'api.anthropic.com', 'model', {model}, 'msg_' || hex(randomblob(12)), 0, 1000,
                 4000, 5000, 900, 5000, 0, 0, 300, 0, '1000,100,1000,1000,1000', 1700, 'exact', 'exact',
                 '{{\"input_tokens\":900,\"cache_read_input_tokens\":5000,\"output_tokens\":300}}'
             FROM events;
          INSERT INTO accounts (node, provider, used) SELECT DISTINCT 'bottle:' || bottle, 'claude', 1700 FROM events;
+         INSERT INTO runs (id, recipe, ts) SELECT DISTINCT run, 'recipe-' || (length(run) % 3), 0 FROM events;
          UPDATE anchors SET seq = {rows};
          COMMIT;
          PRAGMA journal_mode = WAL;"

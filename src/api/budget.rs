@@ -25,6 +25,28 @@ pub struct BudgetChange {
     pub reason: Option<String>,
 }
 
+/// Answer of `POST /v1/budgets`, when everything that follows from the change has taken effect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BudgetChanged {
+    /// How the account stood right after the change.
+    pub account: Account,
+    /// What it has done to bottles that run.
+    #[serde(default)]
+    pub done: Vec<BudgetDone>,
+}
+
+/// What a change of an account has done to a bottle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetDone {
+    /// Slug.
+    pub bottle: String,
+    /// `cutoff`, `pause`, `freeze` or `kill` where nothing is left for it, `thaw` where it goes on.
+    pub action: String,
+    /// Why that came to nothing, or is not done yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// What is changed of an account. Unit: counted tokens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

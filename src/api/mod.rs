@@ -23,7 +23,7 @@ pub use books::{
     UsageReport, UsageRow, UsageTotal, Verified, Window,
 };
 pub use bottle::{Act, Bottle, Commit, Cut, Egress, Ended, Leftover, Prune, Removed, State, Stop};
-pub use budget::{BudgetAct, BudgetChange, BudgetPath, PathAccount};
+pub use budget::{BudgetAct, BudgetChange, BudgetChanged, BudgetDone, BudgetPath, PathAccount};
 pub use exec::{Exec, ExecFrame, Input, Resize, Signal, SignalName, Taken};
 pub use launch::{
     BudgetNode, BudgetScope, Counted, Credentials, Direct, File, Kept, Launch, Mount, Session, Upstream, UpstreamProxy,

@@ -74,35 +74,26 @@ mod tests {
         TimeZone::get(name).unwrap()
     }
 
-    /// The window as its ends are written in UTC.
-    fn of(now: &str, name: &str, period: Period) -> (String, String) {
-        let window = window(ms(now), &zone(name), period).unwrap();
-        let text = |at: i64| Timestamp::from_millisecond(at).unwrap().to_string();
-        (text(window.start), text(window.end))
-    }
-
-    fn pair(start: &str, end: &str) -> (String, String) {
-        (start.to_owned(), end.to_owned())
+    /// Looks at windows: a moment, the host's zone, and the ends of the moment's window, as they are written in UTC.
+    fn lie(period: Period, cases: &[[&str; 4]]) {
+        for [now, name, start, end] in cases {
+            let window = window(ms(now), &zone(name), period).unwrap();
+            let ends = [window.start, window.end].map(|at| Timestamp::from_millisecond(at).unwrap().to_string());
+            assert_eq!(ends, [*start, *end], "{now} {name}");
+        }
     }
 
     #[test]
     fn a_day_goes_from_midnight_to_midnight_where_the_host_is() {
-        assert_eq!(
-            of("2025-06-10T12:00:00Z", "UTC", Period::Day),
-            pair("2025-06-10T00:00:00Z", "2025-06-11T00:00:00Z")
-        );
-        // Zones at half and three quarters of an hour.
-        assert_eq!(
-            of("2025-06-10T18:29:59Z", "Asia/Kolkata", Period::Day),
-            pair("2025-06-09T18:30:00Z", "2025-06-10T18:30:00Z")
-        );
-        assert_eq!(
-            of("2025-06-10T18:15:00Z", "Asia/Kathmandu", Period::Day),
-            pair("2025-06-10T18:15:00Z", "2025-06-11T18:15:00Z")
-        );
-        assert_eq!(
-            of("2025-12-10T00:00:00Z", "Pacific/Chatham", Period::Day),
-            pair("2025-12-09T10:15:00Z", "2025-12-10T10:15:00Z")
+        lie(
+            Period::Day,
+            &[
+                ["2025-06-10T12:00:00Z", "UTC", "2025-06-10T00:00:00Z", "2025-06-11T00:00:00Z"],
+                // Zones at half and three quarters of an hour.
+                ["2025-06-10T18:29:59Z", "Asia/Kolkata", "2025-06-09T18:30:00Z", "2025-06-10T18:30:00Z"],
+                ["2025-06-10T18:15:00Z", "Asia/Kathmandu", "2025-06-10T18:15:00Z", "2025-06-11T18:15:00Z"],
+                ["2025-12-10T00:00:00Z", "Pacific/Chatham", "2025-12-09T10:15:00Z", "2025-12-10T10:15:00Z"],
+            ],
         );
     }
 
@@ -122,37 +113,34 @@ mod tests {
         };
         assert_eq!(hours("2025-03-30T12:00:00Z", "Europe/Berlin"), 23);
         assert_eq!(hours("2025-10-26T12:00:00Z", "Europe/Berlin"), 25);
-        // Midnight itself does not exist (Beirut, Santiago) or comes twice (Havana).
-        assert_eq!(
-            of("2025-03-30T12:00:00Z", "Asia/Beirut", Period::Day),
-            pair("2025-03-29T22:00:00Z", "2025-03-30T21:00:00Z")
-        );
-        assert_eq!(hours("2025-11-02T12:00:00Z", "America/Havana"), 25);
-        // A day that never was: Samoa went from the 29th to the 31st.
-        assert_eq!(
-            of("2011-12-30T09:59:59Z", "Pacific/Apia", Period::Day),
-            pair("2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z")
+        assert_eq!(hours("2025-11-02T12:00:00Z", "America/Havana"), 25, "midnight comes twice");
+        lie(
+            Period::Day,
+            &[
+                // Midnight itself does not exist.
+                ["2025-03-30T12:00:00Z", "Asia/Beirut", "2025-03-29T22:00:00Z", "2025-03-30T21:00:00Z"],
+                // A day that never was: Samoa went from the 29th to the 31st.
+                ["2011-12-30T09:59:59Z", "Pacific/Apia", "2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z"],
+            ],
         );
     }
 
     #[test]
     fn a_week_begins_on_monday_and_a_month_on_its_first_also_in_february() {
         // 2025-06-15 is a Sunday.
-        assert_eq!(
-            of("2025-06-15T23:59:59Z", "UTC", Period::Week),
-            pair("2025-06-09T00:00:00Z", "2025-06-16T00:00:00Z")
+        lie(
+            Period::Week,
+            &[
+                ["2025-06-15T23:59:59Z", "UTC", "2025-06-09T00:00:00Z", "2025-06-16T00:00:00Z"],
+                ["2025-06-16T00:00:00Z", "UTC", "2025-06-16T00:00:00Z", "2025-06-23T00:00:00Z"],
+            ],
         );
-        assert_eq!(
-            of("2025-06-16T00:00:00Z", "UTC", Period::Week),
-            pair("2025-06-16T00:00:00Z", "2025-06-23T00:00:00Z")
-        );
-        assert_eq!(
-            of("2024-02-29T23:00:00Z", "UTC", Period::Month),
-            pair("2024-02-01T00:00:00Z", "2024-03-01T00:00:00Z")
-        );
-        assert_eq!(
-            of("2025-12-31T23:30:00Z", "Europe/Berlin", Period::Month),
-            pair("2025-12-31T23:00:00Z", "2026-01-31T23:00:00Z")
+        lie(
+            Period::Month,
+            &[
+                ["2024-02-29T23:00:00Z", "UTC", "2024-02-01T00:00:00Z", "2024-03-01T00:00:00Z"],
+                ["2025-12-31T23:30:00Z", "Europe/Berlin", "2025-12-31T23:00:00Z", "2026-01-31T23:00:00Z"],
+            ],
         );
         assert_eq!(window(0, &TimeZone::UTC, Period::Lifetime), None);
     }

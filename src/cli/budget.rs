@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use crate::api::{Account, BudgetAct, BudgetChange, BudgetPath, PathAccount, Period};
+use crate::api::{Account, BudgetAct, BudgetChange, BudgetChanged, BudgetDone, BudgetPath, PathAccount, Period};
 use crate::budget::{has_name, parse_amount, scope_of};
 use crate::client::Client;
 use crate::error::{Error, Kind, Result};
@@ -274,7 +274,13 @@ async fn change(which: Which, act: BudgetAct) -> Result<u8> {
     };
     let id = uuid::Uuid::now_v7().to_string();
     let change = BudgetChange { id, book, node, provider, change: act, reason: which.reason };
-    let account = client.change_budget(&change).await?;
+    let BudgetChanged { account, done } = client.change_budget(&change).await?;
+    for BudgetDone { bottle, action, error } in &done {
+        match error {
+            None => out::note(&format!("{bottle}: {action}")),
+            Some(error) => out::note(&format!("{bottle}: {action}: {error}")),
+        }
+    }
     let mut table = Table::new(&COLUMNS);
     table.row(cells(account.node.clone(), &account, None));
     out::print(table.render(out::colour()).trim_end())?;

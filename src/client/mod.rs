@@ -5,6 +5,7 @@
 //! streams go on where they stopped. It must not decide anything about bottles or budgets, and must not print.
 
 mod budgets;
+mod inside;
 mod ledger;
 mod start;
 mod stream;
@@ -315,85 +316,12 @@ impl Client {
         self.call(Request::get(format!("/v1/bottles/{}/inspect", wire::encode(slug)))).await
     }
 
-    /// `POST /v1/bottles/S/exec`: its output as it comes; the last frame is the exit.
-    ///
-    /// # Errors
-    /// As [`Client::bottle`].
-    pub async fn exec(&self, slug: &str, exec: &api::Exec) -> Result<ExecFrames> {
-        let request = Request::post(format!("/v1/bottles/{}/exec", wire::encode(slug)), exec)?;
-        ExecFrames::open(self, stream::Frames::Exec { request, raw: false }).await
-    }
-
-    /// As [`Client::exec`], with the bytes themselves beside the text.
-    ///
-    /// # Errors
-    /// As [`Client::bottle`].
-    pub async fn exec_raw(&self, slug: &str, exec: &api::Exec) -> Result<ExecFrames> {
-        let request = Request::post(format!("/v1/bottles/{}/exec", wire::encode(slug)), exec)?;
-        ExecFrames::open(self, stream::Frames::Exec { request, raw: true }).await
-    }
-
-    /// `POST /v1/bottles/S/signal`: one that has ended gets none.
-    ///
-    /// # Errors
-    /// As [`Client::bottle`].
-    pub async fn signal(&self, slug: &str, signal: api::Signal) -> Result<()> {
-        let request = Request::post(format!("/v1/bottles/{}/signal", wire::encode(slug)), &signal)?;
-        self.call::<Value>(request).await.map(|_| ())
-    }
-
-    /// `GET /v1/bottles/S/logs`: what agent and execs wrote after position `since`.
-    ///
-    /// # Errors
-    /// As [`Client::bottle`].
-    pub async fn logs(&self, slug: &str, since: u64, follow: bool) -> Result<ExecFrames> {
-        self.output(slug, LogFilter { since, follow, ..LogFilter::default() }).await
-    }
-
-    /// `GET /v1/bottles/S/logs` with all that it can be asked.
-    ///
-    /// # Errors
-    /// As [`Client::bottle`].
-    pub async fn output(&self, slug: &str, filter: LogFilter) -> Result<ExecFrames> {
-        ExecFrames::open(self, stream::Frames::Log { slug: slug.to_owned(), filter }).await
-    }
-
-    /// `POST /v1/bottles/S/input`: feeds an exec; what was not taken is to be sent again.
-    ///
-    /// # Errors
-    /// As [`Client::bottle`].
-    pub async fn input(&self, slug: &str, input: &api::Input) -> Result<api::Taken> {
-        self.call(Request::post(format!("/v1/bottles/{}/input", wire::encode(slug)), input)?).await
-    }
-
-    /// `POST /v1/bottles/S/resize`: sets the size of an exec's terminal.
-    ///
-    /// # Errors
-    /// As [`Client::bottle`]; `usage` where it has none.
-    pub async fn resize(&self, slug: &str, resize: &api::Resize) -> Result<()> {
-        let request = Request::post(format!("/v1/bottles/{}/resize", wire::encode(slug)), resize)?;
-        self.call::<Value>(request).await.map(|_| ())
-    }
-
     /// `POST /v1/runs`: names a run and sets its budget, replacing an earlier one.
     ///
     /// # Errors
     /// As [`Client::version`].
     pub async fn run(&self, run: &Run) -> Result<Vec<Account>> {
         self.call_field(Request::post("/v1/runs", run)?, "accounts").await
-    }
-
-    /// `GET /v1/budgets`: the accounts of one node, or of all.
-    ///
-    /// # Errors
-    /// As [`Client::version`].
-    pub async fn budgets(&self, book: Book, node: Option<&str>) -> Result<Vec<Account>> {
-        let mut path = format!("/v1/budgets?book={}", wire::book(book));
-        if let Some(node) = node {
-            path.push_str("&node=");
-            path.push_str(&wire::encode(node));
-        }
-        self.call_field(Request::get(path), "accounts").await
     }
 
     /// `POST /v1/usage/query`.

@@ -1,16 +1,16 @@
 //! What the operator changes of budgets, how those of a bottle stand, and who goes on when there is more.
 //!
 //! A change that loosens has an effect only after its row is on the disk; one that tightens acts on every bottle that it
-//! concerns before it is answered. Must not open what is cut: only its operator does ([`Live::uncut`]), or a resume.
+//! concerns, and both are done when it is answered. Must not open what is cut: only its operator does ([`Live::uncut`]), or a resume.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::live::Live;
+use super::live::spent::differs;
 use super::{Controller, ledger_error};
-use crate::api::{Account, BudgetAct, BudgetChange, BudgetPath, PathAccount};
+use crate::api::{Account, Bottle, BudgetAct, BudgetChange, BudgetChanged, BudgetDone, BudgetPath, PathAccount};
 use crate::budget::{Standing, binding, has_name, roles};
-use crate::egress::Enforcer;
 use crate::enforce::{Bottles, By};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Ledger, LedgerError};
@@ -29,7 +29,7 @@ impl Controller {
     ///
     /// # Errors
     /// `usage` for what cannot be meant, and the ledger's kinds.
-    pub async fn change_budget(self: &Arc<Self>, change: BudgetChange) -> Result<Account> {
+    pub async fn change_budget(self: &Arc<Self>, change: BudgetChange) -> Result<BudgetChanged> {
         if change.id.is_empty() || change.id.len() > 64 {
             return Err(Error::new(Kind::Usage, "a change needs an id of at most 64 characters"));
         }
@@ -64,26 +64,52 @@ impl Controller {
             }
             e => ledger_error(&e, &place),
         })?;
-        // Whoever it leaves nothing is acted on now, not at its next request.
-        if let Some(now) = Standing::of(&account).filter(Standing::is_spent) {
-            let concerned = |live: &Arc<Live>| {
-                let pays = account.provider == "*" || account.provider == live.launch.provider;
-                live.launch.book == book && pays && live.path.contains(&node)
-            };
-            let lives: Vec<Arc<Live>> = self.running().into_iter().filter(concerned).collect();
-            let paths = lives.iter().map(|live| (live.path.clone(), live.launch.provider.clone())).collect();
-            // Where the ledger does not say whom it governs, it is taken to be all of them.
-            let known = ledger.spent_on(paths).await.ok();
-            for (at, live) in lives.iter().enumerate() {
-                let spent = known.as_ref().map(|known| known.get(at).map_or(&[][..], Vec::as_slice));
-                let is_it = |spent: &Standing| (&spent.node, &spent.provider) == (&now.node, &now.provider);
-                if spent.is_none_or(|spent| spent.iter().any(is_it)) {
-                    self.enforcement().exhausted(&live.launch.id, now.clone());
-                }
+        let now = Standing::of(&account);
+        let mut done = match now.clone().filter(Standing::is_spent) {
+            Some(now) => self.act_on_whom_it_governs(book, now).await,
+            None => Vec::new(),
+        };
+        done.extend(self.go_on_where_there_is_more(now.map(|now| (book, now))).await);
+        Ok(BudgetChanged { account, done })
+    }
+
+    /// Acts on whomever a change leaves nothing, now and not at its next request.
+    async fn act_on_whom_it_governs(self: &Arc<Self>, book: Book, now: Standing) -> Vec<BudgetDone> {
+        let concerned = |live: &Arc<Live>| {
+            let pays = now.provider == "*" || now.provider == live.launch.provider;
+            live.launch.book == book && pays && live.path.contains(&now.node)
+        };
+        let lives: Vec<Arc<Live>> = self.running().into_iter().filter(concerned).collect();
+        let paths = lives.iter().map(|live| (live.path.clone(), live.launch.provider.clone())).collect();
+        // Where the ledger does not say whom it governs, it is taken to be all of them.
+        let known = match lives.first() {
+            Some(one) => one.ledger.spent_on(paths).await.ok(),
+            None => return Vec::new(),
+        };
+        let is_it = |spent: &Standing| (&spent.node, &spent.provider) == (&now.node, &now.provider);
+        let governed: Vec<(Arc<Live>, Bottle)> = lives
+            .into_iter()
+            .enumerate()
+            .filter(|(at, _)| {
+                let spent = known.as_ref().map(|known| known.get(*at).map_or(&[][..], Vec::as_slice));
+                spent.is_none_or(|spent| spent.iter().any(is_it))
+            })
+            .map(|(_, live)| {
+                let before = live.view();
+                (live, before)
+            })
+            .collect();
+        self.enforcement().act_on(governed.iter().map(|(live, _)| live.launch.id.as_str()), &now).await;
+        let followed = governed.into_iter().map(|(live, before)| {
+            let now = now.clone();
+            async move {
+                let error = live.has_followed(&now).await.err().map(|error| error.to_string());
+                let action = live.binds().policy.as_str().to_owned();
+                let is_news = error.is_some() || differs(&before, &live.view());
+                is_news.then(|| BudgetDone { bottle: live.slug.clone(), action, error })
             }
-        }
-        self.go_on_where_there_is_more(Standing::of(&account).map(|now| (book, now))).await;
-        Ok(account)
+        });
+        futures_util::future::join_all(followed).await.into_iter().flatten().collect()
     }
 
     /// Tells whether something is charged to a node, or could be.
@@ -123,7 +149,8 @@ impl Controller {
     /// Lets bottles go on that were paused for a budget which has more now: it was raised, it began anew, or its window is over.
     /// `changed` is an account as it stood right after its change: a request that waited may have used it up since. It is a way
     /// in: settings with faults let nobody go on.
-    pub(super) async fn go_on_where_there_is_more(&self, changed: Option<(Book, Standing)>) {
+    pub(super) async fn go_on_where_there_is_more(&self, changed: Option<(Book, Standing)>) -> Vec<BudgetDone> {
+        let mut done = Vec::new();
         for live in self.running() {
             let Some(paused) = live.paused_for() else { continue };
             let Ok(path) = live.ledger.path(live.path.clone(), &live.launch.provider).await else { continue };
@@ -142,10 +169,13 @@ impl Controller {
                 Ok(()) => live.thaw(Some("its budget has room again"), By::Budget).await,
                 Err(error) => Err(error),
             };
-            if let Err(error) = gone_on {
+            if let Err(error) = &gone_on {
                 tracing::debug!(bottle = %live.slug, "letting it go on: {error}");
             }
+            let error = gone_on.err().map(|error| error.to_string());
+            done.push(BudgetDone { bottle: live.slug.clone(), action: "thaw".to_owned(), error });
         }
+        done
     }
 }
 

@@ -27,6 +27,7 @@ use crate::workspace::{kept, session};
 
 mod commit;
 mod decide;
+pub mod spent;
 
 /// How much of an agent's last output goes into its `bottle.ended` event.
 const TAIL: usize = 2048;

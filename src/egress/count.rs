@@ -1,6 +1,7 @@
 //! Asking the provider how many tokens a request has, where a budget wants to know exactly: by the same host, route and credential, after
 //! the same checks. It costs nothing, and what it cannot tell within two seconds is estimated.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,9 +9,9 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
 
 use super::body::{Moved, Upload};
-use super::forward;
 use super::request::{Leaving, Plane};
 use super::route::Asked;
+use super::{forward, reading};
 use crate::ledger::Ledger;
 use crate::meter::request::count;
 use crate::types::Api;
@@ -28,7 +29,7 @@ pub(super) struct Request<'a> {
     pub(super) api: Api,
     pub(super) uri: &'a Uri,
     pub(super) headers: &'a HeaderMap,
-    pub(super) body: &'a [u8],
+    pub(super) body: &'a Bytes,
     pub(super) model: &'a str,
 }
 
@@ -57,7 +58,10 @@ impl<L: Ledger> Plane<L> {
         if !allowed.is_ok_and(|allowed| allowed.route.auth == leaving.route.auth) {
             return Err("no route".to_owned());
         }
-        let body = count::question(api, request.body, request.model).ok_or("unreadable")?;
+        let (body, model) = (request.body.clone(), request.model.to_owned());
+        let one = Arc::clone(&self.reading).lock_owned().await;
+        let question = move || count::question(api, &body, &model);
+        let body = reading::aside(request.body.len(), one, question).await.flatten().ok_or("unreadable")?;
         let authority = request.uri.authority().cloned().ok_or("no address")?;
         let uri = forward::address(leaving.link.tls, authority, &path, None).map_err(|_| "no address")?;
         let mut headers = request.headers.clone();
@@ -67,7 +71,7 @@ impl<L: Ledger> Plane<L> {
             // Others may fill the room for longer than is waited for an answer.
             let mut share = self.room.share();
             share.grow(body.len()).await.map_err(|_| "no room")?;
-            let upload = Upload::held([share.of(Bytes::from(body))], std::sync::Arc::default(), &moved);
+            let upload = Upload::held([share.of(Bytes::from(body))], Arc::default(), &moved);
             let request = forward::outbound(Method::POST, uri, headers, upload);
             let answer = forward::send(leaving.client, request, &leaving.entered, &self.streams, &moved).await;
             let answer = answer.map_err(|deny| deny.kind.as_str().to_owned())?;

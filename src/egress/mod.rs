@@ -3,7 +3,7 @@
 //! Sockets that were made inside a bottle's gate come in, and what they carry is caught, named once, checked against
 //! the allow-list, given its credential, metered and forwarded, or refused with a reason that can be read. The parts,
 //! in the order in which a byte meets them: [`sentinel`] and [`dns`] beside the way; [`accept`] ([`rewound`]; [`proxy`] where a bottle has one), [`hello`], [`ca`] or [`passthrough`], [`front`] or [`overrun`], [`serve`],
-//! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`coding`], [`estimate`], [`count`], [`hold`], [`headroom`]),
+//! [`request`] (the life of one request: [`link`], [`name`], [`address`], [`route`], [`headers`], [`credential`], [`model`], [`coding`], [`reading`], [`estimate`], [`count`], [`hold`], [`headroom`]),
 //! [`forward`], [`upstream`], [`dial`] ([`lookup`], [`special`]; or [`upstream_proxy`]), and back through [`tee`] ([`echo`]). Refusals are [`deny`] and [`spent`], events [`record`],
 //! what became of an allowed request [`exchange`], the cut [`streams`], what may be held [`room`], and wait to be read [`unread`].
 //!
@@ -56,6 +56,7 @@ mod pace;
 pub mod passthrough;
 pub mod policy;
 pub mod proxy;
+mod reading;
 pub mod record;
 pub mod refused;
 pub mod request;

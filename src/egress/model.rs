@@ -18,6 +18,7 @@ use super::estimate::Estimate;
 use super::forward;
 use super::headroom;
 use super::hold::{self, OpenHold, unavailable};
+use super::reading;
 use super::request::{Leaving, Plane};
 use super::tee::{Edge, Metering};
 use crate::api::{Headroom, Route};
@@ -37,8 +38,6 @@ const DEFAULT_OUTPUT: u64 = 4096;
 const UNWATCHED_OUTPUT: u64 = 128_000;
 /// More than models give: a request that says more is believed so far. Else one that is refused upstream would hold all that others may use.
 const MOST_OUTPUT: u64 = UNWATCHED_OUTPUT;
-/// Largest body that is read without asking another thread. Unit: bytes.
-const AT_ONCE: usize = 64 << 10;
 /// How long a held body may stand still.
 pub(super) const BODY_IDLE: Duration = Duration::from_secs(60);
 
@@ -144,23 +143,19 @@ fn spliced(bytes: &Bytes, mut splices: Vec<Splice>) -> Vec<Bytes> {
     pieces
 }
 
-/// Does the same, and gets what is to be changed, where nobody else's requests wait for it: reading many megabytes keeps a processor busy, and the runtime's own
-/// threads carry every bottle. `one` is the bottle's turn, which is its until all is read, whoever still waits for that.
+/// Does the same, and gets what is to be changed, where nobody else's requests wait for it.
 async fn read(api: Api, path: &str, body: &Bytes, allowed: &[String], one: OwnedMutexGuard<()>) -> Result<Read, Deny> {
-    let read = move |path: &str, body: &[u8], allowed: &[String]| {
-        let facts = features(api, path, body, allowed)?;
-        Ok(Read { facts, asking: asking_for_usage(api, body), looked: Content::of(body) })
+    let (path, bytes, allowed) = (path.to_owned(), body.clone(), allowed.to_vec());
+    let read = move || {
+        let facts = features(api, &path, &bytes, &allowed)?;
+        Ok(Read { facts, asking: asking_for_usage(api, &bytes), looked: Content::of(&bytes) })
     };
-    if body.len() <= AT_ONCE {
-        return read(path, body, allowed);
-    }
-    let (path, body, allowed) = (path.to_owned(), body.clone(), allowed.to_vec());
-    let work = tokio::task::spawn_blocking(move || {
-        let _one = one;
-        read(&path, &body, &allowed)
-    });
-    let failed = |_| Err(Deny::new(Denial::ProtocolUnknown, "bb: the request could not be read."));
-    work.await.unwrap_or_else(failed)
+    reading::aside(body.len(), one, read).await.unwrap_or_else(|| Err(unread()))
+}
+
+/// Gets the refusal of a request that nobody could read.
+pub(super) fn unread() -> Deny {
+    Deny::new(Denial::ProtocolUnknown, "bb: the request could not be read.")
 }
 
 /// Refuses features by which the provider would reach out, but for those that the route allows by name.
@@ -314,7 +309,7 @@ impl<L: Ledger> Plane<L> {
         leaving: &Leaving<'_>,
         api: Api,
         wanted: &mut Wanted,
-        (request, body): (&Request<Upload>, &[u8]),
+        (request, body): (&Request<Upload>, &Bytes),
         mut facts: Value,
     ) -> Result<(OpenHold<L>, Option<Splice>), Deny> {
         let host = &leaving.named.text;
@@ -335,8 +330,30 @@ impl<L: Ledger> Plane<L> {
         let mut hold = self.reserve(api, host, wanted, facts).await?.ok_or_else(not_counted)?;
         let said = hold.news().map_or(0, |sentence| sentence.len() as u64 / 2);
         let room = hold.held().saturating_sub(hold.input()).saturating_sub(said);
-        let lower = lowering(api, body, unweighed(room, &self.ledger.weights()));
-        Ok((hold, lower))
+        let (bytes, output) = (body.clone(), unweighed(room, &self.ledger.weights()));
+        let one = Arc::clone(&self.reading).lock_owned().await;
+        let lower = reading::aside(body.len(), one, move || lowering(api, &bytes, output)).await;
+        Ok((hold, lower.ok_or_else(unread)?))
+    }
+
+    /// Gets what one request of this bottle to `host` asks the ledger for, but for its tokens.
+    pub(super) fn asks(&self, api: Api, host: &str) -> HoldRequest {
+        HoldRequest {
+            id: uuid::Uuid::now_v7().to_string(),
+            path: self.path.clone(),
+            provider: self.provider.clone(),
+            bottle: self.slug.clone(),
+            agent: self.agent.clone(),
+            run: self.run.clone(),
+            api,
+            host: host.to_owned(),
+            model: String::new(),
+            input: 0,
+            least: None,
+            output: 0,
+            counted: false,
+            told: Vec::new(),
+        }
     }
 
     /// Reserves the tokens of a request to `host`; `None` where it is to be counted first.
@@ -352,20 +369,12 @@ impl<L: Ledger> Plane<L> {
         let weights = self.ledger.weights();
         let weighed = |tokens: &Tokens| budget::counted(tokens, &weights);
         let request = HoldRequest {
-            id: uuid::Uuid::now_v7().to_string(),
-            path: self.path.clone(),
-            provider: self.provider.clone(),
-            bottle: self.slug.clone(),
-            agent: self.agent.clone(),
-            run: self.run.clone(),
-            api,
-            host: host.to_owned(),
             model: asked.model.clone(),
             input: weighed(&estimate.input),
             least: estimate.least.as_ref().map(weighed),
             output: weighed(&Tokens { output: estimate.output.min(MOST_OUTPUT), ..Tokens::default() }),
             counted: *counted,
-            told: Vec::new(),
+            ..self.asks(api, host)
         };
         // Made in the background, it goes on when nobody reads it any more.
         let streams = asked.stream && !is_unwatched(asked);

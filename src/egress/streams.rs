@@ -146,6 +146,8 @@ pub struct Cut {
 #[derive(Debug, Default)]
 pub struct Streams {
     open: Mutex<HashMap<u64, Arc<Stream>>>,
+    /// Those whose client has gone, and of whose answers something is read on: they have no place any more.
+    behind: Mutex<HashMap<u64, Arc<Stream>>>,
     next: AtomicU64,
     /// What of their answers waits to be read.
     unread: Unread,
@@ -167,6 +169,17 @@ impl Streams {
         }
         open.insert(id, Arc::clone(&stream));
         Ok(Entered { streams: Arc::clone(self), id, stream })
+    }
+
+    /// Gets all that something is read of still.
+    fn all(&self) -> Vec<Arc<Stream>> {
+        // Who leaves something behind is in the second before it is out of the first.
+        let of = |streams: &Mutex<HashMap<u64, Arc<Stream>>>| -> Vec<Arc<Stream>> {
+            streams.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        };
+        let mut all = of(&self.open);
+        all.extend(of(&self.behind));
+        all
     }
 
     /// Gets what is told whenever requests were cancelled.
@@ -196,7 +209,7 @@ impl Streams {
 
     /// Closes what `policy` allows no more. Called after it has taken its place: what is entered later was asked of it.
     pub fn withdraw(&self, policy: &Policy) {
-        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for stream in self.all() {
             if stream.subject.get().is_some_and(|subject| !subject.stands(policy)) {
                 stream.withdrawn.store(true, Ordering::Release);
                 stream.cancel();
@@ -222,7 +235,7 @@ impl Streams {
     pub fn cut(&self, cut: Cut, finish_open: bool) {
         let scope = cut.scope;
         self.set(Some(cut));
-        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for stream in self.all() {
             let metered = stream.metered.load(Ordering::Acquire);
             let finishes = finish_open && metered && stream.holding.load(Ordering::Acquire);
             if (scope == CutScope::All || metered) && !finishes {
@@ -234,7 +247,7 @@ impl Streams {
 
     /// Closes everything.
     pub fn cancel_all(&self) {
-        for stream in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
+        for stream in self.all() {
             stream.cancel();
         }
         self.cancels.send_replace(());
@@ -255,6 +268,13 @@ impl Entered {
         self.streams.unread.answer()
     }
 
+    /// Gives its place back, while something of its answer is read on: what cancels requests cancels that as well.
+    pub fn leave_behind(&self) -> LeftBehind {
+        let mut behind = self.streams.behind.lock().unwrap_or_else(PoisonError::into_inner);
+        behind.insert(self.id, Arc::clone(&self.stream));
+        LeftBehind { streams: Arc::clone(&self.streams), id: self.id, stream: Arc::clone(&self.stream) }
+    }
+
     /// Gets the request's part that others may hold.
     pub fn stream(&self) -> Arc<Stream> {
         Arc::clone(&self.stream)
@@ -272,6 +292,27 @@ impl std::ops::Deref for Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         self.streams.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+/// What of a request is read on although its client has gone; dropped when that is over.
+#[derive(Debug)]
+pub struct LeftBehind {
+    streams: Arc<Streams>,
+    id: u64,
+    stream: Arc<Stream>,
+}
+
+impl LeftBehind {
+    /// Waits until it is cancelled.
+    pub async fn wait_cancelled(&self) {
+        self.stream.wait_cancelled().await;
+    }
+}
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        self.streams.behind.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
     }
 }
 
@@ -326,6 +367,25 @@ mod tests {
         assert_eq!(streams.enter().unwrap_err().kind, Denial::LimitStreams);
         all.pop();
         assert!(streams.enter().is_ok());
+    }
+
+    #[tokio::test]
+    async fn what_is_read_on_behind_a_client_has_no_place_and_is_ended_with_the_others() {
+        for (finish, ended) in [(false, true), (true, false)] {
+            let streams = Arc::new(Streams::default());
+            let [.., metered] = three(&streams);
+            let mut all: Vec<_> = (1..AT_ONCE).map(|_| streams.enter().unwrap()).collect();
+            assert!(streams.enter().is_err());
+            let behind = metered.leave_behind();
+            drop(metered);
+            all.push(streams.enter().unwrap());
+            streams.cut(cut(CutScope::Metered), finish);
+            assert_eq!(behind.stream.cancelled(), ended, "a hold that stands may finish: {finish}");
+            streams.cancel_all();
+            tokio::time::timeout(std::time::Duration::from_secs(10), behind.wait_cancelled()).await.unwrap();
+            drop(behind);
+            assert!(streams.behind.lock().unwrap().is_empty());
+        }
     }
 
     #[tokio::test]

@@ -216,7 +216,7 @@ impl<L: Ledger> Drop for Tee<L> {
             false => Over::Gone,
         });
         if goes_on && let Some(metering) = self.metering.take_if(|metering| metering.waits_for_usage()) {
-            drain::drain(self.inner.take(), self.echo.take(), metering);
+            drain::drain(self.inner.take(), self.echo.take(), metering, self.entered.leave_behind());
         }
     }
 }

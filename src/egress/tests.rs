@@ -29,6 +29,7 @@ use crate::ledger::{EventQuery, GLOBAL};
 use crate::types::{Api, ApiFamily};
 
 mod at_once;
+mod behind;
 mod changing;
 mod consumers;
 mod crossing;

@@ -33,22 +33,7 @@ impl<L: Ledger> Plane<L> {
     ) -> Result<Response<Outgoing>, Deny> {
         let method = request.method().clone();
         let facts = json!({"method": method.as_str(), "path": leaving.path, "exchange": leaving.exchange.id(), "why": "unseen"});
-        let asked = HoldRequest {
-            id: uuid::Uuid::now_v7().to_string(),
-            path: self.path.clone(),
-            provider: self.provider.clone(),
-            bottle: self.slug.clone(),
-            agent: self.agent.clone(),
-            run: self.run.clone(),
-            api,
-            host: leaving.named.text.clone(),
-            model: String::new(),
-            input: tokens,
-            least: None,
-            output: 0,
-            counted: true,
-            told: Vec::new(),
-        };
+        let asked = HoldRequest { input: tokens, counted: true, ..self.asks(api, &leaving.named.text) };
         // Whatever comes of it, it was asked for: an answer that breaks off is charged as well.
         let mut hold = tokio::select! {
             biased;

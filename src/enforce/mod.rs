@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::sync::{Arc, Weak};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::egress::Enforcer;
 use crate::ledger::{Node, Standing};
@@ -92,6 +92,8 @@ pub trait Bottles: Send + Sync + 'static {
 struct Spent {
     bottle: String,
     standing: Standing,
+    /// Told when it was acted on.
+    acted: Option<oneshot::Sender<()>>,
 }
 
 /// Hears of spent budgets and acts on bottles.
@@ -109,15 +111,35 @@ impl Enforcement {
                 all.extend(std::iter::from_fn(|| heard.try_recv().ok()));
                 let Some(bottles) = bottles.upgrade() else { return };
                 act_on_all(&bottles, &all).await;
+                all.into_iter().filter_map(|spent| spent.acted).for_each(|acted| {
+                    let _ = acted.send(());
+                });
             }
         });
         Arc::new(Enforcement(tell))
+    }
+
+    /// As [`Enforcer::exhausted`] of several bottles, for one who waits until they were acted on.
+    pub async fn act_on(&self, bottles: impl IntoIterator<Item = &str>, standing: &Standing) {
+        let told: Vec<_> = bottles
+            .into_iter()
+            .map(|bottle| {
+                let (acted, has_acted) = oneshot::channel();
+                let (bottle, standing) = (bottle.to_owned(), standing.clone());
+                let _ = self.0.send(Spent { bottle, standing, acted: Some(acted) });
+                has_acted
+            })
+            .collect();
+        // Where nobody acts any more, there is no controller.
+        for acted in told {
+            let _ = acted.await;
+        }
     }
 }
 
 impl Enforcer for Enforcement {
     fn exhausted(&self, bottle_id: &str, standing: Standing) {
-        let _ = self.0.send(Spent { bottle: bottle_id.to_owned(), standing });
+        let _ = self.0.send(Spent { bottle: bottle_id.to_owned(), standing, acted: None });
     }
 }
 
@@ -130,7 +152,7 @@ async fn act_on_all<B: Bottles>(bottles: &Arc<B>, all: &[Spent]) {
     let mut acted = Vec::new();
     // The bottles whose requests were refused for want of room are concerned although a few tokens may be left.
     let mut done = HashSet::new();
-    for Spent { bottle, standing } in all {
+    for Spent { bottle, standing, .. } in all {
         let key = (bottle.as_str(), standing.node.as_str(), standing.provider.as_str());
         if done.insert(key)
             && let Some(bottle) = running.iter().find(|other| other.id() == bottle)

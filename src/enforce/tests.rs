@@ -209,6 +209,21 @@ async fn a_crossing_acts_on_those_whom_the_account_binds_and_on_nobody_else() {
 }
 
 #[tokio::test]
+async fn who_waits_until_it_was_acted_on_finds_it_done() {
+    let toys = Toys::new(4, &["claude"]);
+    toys.ledger.set_limits(GLOBAL, vec![Limit::hard("claude", Some(1000))]).await.unwrap();
+    let enforcement = Enforcement::start(Arc::downgrade(&toys));
+    granted(&toys.ledger, HoldRequest { path: toys.all[0].path.clone(), ..request("h", 1, 0) }).await;
+    let settled = toys.ledger.settle(settle("h", exact(1000, 0))).await.unwrap();
+    enforcement.act_on(["claude1", "nobody"], &settled.crossed[0]).await;
+    let done: Vec<_> = toys.all.iter().map(|toy| toy.actions()).collect();
+    assert_eq!(done, [["cut"], ["kill"], ["pause"], ["freeze"]]);
+    // Nobody is there any more who could act.
+    drop(toys);
+    enforcement.act_on(["claude1"], &settled.crossed[0]).await;
+}
+
+#[tokio::test]
 async fn where_the_ledger_does_not_say_who_is_concerned_all_who_may_be_lose_what_is_metered() {
     let toys = Toys::new(4, &["claude"]);
     toys.ledger.set_limits("run:r", vec![Limit { terms: Terms::default(), ..Limit::of("*", Some(10)) }]).await.unwrap();

@@ -3,24 +3,24 @@
 //! Durability, holds and fail-closed behaviour are those of design decisions 4, 5 and 8. Budget decisions come from
 //! [`crate::budget`]; here is only what is stored and when it counts as stored. The parts:
 //!
-//! * `schema`: tables and migrations; `files`: where they may lie and who may read them;
+//! * `schema`: tables and migrations; `files`: where they may lie and who may read them; `connect`: the writer's connection;
 //! * `turns`: who writes when; `writer`: group commit; `book`: what it knows by heart; `sync`: fsync and checkpoints;
 //! * `accounts`, `limits`, `hold`, `settle`, `thresholds`, `record`, `learned`: the commands; `queries`: reading;
 //! * `chain`, `verify`: what makes a changed row known; `sums`, `report`: what was used; `export`, `backup`, `prune`: its care.
 
 use std::path::Path;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use self::accounts::Moment;
 use self::book::Book;
+use self::connect::{BUSY, connect, open_flags, trouble};
 use self::queries::Readers;
 pub use self::queries::accounts_in;
-use self::schema::Trouble;
 use self::sync::Syncer;
 use self::turns::{Pace, Turns};
 use self::writer::{Call, Care, Tx, Unclaimed, Writer};
@@ -36,6 +36,7 @@ mod accounts;
 mod backup;
 mod book;
 mod chain;
+mod connect;
 mod errors;
 mod export;
 mod files;
@@ -60,9 +61,6 @@ mod writer;
 
 /// Oldest SQLite without the bug that could corrupt a write-ahead log on its reset.
 const MIN_SQLITE: i32 = 3_051_003;
-
-/// How long SQLite waits for a lock that another process holds; less than any caller's patience.
-const BUSY: Duration = Duration::from_secs(4);
 
 /// How long is tried whether a trouble is over.
 const TRIED: Duration = Duration::from_secs(1);
@@ -442,53 +440,5 @@ impl Ledger for SqliteLedger {
             Ok(())
         })
         .await
-    }
-}
-
-/// Flags of a connection that writes; the file exists.
-fn open_flags() -> OpenFlags {
-    OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
-}
-
-/// Opens the writer's connection. A database of a newer bb is recognised before anything is changed.
-fn connect(path: &Path, durability: Durability) -> Result<Connection, Trouble> {
-    let conn = Connection::open_with_flags(path, open_flags())?;
-    conn.busy_timeout(BUSY)?;
-    conn.set_prepared_statement_cache_capacity(64);
-    schema::check(&conn)?;
-    // Two processes that switch to WAL at once: SQLite tells one of them "locked" without waiting.
-    let give_up = Instant::now() + BUSY;
-    loop {
-        match conn.query_row("PRAGMA journal_mode = WAL", [], |row| row.get::<_, String>(0)) {
-            Ok(mode) if mode == "wal" => break,
-            Ok(mode) => {
-                let text = format!("no write-ahead log is possible here (journal mode {mode})");
-                return Err(Trouble::Ledger(LedgerError::Unavailable(text)));
-            }
-            Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) && Instant::now() < give_up => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(e) => return Err(e.into()),
-        }
-    }
-    let level = match durability {
-        Durability::Normal => "NORMAL",
-        Durability::Power => "FULL",
-    };
-    conn.pragma_update(None, "synchronous", level)?;
-    conn.pragma_update(None, "foreign_keys", true)?;
-    conn.pragma_update(None, "mmap_size", 0)?;
-    conn.pragma_update(None, "cache_size", -8192)?;
-    conn.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
-    // The sync thread does the checkpoints; this one is for when it cannot keep up.
-    conn.pragma_update(None, "wal_autocheckpoint", 16_384)?;
-    Ok(conn)
-}
-
-/// Turns what went wrong with a schema into an answer.
-fn trouble(e: Trouble, path: &Path) -> LedgerError {
-    match e {
-        Trouble::Ledger(e) => e,
-        Trouble::Sqlite(e) => errors::map(&e, path),
     }
 }

@@ -25,5 +25,5 @@ pub(super) async fn list(controller: &Controller, query: &HashMap<String, String
 pub(super) async fn change(controller: &Arc<Controller>, request: Request<Incoming>) -> Result<Response<Body>> {
     controller.ready().await;
     let change: BudgetChange = read(request.into_body()).await?;
-    ok(&json!({ "account": controller.change_budget(change).await? }))
+    ok(&controller.change_budget(change).await?)
 }

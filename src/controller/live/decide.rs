@@ -13,11 +13,10 @@ use crate::api::{Bottle, Cut, Egress, Ended, State};
 use crate::bottle::wire::{Reply, Request};
 use crate::controller::ledger_error;
 use crate::controller::note::{End, Paused, Rules};
-use crate::egress;
-use crate::enforce::{By, Subject};
+use crate::enforce::By;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{Answer, EventQuery, Ledger, Node, Standing};
-use crate::types::{CutScope, CutoffPolicy};
+use crate::types::CutScope;
 
 /// Longest that a keeper may take to take its bottle down.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -57,7 +56,7 @@ impl Live {
     }
 
     /// Enters a cut, unless what stands is as wide and of somebody who weighs as much.
-    fn enter_cut(&self, cut: &Cut) -> bool {
+    pub(super) fn enter_cut(&self, cut: &Cut) -> bool {
         // Both under one lock: of two that cut at once, what is shown and saved is what stands.
         let mut note = lock(&self.note);
         if self.has_ended() || !note.enter(cut) {
@@ -109,7 +108,7 @@ impl Live {
         if self.view().state == State::Paused { lock(&self.note).paused.clone() } else { None }
     }
 
-    async fn record_cut(&self, cut: &Cut) -> Answer<()> {
+    pub(super) async fn record_cut(&self, cut: &Cut) -> Answer<()> {
         self.leave_note().await;
         let data =
             json!({"action": "cutoff", "scope": cut.scope, "reason": cut.reason, "node": cut.node, "by": cut.by});
@@ -197,7 +196,7 @@ impl Live {
         done.await.map_err(|e| Error::internal(e.to_string()))
     }
 
-    async fn freeze_now(self: &Arc<Self>, reason: &str, by: By, node: Option<Node>) {
+    pub(super) async fn freeze_now(self: &Arc<Self>, reason: &str, by: By, node: Option<Node>) {
         // Decided before anything ends: whatever does, it was frozen.
         let end =
             End { ended: Ended::Frozen, reason: reason.to_owned(), by: by.as_str().to_owned(), node: node.clone() };
@@ -394,78 +393,4 @@ impl Live {
 fn opened(mut bottle: Bottle) -> Bottle {
     (bottle.egress, bottle.cut, bottle.reason) = (Egress::Open, None, None);
     bottle
-}
-
-impl Subject for Live {
-    fn id(&self) -> &str {
-        &self.launch.id
-    }
-
-    fn path(&self) -> &[Node] {
-        &self.path
-    }
-
-    fn policy(&self) -> CutoffPolicy {
-        self.binds().policy
-    }
-
-    fn cut_scope(&self) -> CutScope {
-        self.binds().cut_scope
-    }
-
-    fn cut(self: &Arc<Self>, scope: CutScope, standing: &Standing) -> bool {
-        let reason = egress::spent::sentence(standing);
-        let (by, node) = (By::Budget.as_str().to_owned(), Some(standing.node.clone()));
-        let left = Some(standing.limit.saturating_sub(standing.used));
-        let cut = Cut { scope, reason, by, node, provider: Some(standing.provider.clone()), left };
-        if !self.enter_cut(&cut) {
-            return false;
-        }
-        if let Some(handle) = &*lock(&self.egress) {
-            handle.cut_by_budget(scope, standing);
-        }
-        let live = Arc::clone(self);
-        tokio::spawn(async move { live.record_cut(&cut).await });
-        true
-    }
-
-    fn pause(self: &Arc<Self>, standing: &Standing) {
-        if self.view().state != State::Running {
-            return;
-        }
-        let (live, reason, standing) = (Arc::clone(self), egress::spent::sentence(standing), standing.clone());
-        tokio::spawn(async move {
-            if let Err(error) = Live::pause(&live, &reason, By::Budget, Some(&standing)).await {
-                tracing::error!(bottle = %live.slug, "pausing it: {error}");
-            }
-        });
-    }
-
-    fn freeze(self: &Arc<Self>, standing: &Standing) -> bool {
-        // First what a cut does: the agent's own last word still finds its way, and nothing else leaves.
-        let acted = Subject::cut(self, CutScope::All, standing);
-        // One without a session is stopped all the same: what its policy says is that it does not go on.
-        let (live, reason, node) = (Arc::clone(self), egress::spent::sentence(standing), standing.node.clone());
-        tokio::spawn(async move { live.freeze_now(&reason, By::Budget, Some(node)).await });
-        acted
-    }
-
-    fn kill(self: &Arc<Self>, standing: &Standing) -> bool {
-        self.end(Ended::Budget, &egress::spent::sentence(standing), By::Budget, Some(standing.node.clone()))
-    }
-
-    async fn crossed(self: &Arc<Self>, standing: &Standing, acted: bool) {
-        // Less used than at the last time: another window has begun, or what was used was reset.
-        let is_news = {
-            let account = (standing.node.clone(), standing.provider.clone());
-            let last = lock(&self.crossed).insert(account, (standing.limit, standing.used));
-            last.is_none_or(|(limit, used)| limit != standing.limit || standing.used < used)
-        };
-        if acted || is_news {
-            let data = json!({
-                "node": standing.node, "provider": standing.provider, "used": standing.used, "limit": standing.limit,
-            });
-            self.tell("crossed", data, true).await;
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! What of an answer is read on when its client has gone: its usage, where its API says that last, and no more.
 //!
-//! Bounded in time and size, and over at once where the bottle is to end. The bottle has its place back before it begins.
+//! Bounded in time and size, and over at once where the bottle is to end or a cut closes it. The bottle has its place back before it
+//! begins.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -12,6 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use super::Metering;
 use crate::egress::echo::Echo;
+use crate::egress::streams::LeftBehind;
 use crate::ledger::Ledger;
 
 /// How long the usage is waited for.
@@ -59,7 +61,12 @@ impl Body for Source {
 }
 
 /// Reads on until the usage was seen. What is known then settles the hold.
-pub(super) fn drain<L: Ledger>(mut source: Source, mut echo: Option<Echo>, mut metering: Metering<L>) {
+pub(super) fn drain<L: Ledger>(
+    mut source: Source,
+    mut echo: Option<Echo>,
+    mut metering: Metering<L>,
+    behind: LeftBehind,
+) {
     let Some(keeping) = metering.hold.as_mut().map(|hold| {
         hold.left_alone();
         hold.keeping()
@@ -84,9 +91,12 @@ pub(super) fn drain<L: Ledger>(mut source: Source, mut echo: Option<Echo>, mut m
             }
         };
         tokio::select! {
+            // What comes after it is not read.
+            biased;
+            () = behind.wait_cancelled() => {}
+            () = keeping.tally.hurry() => {}
             () = read => {}
             () = tokio::time::sleep(TIME) => {}
-            () = keeping.tally.hurry() => {}
         }
     });
 }

@@ -139,7 +139,8 @@ impl<L: Ledger> Metering<L> {
         Metering {
             meter,
             early: if hold.streams() { End::Early } else { End::Whole },
-            running: Running::new(hold.input(), hold.weights(), says_usage_last(api)),
+            // What was more than was left is no crossing before the API has said so.
+            running: Running::new(hold.input().min(hold.held()), hold.weights(), says_usage_last(api)),
             hold: Some(hold),
             status,
             api,

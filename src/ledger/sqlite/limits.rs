@@ -7,15 +7,12 @@ use rusqlite::OptionalExtension;
 use serde_json::{Value, json};
 
 use super::accounts::{ALL, COLUMNS, MAX_NAME, Moment, amount, from_row, stored};
-use super::hold::path_of;
 use super::record;
+use super::sums;
 use super::writer::Tx;
 use crate::api::{Account, BudgetAct, BudgetChange, Limit, Period, Terms};
 use crate::budget::{MAX_TOKENS, has_name, still_warned, turn, window};
 use crate::ledger::{Answer, GLOBAL, LedgerError, NewEvent};
-
-/// How far the times of rows that follow each other may jump back where the clock was set. Unit: milliseconds.
-const UNSURE: i64 = 24 * 3600 * 1000;
 
 /// An account as its row has it.
 #[derive(Default)]
@@ -43,6 +40,7 @@ pub(super) fn set_limits(tx: &mut Tx<'_>, node: &str, limits: &[Limit]) -> Answe
         if limit.tokens.is_some_and(|tokens| tokens > MAX_TOKENS) {
             return Err(LedgerError::Misuse(format!("the limit for `{}` is above 2^53", limit.provider)));
         }
+        may_have(node, limit.per)?;
     }
     if node.is_empty() || node.len() > MAX_NAME {
         return Err(LedgerError::Misuse("a node's name has 1 to 256 bytes".to_owned()));
@@ -94,6 +92,9 @@ pub(super) fn change(tx: &mut Tx<'_>, asked: &BudgetChange, by: &str) -> Answer<
     let misuse = |text: &str| Err(LedgerError::Misuse(text.to_owned()));
     if node.is_empty() || node.len() > MAX_NAME || provider.is_empty() || provider.len() > MAX_NAME {
         return misuse("the names of a node and of a provider have 1 to 256 bytes");
+    }
+    if let BudgetAct::Set { per, .. } = change {
+        may_have(node, *per)?;
     }
     tx.book.give_up(tx.conn, node).map_err(|e| tx.error(&e))?;
     let rows = rows_of(tx, node).map_err(|e| tx.error(&e))?;
@@ -282,24 +283,18 @@ fn sum_of_others(tx: &Tx<'_>, node: &str) -> rusqlite::Result<(u64, u64)> {
         .query_row([node], |row| Ok((amount(row.get(0)?), amount(row.get(1)?))))
 }
 
-/// Sums what was charged to an account since a moment: reads the rows of usage from the newest one back. Only where a window
-/// begins in the middle, because a limit has just got it.
+/// Sums what was charged to an account since a moment. Only where a window begins in the middle, because a limit has just got it.
 fn used_since(tx: &Tx<'_>, account: &Account, start: i64) -> rusqlite::Result<u64> {
-    let mut select =
-        tx.conn.prepare_cached("SELECT ts, path, provider, counted FROM usage WHERE id > 0 ORDER BY id DESC")?;
-    let mut rows = select.query([])?;
-    let mut sum: u64 = 0;
-    while let Some(row) = rows.next()? {
-        let ts: i64 = row.get(0)?;
-        if ts < start.saturating_sub(UNSURE) {
-            break;
-        }
-        let theirs = account.provider == ALL || *row.get_ref(2)?.as_str()? == account.provider;
-        if ts >= start && theirs && path_of(row.get_ref(1)?.as_str()?).contains(&account.node) {
-            sum = sum.saturating_add(amount(row.get(3)?));
-        }
+    let provider = Some(account.provider.as_str()).filter(|provider| *provider != ALL);
+    sums::charged_since(tx.conn, &account.node, provider, start).map(amount)
+}
+
+/// Refuses a limit that begins anew where nothing has a name: for such nodes nobody knows what was charged when.
+fn may_have(node: &str, per: Option<Period>) -> Answer<()> {
+    match per.filter(|per| *per != Period::Lifetime && !has_name(node)) {
+        None => Ok(()),
+        Some(per) => Err(LedgerError::Misuse(format!("a limit `{}` needs a node with a name", per.words()))),
     }
-    Ok(sum)
 }
 
 #[cfg(test)]

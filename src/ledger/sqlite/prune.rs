@@ -5,6 +5,8 @@
 
 use std::collections::HashMap;
 
+use rusqlite::Connection;
+
 use super::accounts::{amount, stored};
 use super::chain::{Hash, Tail};
 use super::hold::path_of;
@@ -34,11 +36,26 @@ pub(super) fn piece(tx: &mut Tx<'_>, before: i64) -> Answer<Option<Pruned>> {
     remove(tx, before).map_err(|e| tx.error(&e))
 }
 
+/// Removes a piece of what is no usage and has no event. Its numbers go down from -1: the oldest is looked at first, and none
+/// after the first that is young.
+fn remove_released(conn: &Connection, before: i64) -> rusqlite::Result<u64> {
+    let sql = format!("SELECT id, ts FROM usage WHERE id < 0 ORDER BY id DESC LIMIT {PIECE}");
+    let mut select = conn.prepare_cached(&sql)?;
+    let mut rows = select.query([])?;
+    let mut last: Option<i64> = None;
+    while let Some(row) = rows.next()? {
+        if row.get::<_, i64>(1)? >= before {
+            break;
+        }
+        last = Some(row.get(0)?);
+    }
+    let Some(last) = last else { return Ok(0) };
+    Ok(conn.prepare_cached("DELETE FROM usage WHERE id < 0 AND id >= ?1")?.execute([last])? as u64)
+}
+
 fn remove(tx: &Tx<'_>, before: i64) -> rusqlite::Result<Option<Pruned>> {
     let conn = tx.conn;
-    // What is no usage has no event.
-    let sql = format!("DELETE FROM usage WHERE id IN (SELECT id FROM usage WHERE id < 0 AND ts < ?1 LIMIT {PIECE})");
-    let released = conn.prepare_cached(&sql)?.execute([before])? as u64;
+    let released = remove_released(conn, before)?;
     // As far as every event is old enough, and every usage row in the sums.
     let sql = format!(
         "SELECT seq, ts, hash FROM events

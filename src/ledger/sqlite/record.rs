@@ -1,9 +1,10 @@
 //! Events, enforcement rows and bottles' rows: writing them.
 
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 use serde_json::{Value, json};
 
 use super::chain::{Hash, Link, Tail};
+use super::sums;
 use super::writer::Tx;
 use crate::api::Event;
 use crate::ledger::{Answer, BottleRow, LedgerError, NewEvent};
@@ -109,14 +110,21 @@ pub(super) fn append_bound(
 
 /// Writes which recipe a run is of.
 pub(super) fn put_run(tx: &mut Tx<'_>, id: &str, recipe: &str) -> Answer<()> {
-    tx.conn
-        .prepare_cached(
+    let put = || {
+        let conn = tx.conn;
+        let mut select = conn.prepare_cached("SELECT recipe FROM runs WHERE id = ?1")?;
+        let before: Option<String> = select.query_row([id], |row| row.get(0)).optional()?;
+        conn.prepare_cached(
             "INSERT INTO runs (id, recipe, ts) VALUES (?1, ?2, ?3)
              ON CONFLICT (id) DO UPDATE SET recipe = excluded.recipe",
-        )
-        .and_then(|mut put| put.execute((id, recipe, tx.now)))
-        .map_err(|e| tx.error(&e))?;
-    Ok(())
+        )?
+        .execute((id, recipe, tx.now))?;
+        match before.unwrap_or_default() == recipe {
+            true => Ok(()),
+            false => sums::renamed(conn, id),
+        }
+    };
+    put().map_err(|e: rusqlite::Error| tx.error(&e))
 }
 
 /// Writes a bottle's row: inserts, or replaces the one with its id.

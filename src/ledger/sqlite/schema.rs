@@ -175,7 +175,7 @@ CREATE TABLE learned (
 ";
 
 /// The chain of the events, each bound to the usage row that it tells of (`digest`); sums of the usage by quarter hours (UTC),
-/// which the writer keeps up in the background (`folded_to` in `meta`: the last `usage.id` that is in them); what was pruned;
+/// which the writer keeps up in the background (`folded_to` in `meta`: the last `usage.id` that is in them all); what was pruned;
 /// the names of runs; what providers said of their own limits.
 const V_INTEGRITY: &str = "
 ALTER TABLE events ADD COLUMN hash BLOB;
@@ -215,6 +215,60 @@ CREATE TABLE sums (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX sums_bottle ON sums (bottle, quarter);
 CREATE INDEX sums_run ON sums (run, quarter);
+
+-- The same over all bottles and runs, in the order in which reports are mostly made of it.
+CREATE TABLE totals (
+    quarter INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    recipe TEXT NOT NULL,
+    exact INTEGER NOT NULL,
+    requests INTEGER NOT NULL,
+    input INTEGER NOT NULL,
+    cache_read INTEGER NOT NULL,
+    cache_write INTEGER NOT NULL,
+    output INTEGER NOT NULL,
+    reasoning INTEGER NOT NULL,
+    counted INTEGER NOT NULL,
+    first_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL,
+    first_ts INTEGER NOT NULL,
+    last_ts INTEGER NOT NULL,
+    PRIMARY KEY (quarter, model, provider, agent, recipe, exact)
+) STRICT, WITHOUT ROWID;
+
+-- The same by bottle and run, over all time.
+CREATE TABLE lifetimes (
+    bottle TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    model TEXT NOT NULL,
+    run TEXT NOT NULL,
+    exact INTEGER NOT NULL,
+    requests INTEGER NOT NULL,
+    input INTEGER NOT NULL,
+    cache_read INTEGER NOT NULL,
+    cache_write INTEGER NOT NULL,
+    output INTEGER NOT NULL,
+    reasoning INTEGER NOT NULL,
+    counted INTEGER NOT NULL,
+    first_id INTEGER NOT NULL,
+    last_id INTEGER NOT NULL,
+    first_ts INTEGER NOT NULL,
+    last_ts INTEGER NOT NULL,
+    PRIMARY KEY (bottle, agent, provider, model, run, exact)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX lifetimes_run ON lifetimes (run);
+
+-- What was charged to nodes that count by name.
+CREATE TABLE charged (
+    node TEXT NOT NULL,
+    quarter INTEGER NOT NULL,
+    provider TEXT NOT NULL,
+    counted INTEGER NOT NULL,
+    PRIMARY KEY (node, quarter, provider)
+) STRICT, WITHOUT ROWID;
 
 -- What the rows that were pruned had charged to each account.
 CREATE TABLE pruned (

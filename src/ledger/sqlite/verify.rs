@@ -11,14 +11,17 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::accounts::{ALL, amount};
 use super::chain::{self, FIGURES, Hash, Link, Tail};
 use super::hold::path_of;
-use super::sums::{MARK, QUARTER};
+use super::sums::{MARK, QUARTER, RECIPE};
 use crate::api::{Fault, Verified};
+use crate::budget::has_name;
 
 /// Sums that were made of the rows themselves.
 #[derive(Default)]
 struct Rows {
     /// By node and provider: what the rows charged.
     charged: HashMap<(String, String), u64>,
+    /// The same of nodes that count by name, as far as the rows are in the sums.
+    by_name: HashMap<(String, String), u64>,
     /// By quarter hour: requests and counted of the rows that are in the sums.
     quarters: HashMap<i64, (u64, u64)>,
 }
@@ -46,6 +49,15 @@ pub(super) fn verify(conn: &Connection, expected: Option<&(u64, String)>) -> rus
     }
     if fault.is_none() {
         fault = sums(&tx, anchor, &rows)?;
+    }
+    if fault.is_none() {
+        fault = totals(&tx)?;
+    }
+    if fault.is_none() {
+        fault = lifetimes(&tx)?;
+    }
+    if fault.is_none() {
+        fault = charged(&tx, rows.by_name)?;
     }
     verified.fault = fault;
     Ok(verified)
@@ -169,12 +181,16 @@ fn usage(conn: &Connection, anchor: Tail, verified: &mut Verified, rows: &mut Ro
                 Some(_) => {}
             }
         }
-        if id > 0 && id <= mark {
+        let is_summed = id > 0 && id <= mark;
+        if is_summed {
             let sum = rows.quarters.entry(row.get::<_, i64>(6)?.div_euclid(QUARTER)).or_default();
             (sum.0, sum.1) = (sum.0 + 1, sum.1 + counted);
         }
         if counted > 0 {
             for node in path_of(&path) {
+                if is_summed && has_name(&node) {
+                    *rows.by_name.entry((node.clone(), provider.clone())).or_default() += counted;
+                }
                 *rows.charged.entry((node, provider.clone())).or_default() += counted;
             }
         }
@@ -247,6 +263,72 @@ fn sums(conn: &Connection, anchor: Tail, rows: &Rows) -> rusqlite::Result<Option
         }
     }
     Ok(None)
+}
+
+/// Compares the sums over all bottles and runs with those by bottle and run, also of what was pruned.
+fn totals(conn: &Connection) -> rusqlite::Result<Option<Fault>> {
+    let grouped = |recipe: &str, table: &str| {
+        format!(
+            "SELECT quarter, agent, provider, model, {recipe}, exact, sum(requests), sum(input), sum(cache_read),
+                sum(cache_write), sum(output), sum(reasoning), sum(counted)
+             FROM {table} GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(requests) <> 0 OR sum(counted) <> 0"
+        )
+    };
+    let sql = first_difference(&grouped(RECIPE, "sums"), &grouped("recipe", "totals"));
+    let first: Option<i64> = conn.query_row(&sql, [], |row| row.get(0)).optional()?;
+    let what = "the totals of the quarter hour that begins then are not its sums by bottle and run";
+    Ok(first.and_then(|quarter| wrong("totals", quarter * QUARTER, what)))
+}
+
+/// Compares the sums over all time with those by quarter hours.
+fn lifetimes(conn: &Connection) -> rusqlite::Result<Option<Fault>> {
+    let grouped = |table: &str| {
+        format!(
+            "SELECT bottle, agent, provider, model, run, exact, sum(requests), sum(input), sum(cache_read), sum(cache_write),
+                sum(output), sum(reasoning), sum(counted)
+             FROM {table} GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(requests) <> 0 OR sum(counted) <> 0"
+        )
+    };
+    let bottle: Option<String> =
+        conn.query_row(&first_difference(&grouped("sums"), &grouped("lifetimes")), [], |row| row.get(0)).optional()?;
+    Ok(bottle
+        .and_then(|bottle| wrong("lifetimes", bottle, "its sums over all time are not those of its quarter hours")))
+}
+
+/// Gets the first row that only one of two questions has, as SQL.
+fn first_difference(one: &str, other: &str) -> String {
+    format!(
+        "WITH one AS ({one}), other AS ({other})
+         SELECT * FROM (SELECT * FROM one EXCEPT SELECT * FROM other)
+         UNION ALL SELECT * FROM (SELECT * FROM other EXCEPT SELECT * FROM one) ORDER BY 1 LIMIT 1"
+    )
+}
+
+/// Compares what was charged to nodes that count by name with the rows, those that were pruned included.
+fn charged(conn: &Connection, mut expected: HashMap<(String, String), u64>) -> rusqlite::Result<Option<Fault>> {
+    let sql = "SELECT node, provider, counted FROM pruned";
+    let mut select = conn.prepare(sql)?;
+    let mut all = select.query([])?;
+    while let Some(row) = all.next()? {
+        let node: String = row.get(0)?;
+        if has_name(&node) {
+            *expected.entry((node, row.get(1)?)).or_default() += amount(row.get(2)?);
+        }
+    }
+    let mut select = conn.prepare("SELECT node, provider, sum(counted) FROM charged GROUP BY 1, 2 ORDER BY 1, 2")?;
+    let mut all = select.query([])?;
+    while let Some(row) = all.next()? {
+        let (node, provider): (String, String) = (row.get(0)?, row.get(1)?);
+        let (said, sum) = (amount(row.get(2)?), expected.remove(&(node.clone(), provider.clone())).unwrap_or(0));
+        if said != sum {
+            let what = format!("{said} are said to be charged to it by quarter hours, and by the rows it is {sum}");
+            return Ok(wrong("charged", format!("{node} {provider}"), what));
+        }
+    }
+    let missing = expected.into_iter().find(|(_, counted)| *counted > 0);
+    Ok(missing.and_then(|((node, provider), _)| {
+        wrong("charged", format!("{node} {provider}"), "what the rows charge to it is missing")
+    }))
 }
 
 #[cfg(test)]

@@ -14,10 +14,11 @@ use rusqlite::Connection;
 use tokio::sync::{broadcast, oneshot, watch};
 
 use super::book::Book;
+use super::connect::{BUSY, trouble};
 use super::errors::map;
 use super::record::Written;
 use super::sync::Syncer;
-use super::{BUSY, schema, settle, sums, trouble};
+use super::{schema, settle, sums};
 use crate::api::Event;
 use crate::budget::Weights;
 use crate::ledger::{Answer, LedgerError};

@@ -1,5 +1,6 @@
 //! The client's side: each message is held until it is understood, allowed and reserved for.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
@@ -10,7 +11,8 @@ use super::{Answer, Ended, Refusal, Socket, code};
 use crate::egress::body::Way;
 use crate::egress::deny::{Denial, Deny};
 use crate::egress::hold::OpenHold;
-use crate::egress::model::{BODY_IDLE, Wanted, most_held, not_counted, reaches_nowhere, usual_output};
+use crate::egress::model::{BODY_IDLE, Wanted, most_held, not_counted, reaches_nowhere, unread, usual_output};
+use crate::egress::reading;
 use crate::egress::request::not_cut;
 use crate::egress::tee::Metering;
 use crate::ledger::Ledger;
@@ -56,10 +58,10 @@ impl<L: Ledger> Socket<L> {
                 Ok(Some(Item::Message(message))) => message,
             };
             let reserved = tokio::select! {
-                reserved = self.reserved(&message) => reserved,
+                reserved = self.reserved(message) => reserved,
                 () = intake.left(from) => return Ended::Over,
             };
-            let (asked, hold) = match reserved {
+            let (message, asked, hold) = match reserved {
                 Ok(reserved) => reserved,
                 Err(refusal) => return self.when_over(refusal, &mut intake, from).await,
             };
@@ -73,20 +75,24 @@ impl<L: Ledger> Socket<L> {
     }
 
     /// Understands a message, and reserves what it asks for.
-    async fn reserved(&self, message: &websocket::Message) -> Result<(Asked, OpenHold<L>), Refusal> {
+    async fn reserved(&self, message: websocket::Message) -> Result<(websocket::Message, Asked, OpenHold<L>), Refusal> {
         if !message.is_text() {
             let what = "binary messages are not passed to model APIs";
             return Err(Refusal::unreadable(code::UNACCEPTABLE, what));
         }
-        let content = message.content();
-        let message = {
-            let _one = self.plane.reading.lock().await;
-            socket::message(content).map_err(|error| {
-                Refusal::unreadable(code::POLICY, format!("the message is not one of this API: {error}"))
-            })?
+        let length = message.content().len();
+        let one = Arc::clone(&self.plane.reading).lock_owned().await;
+        let read = move || {
+            let content = message.content();
+            let read = socket::message(content).map(|said| (said, Content::of(content)));
+            (message, read)
         };
+        let (message, read) = reading::aside(length, one, read).await.ok_or_else(unread)?;
+        let (said, looked) = read.map_err(|error| {
+            Refusal::unreadable(code::POLICY, format!("the message is not one of this API: {error}"))
+        })?;
         self.plane.estimates.load(&self.plane.ledger).await;
-        let asked = self.allowed(message, content).await?;
+        let asked = self.allowed(said, &looked).await?;
         let lane = asked.lane.clone();
         let facts = json!({"method": "GET", "path": self.of.path, "websocket": true, "exchange": self.exchange.id()});
         let reserve = self.plane.reserve(self.of.api, &self.of.host, &asked.wanted, facts).await;
@@ -94,12 +100,12 @@ impl<L: Ledger> Socket<L> {
         let mut hold = hold.map_err(|deny| Refusal { lane, ..Refusal::from(deny) })?;
         // What is written to the socket is answered, or is not; there is no other word on it.
         hold.answered(200);
-        Ok((asked, hold))
+        Ok((message, asked, hold))
     }
 
     /// Checks a message as the body of a request is checked. Going on from a response of this socket is no way out of the bottle:
     /// what is in it came from here.
-    async fn allowed(&self, message: Message, content: &[u8]) -> Result<Asked, Refusal> {
+    async fn allowed(&self, message: Message, content: &Content) -> Result<Asked, Refusal> {
         let under_way = self.under_way.lock().await;
         let (mut facts, lane, follows, target) = match message {
             Message::Create { facts, lane, follows } => (facts, lane, follows, None),
@@ -132,7 +138,7 @@ impl<L: Ledger> Socket<L> {
             return Err(refuse(Deny::new(Denial::LimitStreams, message).step("wait for some of them to end")));
         }
         let (context, output) = (context.unwrap_or(0), (facts.max_output, usual_output(&facts)));
-        let estimate = self.plane.estimates.estimate_more(&Content::of(content), context, &facts.model, output);
+        let estimate = self.plane.estimates.estimate_more(content, context, &facts.model, output);
         let own = estimate.input.all_input().saturating_sub(context);
         // There is no endpoint that counts what goes on from what its provider has.
         Ok(Asked { wanted: Wanted { facts, estimate, counted: true }, lane, target, own })

@@ -3,7 +3,7 @@
 
 use rusqlite::Connection;
 
-use crate::api::{Account, BudgetAct, BudgetChange, Limit, Period};
+use crate::api::{Account, BudgetAct, BudgetChange, Limit, Period, Terms};
 use crate::ledger::conformance::{exact, granted, request, settle};
 use crate::ledger::sqlite::SqliteLedger;
 use crate::ledger::sqlite::tests::{Dir, open};
@@ -38,6 +38,16 @@ async fn use_up(ledger: &SqliteLedger, id: &str, tokens: u64) {
     ledger.settle(settle(id, exact(tokens, 0))).await.unwrap();
 }
 
+/// A book in which 30 tokens were used forty days ago, and 20 today.
+async fn used_long_ago_and_today(dir: &Dir) -> (SqliteLedger, Connection) {
+    let ledger = open(&dir.file("a.db"));
+    use_up(&ledger, "long ago", 30).await;
+    let conn = Connection::open(dir.file("a.db")).unwrap();
+    conn.execute("UPDATE usage SET ts = ts - 40 * 86400000", []).unwrap();
+    use_up(&ledger, "today", 20).await;
+    (ledger, conn)
+}
+
 /// Says of every window when it ends, in the row.
 fn windows_end(dir: &Dir, at: i64) {
     let conn = Connection::open(dir.file("a.db")).unwrap();
@@ -67,6 +77,34 @@ async fn a_day_that_is_over_begins_anew_and_a_hold_from_before_midnight_settles_
 }
 
 #[tokio::test]
+async fn what_is_kept_back_for_the_end_is_kept_back_anew_in_the_next_window() {
+    let dir = Dir::new();
+    let ledger = open(&dir.file("a.db"));
+    let terms = Terms { wrap_up: Some(30), ..Terms::default() };
+    ledger.set_limits(GLOBAL, vec![Limit { terms, ..per("claude", 100, Period::Day) }]).await.unwrap();
+    // Another window than the one of now, which comes after it here.
+    windows_end(&dir, crate::bottle::output::now_ms() + 10 * 86_400_000);
+    use_up(&ledger, "h0", 75).await;
+    let Ok(HoldOutcome::WrapUp(standing)) = ledger.hold(request("h1", 5, 0)).await else {
+        panic!("30 of 100 are kept back, 75 are used");
+    };
+    // Its agent was told: now it may use what was kept back.
+    let told = |id: &str| HoldRequest { told: vec![standing.clone()], ..request(id, 5, 0) };
+    assert_eq!(granted(&ledger, told("h2")).await, 5);
+    ledger.settle(settle("h2", exact(5, 0))).await.unwrap();
+    windows_end(&dir, 1);
+    // In the next window there is room, and then the same is kept back again, although it was told in the last.
+    assert_eq!(granted(&ledger, told("h3")).await, 5);
+    ledger.settle(settle("h3", exact(75, 0))).await.unwrap();
+    let Ok(HoldOutcome::WrapUp(again)) = ledger.hold(told("h4")).await else {
+        panic!("what was told was of another window");
+    };
+    assert_eq!(again.used, standing.used, "no less than when it was told");
+    assert_ne!(again.resets, standing.resets);
+    assert_eq!(granted(&ledger, HoldRequest { told: vec![again], ..told("h5") }).await, 5);
+}
+
+#[tokio::test]
 async fn a_clock_that_was_set_back_gives_nothing_back() {
     let dir = Dir::new();
     let ledger = open(&dir.file("a.db"));
@@ -86,11 +124,7 @@ async fn a_clock_that_was_set_back_gives_nothing_back() {
 #[tokio::test]
 async fn a_limit_that_gets_a_time_later_finds_what_was_used_in_it() {
     let dir = Dir::new();
-    let ledger = open(&dir.file("a.db"));
-    use_up(&ledger, "long ago", 30).await;
-    let conn = Connection::open(dir.file("a.db")).unwrap();
-    conn.execute("UPDATE usage SET ts = ts - 40 * 86400000", []).unwrap();
-    use_up(&ledger, "today", 20).await;
+    let (ledger, _) = used_long_ago_and_today(&dir).await;
     let used = async |limits: Vec<Limit>, provider: &str| {
         ledger.set_limits(GLOBAL, limits).await.unwrap();
         account(&ledger, GLOBAL, provider).await.used
@@ -108,6 +142,44 @@ async fn a_limit_that_gets_a_time_later_finds_what_was_used_in_it() {
     // One for all together that begins with a window knows what was used before it, too.
     assert_eq!(used(vec![per("*", 100, Period::Week)], "*").await, 20);
     assert_eq!(used(vec![Limit::of("*", Some(100))], "*").await, 50);
+}
+
+#[tokio::test]
+async fn what_a_window_finds_is_in_the_sums_and_read_from_no_row() {
+    let dir = Dir::new();
+    let (ledger, conn) = used_long_ago_and_today(&dir).await;
+    use_up(&ledger, "late", 1).await;
+    crate::ledger::sqlite::sums::fold(&conn).unwrap();
+    ledger.settle(settle("late", exact(5, 0))).await.unwrap();
+    use_up(&ledger, "now", 3).await;
+    // Of the rows that are in the sums nothing is left.
+    assert_eq!(conn.execute("DELETE FROM usage WHERE hold <> 'now'", []).unwrap(), 3);
+    for (limit, used) in [
+        (per("claude", 100, Period::Day), 28),
+        (per("*", 100, Period::Month), 28),
+        (Limit::of("claude", Some(100)), 58),
+        (per("claude", 100, Period::Month), 28),
+    ] {
+        let provider = limit.provider.clone();
+        ledger.set_limits(GLOBAL, vec![limit]).await.unwrap();
+        assert_eq!(account(&ledger, GLOBAL, &provider).await.used, used);
+    }
+}
+
+#[tokio::test]
+async fn a_window_needs_a_node_with_a_name() {
+    let dir = Dir::new();
+    let ledger = open(&dir.file("a.db"));
+    let day = || vec![per("claude", 100, Period::Day)];
+    for node in ["bottle:b", "run:r", "agent:a@1"] {
+        assert!(matches!(ledger.set_limits(node, day()).await, Err(LedgerError::Misuse(_))), "{node}");
+        let set = BudgetAct::Set { tokens: Some(1), per: Some(Period::Week), hard: None };
+        let refused = ledger.budget_change(change(node, node, "claude", set), "operator").await;
+        assert!(matches!(refused, Err(LedgerError::Misuse(_))), "{node}");
+    }
+    for node in ["agent:a", "manifest:m", GLOBAL] {
+        ledger.set_limits(node, day()).await.unwrap();
+    }
 }
 
 #[tokio::test]

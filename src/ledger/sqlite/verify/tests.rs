@@ -5,7 +5,7 @@ use serde_json::json;
 use super::super::tests::{Dir, open};
 use super::super::{SqliteLedger, writer};
 use super::*;
-use crate::api::{By, Limit, Slice, UsageQuery, UsageReport};
+use crate::api::{By, Limit, Period, Slice, UsageQuery, UsageReport};
 use crate::ledger::conformance::{exact, granted, request, settle};
 use crate::ledger::{GLOBAL, Ledger, NewEvent, Settle, Settlement};
 
@@ -132,6 +132,58 @@ async fn sums_are_brought_in_behind_and_say_what_the_rows_say() {
 }
 
 #[tokio::test]
+async fn totals_and_what_was_charged_by_name_are_checked_as_well() {
+    for (sql, table) in [
+        ("UPDATE totals SET input = input + 1 WHERE exact = 0", "totals"),
+        ("UPDATE totals SET model = 'cheap' WHERE model = 'another'", "totals"),
+        ("UPDATE totals SET recipe = 'mine'", "totals"),
+        ("DELETE FROM totals", "totals"),
+        ("UPDATE sums SET agent = 'another' WHERE exact = 0", "totals"),
+        ("UPDATE lifetimes SET output = output - 1 WHERE exact = 0", "lifetimes"),
+        ("DELETE FROM lifetimes", "lifetimes"),
+        ("UPDATE charged SET counted = counted - 1", "charged"),
+        ("UPDATE charged SET node = 'agent:b'", "charged"),
+        ("DELETE FROM charged", "charged"),
+    ] {
+        let dir = Dir::new();
+        let ledger = open(&dir.file("a.db"));
+        used(&ledger, 0, 20).await;
+        let conn = Connection::open(dir.file("a.db")).unwrap();
+        super::super::sums::fold(&conn).unwrap();
+        // Late usage of a row that is in the sums, and uses that are not.
+        ledger.settle(Settle { model: Some("another".to_owned()), ..settle("h5", exact(5000, 1)) }).await.unwrap();
+        used(&ledger, 20, 25).await;
+        assert_eq!(fault(&ledger).await, None);
+        assert!(conn.execute(sql, []).unwrap() > 0, "{sql}");
+        assert_eq!(fault(&ledger).await.map(|(table, _)| table), Some(table.to_owned()), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn of_what_was_given_back_the_old_goes_and_the_young_stays() {
+    let dir = Dir::new();
+    let ledger = open(&dir.file("a.db"));
+    for id in ["b0", "b1", "b2", "b3"] {
+        granted(&ledger, request(id, 10, 10)).await;
+        ledger.settle(settle(id, Settlement::Released)).await.unwrap();
+    }
+    let conn = Connection::open(dir.file("a.db")).unwrap();
+    // Where the clock was set back nothing younger goes with the old.
+    conn.execute("UPDATE usage SET ts = 1000 WHERE hold <> 'b2'", []).unwrap();
+    let pruned = ledger.prune_to(2000).await.unwrap();
+    assert_eq!((pruned.usage, pruned.events), (2, 0));
+    let left: Vec<String> = conn
+        .prepare("SELECT hold FROM usage ORDER BY hold")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    assert_eq!(left, ["b2", "b3"]);
+    assert_eq!(fault(&ledger).await, None);
+}
+
+#[tokio::test]
 async fn a_report_is_cut_to_the_millisecond_though_sums_are_of_quarter_hours() {
     let dir = Dir::new();
     let path = dir.file("a.db");
@@ -185,6 +237,8 @@ async fn what_is_pruned_leaves_sums_accounts_and_the_chain() {
     used(&ledger, 0, 1500).await;
     ledger.append(NewEvent { kind: "enforced".to_owned(), audit: true, ..NewEvent::default() }).await.unwrap();
     let before = ledger.usage(UsageQuery::default()).await.unwrap();
+    let by_model = || UsageQuery { by: Some(vec![By::Model]), ..UsageQuery::default() };
+    let models = ledger.usage(by_model()).await.unwrap();
     let head = ledger.verify(None).await.unwrap().head;
     // What is young stays: its response ids may come again.
     let none = ledger.prune(i64::MAX).await.unwrap();
@@ -194,6 +248,14 @@ async fn what_is_pruned_leaves_sums_accounts_and_the_chain() {
     let verified = ledger.verify(None).await.unwrap();
     assert_eq!((verified.fault, verified.events, verified.anchor), (None, 1, 3004), "the last event of the pruning");
     assert_eq!(ledger.usage(UsageQuery::default()).await.unwrap(), before);
+    assert_eq!(ledger.usage(by_model()).await.unwrap(), models);
+    // What a month has used is known without its rows.
+    ledger
+        .set_limits(GLOBAL, vec![Limit { per: Some(Period::Month), ..Limit::of("claude", Some(1 << 40)) }])
+        .await
+        .unwrap();
+    let month = ledger.accounts(Some(GLOBAL)).await.unwrap();
+    assert_eq!(month.iter().map(|account| account.used).collect::<Vec<_>>(), [before.total.counted]);
     // An earlier head is the anchor now, or before it.
     let (seq, hash) = head.split_once(':').unwrap();
     let head = (seq.parse().unwrap(), hash.to_owned());
