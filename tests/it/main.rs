@@ -56,6 +56,7 @@ mod quickstart;
 mod rehearsal;
 mod routes;
 mod sdks;
+mod sdks_cut;
 mod session;
 mod setup;
 mod start;
