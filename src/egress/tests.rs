@@ -38,6 +38,7 @@ mod forms;
 mod fuzz;
 mod gates;
 mod hygiene;
+mod ids;
 mod last_words;
 mod limits;
 mod metered;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::hammer;
 use crate::looper::{self, CODE, KEY};
+use crate::matched;
 use crate::support::{World, reduced};
 
 /// How long something may take that takes a second on an idle machine.
@@ -233,6 +234,7 @@ fn a_controller_killed_every_second_under_sixty_four_clients_counts_no_less_than
             completed > 0 && total["counted"].as_u64().unwrap() >= completed,
             "{total}, and the server completed {completed}"
         );
+        matched::assert_one_by_one(&world, &rehearsal, true);
         world.assert_silent(&[]);
     }
 }

@@ -44,13 +44,16 @@ async function play(number) {
   const Anthropic = of("@anthropic-ai/sdk");
   const OpenAI = of("openai");
   const { GoogleGenAI } = of("@google/genai");
+  const { OAuth2Client } = of("google-auth-library");
   const apiKey = "placeholder";
+  const authClient = new OAuth2Client();
+  authClient.setCredentials({ access_token: apiKey, expiry_date: Date.now() + 3600000 });
   const table = cases(
     new Anthropic({ apiKey }),
     new OpenAI({ apiKey }),
     new OpenAI({ apiKey, baseURL: "https://chat.example/v1" }),
     new GoogleGenAI({ apiKey }),
-    new GoogleGenAI({ apiKey, vertexai: true }),
+    new GoogleGenAI({ vertexai: true, project: "p", location: "global", googleAuthOptions: { authClient } }),
   );
   const [name, call] = table[number];
   const begun = performance.now();

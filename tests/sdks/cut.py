@@ -43,12 +43,13 @@ def play(number):
     import anthropic
     import openai
     from google import genai
+    from google.oauth2.credentials import Credentials
 
     A = anthropic.Anthropic(api_key="placeholder")
     O = openai.OpenAI(api_key="placeholder")
     C = openai.OpenAI(api_key="placeholder", base_url="https://chat.example/v1")
     G = genai.Client(api_key="placeholder")
-    V = genai.Client(vertexai=True, api_key="placeholder")
+    V = genai.Client(vertexai=True, project="p", location="global", credentials=Credentials("placeholder"))
     name, call = cases(A, O, C, G, V)[number]
     begun, kinds, text = time.monotonic(), [], ""
     try:

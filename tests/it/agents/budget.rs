@@ -143,6 +143,15 @@ fn cut_in_the_midst(cli: &Cli) {
             server.stats().total,
             printed(&lines)
         );
+        // What it prints has the budget's words: Codex's are those of the answer that broke off. The others ask once more at once, and
+        // their last words are those of that refusal.
+        let node = format!("this host's global budget for {} ", cli.name);
+        let words = match cli.name {
+            "codex" => "this answer ends here: ",
+            _ => "is spent: ",
+        };
+        let printed = printed(&lines);
+        assert!([&node, words, "of 41000 tokens"].iter().all(|part| printed.contains(part)), "{output}");
         assert!(took < within(Duration::from_secs(30)), "it took {took:?}: {output}");
         // Its answer broke off, and it did not ask for another one again and again.
         let answered = server.stats().requests.iter().filter(|r| r.scripted.output == 30_000).count();

@@ -72,13 +72,20 @@ fn agents_of_claude_that_ask_at_once_are_metered_as_it_meters_them() {
             assert_eq!(event["data"]["source"], "exact", "{event}");
             settled.add(&serde_json::from_value(event["data"]["tokens"].clone()).unwrap());
         }
-        // Each of the three conversations is in the book, and both agents were there at once: each began before the other's end.
+        // Each of the three conversations is in the book, and both agents came to their end.
         let used: Vec<u64> =
             events(&lines, "usage").iter().filter_map(|event| event["data"]["tokens"]["input"].as_u64()).collect();
         assert!([1103, 211, 307, 401].iter().all(|input| used.contains(input)), "{used:?}: {run}");
         let stats = &line(&printed(&lines), "result")["subagent_stats"];
         assert_eq!((&stats["spawned"], &stats["completed"]), (&json!(2), &json!(2)), "{run}");
         assert_eq!(server.stats().completed.output, settled.output);
+        // At once: each had asked before the other was answered.
+        let stats = server.stats();
+        let of = |input: u64| {
+            stats.requests.iter().find(|r| r.scripted.input == input).unwrap_or_else(|| panic!("{stats:?}"))
+        };
+        let [[a_asked, a_answered], [b_asked, b_answered]] = [of(307).times, of(401).times];
+        assert!(a_asked < b_answered && b_asked < a_answered, "one after the other: {stats:?}");
         let all = settled.cache_write + settled.cache_write_long;
         let settled = Tokens { cache_write: all, cache_write_long: 0, ..settled };
         assert_eq!(settled, claude_and_its_agents(&printed(&lines)), "what it reports itself: {run}");
