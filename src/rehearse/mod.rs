@@ -34,7 +34,7 @@ use crate::api::Upstream;
 use crate::error::{Error, Kind};
 pub use scenario::Scenario;
 use stats::Log;
-pub use stats::{Request, Stats};
+pub use stats::Stats;
 
 /// The hosts that a rehearsal stands in for.
 const HOSTS: [&str; 8] = [

@@ -138,3 +138,46 @@ fn gemini_ended_in_the_midst_of_an_answer_is_charged_what_was_said() {
 fn pi_ended_in_the_midst_of_an_answer_is_charged_what_was_said() {
     ended_in_the_midst(&PI);
 }
+
+/// Interrupts an agent, as Ctrl-C does, in the midst of its second answer: what the book has is not less than what it reports itself.
+fn interrupted(cli: &Cli) {
+    for world in cli.worlds() {
+        let first = json!({"text": "I write it.", "edit": {"path": "a.txt", "content": "x\n"},
+            "usage": {"input": 1201, "cache_read": 302, "cache_write": 93, "output": 85, "reasoning": 26}});
+        let second = json!({"text": "word ".repeat(200), "chunk_ms": 200, "usage": {"input": 1000, "cache_read": 700, "output": 400}});
+        let server = stand_in(&world, &json!({"turns": [first, second]}));
+        let (recipe, workspace) = (recipe(&world, None), world.make_dir("ws"));
+        let args = ["run", &recipe, "--json", "--grant", "all", "--", "--agent", cli.name, "--output", "json"];
+        let args = [&args[..], &["--label", "sigint", workspace.to_str().unwrap()]].concat();
+        let running = world.command(&args).env(cli.keys[0].0, "sk-canary").patience(PATIENCE).spawn();
+        let answers = || server.stats().begun.output >= 485 || running.has_ended();
+        assert!(world.until(Duration::from_secs(60), answers) && !running.has_ended(), "no answer: {}", running.wait());
+        let all = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline | grep -q 'Write hello' && kill -INT ${p#/proc/}; done; true";
+        world.bb(&["exec", "sigint", "--", "sh", "-c", all]).expect(0);
+        let run = running.wait();
+        eprintln!("{} {:?} SIGINT: exit {}, says {:?}", cli.name, world.who, run.code, printed(&run.json()));
+        let report = world.bb(&["usage", "--json"]).expect(0).json().remove(0);
+        eprintln!("{report}");
+        world.assert_silent(&[]);
+    }
+}
+
+#[test]
+fn claude_that_is_interrupted_reports_no_more_than_the_book_has() {
+    interrupted(&CLAUDE);
+}
+
+#[test]
+fn codex_that_is_interrupted_reports_no_more_than_the_book_has() {
+    interrupted(&CODEX);
+}
+
+#[test]
+fn gemini_that_is_interrupted_reports_no_more_than_the_book_has() {
+    interrupted(&GEMINI);
+}
+
+#[test]
+fn pi_that_is_interrupted_reports_no_more_than_the_book_has() {
+    interrupted(&PI);
+}
