@@ -152,12 +152,48 @@ fn interrupted(cli: &Cli) {
         let running = world.command(&args).env(cli.keys[0].0, "sk-canary").patience(PATIENCE).spawn();
         let answers = || server.stats().begun.output >= 485 || running.has_ended();
         assert!(world.until(Duration::from_secs(60), answers) && !running.has_ended(), "no answer: {}", running.wait());
-        let all = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline | grep -q 'Write hello' && kill -INT ${p#/proc/}; done; true";
+        let all = "for p in /proc/[0-9]*; do [ $p != /proc/$$ ] && tr '\\0' ' ' <$p/cmdline | grep -q -e 'Write hello' -e '^pi *$' && kill -INT ${p#/proc/}; done; true";
         world.bb(&["exec", "sigint", "--", "sh", "-c", all]).expect(0);
         let run = running.wait();
-        eprintln!("{} {:?} SIGINT: exit {}, says {:?}", cli.name, world.who, run.code, printed(&run.json()));
+        let (lines, said) = (run.json(), printed(&run.json()));
+        eprintln!(
+            "{} {:?} SIGINT: exit {}, {}",
+            cli.name,
+            world.who,
+            run.code,
+            &said[said.len().saturating_sub(1200)..]
+        );
+        // Its first answer is exact, its second what had come of it.
+        let usage = events(&lines, "usage");
+        let of = |source: &str, output: u64| {
+            usage
+                .iter()
+                .any(|u| u["data"]["source"] == source && u["data"]["tokens"]["output"].as_u64() <= Some(output))
+        };
+        assert!(of("exact", 85) && of("partial", 399), "{usage:?} {run}");
         let report = world.bb(&["usage", "--json"]).expect(0).json().remove(0);
-        eprintln!("{report}");
+        let n = |class: &str| report["total"][class].as_u64().unwrap();
+        let (asides, estimated) = (cli.asides as u64, n("estimated"));
+        assert!(n("input") > 1201 + 24 * asides && estimated == 1, "{report}");
+        let book = Tokens {
+            input: n("input"),
+            cache_read: n("cache_read"),
+            cache_write: n("cache_write"),
+            output: n("output"),
+            ..Tokens::default()
+        };
+        match cli.name {
+            // It reports the answer that was broken off as well, as far as it had come.
+            "claude" => assert_eq!(book, claude_and_its_agents(&said), "{run}"),
+            "pi" => {
+                let own = cli.reported(&said);
+                let more = [own.input, own.cache_read, own.cache_write, own.output];
+                let has = [book.input, book.cache_read, book.cache_write, book.output];
+                assert!(more.iter().zip(has).all(|(own, book)| *own <= book), "{own:?} {report}");
+            }
+            // These report nothing of a turn that was interrupted.
+            _ => assert!(!said.contains("usage") && !said.contains("\"stats\""), "{run}"),
+        }
         world.assert_silent(&[]);
     }
 }
