@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::forms::speaks;
 use super::*;
+use crate::api::{OnCross, Terms};
 use crate::meter::event_stream;
 
 /// A stream of one form: what is asked, and how what comes is written down.
@@ -206,7 +207,11 @@ fn forms() -> Vec<Form> {
 }
 
 /// Asks for a stream of that form under a limit that is hard, and gets what feeds it, and its body.
-async fn asked(form: &Form, limit: u64) -> (Bench, mpsc::UnboundedSender<Result<Bytes, std::io::Error>>, Incoming) {
+async fn asked(
+    form: &Form,
+    h2: bool,
+    limit: Limit,
+) -> (Bench, mpsc::UnboundedSender<Result<Bytes, std::io::Error>>, Incoming) {
     let (feed, body) = fed();
     let (body, kind) = (Mutex::new(Some(body)), form.kind);
     let script: Script = Arc::new(move |_| {
@@ -214,9 +219,9 @@ async fn asked(form: &Form, limit: u64) -> (Bench, mpsc::UnboundedSender<Result<
         Response::builder().header("content-type", kind).body(body).unwrap()
     });
     let bench = speaks(form.family, None, script).await;
-    bench.ledger.set_limits("bottle:id-1", vec![Limit::hard("claude", Some(limit))]).await.unwrap();
-    let mut client = bench.client(MODEL, false).await;
-    let answer = client.send(bench.request(MODEL, "POST", form.path, form.ask.to_string(), false)).await.unwrap();
+    bench.ledger.set_limits("bottle:id-1", vec![limit]).await.unwrap();
+    let mut client = bench.client(MODEL, h2).await;
+    let answer = client.send(bench.request(MODEL, "POST", form.path, form.ask.to_string(), h2)).await.unwrap();
     assert_eq!(answer.status(), 200, "{}", form.path);
     (bench, feed, answer.into_body())
 }
@@ -230,9 +235,10 @@ async fn comes(body: &mut Incoming, got: &mut Vec<u8>, least: usize) {
 
 #[tokio::test]
 async fn a_stream_that_crosses_ends_in_the_words_of_its_api_whatever_its_form() {
-    for form in forms() {
+    let both = forms().into_iter().map(|form| (form, false)).chain(forms().into_iter().map(|form| (form, true)));
+    for (form, h2) in both {
         let path = form.path;
-        let (bench, feed, mut body) = asked(&form, 500).await;
+        let (bench, feed, mut body) = asked(&form, h2, Limit::hard("claude", Some(500))).await;
         let [first, rest] = form.between;
         let event = |before: &str, text: &str| [before.as_bytes(), &(form.says)(text)].concat();
         let (begun, long, after) = (event(first, "a"), event(rest, &"x".repeat(3000)), event(rest, "unseen"));
@@ -268,19 +274,25 @@ async fn a_stream_that_crosses_ends_in_the_words_of_its_api_whatever_its_form() 
 }
 
 #[tokio::test]
-async fn the_same_stream_under_a_limit_with_room_passes_as_it_came() {
-    for form in forms() {
-        let (bench, feed, mut body) = asked(&form, 50_000).await;
-        let [first, rest] = form.between;
-        let end: &[u8] = if first == "[" { b"]" } else { b"" };
-        let all = [first.as_bytes(), &(form.says)("a"), rest.as_bytes(), &(form.says)(&"x".repeat(3000)), end].concat();
-        feed.send(Ok(all.clone().into())).unwrap();
-        drop(feed);
-        let mut got = Vec::new();
-        while let Some(frame) = next(&mut body).await {
-            got.extend_from_slice(&frame.unwrap());
+async fn the_same_stream_under_a_limit_with_room_or_one_that_lets_finish_passes_as_it_came() {
+    let finishes = Terms { on_cross: Some(OnCross::Finish), ..Terms::default() };
+    for (tokens, terms) in [(50_000, Terms::default()), (500, finishes)] {
+        for form in forms() {
+            let limit = Limit { terms: terms.clone(), ..Limit::hard("claude", Some(tokens)) };
+            let (bench, feed, mut body) = asked(&form, false, limit).await;
+            let [first, rest] = form.between;
+            let end: &[u8] = if first == "[" { b"]" } else { b"" };
+            let all =
+                [first.as_bytes(), &(form.says)("a"), rest.as_bytes(), &(form.says)(&"x".repeat(3000)), end].concat();
+            feed.send(Ok(all.clone().into())).unwrap();
+            drop(feed);
+            let mut got = Vec::new();
+            while let Some(frame) = next(&mut body).await {
+                got.extend_from_slice(&frame.unwrap());
+            }
+            assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&all), "{}", form.path);
+            // Whoever enforces hears of the one that is spent by it.
+            assert_eq!(bench.told.0.lock().unwrap().is_empty(), tokens == 50_000, "{}", form.path);
         }
-        assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&all), "{}", form.path);
-        assert!(bench.told.0.lock().unwrap().is_empty(), "{}", form.path);
     }
 }
