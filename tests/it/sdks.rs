@@ -185,7 +185,7 @@ fn spent(language: &Language, shown: &[Toolchain]) {
         world.write(project.join(language.table), fs::read(language.script()).unwrap());
         let more = [
             ("chat.example", "openai_chat", "scheme = 'Bearer'"),
-            ("aiplatform.googleapis.com", "gemini", "scheme = 'header', header = 'x-goog-api-key'"),
+            ("aiplatform.googleapis.com", "vertex", "scheme = 'header', header = 'x-goog-api-key'"),
         ];
         let route = |(host, api, auth): &(&str, &str, &str)| {
             format!("{{ host = '{host}', api = '{api}', auth = {{ {auth}, credential = 'REAL_KEY' }} }}, ")

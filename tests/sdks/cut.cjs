@@ -18,7 +18,7 @@ const said = (event) => (typeof event.delta === "string" ? event.delta : "");
 const choice = (event) => event.choices[0]?.delta?.content;
 const part = (event) => event.text;
 
-const cases = (A, O, C, G, V) => [
+const cases = (A, O, C, G, V, K) => [
   ["anthropic", () => listen(A.messages.create({ ...CLAUDE, stream: true }), words)],
   ["anthropic, by its helper", () => listen(A.messages.stream(CLAUDE), words)],
   ["openai responses", () => listen(O.responses.create({ model: "gpt-x", input: "hi", stream: true }), said)],
@@ -27,6 +27,7 @@ const cases = (A, O, C, G, V) => [
   ["openai chat, with usage", () => listen(C.chat.completions.create({ ...CHAT, stream_options: { include_usage: true } }), choice)],
   ["google", () => listen(G.models.generateContentStream({ model: "gemini-x", contents: "hi" }), part)],
   ["vertex", () => listen(V.models.generateContentStream({ model: "gemini-x", contents: "hi" }), part)],
+  ["vertex, by a key", () => listen(K.models.generateContentStream({ model: "gemini-x", contents: "hi" }), part)],
 ];
 
 function kinds(error) {
@@ -54,6 +55,7 @@ async function play(number) {
     new OpenAI({ apiKey, baseURL: "https://chat.example/v1" }),
     new GoogleGenAI({ apiKey }),
     new GoogleGenAI({ vertexai: true, project: "p", location: "global", googleAuthOptions: { authClient } }),
+    new GoogleGenAI({ vertexai: true, apiKey }),
   );
   const [name, call] = table[number];
   const begun = performance.now();

@@ -19,7 +19,7 @@ def held(stream, text):
         listen(events, text)
 
 
-def cases(A, O, C, G, V):
+def cases(A, O, C, G, V, K):
     delta = lambda event: getattr(event, "delta", None)
     words = lambda event: getattr(delta(event), "text", "")
     said = lambda event: delta(event) if isinstance(delta(event), str) else ""
@@ -36,6 +36,7 @@ def cases(A, O, C, G, V):
         ("openai chat, with usage", lambda: listen(C.chat.completions.create(stream_options={"include_usage": True}, **chat), choice)),
         ("google", lambda: listen(G.models.generate_content_stream(model="gemini-x", contents="hi"), part)),
         ("vertex", lambda: listen(V.models.generate_content_stream(model="gemini-x", contents="hi"), part)),
+        ("vertex, by a key", lambda: listen(K.models.generate_content_stream(model="gemini-x", contents="hi"), part)),
     ]
 
 
@@ -50,7 +51,8 @@ def play(number):
     C = openai.OpenAI(api_key="placeholder", base_url="https://chat.example/v1")
     G = genai.Client(api_key="placeholder")
     V = genai.Client(vertexai=True, project="p", location="global", credentials=Credentials("placeholder"))
-    name, call = cases(A, O, C, G, V)[number]
+    K = genai.Client(vertexai=True, api_key="placeholder")
+    name, call = cases(A, O, C, G, V, K)[number]
     begun, kinds, text = time.monotonic(), [], ""
     try:
         call()
@@ -63,6 +65,6 @@ def play(number):
 
 
 if sys.argv[1] == "list":
-    print(json.dumps([{"name": name} for name, _ in cases(None, None, None, None, None)]))
+    print(json.dumps([{"name": name} for name, _ in cases(None, None, None, None, None, None)]))
 else:
     play(int(sys.argv[1]))

@@ -60,8 +60,10 @@ async fn a_host_that_says_the_same_id_on_every_answer_is_charged_for_each() {
             assert_eq!(bench.counted().await, 12 * round, "{path}, round {round}");
         }
         // Three rows, each exact; each but the first says that its id had been there.
-        let rows = rusqlite::Connection::open(bench._home.0.join("ledger.db")).unwrap();
-        let mut read = rows.prepare("SELECT response_id, how, counted, duplicate FROM usage ORDER BY id").unwrap();
+        let ledger = rusqlite::Connection::open(bench._home.0.join("ledger.db")).unwrap();
+        let used: u32 = ledger.query_row("SELECT min(used) FROM accounts", [], |row| row.get(0)).unwrap();
+        assert_eq!(used, 36, "{path}: to each account");
+        let mut read = ledger.prepare("SELECT response_id, how, counted, duplicate FROM usage ORDER BY id").unwrap();
         let rows: Vec<(String, String, u32, bool)> = read
             .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))
             .unwrap()
