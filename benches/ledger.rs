@@ -116,6 +116,7 @@ async fn once(ledger: &SqliteLedger, id: &str, bottle: &str) -> Result<(f64, f64
         host: "api.anthropic.com".to_owned(),
         model: "model".to_owned(),
         input: 1000,
+        least: None,
         output: 4000,
         counted: false,
         told: Vec::new(),

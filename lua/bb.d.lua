@@ -63,7 +63,7 @@ bb = {}
 ---@alias bb.Size integer|string
 ---@alias bb.Tokens integer|string
 ---A limit with its terms: `gate` says what may refuse a request before it leaves, `on_cross` what becomes of a stream that crosses it.
----@alias bb.Limit {tokens: bb.Tokens, hard?: boolean, gate?: "off"|"estimate"|"exact", on_cross?: "finish"|"cut", wrap_up?: bb.Tokens, warn?: integer[]}
+---@alias bb.Limit {tokens: bb.Tokens, hard?: boolean, gate?: "off"|"estimate"|"exact", on_cross?: "finish"|"cut", wrap_up?: bb.Tokens, warn?: integer[], tell?: boolean}
 ---`per` and `lifetime`, which count by name over launches, are for manifests and settings.yml (docs/budgets.md); a recipe that says them is refused.
 ---@alias bb.Budget bb.Tokens|bb.Limit|table<string, bb.Tokens|bb.Limit>
 

@@ -94,6 +94,9 @@ pub struct Terms {
     /// Shares of the limit at which an event tells of it, growing. Unit: percent, 1 to 99. Default: [`Terms::WARN`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warn: Option<Vec<u8>>,
+    /// Each threshold that was passed is also told to the agent, by a sentence in its next request.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tell: bool,
 }
 
 impl Terms {

@@ -10,6 +10,8 @@ use crate::api::{Account, Gate};
 pub struct Ask<'a> {
     /// Estimate of its input.
     pub input: u64,
+    /// The least that its input can be; what is estimated where `None`.
+    pub least: Option<u64>,
     /// Estimate of its output, unclamped.
     pub output: u64,
     /// The provider was asked how many tokens its input has, whatever it said.
@@ -36,6 +38,13 @@ impl Bound<'_> {
         self.gate() != Gate::Off
     }
 
+    /// Gets the input that has to fit: a hard limit is not passed by an estimate that may be right, any other refuses nothing that
+    /// may fit.
+    fn needs(&self, ask: &Ask<'_>) -> u64 {
+        let input = ask.input.max(1);
+        ask.least.filter(|_| !self.account.hard).map_or(input, |least| least.clamp(1, input))
+    }
+
     /// Gets what is left below the ceiling.
     fn left(&self) -> u64 {
         self.ceiling.saturating_sub(self.standing.used.saturating_add(self.standing.held))
@@ -56,9 +65,10 @@ fn kept_back(account: &Account, limit: u64, told: &[Standing]) -> u64 {
 
 /// Decides whether a request fits.
 ///
-/// The input is never clamped; of the output as much is reserved as the tightest account has left. So requests pass side
-/// by side while there is room, and one at a time near the end: whoever is clamped has taken all that was left. An account whose
-/// gate is `off` refuses only when it is spent, and keeps nobody waiting.
+/// What an account refuses, it refuses by the estimate of the input where it is `hard`, else by the least that it can be. What is reserved is
+/// the estimate, and of the output as much as the tightest account has left; where the estimate itself is more than is left, all that is left, for a request that
+/// is alone there. So requests pass side by side while there is room, and one at a time near the end: whoever is clamped has taken all
+/// that was left. An account whose gate is `off` refuses only when it is spent, and keeps nobody waiting.
 pub fn admit(path: &[Account], ask: &Ask<'_>) -> Decision {
     // A request reserves at least one token: a run of requests estimated at nothing must not pass a full account.
     let input = ask.input.max(1);
@@ -73,19 +83,28 @@ pub fn admit(path: &[Account], ask: &Ask<'_>) -> Decision {
     if !spent && !ask.counted && all.iter().any(|one| one.gate() == Gate::Exact) {
         return Decision::Count;
     }
-    let beyond = |one: &Bound<'_>, limit: u64| one.estimates() && one.standing.used.saturating_add(input) > limit;
-    if let Some(one) = all.iter().find(|one| one.standing.is_spent() || beyond(one, one.standing.limit)) {
-        let wanted = if one.standing.is_spent() { 0 } else { input };
+    let beyond =
+        |one: &Bound<'_>| one.estimates() && one.standing.used.saturating_add(one.needs(ask)) > one.standing.limit;
+    if let Some(one) = all.iter().find(|one| one.standing.is_spent() || beyond(one)) {
+        let wanted = if one.standing.is_spent() { 0 } else { one.needs(ask) };
         return Decision::Refused(Standing { wanted, ..one.standing.clone() });
     }
-    if let Some(one) = all.iter().find(|one| one.standing.used >= one.ceiling || beyond(one, one.ceiling)) {
+    // What is kept for the end is there when it comes: the estimate counts.
+    let enters = |one: &&Bound<'_>| {
+        let fits = one.standing.used.saturating_add(if one.estimates() { input } else { 1 }) <= one.ceiling;
+        one.ceiling < one.standing.limit && !fits
+    };
+    if let Some(one) = all.iter().find(enters) {
         return Decision::WrapUp(one.standing.clone());
     }
-    if let Some(one) = all.iter().find(|one| one.estimates() && one.left() < input) {
+    // Others may give back what they hold; where nobody holds anything, it is alone.
+    let waits = |one: &&Bound<'_>| one.estimates() && one.left() < input && one.standing.held > 0;
+    if let Some(one) = all.iter().find(waits) {
         return Decision::Wait(one.standing.clone());
     }
+    let all_left = all.iter().filter(|one| one.estimates()).map(Bound::left).min().unwrap_or(u64::MAX);
     let room = all.iter().map(|one| one.left().saturating_sub(input)).min().unwrap_or(u64::MAX);
-    Decision::Granted { held: input.saturating_add(ask.output.min(room)) }
+    Decision::Granted { held: input.min(all_left).saturating_add(ask.output.min(room)) }
 }
 
 #[cfg(test)]
@@ -112,6 +131,26 @@ mod tests {
 
     fn asks(input: u64, output: u64) -> Ask<'static> {
         Ask { input, output, ..Ask::default() }
+    }
+
+    #[test]
+    fn what_may_fit_is_not_refused_but_by_a_hard_limit() {
+        let about = |used, held, input, least| {
+            let ask = Ask { least: Some(least), ..asks(input, 900) };
+            let plain = account(used, held, Terms::default());
+            let hard = Account { hard: true, ..plain.clone() };
+            (admit(&[plain], &ask), admit(&[hard], &ask))
+        };
+        let (plain, hard) = about(900, 0, 120, 90);
+        assert_eq!(plain, Decision::Granted { held: 100 }, "all that is left");
+        assert!(matches!(hard, Decision::Refused(s) if s.wanted == 120));
+        let (plain, _) = about(900, 0, 120, 101);
+        assert!(matches!(plain, Decision::Refused(s) if s.wanted == 101), "it cannot fit");
+        // Beside others it waits, and is alone then.
+        let (plain, hard) = about(800, 50, 160, 90);
+        assert!(matches!((plain, hard), (Decision::Wait(_), Decision::Wait(_))));
+        assert_eq!(about(800, 0, 160, 90).0, Decision::Granted { held: 200 });
+        assert_eq!(about(800, 0, 100, 900).0, Decision::Granted { held: 200 }, "the least is not more than all");
     }
 
     #[test]

@@ -50,6 +50,12 @@ impl Moving {
         let each = if self.mean == 0 { USUAL } else { (self.mean + self.off).min(*BELIEVED.end()) };
         bytes.saturating_mul(each).div_ceil(1_000_000)
     }
+
+    /// Gets what `bytes` are at least.
+    fn at_least(self, bytes: u64) -> u64 {
+        let each = self.mean.saturating_sub(self.off.saturating_mul(3)).max(*BELIEVED.start());
+        bytes.saturating_mul(each) / 1_000_000
+    }
 }
 
 /// What was learned of one model, as one agent uses it.
@@ -93,6 +99,16 @@ impl Learned {
     /// Estimates the text with which a request has grown.
     pub fn grown(&self, bytes: u64) -> u64 {
         if self.grown.mean == 0 { self.whole(bytes) } else { self.grown.tokens(bytes) }
+    }
+
+    /// Gets what the text of a whole request is at least.
+    pub fn whole_at_least(&self, bytes: u64) -> u64 {
+        self.whole.at_least(bytes)
+    }
+
+    /// Gets what the text with which a request has grown is at least.
+    pub fn grown_at_least(&self, bytes: u64) -> u64 {
+        if self.grown.mean == 0 { self.whole_at_least(bytes) } else { self.grown.at_least(bytes) }
     }
 
     /// Gets the length that nine of ten answers do not pass; `None` where too few were seen. Unit: tokens.

@@ -149,7 +149,7 @@ impl Model {
 
     fn ask(&mut self, input: u64, output: u64) -> Result<(), TestCaseError> {
         self.turn();
-        let asks = |counted| Ask { input, output, counted, told: &self.told };
+        let asks = |counted| Ask { input, output, counted, told: &self.told, ..Ask::default() };
         let mut decision = admit(&self.path, &asks(false));
         let counted = decision == Decision::Count;
         if counted {
@@ -168,7 +168,7 @@ impl Model {
                 self.told.retain(|told| told.node != standing.node);
                 self.told.push(standing);
                 // Once told, it is refused or passes.
-                let again = admit(&self.path, &Ask { input, output, counted, told: &self.told });
+                let again = admit(&self.path, &Ask { input, output, counted, told: &self.told, ..Ask::default() });
                 let twice = matches!(&again, Decision::WrapUp(s) if Some(&s.node) == self.told.last().map(|t| &t.node));
                 prop_assert!(!twice, "it is told again and again");
                 return Ok(());

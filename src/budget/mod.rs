@@ -33,6 +33,6 @@ pub use amount::{Amount, AmountError, MAX_TOKENS, check_thresholds, grouped, par
 pub use charge::{Charge, Estimate, Settlement, charge, charge_swept};
 pub use crossing::{Raised, on_cross, raise};
 pub use learned::Learned;
-pub use threshold::{Warned, still_warned, warned};
+pub use threshold::{Warned, near, still_warned, warned};
 pub use weights::{Weights, WeightsError, counted};
 pub use window::{Window, turn, window};

@@ -2,7 +2,7 @@
 //!
 //! Pure comparisons of integers; who is told is [`crate::ledger`]'s business.
 
-use super::account::deciding;
+use super::account::{Standing, deciding};
 use crate::api::Account;
 
 /// An account whose threshold was passed, or no longer is.
@@ -33,6 +33,12 @@ pub fn warned(path: &[Account]) -> Vec<Warned> {
         found.push(Warned { at, passed, now: highest(account) });
     }
     found
+}
+
+/// Gets the accounts whose agents want to be told how far they are, and the highest threshold of each that was passed.
+pub fn near(path: &[Account]) -> Vec<(Standing, u8)> {
+    let wanted = deciding(path).filter(|account| account.terms.tell && account.warned > 0);
+    wanted.filter_map(|account| Some((Standing::of(account)?, account.warned))).collect()
 }
 
 /// Gets the highest threshold of an account that was told of and still holds: what remains told under another limit.

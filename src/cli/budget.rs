@@ -234,6 +234,9 @@ fn says(account: &Account, of: Option<&PathAccount>) -> String {
     if let Some(warn) = &terms.warn {
         say(format!("warn {}", warn.iter().map(ToString::to_string).collect::<Vec<_>>().join("/")));
     }
+    if terms.tell {
+        say("told to the agent".to_owned());
+    }
     words.join(", ")
 }
 

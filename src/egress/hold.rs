@@ -41,6 +41,8 @@ pub struct Keeping {
     pub parks: Arc<AtomicBool>,
     /// How accounts stood when its agent was told to hand over what it has.
     pub told: Arc<Mutex<Vec<Standing>>>,
+    /// Thresholds that its agent was told of: the highest of each account. Unit: percent.
+    pub near: Arc<Mutex<Vec<(Standing, u8)>>>,
     /// Told of crossings.
     pub enforcer: Arc<dyn Enforcer>,
     /// What is under way in this bottle.
@@ -70,6 +72,8 @@ pub struct OpenHold<L: Ledger> {
     held: u64,
     /// Who learns of it what it came to.
     pupil: Option<Pupil>,
+    /// Thresholds that its agent is to be told of, if it was not. Unit: percent.
+    near: Vec<(Standing, u8)>,
     /// Whether the answer comes piece by piece. One that comes as a whole has been computed, and is billed, to its end
     /// although nobody reads it.
     streams: bool,
@@ -91,8 +95,9 @@ pub async fn reserve<L: Ledger>(
         hold.armed = true;
         request.told.clone_from(&keeping.told.lock().unwrap_or_else(PoisonError::into_inner));
         match hold.ledger.hold(request.clone()).await {
-            Ok(HoldOutcome::Granted { held }) => {
+            Ok(HoldOutcome::Granted { held, near }) => {
                 hold.held = held;
+                hold.near = near;
                 return Ok(Some(hold));
             }
             Ok(HoldOutcome::Wait(standing)) if Instant::now() >= deadline => {
@@ -159,7 +164,20 @@ impl<L: Ledger> OpenHold<L> {
         let ticket = Some(keeping.tally.enter());
         let (exchange, written, input) = (None, Arc::default(), request.input);
         let (armed, held, pupil) = (true, 0, None);
-        OpenHold { ledger, keeping, ticket, exchange, armed, fallback, written, input, held, pupil, streams }
+        OpenHold {
+            ledger,
+            keeping,
+            ticket,
+            exchange,
+            armed,
+            fallback,
+            written,
+            input,
+            held,
+            pupil,
+            near: Vec::new(),
+            streams,
+        }
     }
 
     /// Makes that of one that has ended: more usage of it may be told, and nothing is under way.
@@ -169,13 +187,46 @@ impl<L: Ledger> OpenHold<L> {
         let (ticket, exchange, written) = (None, None, Arc::default());
         // There is nothing to be raised, and nothing to be settled by a drop.
         let (armed, input, held, pupil, streams) = (false, 0, u64::MAX, None, true);
-        OpenHold { ledger, keeping, ticket, exchange, armed, fallback, written, input, held, pupil, streams }
+        OpenHold {
+            ledger,
+            keeping,
+            ticket,
+            exchange,
+            armed,
+            fallback,
+            written,
+            input,
+            held,
+            pupil,
+            near: Vec::new(),
+            streams,
+        }
     }
 
     /// Says who learns of it what it came to.
     pub fn teaches(mut self, pupil: Pupil) -> Self {
         self.pupil = Some(pupil);
         self
+    }
+
+    /// Gets what the request says to its agent of thresholds that were passed, once `says` has found a place for it; each is told once.
+    pub fn tells<T>(&self, says: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let mut told = self.keeping.near.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |a: &Standing, b: &Standing| (&a.node, &a.provider) == (&b.node, &b.provider);
+        let has_heard = |(now, percent): &(Standing, u8)| {
+            let before = told.iter().find(|(before, _)| same(before, now));
+            before.is_some_and(|(before, heard)| {
+                heard >= percent && (before.limit, before.resets) == (now.limit, now.resets)
+            })
+        };
+        let news: Vec<_> = self.near.iter().filter(|one| !has_heard(one)).cloned().collect();
+        if news.is_empty() {
+            return None;
+        }
+        let said = says(&spent::near(&news))?;
+        told.retain(|(before, _)| !news.iter().any(|(now, _)| same(before, now)));
+        told.extend(news);
+        Some(said)
     }
 
     /// Says which exchange it is of: its end is told after the hold was settled.

@@ -36,7 +36,7 @@ pub mod deny;
 pub mod dial;
 pub mod dns;
 mod echo;
-mod estimate;
+pub mod estimate;
 pub mod exchange;
 pub mod forward;
 pub mod front;
@@ -261,6 +261,7 @@ fn start_with<L: Ledger>(
             bottle: spec.id.into(),
             parks: Arc::clone(&parks),
             told: Arc::default(),
+            near: Arc::default(),
             enforcer,
             tally: Arc::clone(&work),
             drains: Arc::new(Semaphore::new(hold::DRAINS)),

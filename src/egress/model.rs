@@ -14,7 +14,7 @@ use super::body::{Outgoing, Upload};
 use super::coding::{self, Coding};
 use super::count;
 use super::deny::{Denial, Deny};
-use super::estimate::{Estimate, Looked};
+use super::estimate::Estimate;
 use super::forward;
 use super::headroom;
 use super::hold::{self, OpenHold, unavailable};
@@ -24,7 +24,8 @@ use crate::api::{Headroom, Route};
 use crate::budget;
 use crate::ledger::{HoldRequest, Ledger, LedgerError, Weights};
 use crate::meter::Meter;
-use crate::meter::request::{PathClass, RequestFacts, Splice, asking_for_usage, classify, inspect, lowering};
+use crate::meter::estimate::Content;
+use crate::meter::request::{PathClass, RequestFacts, Splice, asking_for_usage, classify, inspect, lowering, telling};
 use crate::types::{Api, ApiFamily, Tokens};
 
 /// Largest request body on a model route. Unit: bytes.
@@ -99,7 +100,7 @@ struct Read {
     facts: RequestFacts,
     /// What has it ask for its usage.
     asking: Option<Splice>,
-    looked: Looked,
+    looked: Content,
 }
 
 /// A request whose tokens are to be reserved.
@@ -148,7 +149,7 @@ fn spliced(bytes: &Bytes, mut splices: Vec<Splice>) -> Vec<Bytes> {
 async fn read(api: Api, path: &str, body: &Bytes, allowed: &[String], one: OwnedMutexGuard<()>) -> Result<Read, Deny> {
     let read = move |path: &str, body: &[u8], allowed: &[String]| {
         let facts = features(api, path, body, allowed)?;
-        Ok(Read { facts, asking: asking_for_usage(api, body), looked: Looked::at(body) })
+        Ok(Read { facts, asking: asking_for_usage(api, body), looked: Content::of(body) })
     };
     if body.len() <= AT_ONCE {
         return read(path, body, allowed);
@@ -251,7 +252,8 @@ impl<L: Ledger> Plane<L> {
             () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
             hold = self.reserved(&leaving, api, &mut wanted, (&request, &bytes), facts) => hold?,
         };
-        let splices: Vec<Splice> = asking.into_iter().chain(lower).collect();
+        let tell = hold.tells(|sentence| telling(api, &bytes, sentence));
+        let splices: Vec<Splice> = asking.into_iter().chain(lower).chain(tell).collect();
         if !splices.is_empty() {
             request.headers_mut().remove(header::CONTENT_LENGTH);
         }
@@ -353,6 +355,7 @@ impl<L: Ledger> Plane<L> {
             host: host.to_owned(),
             model: asked.model.clone(),
             input: weighed(&estimate.input),
+            least: Some(weighed(&estimate.least)),
             output: weighed(&Tokens { output: estimate.output.min(MOST_OUTPUT), ..Tokens::default() }),
             counted: *counted,
             told: Vec::new(),

@@ -101,6 +101,17 @@ pub fn wrap_up(standing: &Standing) -> Deny {
     .step("the operator can raise the budget")
 }
 
+/// Gets what an agent is told, in its own conversation, of thresholds that its budgets have passed.
+pub fn near(passed: &[(Standing, u8)]) -> String {
+    let one = |(standing, percent): &(Standing, u8)| {
+        let Standing { used, limit, .. } = standing;
+        let left = limit.saturating_sub(*used);
+        format!("{percent} % of {} is used: {used} of {limit} tokens, {left} are left.", whose(standing))
+    };
+    let all: Vec<String> = passed.iter().map(one).collect();
+    format!("[bb, which runs this agent: {} Do what matters most first.]", all.join(" "))
+}
+
 /// Gets what is told where an answer ends because its tokens, with what others have reserved, pass a limit.
 pub fn crossed(standing: &Standing) -> Deny {
     let Standing { used, held, limit, .. } = standing;

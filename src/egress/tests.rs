@@ -202,6 +202,11 @@ async fn bench_over(h2: bool, limit: Option<u64>, script: Script) -> Bench {
 }
 
 async fn bench_to(upstream: Upstreamed, limit: Option<u64>) -> Bench {
+    bench_counted(upstream, limit, Api::Anthropic).await
+}
+
+/// As [`bench_to`], of a provider whose requests are counted by `api`.
+async fn bench_counted(upstream: Upstreamed, limit: Option<u64>, api: Api) -> Bench {
     let home = Home::new();
     let ledger = SqliteLedger::open(&home.0.join("ledger.db"), Default::default()).unwrap();
     if let Some(tokens) = limit {
@@ -224,7 +229,7 @@ async fn bench_to(upstream: Upstreamed, limit: Option<u64>) -> Bench {
         slug: "test-1".into(),
         id: "id-1".into(),
         provider: "claude".into(),
-        counted_by: Some(Api::Anthropic),
+        counted_by: Some(api),
         agent: "tester".into(),
         run: Some("r1".into()),
         path: vec!["bottle:id-1".into(), GLOBAL.into()],

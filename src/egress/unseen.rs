@@ -44,6 +44,7 @@ impl<L: Ledger> Plane<L> {
             host: leaving.named.text.clone(),
             model: String::new(),
             input: tokens,
+            least: None,
             output: 0,
             counted: true,
             told: Vec::new(),

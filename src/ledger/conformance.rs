@@ -54,6 +54,7 @@ pub fn request(id: &str, input: u64, output: u64) -> HoldRequest {
         host: "api.anthropic.com".to_owned(),
         model: "claude-asked".to_owned(),
         input,
+        least: None,
         output,
         counted: false,
         told: Vec::new(),
@@ -84,7 +85,7 @@ fn limit(tokens: u64) -> Vec<Limit> {
 /// Holds, and expects it to be granted; returns what was reserved.
 pub async fn granted(ledger: &impl Ledger, request: HoldRequest) -> u64 {
     match ledger.hold(request).await {
-        Ok(HoldOutcome::Granted { held }) => held,
+        Ok(HoldOutcome::Granted { held, .. }) => held,
         other => panic!("not granted: {other:?}"),
     }
 }
@@ -398,7 +399,7 @@ async fn many_at_once_keep_a_hard_budget(ledger: impl Ledger) {
                 let mut asked = request(&format!("{task}-{n}"), 10, 100);
                 asked.path[0] = format!("bottle:{task}");
                 let held = match ledger.hold(asked.clone()).await.unwrap() {
-                    HoldOutcome::Granted { held } => held,
+                    HoldOutcome::Granted { held, .. } => held,
                     HoldOutcome::Wait(_) => {
                         changes.changed().await.unwrap();
                         continue;

@@ -101,6 +101,8 @@ pub struct HoldRequest {
     pub model: String,
     /// Estimate of the input, counted tokens; never clamped.
     pub input: u64,
+    /// The least that the input can be, counted tokens: what cannot fit is refused by this, but for hard limits. What is estimated where `None`.
+    pub least: Option<u64>,
     /// Estimate of the output, counted tokens, unclamped; the hold takes at most what is left.
     pub output: u64,
     /// The provider was asked how many tokens the input has, whatever it said.
@@ -116,6 +118,8 @@ pub enum HoldOutcome {
     Granted {
         /// Tokens reserved: input estimate + output estimate clamped to what is left.
         held: u64,
+        /// Of what the agent is to be told, if it was not: accounts, and the highest threshold of each that was passed. Unit: percent.
+        near: Vec<(Standing, u8)>,
     },
     /// It does not fit now, but other requests are in flight and may give back: ask again when one has settled.
     Wait(Standing),

@@ -27,6 +27,7 @@ pub mod request;
 mod shape;
 pub(crate) mod sse;
 pub(crate) mod usage;
+mod walk;
 pub mod websocket;
 
 #[cfg(test)]

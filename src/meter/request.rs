@@ -12,9 +12,11 @@ mod gemini;
 mod lower;
 mod responses;
 pub mod socket;
+mod tell;
 mod vertex;
 
 pub use lower::lowering;
+pub use tell::telling;
 
 use super::shape::{KEPT, NoShape, Shape};
 use crate::types::{Api, ApiFamily};

@@ -25,6 +25,7 @@
 //! turn is answered `Done.`. Times are milliseconds, amounts tokens.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -37,6 +38,9 @@ use crate::types::Tokens;
 
 /// Longest pause that may be scripted. Unit: milliseconds.
 const MAX_PAUSE_MS: u64 = 600_000;
+
+/// Counts the tokens of a request's body; of a message on a WebSocket, with all that it goes on from.
+pub type Counter = Arc<dyn Fn(&Value) -> u64 + Send + Sync>;
 
 /// A whole play.
 #[derive(Clone, Default, Deserialize)]
@@ -57,6 +61,9 @@ pub struct Scenario {
     pub key: Option<String>,
     /// Makes ids the same in every run.
     pub seed: Option<u64>,
+    /// Counts the input of a request, as a provider would; only for Rust. Where absent, it is made from the request's length.
+    #[serde(skip)]
+    pub counter: Option<Counter>,
     /// Answers are gzip-coded, asked for or not: shows that they are metered all the same. (Claude Code reads them, Codex
     /// asks for none and does not.)
     pub gzip: bool,

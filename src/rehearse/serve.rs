@@ -62,6 +62,11 @@ impl Stage {
         Stage { scenario, log, salt, faults: Mutex::default() }
     }
 
+    /// Gets how many tokens a request of `length` bytes has.
+    pub(super) fn input(&self, json: &Value, length: usize) -> u64 {
+        self.scenario.counter.as_ref().map_or_else(|| quarter(length), |counter| counter(json))
+    }
+
     /// Enters a request into the count.
     pub(super) fn enter(&self, request: Logged) -> Entry {
         self.log.enter(request)
@@ -280,7 +285,7 @@ async fn answer(stage: &Arc<Stage>, mut request: Request<Incoming>) -> Answered 
             let Ok(json) = serde_json::from_slice::<Value>(&body) else {
                 return refusal(Some(api), entry, 400, "the request body is not JSON");
             };
-            match asked(api, head, &json, body.len()) {
+            match asked(api, head, &json, stage.input(&json, body.len())) {
                 Ok(asked) => {
                     entry.note(|request| request.model = Some(asked.conversation.model.clone()));
                     play(stage, asked, &mut entry).await.into_response(stage, entry)
@@ -293,7 +298,7 @@ async fn answer(stage: &Arc<Stage>, mut request: Request<Incoming>) -> Answered 
 }
 
 /// Reads what `json` asks of a model.
-pub(super) fn asked(api: Api, head: Head, json: &Value, body_len: usize) -> Result<Asked, String> {
+pub(super) fn asked(api: Api, head: Head, json: &Value, input: u64) -> Result<Asked, String> {
     let conversation = Conversation::read(api, &head.path, json)?;
     let messages = match api {
         Api::Anthropic | Api::OpenaiChat | Api::BedrockConverse | Api::BedrockInvoke => &json["messages"],
@@ -303,7 +308,7 @@ pub(super) fn asked(api: Api, head: Head, json: &Value, body_len: usize) -> Resu
     };
     let key = hash(&(api, messages.to_string()));
     let fitting = (api == Api::Gemini).then(|| gemini::schema(json)).flatten().map(gemini::fitting);
-    Ok(Asked { api, key, body_len, head, conversation, fitting })
+    Ok(Asked { api, key, input, head, conversation, fitting })
 }
 
 /// A request to a model.
@@ -311,7 +316,8 @@ pub(super) struct Asked {
     api: Api,
     /// The same for the same messages sent again. (Whole bodies differ: real CLIs count their attempts in them.)
     key: u64,
-    body_len: usize,
+    /// How many tokens it has. Unit: tokens.
+    input: u64,
     head: Head,
     conversation: Conversation,
     /// What fits the schema that the answer has to be in.
@@ -356,7 +362,7 @@ impl Play {
 
 /// Plays the turn that `asked` is due.
 pub(super) async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play {
-    let Asked { api, key, body_len, head, conversation, fitting } = asked;
+    let Asked { api, key, input, head, conversation, fitting } = asked;
     let fitting = fitting.map(|value| value.to_string());
     let side = head.is_side_call(&conversation);
     let compact = head.path.ends_with("/compact");
@@ -388,7 +394,7 @@ pub(super) async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play
     let tokens = match turn.usage {
         Some(usage) => usage.into(),
         None if side => SIDE,
-        None => made_up(body_len, conversation.done, text.len() + call.as_ref().map_or(0, call_len)),
+        None => made_up(input, conversation.done, text.len() + call.as_ref().map_or(0, call_len)),
     };
     entry.begin(tokens);
     let id = stage.id(entry.number());
@@ -443,8 +449,7 @@ pub(super) fn now() -> u64 {
 }
 
 /// Makes up usage from lengths ([`Turn::usage`]).
-fn made_up(body_len: usize, done: usize, answer_len: usize) -> Tokens {
-    let total = quarter(body_len);
+fn made_up(total: u64, done: usize, answer_len: usize) -> Tokens {
     let cache_read = if done > 0 { total * 3 / 4 } else { 0 };
     Tokens { input: total - cache_read, cache_read, output: quarter(answer_len).max(1), ..Tokens::default() }
 }

@@ -184,7 +184,8 @@ impl Socket {
         }
         json["input"] = Value::Array(items.clone());
         json["stream"] = json!(true);
-        let asked = match asked(Api::OpenaiResponses, self.head.clone(), &json, content.len()) {
+        let asked = match asked(Api::OpenaiResponses, self.head.clone(), &json, self.stage.input(&json, content.len()))
+        {
             Ok(asked) => asked,
             Err(missing) => return self.refuse(entry, to, 400, &missing, lane).await,
         };

@@ -6,7 +6,7 @@ use crate::api::{Gate, Limit, OnCross, Period, Terms};
 use crate::budget::{check_thresholds, parse_amount};
 use crate::name::Name;
 
-const KEYS: [&str; 8] = ["tokens", "hard", "per", "lifetime", "gate", "on_cross", "wrap_up", "warn"];
+const KEYS: [&str; 9] = ["tokens", "hard", "per", "lifetime", "gate", "on_cross", "wrap_up", "warn", "tell"];
 
 /// Reads a budget: a provider's name, then an amount or a table.
 pub fn budget(node: &Node, problems: &mut Problems) -> Vec<Limit> {
@@ -90,6 +90,7 @@ fn term(entry: &Entry, terms: &mut Terms, problems: &mut Problems) {
             }
             terms.warn = Some(percents);
         }
+        "tell" => terms.tell = boolean(entry, problems).unwrap_or_default(),
         _ => problems.unknown_key(entry, &KEYS),
     }
 }

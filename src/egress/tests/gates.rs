@@ -1,7 +1,9 @@
 //! What may refuse a request before it leaves: an estimate, nothing, or what the provider has counted; and what is kept for the end.
 
+use super::paused::pass;
 use super::*;
 use crate::api::{Gate, Terms};
+use crate::types::{Api, ApiFamily};
 
 async fn terms(bench: &Bench, tokens: u64, terms: Terms) {
     let limit = Limit { terms, ..Limit::of("claude", Some(tokens)) };
@@ -75,6 +77,81 @@ async fn what_cannot_be_counted_is_estimated_and_says_so() {
 }
 
 #[tokio::test]
+async fn who_does_not_count_within_two_seconds_is_not_waited_for() {
+    let (feed, body) = fed();
+    let silent = Mutex::new((feed, Some(body)));
+    let script = counting(200, 40);
+    let script: Script = Arc::new(move |seen| match seen.uri.contains("count_tokens") {
+        // Its answer begins, and says nothing.
+        true => Response::new(silent.lock().unwrap().1.take().unwrap()),
+        false => script(seen),
+    });
+    let bench = Arc::new(bench(None, script).await);
+    terms(&bench, 100_000, gate(Gate::Exact)).await;
+    let asks = tokio::spawn({
+        let bench = Arc::clone(&bench);
+        async move { bench.message().await.0 }
+    });
+    while bench.seen().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    pass(Duration::from_millis(1500)).await;
+    assert_eq!(bench.seen().len(), 1, "it is waited for");
+    pass(Duration::from_millis(600)).await;
+    assert_eq!(asks.await.unwrap(), 200);
+    assert_eq!(bench.events("usage").await[0]["not_counted"], "no answer");
+}
+
+#[tokio::test]
+async fn openai_and_gemini_are_asked_by_their_own_endpoints() {
+    let (response, gemini) = (
+        json!({"id": "r", "object": "response", "status": "completed", "model": "m", "output": [],
+            "usage": {"input_tokens": 7, "output_tokens": 5}}),
+        json!({"candidates": [{"content": {"parts": [{"text": "hi"}]}, "finishReason": "STOP"}],
+            "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 5, "totalTokenCount": 12}}),
+    );
+    let cases = [
+        (
+            (Api::OpenaiResponses, ApiFamily::OpenaiResponses, "/v1/responses"),
+            json!({"model": "m", "input": "hi", "max_output_tokens": 500}),
+            ("/v1/responses/input_tokens", json!({"input_tokens": 40}), json!({"model": "m", "input": "hi"})),
+            (response, "/max_output_tokens"),
+        ),
+        (
+            (Api::Gemini, ApiFamily::Gemini, "/v1beta/models/m:generateContent"),
+            json!({"contents": [{"parts": [{"text": "hi"}]}], "generationConfig": {"maxOutputTokens": 500}}),
+            (
+                "/v1beta/models/m:countTokens",
+                json!({"totalTokens": 40}),
+                json!({"generateContentRequest": {"model": "models/m", "contents": [{"parts": [{"text": "hi"}]}],
+                    "generationConfig": {"maxOutputTokens": 500}}}),
+            ),
+            (gemini, "/generationConfig/maxOutputTokens"),
+        ),
+    ];
+    for ((api, family, path), asks, (endpoint, counted, question), (answer, most)) in cases {
+        let script: Script = Arc::new(move |seen| {
+            let body = if seen.uri.ends_with(endpoint) { &counted } else { &answer };
+            Response::builder().header("content-type", "application/json").body(full(body.to_string())).unwrap()
+        });
+        let bench = bench_counted(upstream(false, script).await, None, api).await;
+        let mut routes = bench.routes.clone();
+        routes[0].api = Some(family);
+        let credentials = [("claude".to_owned(), SecretString::from(SECRET))].into();
+        bench.handle.set_routes(&Rules { routes, credentials, ..Rules::default() }).unwrap();
+        terms(&bench, 100, gate(Gate::Exact)).await;
+        assert_eq!(bench.ask(MODEL, "POST", path, asks.to_string()).await.0, 200, "{path}");
+        let seen = bench.seen();
+        assert!(seen[0].uri.ends_with(endpoint), "{}", seen[0].uri);
+        assert_eq!(serde_json::from_slice::<Value>(&seen[0].body).unwrap(), question);
+        let sent: Value = serde_json::from_slice(&seen[1].body).unwrap();
+        assert_eq!(sent.pointer(most), Some(&json!(60)), "40 of 100 go in");
+        let usage = &bench.events("usage").await[0];
+        assert_eq!((&usage["input_counted"], &usage["counted"]), (&json!(40), &json!(12)), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_kept_for_the_end_is_told_of_once_and_then_there() {
     let bench = bench(None, answers(message_json(30, 20))).await;
     terms(&bench, 200, Terms { wrap_up: Some(130), ..Terms::default() }).await;
@@ -90,6 +167,42 @@ async fn what_is_kept_for_the_end_is_told_of_once_and_then_there() {
     assert_eq!(bench.message().await.0, 429);
     assert_eq!(bench.counted().await, 200);
     assert_eq!(bench.told.0.lock().unwrap().len(), 2, "crossed, and then refused");
+}
+
+#[tokio::test]
+async fn a_threshold_is_told_in_the_agents_next_request_once_and_only_where_that_was_wanted() {
+    for tell in [true, false] {
+        let bench = bench(None, answers(message_json(30, 25))).await;
+        terms(&bench, 200, Terms { tell, warn: Some(vec![20, 90]), ..Terms::default() }).await;
+        let said = async || {
+            assert_eq!(bench.message().await.0, 200);
+            let body: Value = serde_json::from_slice(&bench.seen().last().unwrap().body).unwrap();
+            body["messages"][0]["content"].as_str().unwrap().to_owned()
+        };
+        let first = said().await;
+        let second = said().await;
+        assert_eq!(first, said().await, "once");
+        if !tell {
+            assert_eq!(first, second);
+            continue;
+        }
+        let sentence = "[bb, which runs this agent: 20 % of this bottle's budget for claude is used: 55 of 200 tokens, 145 are left. \
+                        Do what matters most first.]";
+        assert_eq!(second, format!("{first}\n\n{sentence}"));
+        // The next one, too; and of another limit anew.
+        bench
+            .ledger
+            .set_limits(
+                "bottle:id-1",
+                vec![Limit {
+                    terms: Terms { tell, warn: Some(vec![20, 80]), ..Terms::default() },
+                    ..Limit::of("claude", Some(205))
+                }],
+            )
+            .await
+            .unwrap();
+        assert!(said().await.contains("165 of 205"));
+    }
 }
 
 #[tokio::test]

@@ -316,7 +316,7 @@ async fn a_spent_budget_lets_what_is_under_way_finish_and_then_says_so() {
     assert_eq!(bench.told.0.lock().unwrap().len(), 1);
 
     // One that does not fit is refused before it leaves, in the words of its budget.
-    let (bench, mut bottle, mut server) = talk(Some(10)).await;
+    let (bench, mut bottle, mut server) = talk(Some(3)).await;
     bottle.says(create(None)).await;
     let event = bottle.hears().await;
     let sentence = event["headers"]["x-codex-promo-message"].as_str().unwrap();

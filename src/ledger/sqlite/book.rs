@@ -314,7 +314,7 @@ mod tests {
             unlock,
         );
         assert_eq!((first.map(|event| event.seq), failed), (Ok(1), Err(changed_its_mind())));
-        assert_eq!(held, Ok(HoldOutcome::Granted { held: 90 }));
+        assert_eq!(held, Ok(HoldOutcome::Granted { held: 90, near: Vec::new() }));
         ledger.settle(settle("h1", exact(5, 0))).await.unwrap();
         let all = ledger.accounts(None).await.unwrap();
         assert!(all.iter().all(|account| (account.used, account.held) == (5, 90)), "{all:?}");

@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::accounts::{self, amount, stored};
 use super::writer::Tx;
-use crate::budget::{self, Ask, Decision, Estimate, admit};
+use crate::budget::{self, Ask, Decision, Estimate, admit, near};
 use crate::ledger::{Answer, HoldOutcome, HoldRequest, LedgerError, Raise, Raised};
 
 /// The most that a request may estimate or be raised to. No request is that long; it keeps sums far from overflow.
@@ -38,7 +38,7 @@ pub(super) fn hold(tx: &mut Tx<'_>, request: &HoldRequest) -> Answer<HoldOutcome
         return Err(LedgerError::Misuse("an estimate is above 2^40".to_owned()));
     }
     if let Some(open) = tx.book.hold(&request.id) {
-        return Ok(HoldOutcome::Granted { held: open.estimate.held });
+        return Ok(HoldOutcome::Granted { held: open.estimate.held, near: Vec::new() });
     }
     let mut ended = tx.conn.prepare_cached("SELECT 1 FROM usage WHERE hold = ?1").map_err(|e| tx.error(&e))?;
     if ended.exists([&request.id]).map_err(|e| tx.error(&e))? {
@@ -46,14 +46,15 @@ pub(super) fn hold(tx: &mut Tx<'_>, request: &HoldRequest) -> Answer<HoldOutcome
     }
     let path = tx.book.path(tx.conn, &request.path, &request.provider);
     let mut path = path.map_err(|e| tx.error(&e))?;
-    let (input, output, counted, told) = (request.input, request.output, request.counted, &request.told[..]);
-    let held = match admit(&path.accounts, &Ask { input, output, counted, told }) {
+    let HoldRequest { input, least, output, counted, ref told, .. } = *request;
+    let held = match admit(&path.accounts, &Ask { input, least, output, counted, told }) {
         Decision::Granted { held } => held,
         Decision::Wait(standing) => return Ok(HoldOutcome::Wait(standing)),
         Decision::Refused(standing) => return Ok(HoldOutcome::Refused(standing)),
         Decision::WrapUp(standing) => return Ok(HoldOutcome::WrapUp(standing)),
         Decision::Count => return Ok(HoldOutcome::Count),
     };
+    let near = near(&path.accounts);
     tx.book.charge(&mut path, 0, 0, held);
     let model = clip(&request.model);
     tx.conn
@@ -95,7 +96,7 @@ pub(super) fn hold(tx: &mut Tx<'_>, request: &HoldRequest) -> Answer<HoldOutcome
         estimate: Estimate { input: request.input, output: request.output, held, seen: None },
         granted: held,
     });
-    Ok(HoldOutcome::Granted { held })
+    Ok(HoldOutcome::Granted { held, near })
 }
 
 /// Raises an open hold, and keeps the usage seen so far with it.

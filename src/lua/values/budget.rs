@@ -16,7 +16,7 @@ pub struct Amount(pub Option<u64>);
 const AMOUNT: &str = "an amount of tokens such as 200000, \"200k\", \"1.5M\" or \"unlimited\"";
 
 /// What a limit's table may say.
-const KEYS: &[&str] = &["tokens", "hard", "gate", "on_cross", "wrap_up", "warn"];
+const KEYS: &[&str] = &["tokens", "hard", "gate", "on_cross", "wrap_up", "warn", "tell"];
 
 fn amount_of_text<E: de::Error>(text: &str) -> std::result::Result<Amount, E> {
     budget::parse_amount(text).map(Amount).map_err(|_| E::invalid_value(de::Unexpected::Str(text), &AMOUNT))
@@ -76,6 +76,7 @@ impl Said {
                 budget::check_thresholds(&warn).map_err(de::Error::custom)?;
                 terms.warn = Some(warn);
             }
+            "tell" => terms.tell = map.next_value()?,
             "per" | "lifetime" => {
                 return Err(de::Error::custom(
                     "`per` and `lifetime` count by name over launches: say them in a manifest or in settings.yml",

@@ -3,6 +3,7 @@
 //! Each test takes all who can run bb on this machine, one world each.
 
 mod budget;
+mod estimates;
 mod login;
 mod prompt;
 mod quickstart;
@@ -136,7 +137,12 @@ pub(crate) fn stand_in(world: &World, scenario: &Value) -> Rehearsal {
 
 /// As [`stand_in`], with more settings.
 fn stand_in_with(world: &World, scenario: &Value, more: &str) -> Rehearsal {
-    let server = world.rehearsal(Scenario::from_value(scenario.clone()).unwrap());
+    stand_in_of(world, Scenario::from_value(scenario.clone()).unwrap(), more)
+}
+
+/// As [`stand_in_with`], of a whole scenario.
+fn stand_in_of(world: &World, scenario: Scenario, more: &str) -> Rehearsal {
+    let server = world.rehearsal(scenario);
     let ca = world.write("stand-in.pem", server.ca_pem());
     let hosts = [CLAUDE.host, CODEX.host, GEMINI.host, "chatgpt.com"];
     let entry = |host| format!("  {host}:\n    address: \"{}\"\n    ca: {}\n", server.address(), ca.display());

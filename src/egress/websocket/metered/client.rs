@@ -14,6 +14,7 @@ use crate::egress::model::{BODY_IDLE, Wanted, most_held, not_counted, reaches_no
 use crate::egress::request::not_cut;
 use crate::egress::tee::Metering;
 use crate::ledger::Ledger;
+use crate::meter::estimate::Content;
 use crate::meter::request::RequestFacts;
 use crate::meter::request::socket::{self, Message};
 use crate::meter::websocket::{self, Item, Opcode, Sender};
@@ -131,7 +132,7 @@ impl<L: Ledger> Socket<L> {
             return Err(refuse(Deny::new(Denial::LimitStreams, message).step("wait for some of them to end")));
         }
         let (context, output) = (context.unwrap_or(0), (facts.max_output, usual_output(&facts)));
-        let estimate = self.plane.estimates.estimate_more(content, context, &facts.model, output);
+        let estimate = self.plane.estimates.estimate_more(&Content::of(content), context, &facts.model, output);
         let own = estimate.input.all_input().saturating_sub(context);
         // There is no endpoint that counts what goes on from what its provider has.
         Ok(Asked { wanted: Wanted { facts, estimate, counted: true }, lane, target, own })
