@@ -26,8 +26,8 @@ fn enforcement(world: &World) -> Vec<(i64, String, String)> {
 
 fn budget(cli: &Cli) {
     // The second answer crosses the first budget. The third request, which goes on from that, is too large for what is left of the
-    // second one.
-    let ends = [("50k", "this bottle's budget is spent: 53"), ("60k", "too small for the next request")];
+    // second one, also if all that it says again is read from a cache.
+    let ends = [("50k", "this bottle's budget is spent: 53"), ("54k", "too small for the next request")];
     for (budget, sentence) in ends {
         for world in cli.worlds() {
             let turn = |input: u64, output: u64| {
