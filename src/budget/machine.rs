@@ -2,10 +2,11 @@
 //!
 //! Test only. Uses nothing but the public arithmetic of [`crate::budget`], the way a ledger does.
 
+use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
-use super::{Ask, Decision, Estimate, Settlement, Standing, Weights, admit, charge, charge_swept, raise};
-use crate::api::{Account, OnCross, Terms};
+use super::{Ask, Decision, Estimate, Settlement, Standing, Weights, admit, charge, charge_swept, raise, turn, window};
+use crate::api::{Account, Gate, OnCross, Period, Terms};
 use crate::types::Tokens;
 
 /// One thing that happens.
@@ -23,6 +24,14 @@ enum Step {
     Release(usize),
     /// It is swept.
     Sweep(usize),
+    /// So many hours go by; the limit of the host begins anew at midnight.
+    Hours(u8),
+    /// The operator says another limit of an account, adds to it, or has it begin anew.
+    Limit(usize, u64),
+    More(usize, u64),
+    Reset(usize),
+    /// Another gate.
+    Gate(usize, Gate),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -33,6 +42,18 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0usize..8, 0u64..300).prop_map(|(n, s)| Step::Partial(n, s)),
         1 => (0usize..8).prop_map(Step::Release),
         1 => (0usize..8).prop_map(Step::Sweep),
+    ]
+}
+
+/// What happens to the limits themselves meanwhile.
+fn change() -> impl Strategy<Value = Step> {
+    let gate = prop::sample::select(vec![Gate::Off, Gate::Estimate, Gate::Exact]);
+    prop_oneof![
+        (1u8..30).prop_map(Step::Hours),
+        (0usize..2, 0u64..1500).prop_map(|(at, limit)| Step::Limit(at, limit)),
+        (0usize..2, 1u64..500).prop_map(|(at, more)| Step::More(at, more)),
+        (0usize..2).prop_map(Step::Reset),
+        (0usize..2, gate).prop_map(|(at, gate)| Step::Gate(at, gate)),
     ]
 }
 
@@ -58,7 +79,15 @@ struct Model {
     charged: Vec<u64>,
     /// Requests open right after the last one was admitted, with what each had reserved then.
     at_last_grant: Vec<(usize, u64)>,
+    /// The limits then; none where an estimate could refuse nothing.
+    bounds: [Option<u64>; 2],
+    /// What was charged to each account since it began anew.
+    since: [u64; 2],
+    /// Milliseconds since the epoch.
+    now: i64,
 }
+
+const HOUR: i64 = 3_600_000;
 
 impl Model {
     fn new(bottle: u64, global: u64, terms: &Terms) -> Self {
@@ -73,11 +102,62 @@ impl Model {
         };
         let path = vec![account("bottle:b", bottle, false), account("global", global, true)];
         let (open, waiting, told) = (Vec::new(), Vec::new(), Vec::new());
-        Model { path, open, asked: 0, waiting, told, charged: Vec::new(), at_last_grant: Vec::new() }
+        let (charged, at_last_grant) = (Vec::new(), Vec::new());
+        Model { path, open, asked: 0, waiting, told, charged, at_last_grant, bounds: [None; 2], since: [0; 2], now: 0 }
+    }
+
+    /// Has the host's limit count by the day.
+    fn daily(mut self) -> Self {
+        let global = &mut self.path[1];
+        global.per = Some(Period::Day);
+        global.resets = window(self.now, &TimeZone::UTC, Period::Day).map(|window| window.end);
+        self
+    }
+
+    /// Has what is over begin anew, as every transaction does first.
+    fn turn(&mut self) {
+        for (account, since) in self.path.iter_mut().zip(&mut self.since) {
+            if turn(account, self.now, &TimeZone::UTC).is_some() {
+                *since = 0;
+            }
+        }
+    }
+
+    /// Changes an account, and has those ask again who wait.
+    fn change(&mut self, at: usize, change: impl Fn(&mut Account)) -> Result<(), TestCaseError> {
+        self.turn();
+        change(&mut self.path[at]);
+        if self.path[at].used == 0 {
+            self.since[at] = 0;
+        }
+        self.wake()
+    }
+
+    /// What holds whatever has happened.
+    fn check(&self) -> Result<(), TestCaseError> {
+        let held: u64 = self.open.iter().map(|open| open.estimate.held).sum();
+        for (account, since) in self.path.iter().zip(self.since) {
+            prop_assert_eq!(
+                (account.held, account.used),
+                (held, since),
+                "{}: charged and reserved once each",
+                account.node
+            );
+        }
+        Ok(())
     }
 
     fn ask(&mut self, input: u64, output: u64) -> Result<(), TestCaseError> {
-        let held = match admit(&self.path, &Ask { input, output, told: &self.told, ..Ask::default() }) {
+        self.turn();
+        let asks = |counted| Ask { input, output, counted, told: &self.told, ..Ask::default() };
+        let mut decision = admit(&self.path, &asks(false));
+        let counted = decision == Decision::Count;
+        if counted {
+            let exact = self.path.iter().any(|account| account.terms.gate == Some(Gate::Exact));
+            prop_assert!(exact, "nobody wants it counted");
+            decision = admit(&self.path, &asks(true));
+        }
+        let held = match decision {
             Decision::Granted { held } => held,
             Decision::Wait(standing) => {
                 prop_assert!(!self.open.is_empty(), "it waits for nobody: {standing:?}");
@@ -88,7 +168,7 @@ impl Model {
                 self.told.retain(|told| told.node != standing.node);
                 self.told.push(standing);
                 // Once told, it is refused or passes.
-                let again = admit(&self.path, &Ask { input, output, told: &self.told, ..Ask::default() });
+                let again = admit(&self.path, &Ask { input, output, counted, told: &self.told, ..Ask::default() });
                 let twice = matches!(&again, Decision::WrapUp(s) if Some(&s.node) == self.told.last().map(|t| &t.node));
                 prop_assert!(!twice, "it is told again and again");
                 return Ok(());
@@ -98,11 +178,14 @@ impl Model {
                 prop_assert!(!fits, "refused though it fits: {standing:?}");
                 return Ok(());
             }
-            Decision::Count => return Err(TestCaseError::fail("no gate is exact")),
+            Decision::Count => return Err(TestCaseError::fail("it was counted")),
         };
-        for account in &mut self.path {
+        for (account, bound) in self.path.iter_mut().zip(&mut self.bounds) {
+            let limit = account.limit.unwrap();
+            prop_assert!(account.used < limit, "granted though it is spent");
             account.held += held;
-            prop_assert!(account.used + account.held <= account.limit.unwrap(), "granted beyond the limit");
+            *bound = (account.terms.gate != Some(Gate::Off)).then_some(limit);
+            prop_assert!(bound.is_none() || account.used + account.held <= limit, "granted beyond the limit");
         }
         let estimate = Estimate { input, output, held, seen: None };
         self.open.push(Open { id: self.asked, estimate, known: input });
@@ -114,6 +197,7 @@ impl Model {
 
     /// A stream goes on by `by` beyond its hold: it is raised, or cut. What was cut is charged by what had come.
     fn raise(&mut self, n: usize, by: u64, ahead: u64) -> Result<(), TestCaseError> {
+        self.turn();
         let Some(open) = self.open.get_mut(n) else { return Ok(()) };
         let had = open.estimate.held;
         open.known = had + by;
@@ -149,13 +233,15 @@ impl Model {
         if n >= self.open.len() {
             return Ok(());
         }
+        self.turn();
         let open = self.open.remove(n);
         let cost = cost(&open.estimate);
-        for account in &mut self.path {
+        for (account, since) in self.path.iter_mut().zip(&mut self.since) {
             let left = account.held.checked_sub(open.estimate.held);
             prop_assert!(left.is_some(), "held would fall below zero");
             account.held = left.unwrap();
             account.used += cost;
+            *since += cost;
         }
         self.charged[open.id] = cost;
         self.wake()
@@ -173,7 +259,25 @@ impl Model {
             }
             Step::Release(n) => self.settle(n, |e| charge(e, &Settlement::Released, &w).counted),
             Step::Sweep(n) => self.settle(n, |e| charge_swept(e, &w).counted),
+            Step::Hours(hours) => {
+                self.now += i64::from(hours) * HOUR;
+                self.turn();
+                self.wake()
+            }
+            Step::Limit(at, limit) => self.change(at, |account| (account.limit, account.raised) = (Some(limit), 0)),
+            Step::More(at, more) => self.change(at, |account| {
+                account.limit = account.limit.map(|limit| limit + more);
+                account.raised += more;
+            }),
+            Step::Reset(at) => self.change(at, |account| (account.used, account.warned) = (0, 0)),
+            Step::Gate(at, gate) => self.change(at, |account| account.terms.gate = Some(gate)),
         }
+    }
+
+    /// Sums over the requests that were open at the crossing: actual - hold.
+    fn over(&self) -> i128 {
+        let over = |(id, held): &(usize, u64)| i128::from(self.charged[*id]) - i128::from(*held);
+        self.at_last_grant.iter().map(over).sum()
     }
 }
 
@@ -201,15 +305,36 @@ proptest! {
         prop_assert!(model.waiting.is_empty(), "somebody waits for ever");
         // counted <= limit + sum over the requests open at the crossing of (actual - hold): after the last one that
         // was admitted, only those that were open then can still cost anything.
-        let over: i128 = model
-            .at_last_grant
-            .iter()
-            .map(|(id, held)| i128::from(model.charged[*id]) - i128::from(*held))
-            .sum();
+        let over = model.over();
         for account in &model.path {
             prop_assert_eq!(account.held, 0, "a hold was not given back");
             prop_assert_eq!(account.used, model.charged.iter().sum::<u64>(), "every node is charged once");
             prop_assert!(i128::from(account.used) <= i128::from(account.limit.unwrap()) + over.max(0));
+        }
+    }
+
+    #[test]
+    fn limits_that_begin_anew_or_change_meanwhile_keep_their_bound_and_keep_nobody_waiting(
+        steps in prop::collection::vec(prop_oneof![5 => step(), 1 => change()], 1..160),
+        limits in (0u64..1500, 0u64..1500),
+        gate in prop::sample::select(vec![Gate::Off, Gate::Estimate, Gate::Exact]),
+        wrap_up in prop::option::of(0u64..400),
+    ) {
+        let terms = Terms { wrap_up, gate: Some(gate), ..Terms::default() };
+        let mut model = Model::new(limits.0, limits.1, &terms).daily();
+        for step in &steps {
+            model.run(step)?;
+            model.check()?;
+        }
+        while !model.open.is_empty() {
+            model.run(&Step::Exact(0, 5, 5))?;
+        }
+        model.check()?;
+        prop_assert!(model.waiting.is_empty(), "somebody waits for ever");
+        // By the limit that held when the last one was admitted. What begins anew since then has less.
+        for (account, bound) in model.path.iter().zip(model.bounds) {
+            let Some(limit) = bound else { continue };
+            prop_assert!(i128::from(account.used) <= i128::from(limit) + model.over().max(0), "{account:?}");
         }
     }
 

@@ -191,7 +191,8 @@ impl<L: Ledger> Tee<L> {
         ready!(metering.poll_work(cx)).map_err(|_| BodyError::Ledger)?;
         let last = metering.crossed().map(|standing| {
             let now = jiff::Timestamp::now().as_second();
-            self.edge.last(spent::last(metering.api(), &spent::crossed(standing), now))
+            let id = metering.response_id();
+            self.edge.last(spent::last(metering.api(), id.as_deref(), &spent::crossed(standing), now))
         });
         self.stage = Stage::Over;
         self.exchange.over(Over::Cut);

@@ -39,6 +39,8 @@ mod forms;
 mod fuzz;
 mod gates;
 mod hygiene;
+mod ids;
+mod last_words;
 mod limits;
 mod metered;
 mod names;

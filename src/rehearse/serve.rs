@@ -398,6 +398,7 @@ pub(super) async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play
     };
     entry.begin(tokens);
     let id = stage.id(entry.number());
+    entry.note(|request| request.answer_id = Some(id.clone()));
     let answer = Answer { id: &id, model: &conversation.model, text, call: call.as_ref(), tokens };
     let created = now();
     let stream = conversation.stream && !compact;

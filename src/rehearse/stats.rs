@@ -39,6 +39,12 @@ pub struct Request {
     pub turn: Option<usize>,
     /// A call that a real CLI makes beside its conversation.
     pub side: bool,
+    /// Hex digits that its answer's id ends with; `None` where it got none, or a recorded one. Not serialised.
+    #[serde(skip)]
+    pub answer_id: Option<String>,
+    /// When it arrived, and when the last of its answer was handed over or given up. Not serialised.
+    #[serde(skip)]
+    pub times: [Option<Instant>; 2],
     /// What the answer says was used; zero for errors and free endpoints.
     pub scripted: Tokens,
     /// Bytes of the answer's body handed to the connection. Unit: bytes.
@@ -99,7 +105,7 @@ impl Log {
         stats.total += 1;
         let at = (stats.requests.len() < MAX_KEPT).then_some(stats.requests.len());
         if at.is_some() {
-            stats.requests.push(Request { open: true, ..request });
+            stats.requests.push(Request { open: true, times: [Some(Instant::now()), None], ..request });
         }
         let entry = Entry { log: Arc::clone(self), at, number: stats.total, whole: false, scripted: None };
         drop(stats);
@@ -164,6 +170,7 @@ impl Drop for Entry {
         let whole = self.whole;
         self.note(|request| {
             request.open = false;
+            request.times[1] = Some(Instant::now());
             request.client_gone = !whole;
         });
     }

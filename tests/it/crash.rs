@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::hammer;
 use crate::looper::{self, CODE, KEY};
+use crate::matched;
 use crate::support::{World, reduced};
 
 /// How long something may take that takes a second on an idle machine.
@@ -217,12 +218,16 @@ fn a_controller_killed_every_second_under_sixty_four_clients_counts_no_less_than
         let slugs = looper::launched(&front.stdout());
         looper::mark(&world, &slugs, "go");
         let mut last = None;
-        for round in 0..reduced(30, 5) {
+        // And more often, until enough was served meanwhile that there is something to compare.
+        let served = || rehearsal.stats().requests.iter().filter(|request| request.terminal).count();
+        let mut round = 0;
+        while round < reduced(30, 5) || served() < 30 && round < 40 {
             let up = world.until(LONG, || world.controller_pid().is_some_and(|pid| Some(pid) != last));
             assert!(up, "no controller came back after kill {round}\n{}", world.controller_log());
             // The second is what is being tried.
             std::thread::sleep(Duration::from_secs(1));
             last = world.kill_controller().or(last);
+            round += 1;
         }
         looper::stop(&world, &slugs);
         front.wait().expect(0);
@@ -233,6 +238,7 @@ fn a_controller_killed_every_second_under_sixty_four_clients_counts_no_less_than
             completed > 0 && total["counted"].as_u64().unwrap() >= completed,
             "{total}, and the server completed {completed}"
         );
+        matched::assert_one_by_one(&world, &rehearsal, 64 * round);
         world.assert_silent(&[]);
     }
 }

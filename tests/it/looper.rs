@@ -64,7 +64,7 @@ return {{
 }
 
 /// Launches `bb.args[1]` bottles and tells how each ended, with all that it said. `bb.args[2]` = how long a request may
-/// take; `--provider`, `--detach`, `--gated` (nothing is asked until there is its file `go`).
+/// take; `--provider`, `--timeout`, `--detach`, `--gated` (nothing is asked until there is its file `go`).
 const RECIPE: &str = r#"--- @bb needs launch, write:WORKSPACE
 local bottles = {}
 for i = 1, tonumber(bb.args[1]) do
@@ -72,6 +72,7 @@ for i = 1, tonumber(bb.args[1]) do
     provider = bb.args.provider or "looper", workspace = "WORKSPACE", label = bb.args.provider or "looper", prompt = bb.args[2],
     args = bb.args.gated and {"gated"} or nil,
     budget = bb.args.provider == nil and "unlimited" or nil, detach = bb.args.detach and true or nil,
+    timeout = bb.args.timeout,
   }
   print("launched " .. bottles[i].slug)
 end

@@ -15,10 +15,10 @@ use crate::support::toolchains::{self, Toolchain};
 use crate::support::{Who, World, need, tool, within};
 
 /// What the host has.
-const KEY: &str = "sk-the-hosts-7f3a9b1c";
+pub(crate) const KEY: &str = "sk-the-hosts-7f3a9b1c";
 
 /// The APIs: host, as routes name it, and how the credential is put in.
-const APIS: [(&str, &str, &str); 3] = [
+pub(crate) const APIS: [(&str, &str, &str); 3] = [
     ("api.anthropic.com", "anthropic", "scheme = 'header', header = 'x-api-key'"),
     ("api.openai.com", "openai_responses", "scheme = 'Bearer'"),
     ("generativelanguage.googleapis.com", "gemini", "scheme = 'header', header = 'x-goog-api-key'"),
@@ -36,25 +36,26 @@ const RAISED: [(&str, &str, &str); 4] = [
 const PATH: &str = "metered_path_unknown";
 
 /// A language that the SDKs are for.
-struct Language {
+pub(crate) struct Language {
     /// Its table, beside the others.
-    table: &'static str,
+    pub(crate) table: &'static str,
     /// What runs it, on the host and in a bottle.
-    runs: [&'static str; 2],
+    pub(crate) runs: [&'static str; 2],
     /// What the file is called in which a mode leaves what came of it, after the mode.
-    left: &'static str,
+    pub(crate) left: &'static str,
 }
 
-const PYTHON: Language = Language { table: "features.py", runs: ["/usr/bin/python3", "python"], left: ".json" };
-const NODE: Language = Language { table: "features.cjs", runs: ["node", "node"], left: "-node.json" };
+pub(crate) const PYTHON: Language =
+    Language { table: "features.py", runs: ["/usr/bin/python3", "python"], left: ".json" };
+pub(crate) const NODE: Language = Language { table: "features.cjs", runs: ["node", "node"], left: "-node.json" };
 
 impl Language {
-    fn script(&self) -> PathBuf {
+    pub(crate) fn script(&self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdks").join(self.table)
     }
 
     /// Gets the table: name and feature of each case.
-    fn cases(&self) -> Vec<Value> {
+    pub(crate) fn cases(&self) -> Vec<Value> {
         let listed = std::process::Command::new(self.runs[0]).arg(self.script()).arg("list").output().unwrap();
         assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
         serde_json::from_slice(&listed.stdout).unwrap()
@@ -184,7 +185,7 @@ fn spent(language: &Language, shown: &[Toolchain]) {
         world.write(project.join(language.table), fs::read(language.script()).unwrap());
         let more = [
             ("chat.example", "openai_chat", "scheme = 'Bearer'"),
-            ("aiplatform.googleapis.com", "gemini", "scheme = 'header', header = 'x-goog-api-key'"),
+            ("aiplatform.googleapis.com", "vertex", "scheme = 'header', header = 'x-goog-api-key'"),
         ];
         let route = |(host, api, auth): &(&str, &str, &str)| {
             format!("{{ host = '{host}', api = '{api}', auth = {{ {auth}, credential = 'REAL_KEY' }} }}, ")

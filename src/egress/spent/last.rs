@@ -10,12 +10,12 @@ use crate::egress::tee::Last;
 use crate::meter::event_stream;
 use crate::types::Api;
 
-/// Gets the last word of a stream of `api`. `now` is in seconds since the epoch.
-pub(in crate::egress) fn last(api: Api, deny: &Deny, now: i64) -> Last {
+/// Gets the last word of a stream of `api`, in which the answer is called `id`, if that is known. `now` is in seconds since the epoch.
+pub(in crate::egress) fn last(api: Api, id: Option<&str>, deny: &Deny, now: i64) -> Last {
     let (lines, object) = match api {
         Api::Anthropic => event("error", &anthropic(deny)),
         Api::OpenaiChat => of_chat(deny),
-        Api::OpenaiResponses => event("response.failed", &of_responses(deny, now)),
+        Api::OpenaiResponses => event("response.failed", &of_responses(id, deny, now)),
         Api::Gemini => of_gemini(deny, now),
         Api::BedrockConverse | Api::BedrockInvoke => of_bedrock(deny),
     };
@@ -33,13 +33,14 @@ fn of_chat(deny: &Deny) -> (Vec<u8>, Value) {
     (format!("data: {data}\n\ndata: [DONE]\n\n").into_bytes(), data)
 }
 
-/// Codex takes this code for final; at any other it asks again, five times.
-fn of_responses(deny: &Deny, now: i64) -> Value {
+/// Codex takes this code for final; at any other it asks again, five times. OpenAI's SDK for Python throws an error without the
+/// sentence where the response that fails is not the one that was begun.
+fn of_responses(id: Option<&str>, deny: &Deny, now: i64) -> Value {
     let error = json!({"code": "insufficient_quota", "message": deny.message});
     json!({
         "type": "response.failed",
         "sequence_number": 0,
-        "response": {"id": "resp_bb", "object": "response", "created_at": now, "status": "failed", "error": error, "output": []},
+        "response": {"id": id.unwrap_or("resp_bb"), "object": "response", "created_at": now, "status": "failed", "error": error, "output": []},
     })
 }
 
@@ -86,9 +87,10 @@ mod tests {
             (Api::Gemini, "RESOURCE_EXHAUSTED"),
             (Api::BedrockConverse, "throttlingException"),
         ] {
-            let last = last(api, &deny(), 1_000);
+            let last = last(api, Some("resp_1"), &deny(), 1_000);
             let text = String::from_utf8_lossy(&last.lines).into_owned();
             assert!(text.contains(words), "{api:?}: {text}");
+            assert_eq!(text.contains("\"id\":\"resp_1\""), api == Api::OpenaiResponses, "{text}");
             assert!(
                 text.contains("90 of 100 tokens are used, and 30 reserved") && last.object.contains("90 of 100 tokens"),
                 "{api:?}: {text}"

@@ -181,6 +181,11 @@ impl<L: Ledger> Metering<L> {
         self.api
     }
 
+    /// Gets what the answer is called, if its API has said that.
+    pub(super) fn response_id(&self) -> Option<String> {
+        self.meter.reading().response_id
+    }
+
     pub(super) fn looks_ahead(&self) -> bool {
         self.look_ahead
     }

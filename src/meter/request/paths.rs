@@ -82,8 +82,11 @@ fn paths_are_known_exactly_or_not_at_all() {
         ("/google/models/:generateContent", Unknown),
         ("/google/models/a/b:generateContent", Unknown),
     ] {
-        assert_eq!(classify(ApiFamily::Vertex, "POST", &format!("{VERTEX}{path}")), class, "{path}");
-        assert_eq!(classify(ApiFamily::Vertex, "GET", &format!("{VERTEX}{path}")), Unknown, "{path}");
+        // A key says the project; else the path does, and where.
+        for before in [VERTEX, "/v1beta1/publishers"] {
+            assert_eq!(classify(ApiFamily::Vertex, "POST", &format!("{before}{path}")), class, "{before}{path}");
+            assert_eq!(classify(ApiFamily::Vertex, "GET", &format!("{before}{path}")), Unknown, "{before}{path}");
+        }
     }
 }
 

@@ -17,15 +17,20 @@ impl Call<'_> {
     }
 }
 
-/// Gets what `path` calls: `/VERSION/projects/P/locations/L/publishers/PUBLISHER/models/MODEL:VERB`.
+/// Gets what `path` calls: `/VERSION/projects/P/locations/L/publishers/PUBLISHER/models/MODEL:VERB`, or with a key, which says the
+/// project, `/VERSION/publishers/PUBLISHER/models/MODEL:VERB`.
 pub(super) fn call(path: &str) -> Option<Call<'_>> {
     let rest = ["/v1/", "/v1beta1/"].iter().find_map(|version| path.strip_prefix(version))?;
     let parts: Vec<&str> = rest.split('/').collect();
-    let ["projects", project, "locations", location, "publishers", publisher, "models", last] = parts[..] else {
-        return None;
+    let (place, publisher, last) = match parts[..] {
+        ["projects", project, "locations", location, "publishers", publisher, "models", last] => {
+            ([project, location], publisher, last)
+        }
+        ["publishers", publisher, "models", last] => (["-"; 2], publisher, last),
+        _ => return None,
     };
     let (model, verb) = last.rsplit_once(':')?;
-    let named = ![project, location, publisher, model, verb].iter().any(|part| part.is_empty());
+    let named = !place.iter().chain(&[publisher, model, verb]).any(|part| part.is_empty());
     named.then_some(Call { publisher, model, verb })
 }
 

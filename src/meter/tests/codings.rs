@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::bodies::all;
+use super::recorded::{full, recorded};
 use super::*;
 
 /// What codes a body.
@@ -91,10 +92,6 @@ fn one_byte_at_a_time_gives_the_same_reading() {
 
 #[test]
 fn an_answer_cut_short_at_any_byte_never_counts_more_than_the_whole_and_never_less_than_one_cut_before() {
-    let counted = |reading: &Reading| {
-        let t = reading.tokens.unwrap_or_default();
-        t.input + t.cache_read + t.cache_write + t.cache_write_long + t.output.max(reading.streamed)
-    };
     for (name, api, body) in all() {
         let whole = counted(&parse(api, &body));
         for (coding, header, coder) in CODINGS {
@@ -112,6 +109,69 @@ fn an_answer_cut_short_at_any_byte_never_counts_more_than_the_whole_and_never_le
             assert_eq!(last, whole, "{name}, {coding}");
         }
     }
+}
+
+/// What of an answer counts, as far as it was read.
+fn counted(reading: &Reading) -> u64 {
+    let t = reading.tokens.unwrap_or_default();
+    t.input + t.cache_read + t.cache_write + t.cache_write_long + t.output.max(reading.streamed)
+}
+
+/// Where a body of `length` is cut: everywhere in the long check, at some 200 places else, its first and last bytes among them.
+fn cuts(length: usize) -> impl Iterator<Item = usize> {
+    let step = if full() { 1 } else { length / 200 + 1 };
+    let ends = (0..=length.min(16)).chain(length.saturating_sub(16)..=length);
+    let mut cuts: Vec<usize> = (0..=length).step_by(step).chain(ends).collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    cuts.into_iter()
+}
+
+/// Runs `check` on each recorded answer in each coding, on as many threads as there are codings.
+fn each_recorded(test: &str, check: impl Fn(&str, Api, &[u8], &(&str, &str, Coder)) + Sync) {
+    let answers = recorded(test);
+    std::thread::scope(|scope| {
+        for coding in &CODINGS {
+            let (answers, check) = (&answers, &check);
+            scope.spawn(move || answers.iter().for_each(|(name, api, body, _)| check(name, *api, body, coding)));
+        }
+    });
+}
+
+#[test]
+fn a_recorded_answer_is_read_the_same_in_every_coding_and_wherever_it_is_cut() {
+    let test = "a_recorded_answer_is_read_the_same_in_every_coding_and_wherever_it_is_cut";
+    each_recorded(test, |name, api, body, (coding, header, coder)| {
+        let (whole, coded) = (parse(api, body), coder(body));
+        for (at, cut) in cuts(coded.len()).enumerate() {
+            // The header is there, or it is missing.
+            let said = (at % 2 == 0).then_some(*header);
+            let mut meter = in_two(api, said, &coded, cut);
+            meter.finish();
+            assert_eq!(meter.reading(), whole, "{name}, {coding}, {said:?}, cut at {cut}");
+        }
+        let mut meter = Meter::new(api, None, Some(header));
+        coded.iter().for_each(|byte| meter.feed(std::slice::from_ref(byte)));
+        meter.finish();
+        assert_eq!(meter.reading(), whole, "{name}, {coding}, byte by byte");
+    });
+}
+
+#[test]
+fn a_recorded_answer_that_comes_short_never_counts_more_than_the_whole() {
+    each_recorded("a_recorded_answer_that_comes_short_never_counts_more_than_the_whole", |name, api, body, one| {
+        let (coding, header, coder) = one;
+        let (whole, coded, mut last) = (counted(&parse(api, body)), coder(body), 0);
+        for cut in cuts(coded.len()) {
+            let mut meter = Meter::new(api, None, Some(header));
+            meter.feed(&coded[..cut]);
+            meter.finish();
+            let now = counted(&meter.reading());
+            assert!(last <= now && now <= whole, "{name}, {coding}, {cut}: {last} then {now}, {whole} in all");
+            last = now;
+        }
+        assert_eq!(last, whole, "{name}, {coding}");
+    });
 }
 
 #[test]

@@ -26,8 +26,8 @@ fn enforcement(world: &World) -> Vec<(i64, String, String)> {
 
 fn budget(cli: &Cli) {
     // The second answer crosses the first budget. The third request, which goes on from that, is too large for what is left of the
-    // second one.
-    let ends = [("50k", "this bottle's budget is spent: 53"), ("60k", "too small for the next request")];
+    // second one, also if all that it says again is read from a cache.
+    let ends = [("50k", "this bottle's budget is spent: 53"), ("54k", "too small for the next request")];
     for (budget, sentence) in ends {
         for world in cli.worlds() {
             let turn = |input: u64, output: u64| {
@@ -143,6 +143,15 @@ fn cut_in_the_midst(cli: &Cli) {
             server.stats().total,
             printed(&lines)
         );
+        // What it prints has the budget's words: Codex's are those of the answer that broke off. The others ask once more at once, and
+        // their last words are those of that refusal.
+        let node = format!("this host's global budget for {} ", cli.name);
+        let words = match cli.name {
+            "codex" => "this answer ends here: ",
+            _ => "is spent: ",
+        };
+        let printed = printed(&lines);
+        assert!([&node, words, "of 41000 tokens"].iter().all(|part| printed.contains(part)), "{output}");
         assert!(took < within(Duration::from_secs(30)), "it took {took:?}: {output}");
         // Its answer broke off, and it did not ask for another one again and again.
         let answered = server.stats().requests.iter().filter(|r| r.scripted.output == 30_000).count();
@@ -169,4 +178,31 @@ fn gemini_hears_that_its_answer_was_cut_and_ends() {
 #[test]
 fn pi_hears_that_its_answer_was_cut_and_ends() {
     cut_in_the_midst(&PI);
+}
+
+#[test]
+fn pi_is_told_once_to_hand_over_what_it_has_and_then_may() {
+    for world in PI.worlds() {
+        // The second request goes on from 25,000 tokens and does not fit into what is not kept back.
+        let first = json!({"text": "At work.", "edit": {"path": "a.txt", "content": "x\n"}, "usage": {"input": 25_000, "output": 90}});
+        let last = json!({"text": "This is what I have.", "usage": {"input": 25_200, "output": 50}});
+        let limit = "budget:\n  pi: {tokens: 60k, hard: true, wrap_up: 30k}\n";
+        let server = stand_in_with(&world, &json!({"turns": [first, last]}), limit);
+        let recipe = recipe(&world, None);
+        let output = overspend(&world, &PI, "cutoff", "unlimited", &recipe).expect(0);
+        let lines = output.json();
+        assert!(printed(&lines).contains("This is what I have."), "{output}");
+        let refused: Vec<_> = events(&lines, "denied").into_iter().filter(|d| d["data"]["host"] == PI.host).collect();
+        assert_eq!(refused.len(), 1, "{output}");
+        let reason = refused[0]["data"]["reason"].as_str().unwrap_or_default();
+        assert_eq!(refused[0]["data"]["kind"], "budget_exhausted");
+        assert!(reason.contains("hand over what you have") && reason.contains("25090 of 60000 tokens"), "{reason}");
+        assert_eq!(
+            (events(&lines, "crossed").len(), events(&lines, "enforced").len()),
+            (0, 0),
+            "nothing is cut: {output}"
+        );
+        assert_eq!(server.stats().total, 2, "what was refused never left: {:?}", server.stats().requests);
+        world.assert_silent(&[]);
+    }
 }

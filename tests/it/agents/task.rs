@@ -25,7 +25,7 @@ impl Cli {
     }
 
     /// Reads what it reports itself as used, from what it printed with `output = "json"`.
-    fn reported(&self, printed: &str) -> Tokens {
+    pub(super) fn reported(&self, printed: &str) -> Tokens {
         match self.name {
             "claude" => claude(&line(printed, "result")),
             "codex" => codex(&line(printed, "turn.completed")),
