@@ -85,6 +85,8 @@ struct Model {
     since: [u64; 2],
     /// Milliseconds since the epoch.
     now: i64,
+    /// An input may be a third of its estimate.
+    ranges: bool,
 }
 
 const HOUR: i64 = 3_600_000;
@@ -103,7 +105,31 @@ impl Model {
         let path = vec![account("bottle:b", bottle, false), account("global", global, true)];
         let (open, waiting, told) = (Vec::new(), Vec::new(), Vec::new());
         let (charged, at_last_grant) = (Vec::new(), Vec::new());
-        Model { path, open, asked: 0, waiting, told, charged, at_last_grant, bounds: [None; 2], since: [0; 2], now: 0 }
+        Model {
+            path,
+            open,
+            asked: 0,
+            waiting,
+            told,
+            charged,
+            at_last_grant,
+            bounds: [None; 2],
+            since: [0; 2],
+            now: 0,
+            ranges: false,
+        }
+    }
+
+    /// Has inputs be known in a range only, beside a hard limit of the host or a plain one of the bottle itself.
+    fn ranging(mut self, ranges: bool, hard: bool) -> Self {
+        self.ranges = ranges;
+        if !hard {
+            // Only what the bottle says decides beside it.
+            let all =
+                Account { hard: false, node: self.path[0].node.clone(), provider: "*".into(), ..self.path[1].clone() };
+            self.path[1] = all;
+        }
+        self
     }
 
     /// Has the host's limit count by the day.
@@ -149,7 +175,8 @@ impl Model {
 
     fn ask(&mut self, input: u64, output: u64) -> Result<(), TestCaseError> {
         self.turn();
-        let asks = |counted| Ask { input, output, counted, told: &self.told, ..Ask::default() };
+        let least = self.ranges.then_some(input / 3);
+        let asks = |counted: bool| Ask { input, least: least.filter(|_| !counted), output, counted, told: &self.told };
         let mut decision = admit(&self.path, &asks(false));
         let counted = decision == Decision::Count;
         if counted {
@@ -165,16 +192,19 @@ impl Model {
                 return Ok(());
             }
             Decision::WrapUp(standing) => {
-                self.told.retain(|told| told.node != standing.node);
+                self.told.retain(|told| !told.is_of(&standing));
                 self.told.push(standing);
                 // Once told, it is refused or passes.
-                let again = admit(&self.path, &Ask { input, output, counted, told: &self.told, ..Ask::default() });
-                let twice = matches!(&again, Decision::WrapUp(s) if Some(&s.node) == self.told.last().map(|t| &t.node));
+                let least = least.filter(|_| !counted);
+                let again = admit(&self.path, &Ask { input, least, output, counted, told: &self.told });
+                let twice = matches!(&again, Decision::WrapUp(s) if self.told.last().is_some_and(|told| told.is_of(s)));
                 prop_assert!(!twice, "it is told again and again");
                 return Ok(());
             }
             Decision::Refused(standing) => {
-                let fits = standing.used + input.max(1) <= standing.limit;
+                let is_hard = self.path.iter().any(|account| account.hard && account.terms.gate != Some(Gate::Off));
+                let needs = least.filter(|_| !is_hard && !counted).unwrap_or(input).max(1);
+                let fits = standing.used + needs <= standing.limit;
                 prop_assert!(!fits, "refused though it fits: {standing:?}");
                 return Ok(());
             }
@@ -188,7 +218,7 @@ impl Model {
             prop_assert!(bound.is_none() || account.used + account.held <= limit, "granted beyond the limit");
         }
         let estimate = Estimate { input, output, held, seen: None };
-        self.open.push(Open { id: self.asked, estimate, known: input });
+        self.open.push(Open { id: self.asked, estimate, known: input.min(held) });
         self.asked += 1;
         self.charged.push(0);
         self.at_last_grant = self.open.iter().map(|o| (o.id, o.estimate.held)).collect();
@@ -214,7 +244,7 @@ impl Model {
             prop_assert!(crosses || account.used + account.held <= limit, "looked ahead beyond the limit");
         }
         if raised.cuts {
-            let streamed = self.open[n].known - self.open[n].estimate.input;
+            let streamed = self.open[n].known.saturating_sub(self.open[n].estimate.input);
             let how = Settlement::Partial { seen: None, streamed };
             self.settle(n, |e| charge(e, &how, &Weights::RAW).counted)?;
         }
@@ -293,9 +323,10 @@ proptest! {
         global in 0u64..1500,
         wrap_up in prop::option::of(0u64..400),
         cuts in prop::option::of(any::<bool>()),
+        (ranges, hard) in any::<(bool, bool)>(),
     ) {
         let on_cross = cuts.map(|cuts| if cuts { OnCross::Cut } else { OnCross::Finish });
-        let mut model = Model::new(bottle, global, &Terms { wrap_up, on_cross, ..Terms::default() });
+        let mut model = Model::new(bottle, global, &Terms { wrap_up, on_cross, ..Terms::default() }).ranging(ranges, hard);
         for step in &steps {
             model.run(step)?;
         }
@@ -319,9 +350,10 @@ proptest! {
         limits in (0u64..1500, 0u64..1500),
         gate in prop::sample::select(vec![Gate::Off, Gate::Estimate, Gate::Exact]),
         wrap_up in prop::option::of(0u64..400),
+        (ranges, hard) in any::<(bool, bool)>(),
     ) {
         let terms = Terms { wrap_up, gate: Some(gate), ..Terms::default() };
-        let mut model = Model::new(limits.0, limits.1, &terms).daily();
+        let mut model = Model::new(limits.0, limits.1, &terms).daily().ranging(ranges, hard);
         for step in &steps {
             model.run(step)?;
             model.check()?;
