@@ -3,6 +3,8 @@
 //! One place that knows the names of files; nothing here opens a ledger or starts a process.
 
 use std::fs;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -61,6 +63,8 @@ impl Home {
             }
             _ => root.join("run"),
         };
+        // A session, a timer and a login by ssh may each have another one, or none: a home has its controller and its bottles in one.
+        let runtime = in_use(&root).unwrap_or(runtime);
         if runtime.as_os_str().len() + LONGEST_SOCKET_NAME > SOCKET_PATH_MAX {
             return Err(Error::new(
                 Kind::Usage,
@@ -92,6 +96,11 @@ impl Home {
     /// The lock that a controller holds for its whole life.
     pub fn lock(&self) -> PathBuf {
         self.runtime.join("controller.lock")
+    }
+
+    /// The lock that a controller holds on the home itself, for its whole life: its process, and where its sockets are.
+    pub fn home_lock(&self) -> PathBuf {
+        home_lock(&self.root)
     }
 
     /// While this file exists the operator wants no controller: keepers do not start one.
@@ -165,6 +174,22 @@ fn make_private_dir(dir: &Path) -> Result<()> {
 }
 
 /// Tells whether `dir` is a directory of this user that others cannot write.
+fn home_lock(root: &Path) -> PathBuf {
+    root.join("run").join("home.lock")
+}
+
+/// Gets the runtime directory that a controller of this home is in, or bottles are whose controller has gone.
+fn in_use(root: &Path) -> Option<PathBuf> {
+    let mut file = fs::File::open(home_lock(root)).ok()?;
+    let held = matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock));
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    let line = text.splitn(2, |byte| *byte == b'\n').nth(1)?;
+    let dir = PathBuf::from(std::ffi::OsStr::from_bytes(line));
+    let has_bottles = || fs::read_dir(dir.join("k")).is_ok_and(|mut sockets| sockets.next().is_some());
+    (is_own_dir(&dir) && (held || has_bottles())).then_some(dir)
+}
+
 fn is_own_dir(dir: &Path) -> bool {
     fs::metadata(dir)
         .is_ok_and(|m| m.is_dir() && m.uid() == nix::unistd::geteuid().as_raw() && m.permissions().mode() & 0o022 == 0)

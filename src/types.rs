@@ -139,6 +139,9 @@ impl Default for TerminalSize {
     }
 }
 
+/// The most tokens of one class that are believed of one response. Sums of many stay below 2^63.
+pub const MOST_OF_A_CLASS: u64 = 1 << 40;
+
 /// Token counts of one response, each class apart. Unit: tokens.
 ///
 /// Classes do not overlap, except `reasoning`, which is a part of `output`.

@@ -8,7 +8,7 @@ use crate::types::{Source, Tokens};
 
 /// The most that is entered for one class of one response. No response is that long; it keeps sums far from overflow,
 /// whatever an upstream says.
-const MAX_CLASS: u64 = 1 << 40;
+const MAX_CLASS: u64 = crate::types::MOST_OF_A_CLASS;
 
 /// How a hold ends. The design's hold machine, in its words.
 #[derive(Clone, Debug, PartialEq, Eq)]

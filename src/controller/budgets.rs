@@ -3,11 +3,12 @@
 //! A change that loosens has an effect only after its row is on the disk; one that tightens acts on every bottle that it
 //! concerns, and both are done when it is answered. Must not open what is cut: only its operator does ([`Live::uncut`]), or a resume.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::live::Live;
-use super::live::spent::differs;
+use super::live::spent::{differs, within};
 use super::{Controller, ledger_error};
 use crate::api::{Account, Bottle, BudgetAct, BudgetChange, BudgetChanged, BudgetDone, BudgetPath, PathAccount};
 use crate::budget::{Standing, binding, has_name, roles};
@@ -58,6 +59,9 @@ impl Controller {
                 .hint("`bb budget show` lists those that count by name, `bb budget show SLUG` those of a bottle"));
         }
         let book = change.book;
+        // As it is before: what follows may be done before its answer is here.
+        let before: HashMap<String, Bottle> =
+            self.running().iter().map(|live| (live.launch.id.clone(), live.view())).collect();
         let account = ledger.budget_change(change, By::Operator.as_str()).await.map_err(|e| match e {
             LedgerError::Misuse(text) => {
                 Error::new(Kind::Usage, text).at(node.clone()).hint("`bb budget show` says how it stands")
@@ -66,7 +70,7 @@ impl Controller {
         })?;
         let now = Standing::of(&account);
         let mut done = match now.clone().filter(Standing::is_spent) {
-            Some(now) => self.act_on_whom_it_governs(book, now).await,
+            Some(now) => self.act_on_whom_it_governs(book, now, &before).await,
             None => Vec::new(),
         };
         done.extend(self.go_on_where_there_is_more(now.map(|now| (book, now))).await);
@@ -74,7 +78,12 @@ impl Controller {
     }
 
     /// Acts on whomever a change leaves nothing, now and not at its next request.
-    async fn act_on_whom_it_governs(self: &Arc<Self>, book: Book, now: Standing) -> Vec<BudgetDone> {
+    async fn act_on_whom_it_governs(
+        self: &Arc<Self>,
+        book: Book,
+        now: Standing,
+        before: &HashMap<String, Bottle>,
+    ) -> Vec<BudgetDone> {
         let concerned = |live: &Arc<Live>| {
             let pays = now.provider == "*" || now.provider == live.launch.provider;
             live.launch.book == book && pays && live.path.contains(&now.node)
@@ -87,25 +96,24 @@ impl Controller {
             None => return Vec::new(),
         };
         let is_it = |spent: &Standing| (&spent.node, &spent.provider) == (&now.node, &now.provider);
-        let governed: Vec<(Arc<Live>, Bottle)> = lives
+        let governed: Vec<Arc<Live>> = lives
             .into_iter()
             .enumerate()
             .filter(|(at, _)| {
                 let spent = known.as_ref().map(|known| known.get(*at).map_or(&[][..], Vec::as_slice));
                 spent.is_none_or(|spent| spent.iter().any(is_it))
             })
-            .map(|(_, live)| {
-                let before = live.view();
-                (live, before)
-            })
+            .map(|(_, live)| live)
             .collect();
-        self.enforcement().act_on(governed.iter().map(|(live, _)| live.launch.id.as_str()), &now).await;
-        let followed = governed.into_iter().map(|(live, before)| {
+        self.enforcement().act_on(governed.iter().map(|live| live.launch.id.as_str()), &now).await;
+        let followed = governed.into_iter().map(|live| {
             let now = now.clone();
             async move {
                 let error = live.has_followed(&now).await.err().map(|error| error.to_string());
-                let action = live.binds().policy.as_str().to_owned();
-                let is_news = error.is_some() || differs(&before, &live.view());
+                let policy = live.binds().policy;
+                let action = policy.as_str().to_owned();
+                let changed = before.get(&live.launch.id).is_some_and(|before| differs(policy, before, &live.view()));
+                let is_news = error.is_some() || changed;
                 is_news.then(|| BudgetDone { bottle: live.slug.clone(), action, error })
             }
         });
@@ -150,7 +158,7 @@ impl Controller {
     /// `changed` is an account as it stood right after its change: a request that waited may have used it up since. It is a way
     /// in: settings with faults let nobody go on.
     pub(super) async fn go_on_where_there_is_more(&self, changed: Option<(Book, Standing)>) -> Vec<BudgetDone> {
-        let mut done = Vec::new();
+        let mut going_on = Vec::new();
         for live in self.running() {
             let Some(paused) = live.paused_for() else { continue };
             let Ok(path) = live.ledger.path(live.path.clone(), &live.launch.provider).await else { continue };
@@ -165,17 +173,22 @@ impl Controller {
             if binding(&path).iter().any(holds) {
                 continue;
             }
-            let gone_on = match self.way_in(&live).await {
-                Ok(()) => live.thaw(Some("its budget has room again"), By::Budget).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = &gone_on {
-                tracing::debug!(bottle = %live.slug, "letting it go on: {error}");
-            }
-            let error = gone_on.err().map(|error| error.to_string());
-            done.push(BudgetDone { bottle: live.slug.clone(), action: "thaw".to_owned(), error });
+            // Others that have room go on as well; what is told is what this change has done.
+            let is_of_it = changed.as_ref().is_none_or(|(book, now)| *book == live.launch.book && paused.is_for(now));
+            going_on.push(async move {
+                let gone_on = within(async {
+                    self.way_in(&live).await?;
+                    live.thaw(Some("its budget has room again"), By::Budget).await
+                });
+                let gone_on = gone_on.await;
+                if let Err(error) = &gone_on {
+                    tracing::debug!(bottle = %live.slug, "letting it go on: {error}");
+                }
+                let error = gone_on.err().map(|error| error.to_string());
+                is_of_it.then(|| BudgetDone { bottle: live.slug.clone(), action: "thaw".to_owned(), error })
+            });
         }
-        done
+        futures_util::future::join_all(going_on).await.into_iter().flatten().collect()
     }
 }
 

@@ -5,7 +5,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,6 +104,11 @@ fn daemon(home: &Home, tell: File) -> u8 {
         }
         Err(e) => return fail(&at(home.lock(), e)),
     };
+    let home_lock = match take_home(home) {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return fail(&elsewhere(home)),
+        Err(e) => return fail(&at(home.home_lock(), e)),
+    };
     set_bounds();
     crate::os::memory::give_back_large_blocks();
     let _ = fs::remove_file(home.stopped());
@@ -115,7 +120,7 @@ fn daemon(home: &Home, tell: File) -> u8 {
     };
     let result = runtime.block_on(serve(home, tell));
     runtime.shutdown_timeout(Duration::from_secs(2));
-    drop(lock);
+    drop((home_lock, lock));
     match result {
         Ok(()) => {
             let _ = fs::remove_file(&failure);
@@ -158,15 +163,37 @@ fn own_streams(home: &Home) -> std::io::Result<File> {
 
 /// Takes the lock for this process's life, or `None` when a controller holds it.
 fn take_lock(home: &Home) -> std::io::Result<Option<File>> {
-    let mut lock =
-        OpenOptions::new().create(true).truncate(false).write(true).read(true).mode(0o600).open(home.lock())?;
+    take(&home.lock(), b"")
+}
+
+/// Takes the home itself: two controllers whose sockets are in different places would not see each other, and would end each other's
+/// bottles.
+fn take_home(home: &Home) -> std::io::Result<Option<File>> {
+    let place = home.runtime.as_os_str().as_encoded_bytes();
+    take(&home.home_lock(), &[b"\n", place].concat())
+}
+
+/// The error where a controller has the home that this one cannot reach.
+fn elsewhere(home: &Home) -> Error {
+    let held = fs::read_to_string(home.home_lock()).unwrap_or_default();
+    let (pid, place) = held.split_once('\n').unwrap_or((&held, ""));
+    Error::new(
+        Kind::ControllerSilent,
+        format!("another controller (pid {pid}) has this home, with its sockets in {place}"),
+    )
+    .at(home.home_lock().display().to_string())
+    .hint("set XDG_RUNTIME_DIR as that one has it, or end it; bottles go on running")
+}
+
+fn take(path: &Path, more: &[u8]) -> std::io::Result<Option<File>> {
+    let mut lock = OpenOptions::new().create(true).truncate(false).write(true).read(true).mode(0o600).open(path)?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(e)) => return Err(e),
     }
     lock.set_len(0)?;
-    lock.write_all(std::process::id().to_string().as_bytes())?;
+    lock.write_all(&[std::process::id().to_string().as_bytes(), more].concat())?;
     Ok(Some(lock))
 }
 

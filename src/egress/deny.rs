@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::body::Outgoing;
 use super::dial::DialError;
+use crate::ledger::Standing;
 
 /// Header that carries the kind of a refusal.
 pub const HEADER: &str = "x-bb-deny";
@@ -95,13 +96,24 @@ pub struct Deny {
     pub quiet: bool,
     /// When the budget that refuses begins anew by itself. Unit: milliseconds since the epoch.
     pub resets: Option<i64>,
+    /// The account of which the agent hears, by this, that only what is kept for its end is left: asked again, its requests pass.
+    pub wraps_up: Option<Box<Standing>>,
 }
 
 impl Deny {
     /// Makes a refusal of `kind` with its `message`.
     pub fn new(kind: Denial, message: impl Into<String>) -> Self {
         let message = message.into();
-        Deny { kind, message, operator: None, rule_missing: None, next_steps: Vec::new(), quiet: false, resets: None }
+        Deny {
+            kind,
+            message,
+            operator: None,
+            rule_missing: None,
+            next_steps: Vec::new(),
+            quiet: false,
+            resets: None,
+            wraps_up: None,
+        }
     }
 
     /// Names the allow-list entry that is missing.

@@ -222,6 +222,11 @@ impl<L: Ledger> OpenHold<L> {
         (!self.near.is_empty()).then(|| spent::near(&self.near))
     }
 
+    /// Says that the agent has not heard that it is to hand over what it has: it will be told again.
+    pub fn unheard(&self, account: &Standing) {
+        self.keeping.told.lock().unwrap_or_else(PoisonError::into_inner).retain(|told| !told.is_of(account));
+    }
+
     /// Notes that the agent has heard the news.
     pub fn heard(&mut self) {
         let mut told = self.keeping.near.lock().unwrap_or_else(PoisonError::into_inner);

@@ -242,15 +242,31 @@ impl<L: Ledger> Plane<L> {
         let mut wanted = Wanted { facts: asked, estimate, counted: false };
         let method = request.method().clone();
         let facts = json!({"method": method.as_str(), "path": leaving.path, "exchange": leaving.exchange.id()});
-        let (mut hold, lower) = tokio::select! {
+        // What is made of a conversation for later turns is to keep nothing of it.
+        let may_tell = !leaving.path.ends_with("/compact");
+        let tell = |sentence: &str| telling(api, &bytes, sentence).filter(|_| may_tell);
+        let reserved = async {
+            let first = self.reserved(&leaving, api, &mut wanted, (&request, &bytes), facts.clone()).await;
+            match first {
+                Ok((hold, lower)) => Ok((hold, lower, None, None)),
+                // It is told in its own conversation where there is a place for that, and goes on; else by the refusal.
+                Err(deny) => match (&deny.wraps_up, tell(&super::spent::aside(&deny.message))) {
+                    (Some(account), Some(said)) => {
+                        let again = self.reserved(&leaving, api, &mut wanted, (&request, &bytes), facts).await;
+                        again.map(|(hold, lower)| (hold, lower, Some(said), Some(account.clone())))
+                    }
+                    _ => Err(deny),
+                },
+            }
+        };
+        let (mut hold, lower, wraps_up, account) = tokio::select! {
             biased;
             () = leaving.entered.wait_cancelled() => return Err(self.streams.reason(&leaving.entered)),
-            hold = self.reserved(&leaving, api, &mut wanted, (&request, &bytes), facts) => hold?,
+            reserved = reserved => reserved?,
         };
-        // What is made of a conversation for later turns is to keep nothing of it.
-        let news = hold.news().filter(|_| !leaving.path.ends_with("/compact"));
-        let tell = news.and_then(|sentence| telling(api, &bytes, &sentence));
-        let tells = tell.is_some();
+        let news = if wraps_up.is_none() { hold.news().and_then(|sentence| tell(&sentence)) } else { None };
+        let tells = news.is_some();
+        let tell = wraps_up.or(news);
         let splices: Vec<Splice> = asking.into_iter().chain(lower).chain(tell).collect();
         if !splices.is_empty() {
             request.headers_mut().remove(header::CONTENT_LENGTH);
@@ -265,6 +281,9 @@ impl<L: Ledger> Plane<L> {
         self.saw_headroom(&leaving.named.text, answer.headers()).await;
         hold.answered(status.as_u16());
         leaving.can_read(&answer)?;
+        if let Some(account) = account.filter(|_| !status.is_success()) {
+            hold.unheard(&account);
+        }
         if status.is_success() {
             if tells {
                 hold.heard();

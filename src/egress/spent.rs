@@ -90,7 +90,7 @@ pub fn budget(standing: &Standing) -> Deny {
 pub fn wrap_up(standing: &Standing) -> Deny {
     let Standing { used, limit, .. } = standing;
     let whose = whose(standing);
-    Deny::new(
+    let deny = Deny::new(
         Denial::BudgetExhausted,
         format!(
             "bb: {whose} is nearly spent: {used} of {limit} tokens used. What is left is kept for you to hand over what you have: do \
@@ -98,7 +98,13 @@ pub fn wrap_up(standing: &Standing) -> Deny {
         ),
     )
     .step("hand over what you have with your next requests")
-    .step("the operator can raise the budget")
+    .step("the operator can raise the budget");
+    Deny { wraps_up: Some(Box::new(standing.clone())), ..deny }
+}
+
+/// Gets what is put into an agent's request for it to read.
+pub fn aside(sentence: &str) -> String {
+    format!("[{sentence}]")
 }
 
 /// Gets what an agent is told, in its own conversation, of thresholds that its budgets have passed.
@@ -109,7 +115,7 @@ pub fn near(passed: &[(Standing, u8)]) -> String {
         format!("{percent} % of {} is used: {used} of {limit} tokens, {left} are left.", whose(standing))
     };
     let all: Vec<String> = passed.iter().map(one).collect();
-    format!("[bb, which runs this agent: {} Do what matters most first.]", all.join(" "))
+    aside(&format!("bb, which runs this agent: {} Do what matters most first.", all.join(" ")))
 }
 
 /// Gets what is told where an answer ends because its tokens, with what others have reserved, pass a limit.

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use crate::types::Tokens;
 
-/// Largest count accepted: what a JSON number carries exactly everywhere (RFC 8259, section 6).
-const MAX_COUNT: u64 = 1 << 53;
+/// Largest count accepted; what is charged of one class is bounded by the same.
+const MAX_COUNT: u64 = crate::types::MOST_OF_A_CLASS;
 
 /// Longest model name or id kept. Unit: bytes.
 const MAX_NAME: usize = 256;
@@ -95,7 +95,7 @@ pub(super) fn estimate(bytes: u64) -> u64 {
 /// Reads the count at `path` below `usage`: `None` where any step is absent or null.
 ///
 /// # Errors
-/// [`Unreadable::Figures`] where it is negative, no integer, above 2^53, or a step is no object.
+/// [`Unreadable::Figures`] where it is negative, no integer, above 2^40, or a step is no object.
 pub(super) fn count(usage: &Value, path: &[&str]) -> Result<Option<u64>, Unreadable> {
     let mut at = usage;
     for step in path {

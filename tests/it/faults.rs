@@ -164,7 +164,30 @@ fn a_second_controller_does_not_touch_the_ledger_of_the_first() {
         assert!(second.elapsed < within(Duration::from_secs(2)), "{second}");
         assert_eq!(faulty.world.controller_pid(), first);
         assert!(faulty.passes());
+        // Nor does one whose sockets would be elsewhere, as a timer's or a login's may be: whoever asks finds the first.
+        let elsewhere = faulty.world.make_dir("elsewhere").display().to_string();
+        let second = faulty.world.command(&["__controller"]).env("XDG_RUNTIME_DIR", &elsewhere).run().expect(0);
+        assert!(second.stderr.contains(&format!("up already (pid {first})")), "{second}");
+        let seen = faulty.world.command(&["ps", "--json"]).env("XDG_RUNTIME_DIR", &elsewhere).run().expect(0).json();
+        assert_eq!(seen.iter().filter(|bottle| bottle["process"] == "running").count(), 1, "{seen:?}");
+        assert_eq!(faulty.world.controller_pid(), first);
+        assert!(faulty.passes());
         faulty.heals();
+    }
+}
+
+#[test]
+fn a_home_whose_controller_cannot_be_found_is_not_taken() {
+    for world in World::each() {
+        world.bb(&["ps"]).expect(0);
+        world.bb(&["controller", "stop"]).expect(0);
+        let path = world.bb_home().join("run/home.lock");
+        let lock = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        lock.lock().unwrap();
+        fs::write(&path, "4242\n/nowhere").unwrap();
+        world.bb(&["ps"]).fails(5, "controller_silent", "pid 4242", "XDG_RUNTIME_DIR");
+        drop(lock);
+        world.bb(&["ps"]).expect(0);
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::{Node, Standing};
 use crate::types::{CutScope, CutoffPolicy};
 
-/// Longest that the operator waits for a bottle that is to end. One that is frozen has its session saved before.
+/// Longest that the operator waits for a bottle that is to stop, to end or to go on. One that is frozen has its session saved before.
 const ENDS: Duration = Duration::from_secs(20);
 
 impl Live {
@@ -29,20 +29,24 @@ impl Live {
             CutoffPolicy::Cutoff => Ok(()),
             // The same decision again: whichever comes first stops it, and this waits for that.
             CutoffPolicy::Pause if matches!(self.view().state, State::Running | State::Paused) => {
-                Live::pause(self, &egress::spent::sentence(standing), By::Budget, Some(standing)).await
+                let sentence = egress::spent::sentence(standing);
+                within(Live::pause(self, &sentence, By::Budget, Some(standing))).await
             }
             CutoffPolicy::Pause => Ok(()),
-            CutoffPolicy::Freeze | CutoffPolicy::Kill => {
-                let late = |_| Error::new(Kind::Timeout, "it has not ended yet").hint("`bb ps` shows when it has");
-                tokio::time::timeout(ENDS, self.ended()).await.map_err(late)
-            }
+            CutoffPolicy::Freeze | CutoffPolicy::Kill => within(async { Ok(self.ended().await) }).await,
         }
     }
 }
 
-/// Tells whether something was decided about a bottle between two looks at it.
-pub fn differs(before: &Bottle, after: &Bottle) -> bool {
-    before.cut != after.cut || before.state != after.state
+/// Waits for what is done to a bottle, for as long as an operator waits.
+pub async fn within(does: impl Future<Output = Result<()>>) -> Result<()> {
+    let late = |_| Error::new(Kind::Timeout, "it is not done yet").hint("`bb ps` shows when it is");
+    tokio::time::timeout(ENDS, does).await.map_err(late)?
+}
+
+/// Tells whether something was decided about a bottle, by a policy, between two looks at it.
+pub fn differs(policy: CutoffPolicy, before: &Bottle, after: &Bottle) -> bool {
+    before.cut != after.cut || (policy != CutoffPolicy::Cutoff && before.state != after.state)
 }
 
 impl Subject for Live {

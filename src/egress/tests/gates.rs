@@ -156,17 +156,53 @@ async fn what_is_kept_for_the_end_is_told_of_once_and_then_there() {
     let bench = bench(None, answers(message_json(30, 20))).await;
     terms(&bench, 200, Terms { wrap_up: Some(130), ..Terms::default() }).await;
     assert_eq!(bench.message().await.0, 200);
-    let (status, headers, body) = bench.message().await;
-    let text = String::from_utf8(body.to_vec()).unwrap();
-    assert_eq!((status.as_u16(), headers[deny::HEADER].to_str().unwrap()), (429, "budget_exhausted"));
-    assert!(text.contains("hand over what you have") && text.contains("50 of 200"), "{text}");
+    assert_eq!(bench.message().await.0, 200, "it passes, and says so in the conversation");
+    let body: Value = serde_json::from_slice(&bench.seen().last().unwrap().body).unwrap();
+    let text = body["messages"][0]["content"].as_str().unwrap();
+    assert!(
+        text.starts_with("hi\n\n[bb: ") && text.contains("hand over what you have") && text.contains("50 of 200"),
+        "{text}"
+    );
     assert!(bench.told.0.lock().unwrap().is_empty(), "nothing is cut");
-    for _ in 0..3 {
-        assert_eq!(bench.message().await.0, 200, "the next ones pass");
+    for _ in 0..2 {
+        assert_eq!(bench.message().await.0, 200);
+        assert_eq!(bench.seen().last().unwrap().body, prompt(100), "once");
     }
     assert_eq!(bench.message().await.0, 429);
     assert_eq!(bench.counted().await, 200);
     assert_eq!(bench.told.0.lock().unwrap().len(), 2, "crossed, and then refused");
+}
+
+#[tokio::test]
+async fn where_there_is_no_place_for_a_sentence_a_refusal_says_that_only_the_rest_is_left() {
+    let bench = bench(None, answers(message_json(30, 20))).await;
+    terms(&bench, 200, Terms { wrap_up: Some(130), ..Terms::default() }).await;
+    assert_eq!(bench.message().await.0, 200);
+    let prefilled =
+        json!({"model": "claude-x", "max_tokens": 9, "messages": [{"role": "assistant", "content": "a ".repeat(90)}]});
+    let ask = async || bench.ask(MODEL, "POST", "/v1/messages", prefilled.to_string()).await;
+    let (status, headers, body) = ask().await;
+    let text = String::from_utf8(body.to_vec()).unwrap();
+    assert_eq!((status.as_u16(), headers[deny::HEADER].to_str().unwrap()), (429, "budget_exhausted"));
+    assert!(text.contains("hand over what you have") && text.contains("50 of 200"), "{text}");
+    assert_eq!(ask().await.0, 200, "the next ones pass");
+}
+
+#[tokio::test]
+async fn who_has_not_heard_is_told_again() {
+    let faults = std::sync::atomic::AtomicU32::new(0);
+    let script: Script = Arc::new(move |_| {
+        let refused = faults.fetch_add(1, Ordering::SeqCst) == 1;
+        let (status, body) = if refused { (529, "{}".to_owned()) } else { (200, message_json(30, 20)) };
+        Response::builder().status(status).header("content-type", "application/json").body(full(body)).unwrap()
+    });
+    let bench = bench(None, script).await;
+    terms(&bench, 200, Terms { wrap_up: Some(130), ..Terms::default() }).await;
+    for (status, hears) in [(200, false), (529, true), (200, true), (200, false)] {
+        assert_eq!(bench.message().await.0, status);
+        let body = String::from_utf8(bench.seen().last().unwrap().body.to_vec()).unwrap();
+        assert_eq!(body.contains("hand over what you have"), hears, "{body}");
+    }
 }
 
 #[tokio::test]

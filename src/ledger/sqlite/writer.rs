@@ -204,10 +204,14 @@ impl Writer {
             }
             Err(e) => {
                 tracing::debug!("sums: {e}");
-                self.book.unfolded = 0;
                 if !self.conn.is_autocommit() {
                     let _ = sql("ROLLBACK");
                 }
+                // Where another process has the book for a moment, the next request finds it free; else not before more have come.
+                if e.sqlite_error_code() != Some(rusqlite::ErrorCode::DatabaseBusy) {
+                    self.book.unfolded = 0;
+                }
+                return false;
             }
         }
         self.has_to_fold()
