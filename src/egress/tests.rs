@@ -50,6 +50,7 @@ mod paused;
 mod protocols;
 mod proxy;
 mod refusals;
+mod rows;
 mod sockets;
 mod spoken;
 mod steering;
