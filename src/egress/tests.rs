@@ -31,6 +31,7 @@ use crate::types::{Api, ApiFamily};
 mod at_once;
 mod behind;
 mod changing;
+mod coded;
 mod consumers;
 mod crossing;
 mod cuts;
