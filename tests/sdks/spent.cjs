@@ -77,8 +77,8 @@ async function play() {
     try {
       await call();
     } catch (error) {
-      const status = error.status || error.$metadata?.httpStatusCode || 0;
-      Object.assign(one, { status, kinds: kinds(error), text: `${error.message} ${error.cause || ""}` });
+      const { httpStatusCode = 0, attempts } = error.$metadata || {};
+      Object.assign(one, { status: error.status || httpStatusCode, attempts, kinds: kinds(error), text: `${error.message} ${error.cause || ""}` });
     }
     got.push({ ...one, ms: Math.round(performance.now() - begun) });
   }
