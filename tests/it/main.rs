@@ -60,6 +60,7 @@ mod rehearsal;
 mod routes;
 mod scopes;
 mod sdks;
+mod sdks_bedrock;
 mod sdks_cut;
 mod session;
 mod setup;

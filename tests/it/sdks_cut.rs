@@ -7,18 +7,19 @@ use std::time::Duration;
 use bb::rehearse::Scenario;
 use serde_json::{Value, json};
 
-use crate::sdks::{APIS, KEY, Language, NODE, PYTHON};
+use crate::sdks::{APIS, BEDROCK, KEY, Language, NODE, PYTHON};
 use crate::support::toolchains::{self, Toolchain};
 use crate::support::{Who, World, need, tool, within};
 
 /// What each of them raises in the midst of a stream: a beginning of a case's name, and the class in either language. The Responses
 /// API says of a response that it failed, by an event, and its SDKs hand that on as they hand on everything that it says.
-const RAISED: [(&str, Option<[&str; 2]>); 5] = [
+const RAISED: [(&str, Option<[&str; 2]>); 6] = [
     ("anthropic", Some(["anthropic.APIStatusError", "APIError"])),
     ("openai responses", None),
     ("openai chat", Some(["openai.APIError", "APIError"])),
     ("google", Some(["google.ClientError", "ApiError"])),
     ("vertex", Some(["google.ClientError", "ApiError"])),
+    ("bedrock", Some(["", "ThrottlingException"])),
 ];
 
 /// The text that the server would say, of which the limit is not a half.
@@ -50,7 +51,8 @@ fn cut(language: &Language, shown: &[Toolchain]) {
         let scenario = json!({"loop": true, "key": KEY, "hosts": hosts, "turns": [turn]});
         let rehearsal = world.rehearsal(Scenario::from_value(scenario).unwrap());
         world.write(world.bb_home().join("upstream.pem"), rehearsal.ca_pem());
-        let more = [(hosts[0], "openai_chat", "scheme = 'Bearer'"), (hosts[1], "vertex", "scheme = 'Bearer'")];
+        let bearer = "scheme = 'Bearer'";
+        let more = [(hosts[0], "openai_chat", bearer), (hosts[1], "vertex", bearer), BEDROCK];
         let address = rehearsal.address();
         let all = || APIS.iter().chain(&more);
         let upstream =
@@ -111,7 +113,7 @@ fn the_vendors_sdks_raise_their_own_error_for_an_answer_that_is_cut() {
 
 #[test]
 fn the_vendors_sdks_for_node_raise_their_own_error_for_an_answer_that_is_cut() {
-    let Some(sdks) = toolchains::sdks().filter(|_| tool("node").is_some()) else {
+    let Some(sdks) = toolchains::sdks().filter(|_| tool("node").is_some() && toolchains::has_bedrock()) else {
         return need("the vendors' SDKs for Node (.ci/run installs them)");
     };
     cut(&Language { table: "cut.cjs", ..NODE }, &[sdks]);

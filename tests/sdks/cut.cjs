@@ -17,8 +17,14 @@ const words = (event) => event.delta?.text;
 const said = (event) => (typeof event.delta === "string" ? event.delta : "");
 const choice = (event) => event.choices[0]?.delta?.content;
 const part = (event) => event.text;
+const block = (event) => event.contentBlockDelta?.delta?.text;
+const wrapped = (event) => words(JSON.parse(Buffer.from(event.chunk.bytes)));
 
-const cases = (A, O, C, G, V, K) => [
+const CONVERSE = { modelId: "us.anthropic.claude-v1:0", messages: [{ role: "user", content: [{ text: "hi" }] }] };
+const INVOKED = JSON.stringify({ anthropic_version: "bedrock-2023-05-31", max_tokens: 9000, messages: USER });
+const INVOKE = { modelId: "anthropic.claude-x", contentType: "application/json", body: INVOKED };
+
+const cases = (A, O, C, G, V, K, B) => [
   ["anthropic", () => listen(A.messages.create({ ...CLAUDE, stream: true }), words)],
   ["anthropic, by its helper", () => listen(A.messages.stream(CLAUDE), words)],
   ["openai responses", () => listen(O.responses.create({ model: "gpt-x", input: "hi", stream: true }), said)],
@@ -28,6 +34,8 @@ const cases = (A, O, C, G, V, K) => [
   ["google", () => listen(G.models.generateContentStream({ model: "gemini-x", contents: "hi" }), part)],
   ["vertex", () => listen(V.models.generateContentStream({ model: "gemini-x", contents: "hi" }), part)],
   ["vertex, by a key", () => listen(K.models.generateContentStream({ model: "gemini-x", contents: "hi" }), part)],
+  ["bedrock converse", async () => listen((await B("ConverseStream", CONVERSE)).stream, block)],
+  ["bedrock invoke", async () => listen((await B("InvokeModelWithResponseStream", INVOKE)).body, wrapped)],
 ];
 
 function kinds(error) {
@@ -38,10 +46,21 @@ function kinds(error) {
   return names;
 }
 
+// The programs beside the packages are on the PATH; AWS's SDK is beside the agents, one of which brings it.
+function of(name) {
+  const beside = process.env.PATH.split(":").find((dir) => fs.existsSync(`${dir}/../${name}/package.json`));
+  return require("module").createRequire(fs.realpathSync(`${beside}/..`) + "/x.js")(name);
+}
+
+// By one of Bedrock's API keys.
+function bedrock() {
+  process.env.AWS_BEARER_TOKEN_BEDROCK = "placeholder";
+  const aws = of("@aws-sdk/client-bedrock-runtime");
+  const client = new aws.BedrockRuntimeClient({ region: "us-east-1" });
+  return (command, input) => client.send(new aws[`${command}Command`](input));
+}
+
 async function play(number) {
-  // The programs beside the packages are on the PATH.
-  const beside = process.env.PATH.split(":").find((dir) => fs.existsSync(`${dir}/../openai/package.json`));
-  const of = require("module").createRequire(fs.realpathSync(`${beside}/..`) + "/x.js");
   const Anthropic = of("@anthropic-ai/sdk");
   const OpenAI = of("openai");
   const { GoogleGenAI } = of("@google/genai");
@@ -56,6 +75,7 @@ async function play(number) {
     new GoogleGenAI({ apiKey }),
     new GoogleGenAI({ vertexai: true, project: "p", location: "global", googleAuthOptions: { authClient } }),
     new GoogleGenAI({ vertexai: true, apiKey }),
+    bedrock(),
   );
   const [name, call] = table[number];
   const begun = performance.now();

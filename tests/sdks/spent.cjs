@@ -8,7 +8,11 @@ async function all(stream) {
   }
 }
 
-const cases = (A, O, C, G, V) => [
+const CONVERSE = { modelId: "us.anthropic.claude-v1:0", messages: [{ role: "user", content: [{ text: "hi" }] }] };
+const CLAUDE = JSON.stringify({ anthropic_version: "bedrock-2023-05-31", max_tokens: 9, messages: USER });
+const INVOKE = { modelId: "anthropic.claude-x", contentType: "application/json", body: CLAUDE };
+
+const cases = (A, O, C, G, V, B) => [
   ["anthropic", () => A.messages.create({ model: "claude-x", max_tokens: 9, messages: USER })],
   ["anthropic, streamed", () => all(A.messages.create({ model: "claude-x", max_tokens: 9, messages: USER, stream: true }))],
   ["openai responses", () => O.responses.create({ model: "gpt-x", input: "hi" })],
@@ -18,6 +22,10 @@ const cases = (A, O, C, G, V) => [
   ["google", () => G.models.generateContent({ model: "gemini-x", contents: "hi" })],
   ["google, streamed", () => all(G.models.generateContentStream({ model: "gemini-x", contents: "hi" }))],
   ["vertex", () => V.models.generateContent({ model: "gemini-x", contents: "hi" })],
+  ["bedrock converse", () => B("Converse", CONVERSE)],
+  ["bedrock converse, streamed", async () => all((await B("ConverseStream", CONVERSE)).stream)],
+  ["bedrock invoke", () => B("InvokeModel", INVOKE)],
+  ["bedrock invoke, streamed", async () => all((await B("InvokeModelWithResponseStream", INVOKE)).body)],
 ];
 
 function kinds(error) {
@@ -28,10 +36,21 @@ function kinds(error) {
   return names;
 }
 
+// The programs beside the packages are on the PATH; AWS's SDK is beside the agents, one of which brings it.
+function of(name) {
+  const beside = process.env.PATH.split(":").find((dir) => fs.existsSync(`${dir}/../${name}/package.json`));
+  return require("module").createRequire(fs.realpathSync(`${beside}/..`) + "/x.js")(name);
+}
+
+// By one of Bedrock's API keys.
+function bedrock() {
+  process.env.AWS_BEARER_TOKEN_BEDROCK = "placeholder";
+  const aws = of("@aws-sdk/client-bedrock-runtime");
+  const client = new aws.BedrockRuntimeClient({ region: "us-east-1" });
+  return (command, input) => client.send(new aws[`${command}Command`](input));
+}
+
 async function play() {
-  // The programs beside the packages are on the PATH.
-  const beside = process.env.PATH.split(":").find((dir) => fs.existsSync(`${dir}/../openai/package.json`));
-  const of = require("module").createRequire(fs.realpathSync(`${beside}/..`) + "/x.js");
   const Anthropic = of("@anthropic-ai/sdk");
   const OpenAI = of("openai");
   const { GoogleGenAI } = of("@google/genai");
@@ -42,6 +61,7 @@ async function play() {
     new OpenAI({ apiKey, baseURL: "https://chat.example/v1" }),
     new GoogleGenAI({ apiKey }),
     new GoogleGenAI({ apiKey, vertexai: true }),
+    bedrock(),
   );
   await table[0][1]();
   // The answer that spent it was the last one.
@@ -57,7 +77,8 @@ async function play() {
     try {
       await call();
     } catch (error) {
-      Object.assign(one, { status: error.status || 0, kinds: kinds(error), text: `${error.message} ${error.cause || ""}` });
+      const { httpStatusCode = 0, attempts } = error.$metadata || {};
+      Object.assign(one, { status: error.status || httpStatusCode, attempts, kinds: kinds(error), text: `${error.message} ${error.cause || ""}` });
     }
     got.push({ ...one, ms: Math.round(performance.now() - begun) });
   }

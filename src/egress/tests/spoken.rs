@@ -17,6 +17,8 @@ struct Form {
     kind: Option<&'static str>,
     answer: Vec<u8>,
     api: &'static str,
+    /// The last usage in it.
+    usage: Value,
 }
 
 /// An answer of Claude's, event by event: 7 tokens in, 5 out.
@@ -48,7 +50,7 @@ fn forms() -> Vec<Form> {
     };
     let asks = json!({"contents": [{"role": "user", "parts": [{"text": "hi"}]}]});
     let (json_type, stream_type) = (Some("application/json"), Some("text/event-stream"));
-    let form = |family, path, body, kind, answer, api| Form { family, path, body, kind, answer, api };
+    let form = |family, path, body, kind, answer, api, usage| Form { family, path, body, kind, answer, api, usage };
     vec![
         form(
             ApiFamily::OpenaiResponses,
@@ -59,6 +61,7 @@ fn forms() -> Vec<Form> {
                 .to_string()
                 .into_bytes(),
             "openai_responses",
+            usage.clone(),
         ),
         // ChatGPT's backend says no type.
         form(
@@ -71,6 +74,7 @@ fn forms() -> Vec<Form> {
                 json!({"type": "response.completed", "response": response}),
             ]),
             "openai_responses",
+            usage,
         ),
         form(
             ApiFamily::CodeAssist,
@@ -79,6 +83,7 @@ fn forms() -> Vec<Form> {
             stream_type,
             lines(&[json!({"response": gemini(), "traceId": "t"})]),
             "gemini",
+            gemini()["usageMetadata"].clone(),
         ),
         form(
             ApiFamily::Gemini,
@@ -88,6 +93,7 @@ fn forms() -> Vec<Form> {
             format!("[{},\n{}]", json!({"candidates": [{"content": {"parts": [{"text": "a"}]}}]}), gemini())
                 .into_bytes(),
             "gemini",
+            gemini()["usageMetadata"].clone(),
         ),
         form(
             ApiFamily::Vertex,
@@ -96,6 +102,7 @@ fn forms() -> Vec<Form> {
             json_type,
             gemini().to_string().into_bytes(),
             "gemini",
+            gemini()["usageMetadata"].clone(),
         ),
         form(
             ApiFamily::Vertex,
@@ -104,6 +111,7 @@ fn forms() -> Vec<Form> {
             stream_type,
             lines(&claude()),
             "anthropic",
+            claude()[2]["usage"].clone(),
         ),
         form(
             ApiFamily::Bedrock,
@@ -112,6 +120,7 @@ fn forms() -> Vec<Form> {
             Some("application/vnd.amazon.eventstream"),
             claude().iter().flat_map(wrapped).collect(),
             "bedrock_invoke",
+            claude()[2]["usage"].clone(),
         ),
     ]
 }
@@ -139,6 +148,8 @@ async fn every_form_ends_as_an_exact_row_and_passes_untouched() {
         let tokens = &usage["tokens"];
         assert_eq!((&tokens["input"], &tokens["output"]), (&json!(7), &json!(5)), "{}: {usage}", form.path);
         assert_eq!(bench.counted().await, 12, "{}", form.path);
+        let row = super::rows::row(&bench).await;
+        assert_eq!((row.api.as_str(), &row.raw), (form.api, &form.usage), "{}: as the API said it", form.path);
     }
 }
 

@@ -29,6 +29,11 @@ pub fn sdks() -> Option<Toolchain> {
         .filter(|sdks| ["openai", "@google/genai", ".bin"].iter().all(|one| sdks.from.join(one).is_dir()))
 }
 
+/// Tells whether AWS's SDK for Bedrock is here: one of the real agents brings it, and each world shows those.
+pub fn has_bedrock() -> bool {
+    super::node_modules().join("@aws-sdk/client-bedrock-runtime").is_dir()
+}
+
 /// Gets those that are here: Bun and Deno from npm, a Python with packages from PyPI, and the Rust that builds this.
 pub fn all() -> Vec<Toolchain> {
     let built =
