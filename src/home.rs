@@ -175,7 +175,7 @@ fn make_private_dir(dir: &Path) -> Result<()> {
 
 /// Tells whether `dir` is a directory of this user that others cannot write.
 fn home_lock(root: &Path) -> PathBuf {
-    root.join("run").join("home.lock")
+    root.join("run").join("controller.home")
 }
 
 /// Gets the runtime directory that a controller of this home is in, or bottles are whose controller has gone.

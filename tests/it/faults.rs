@@ -181,7 +181,7 @@ fn a_home_whose_controller_cannot_be_found_is_not_taken() {
     for world in World::each() {
         world.bb(&["ps"]).expect(0);
         world.bb(&["controller", "stop"]).expect(0);
-        let path = world.bb_home().join("run/home.lock");
+        let path = world.bb_home().join("run/controller.home");
         let lock = fs::OpenOptions::new().write(true).open(&path).unwrap();
         lock.lock().unwrap();
         fs::write(&path, "4242\n/nowhere").unwrap();
