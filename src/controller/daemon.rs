@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,6 +36,9 @@ const KEPT: [&str; 11] = [
     "BB_HELPER",
     "XDG_RUNTIME_DIR",
 ];
+
+/// How long the kernel may take to end a controller that was killed.
+const DYING: Duration = Duration::from_secs(2);
 
 /// The daemon's word for: another one serves. Exit codes are smaller.
 const ANOTHER: u8 = 255;
@@ -170,7 +173,15 @@ fn take_lock(home: &Home) -> std::io::Result<Option<File>> {
 /// bottles.
 fn take_home(home: &Home) -> std::io::Result<Option<File>> {
     let place = home.runtime.as_os_str().as_encoded_bytes();
-    take(&home.home_lock(), &[b"\n", place].concat())
+    let more = [b"\n", place].concat();
+    // One that was killed lets go of its locks one after the other.
+    let until = Instant::now() + DYING;
+    loop {
+        match take(&home.home_lock(), &more)? {
+            None if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+            taken => return Ok(taken),
+        }
+    }
 }
 
 /// The error where a controller has the home that this one cannot reach.
