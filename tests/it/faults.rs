@@ -169,7 +169,7 @@ fn a_second_controller_does_not_touch_the_ledger_of_the_first() {
         let second = faulty.world.command(&["__controller"]).env("XDG_RUNTIME_DIR", &elsewhere).run().expect(0);
         assert!(second.stderr.contains(&format!("up already (pid {first})")), "{second}");
         let seen = faulty.world.command(&["ps", "--json"]).env("XDG_RUNTIME_DIR", &elsewhere).run().expect(0).json();
-        assert_eq!(seen.iter().filter(|bottle| bottle["process"] == "running").count(), 1, "{seen:?}");
+        assert_eq!(seen.iter().filter(|bottle| bottle["state"] == "running").count(), 1, "{seen:?}");
         assert_eq!(faulty.world.controller_pid(), Some(first));
         assert!(faulty.passes());
         faulty.heals();
