@@ -33,7 +33,13 @@ impl Live {
                 within(Live::pause(self, &sentence, By::Budget, Some(standing))).await
             }
             CutoffPolicy::Pause => Ok(()),
-            CutoffPolicy::Freeze | CutoffPolicy::Kill => within(async { Ok(self.ended().await) }).await,
+            CutoffPolicy::Freeze | CutoffPolicy::Kill => {
+                let ends = async {
+                    self.ended().await;
+                    Ok(())
+                };
+                within(ends).await
+            }
         }
     }
 }
