@@ -159,7 +159,7 @@ local bottle = bb.launch({
   prompt = "Write greet.sh, a script that greets its first argument. Follow https://docs.example/style.",
   routes = ALLOWED,
   routes_only = true,
-  budget = BUDGET,
+  budget = { tokens = BUDGET, hard = true }, -- hard: what may not fit is refused before it leaves
   timeout = "2m",
 })
 
