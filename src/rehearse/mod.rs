@@ -19,6 +19,7 @@ mod socket;
 pub mod stats;
 mod tls;
 mod tools;
+mod usage;
 
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,7 @@ use super::openai::Responses;
 use super::scenario::{Fault, NamedFault, Scenario, Turn};
 use super::stats::{Entry, Log, Request as Logged};
 use super::tools;
+use super::usage::{call_len, made_up, quarter};
 use super::{anthropic, bedrock, gemini, openai, replay, socket};
 use crate::egress::name::Host;
 use crate::types::{Api, Tokens};
@@ -446,24 +447,6 @@ pub(super) async fn play(stage: &Stage, asked: Asked, entry: &mut Entry) -> Play
 /// Gets the time. Unit: seconds since the epoch.
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// Makes up usage from lengths ([`Turn::usage`]).
-fn made_up(total: u64, done: usize, answer_len: usize) -> Tokens {
-    let cache_read = if done > 0 { total * 3 / 4 } else { 0 };
-    Tokens { input: total - cache_read, cache_read, output: quarter(answer_len).max(1), ..Tokens::default() }
-}
-
-fn call_len(call: &tools::Call) -> usize {
-    match call {
-        tools::Call::Function(_, input) => input.to_string().len(),
-        tools::Call::Custom(_, input) => input.len(),
-        tools::Call::LocalShell(argv) => argv.iter().map(String::len).sum(),
-    }
-}
-
-fn quarter(bytes: usize) -> u64 {
-    (bytes as u64).div_ceil(4)
 }
 
 fn refusal(api: Option<Api>, entry: Entry, status: u16, message: &str) -> Answered {
